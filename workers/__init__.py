@@ -1,0 +1,1 @@
+"""The worker side of dbt-relay: dbt nodes executed as Celery tasks in warm, in-process dbt."""

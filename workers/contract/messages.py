@@ -1,0 +1,149 @@
+"""What a producer submits, validated on both sides.
+
+A message of another version, with an unknown field, or with a value of the wrong type or size is
+refused with a reason (`errors.InvalidMessageError`); nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from workers.contract.errors import InvalidMessageError
+from workers.contract.names import RUN_ID_PATTERN, STEP_ID_PATTERN
+
+VERSION = 1
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+
+NODE_COMMANDS = frozenset({"build", "run", "seed", "snapshot", "test"})
+"""Commands that become one task per node."""
+
+OTHER_COMMANDS = frozenset(
+    {"clean", "clone", "compile", "debug", "deps", "docs", "init", "list", "ls", "parse", "retry",
+     "run-operation", "show", "source"}
+)  # fmt: skip
+"""Commands that run whole, in one task."""
+
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+Argument = Annotated[str, msgspec.Meta(max_length=1024 * 1024)]
+RunId = Annotated[str, msgspec.Meta(pattern=RUN_ID_PATTERN)]
+StepId = Annotated[str, msgspec.Meta(pattern=STEP_ID_PATTERN, max_length=1024)]
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often and how soon a step that failed for a passing reason is tried again.
+
+    Attributes:
+        max_attempts: executions of a step in all, the first included.
+        base_delay: seconds before the second attempt.
+        max_delay: seconds that no wait exceeds.
+        backoff_factor: by what each further wait grows.
+        jitter: whether Celery draws each wait at random between 0 and the computed one.
+    """
+
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    base_delay: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
+    max_delay: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
+    backoff_factor: Annotated[float, msgspec.Meta(ge=1, le=100)] = 2.0
+    jitter: bool = True
+
+
+class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One dbt command, as its caller would have given it to dbt.
+
+    Attributes:
+        args: dbt's own arguments, ``["run", "--select", "x"]``.
+        cwd: absolute path of the caller's working directory; relative paths resolve against it.
+        project_dir: absolute path of the project, where the caller's dbt would find it.
+        env: environment values that the caller contributes to the worker's own.
+        env_file: a JSON file that holds the caller's whole environment, readable by its user alone
+            (the embedded stack: values never pass through Redis), or None.
+        return_artifacts: whether the caller cannot see the worker's files and wants run results
+            and manifest through Redis.
+        required_models: model names that the project must have, or the run is refused with the
+            nearest names before any node runs (`DbtRunner.run_model`).
+        debug: whether dbt events below console level are published too.
+    """
+
+    version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
+    run_id: RunId
+    args: Annotated[tuple[Argument, ...], msgspec.Meta(min_length=1, max_length=4096)]
+    cwd: Text
+    project_dir: Text
+    env: dict[Text, Argument] = {}
+    env_file: Text | None = None
+    retry: RetryPolicy = RetryPolicy()
+    return_artifacts: bool = True
+    required_models: tuple[Text, ...] = ()
+    debug: bool = False
+    description: Text = ""
+    submitted_by: Text = ""
+    submitted_at: float = 0.0
+
+    @property
+    def command(self) -> str:
+        """dbt's sub-command: the first argument that is one (global flags may stand before it)."""
+        for arg in self.args:
+            if arg in NODE_COMMANDS or arg in OTHER_COMMANDS:
+                return arg
+        return self.args[0]
+
+
+class StepTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of every Celery task: a hint that a step of a run may be ready. The ledger decides."""
+
+    run_id: RunId
+    step: StepId
+    version: Literal[1] = 1
+
+
+_request_decoder = msgspec.json.Decoder(RunRequest)
+
+
+def encode_request(request: RunRequest) -> bytes:
+    """JSON of a request."""
+    return msgspec.json.encode(request)
+
+
+def decode_request(raw: bytes | str) -> RunRequest:
+    """A request from its JSON.
+
+    Raises:
+        InvalidMessageError: not JSON, of another version, too large, or not a `RunRequest`.
+    """
+    size = len(raw)
+    if size > MAX_REQUEST_BYTES:
+        raise InvalidMessageError(f"request of {size} bytes: at most {MAX_REQUEST_BYTES} are accepted")
+    try:
+        request = _request_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidMessageError(_with_version(raw, f"not a valid run request: {error}")) from error
+    if request.version != VERSION:
+        raise InvalidMessageError(_with_version(raw, "run request refused"))
+    return request
+
+
+def _with_version(raw: bytes | str, reason: str) -> str:
+    try:
+        version = msgspec.json.decode(raw).get("version")
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+        return reason
+    if version == VERSION:
+        return reason
+    return (
+        f"{reason} (message version {version!r}; this side speaks version {VERSION}: "
+        "install the same dbt-relay release on producers and workers)"
+    )
+
+
+def step_task(run_id: object, step: object, version: object = 1) -> StepTask:
+    """The validated body of a Celery task.
+
+    Raises:
+        InvalidMessageError: a run id, step or version that no producer of this release sends.
+    """
+    try:
+        return msgspec.convert({"run_id": run_id, "step": step, "version": version}, StepTask)
+    except msgspec.ValidationError as error:
+        raise InvalidMessageError(f"not a valid task message: {error}") from error

@@ -1,0 +1,146 @@
+"""Task names, queue names and every Redis key that dbt-relay uses.
+
+Nothing else in the product writes a key by hand, so this file is also the list of what dbt-relay
+keeps in Redis. Every key of a run starts with ``relay:run:<run id>``; all of them expire together
+(`ledger.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from typing import Final
+
+QUEUE: Final = "dbt-relay"
+"""The queue that workers consume unless they are told otherwise."""
+
+TASK_PLAN: Final = "relay.plan"
+TASK_START: Final = "relay.start"
+TASK_NODE: Final = "relay.node"
+TASK_CLOSE: Final = "relay.close"
+TASK_COMMAND: Final = "relay.command"
+TASK_SESSION: Final = "relay.session"
+
+STEP_PLAN: Final = "@plan"
+STEP_START: Final = "@start"
+STEP_CLOSE: Final = "@close"
+STEP_COMMAND: Final = "@command"
+"""Steps of a run that are not dbt nodes. dbt's unique ids never start with ``@``."""
+
+TASK_OF_STEP: Final = {
+    STEP_PLAN: TASK_PLAN,
+    STEP_START: TASK_START,
+    STEP_CLOSE: TASK_CLOSE,
+    STEP_COMMAND: TASK_COMMAND,
+}
+
+RUN_ID_PATTERN: Final = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{12}$"
+STEP_ID_PATTERN: Final = r"^(@(plan|start|close|command)|[A-Za-z_]+\.[^\x00-\x1f/\\]{1,1000})$"
+
+_RUN_ID = re.compile(RUN_ID_PATTERN)
+
+
+def new_run_id(now: float | None = None) -> str:
+    """A run id that sorts by time of submission (UTC) and cannot be guessed."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() if now is None else now))
+    return f"{stamp}-{secrets.token_hex(6)}"
+
+
+def is_run_id(text: str) -> bool:
+    """Whether `text` has the form of a run id (not whether such a run exists)."""
+    return _RUN_ID.match(text) is not None
+
+
+def task_name(step: str) -> str:
+    """The Celery task that executes `step` (one of the ``@`` steps, or a dbt unique id)."""
+    return TASK_OF_STEP.get(step, TASK_NODE)
+
+
+def namespace() -> str:
+    """The first part of every key: ``relay``, or ``DBT_RELAY_NAMESPACE`` where several share a Redis."""
+    return os.environ.get("DBT_RELAY_NAMESPACE", "relay")
+
+
+class Keys:
+    """Builders of Redis keys. Types in the comments are Redis types."""
+
+    def __init__(self, prefix: str | None = None) -> None:
+        self.prefix = namespace() if prefix is None else prefix
+
+    # one run
+    def run(self, run_id: str) -> str:  # hash: state, request, counters, what plan learned
+        return f"{self.prefix}:run:{run_id}"
+
+    def states(self, run_id: str) -> str:  # hash: step -> state
+        return f"{self.run(run_id)}:states"
+
+    def steps(self, run_id: str) -> str:  # hash: step -> JSON of attempts, fence, owner, index
+        return f"{self.run(run_id)}:steps"
+
+    def children(self, run_id: str) -> str:  # hash: step -> JSON list of steps
+        return f"{self.run(run_id)}:children"
+
+    def waiting(self, run_id: str) -> str:  # hash: step -> number of unfinished parents
+        return f"{self.run(run_id)}:waiting"
+
+    def ready(self, run_id: str) -> str:  # sorted set: step by priority
+        return f"{self.run(run_id)}:ready"
+
+    def results(self, run_id: str) -> str:  # hash: step -> JSON result
+        return f"{self.run(run_id)}:results"
+
+    def attempts(self, run_id: str) -> str:  # list: JSON of every finished attempt
+        return f"{self.run(run_id)}:attempts"
+
+    def cache(self, run_id: str) -> str:  # list: relation cache snapshot and changes, JSON
+        return f"{self.run(run_id)}:cache"
+
+    def artifact(self, run_id: str, name: str) -> str:  # string: zlib-compressed file
+        return f"{self.run(run_id)}:artifact:{name}"
+
+    def events(self, run_id: str) -> str:  # stream: lines and node events
+        return f"{self.run(run_id)}:events"
+
+    def publishers(self, run_id: str) -> str:  # hash: publisher -> last sequence number it wrote
+        return f"{self.run(run_id)}:publishers"
+
+    def channel(self, run_id: str) -> str:  # pub/sub channel with the same entries, live
+        return f"{self.run(run_id)}:live"
+
+    def of_run(self, run_id: str) -> list[str]:
+        """Every key of a run but its artifacts' (`artifact`)."""
+        return [
+            self.run(run_id), self.states(run_id), self.steps(run_id), self.children(run_id),
+            self.waiting(run_id), self.ready(run_id), self.results(run_id), self.attempts(run_id),
+            self.cache(run_id), self.events(run_id), self.publishers(run_id),
+        ]  # fmt: skip
+
+    # all runs
+    def active(self) -> str:  # sorted set: unfinished runs by time of submission
+        return f"{self.prefix}:active"
+
+    def finished(self) -> str:  # sorted set: finished runs by time of expiry
+        return f"{self.prefix}:finished"
+
+    def leases(self) -> str:  # sorted set: "<run> <step>" by time of expiry, ms
+        return f"{self.prefix}:leases"
+
+    def lock(self, warehouse: str) -> str:  # hash: run, session and lease of who may open it
+        return f"{self.prefix}:lock:{warehouse}"
+
+    def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
+        return f"{self.prefix}:lock:{warehouse}:waiters"
+
+    def context(self, key: str) -> str:  # string: packed manifest of a parsed project
+        return f"{self.prefix}:context:{key}"
+
+    def rejected(self) -> str:  # hash: reason -> number of messages refused
+        return f"{self.prefix}:rejected"
+
+    def server(self) -> str:  # hash: Redis run id last seen and since when
+        return f"{self.prefix}:server"
+
+    def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
+        return f"{self.prefix}:workers"
