@@ -1,0 +1,30 @@
+"""A Redis client that rides out a restart of the server."""
+
+from __future__ import annotations
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from workers.contract.settings import redis_url
+
+_PASSING = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+
+
+def connect(url: str, *, patience: float = 30.0) -> redis.Redis:
+    """A client for `url` (Celery's or redis-py's form).
+
+    Args:
+        patience: seconds, about, that a call keeps trying while the server cannot be reached. Every
+            script of the ledger may be repeated safely.
+    """
+    attempts = 8 + int(patience)  # about a second each once the backoff reached its cap
+    return redis.Redis.from_url(
+        redis_url(url),
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), attempts if patience else 0),
+        retry_on_error=list(_PASSING),
+        health_check_interval=15,
+        socket_keepalive=True if not redis_url(url).startswith("unix") else None,
+        socket_connect_timeout=5,
+        socket_timeout=30,
+    )

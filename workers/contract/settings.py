@@ -1,0 +1,91 @@
+"""Settings from the environment, validated. One place for both sides; prefix ``DBT_RELAY_``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from workers.contract.errors import DbtUsageError
+
+PREFIX = "DBT_RELAY_"
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting, by its environment variable without the prefix, in lower case.
+
+    Attributes:
+        broker_url: Redis, in Celery's or redis-py's form; empty: the embedded stack.
+        namespace: the first part of every Redis key.
+        queue: the Celery queue.
+        lease_seconds: how long a claim lasts without a beat.
+        reap_seconds: how often a worker looks for lost work.
+        result_ttl: seconds that a finished run stays readable.
+        max_losses: executions of one node that may end with their worker before it is given up.
+        contexts: parsed projects that a worker process keeps.
+        env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
+        project_dir: where the project lies on this worker when callers name another path.
+        runtime_dir: where the embedded stack keeps its socket and state.
+        embedded: set by the embedded stack for its workers.
+        log_format: ``text``, ``json`` or ``auto`` (text on a terminal).
+        log_level: of dbt-relay's own log.
+    """
+
+    broker_url: str = ""
+    namespace: str = "relay"
+    queue: str = "dbt-relay"
+    lease_seconds: Positive = 10.0
+    reap_seconds: Positive = 2.0
+    result_ttl: Count = 86400
+    max_losses: Count = 3
+    contexts: Count = 8
+    env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"
+    project_dir: str = ""
+    runtime_dir: str = ""
+    embedded: bool = False
+    log_format: str = "auto"
+    log_level: str = "INFO"
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment. ``REDIS_URL`` stands in for ``DBT_RELAY_BROKER_URL``.
+
+    Raises:
+        DbtUsageError: a value of the wrong type or range, with its name.
+    """
+    environ = os.environ if environ is None else environ
+    fields = {field.name for field in msgspec.structs.fields(Settings)}
+    given = {
+        name[len(PREFIX) :].lower(): value
+        for name, value in environ.items()
+        if name.startswith(PREFIX) and value != ""
+    }
+    given = {name: value for name, value in given.items() if name in fields}
+    if "broker_url" not in given and environ.get("REDIS_URL"):
+        given["broker_url"] = environ["REDIS_URL"]
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        name = str(error).rpartition("$.")[2].rstrip("`")
+        raise DbtUsageError(
+            f"environment variable {PREFIX}{name.upper()}={given.get(name)!r}: {error}"
+        ) from error
+
+
+def redis_url(url: str) -> str:
+    """A broker URL as redis-py takes it (``redis+socket:///path?virtual_host=0`` becomes ``unix://``)."""
+    if url.startswith("redis+socket://"):
+        return "unix://" + url[len("redis+socket://") :].replace("virtual_host=", "db=")
+    return url
+
+
+def celery_url(url: str) -> str:
+    """A broker URL as Celery takes it."""
+    if url.startswith("unix://"):
+        return "redis+socket://" + url[len("unix://") :].replace("db=", "virtual_host=")
+    return url

@@ -1,0 +1,152 @@
+"""dbt's relation cache, told to every process of a run.
+
+dbt fills its cache once, when a run begins, and from then on changes it with what its own nodes do.
+Other processes do part of that work here, so every change is recorded, travels through the ledger
+with the result of the node that made it, and is replayed by whoever executes a later node. So each
+process sees what one dbt process would see: neither less (a relation that another process made) nor
+more (one that appeared outside of dbt).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from dbt.adapters.base import BaseAdapter
+from dbt.adapters.cache import RelationsCache
+from dbt.adapters.reference_keys import _make_ref_key
+
+
+class CacheRecorder:
+    """A run's relation cache in this process: records its changes, replays those made elsewhere."""
+
+    def __init__(self, adapter: BaseAdapter) -> None:
+        self.adapter = adapter
+        self.origin = secrets.token_hex(4)
+        self.position = 0
+        self.changes: list[list[Any]] = []
+        self.cache = _recording(type(adapter.cache), self)
+        self._quiet = False
+
+    def use(self) -> None:
+        """Make it the adapter's cache."""
+        self.adapter.cache = self.cache
+
+    def record(self, change: list[Any]) -> None:
+        """Note one change, unless it is being replayed."""
+        if not self._quiet:
+            self.changes.append(change)
+
+    def take(self) -> tuple[str, ...]:
+        """The changes since the last call, JSON each."""
+        taken = tuple(
+            msgspec.json.encode([self.origin, *change]).decode() for change in self.changes
+        )
+        self.changes = []
+        return taken
+
+    def snapshot(self) -> str:
+        """The whole cache as one change."""
+        cache = self.cache
+        with cache.lock:
+            links = [
+                [list(key), list(referrer)]
+                for key, cached in cache.relations.items()
+                for referrer in cached.referenced_by
+            ]
+            relations = [_plain(cached.inner) for cached in cache.relations.values()]
+            schemas = [list(schema) for schema in cache.schemas]
+        self.changes = []
+        return msgspec.json.encode(
+            [self.origin, "snapshot", relations, links, schemas]
+        ).decode()
+
+    def replay(self, changes: Iterable[bytes]) -> None:
+        """Apply the run's next changes; those that came from here are in the cache already."""
+        self._quiet = True
+        try:
+            for raw in changes:
+                self.position += 1
+                origin, *change = msgspec.json.decode(raw)
+                if origin != self.origin:
+                    self._apply(change)
+        finally:
+            self._quiet = False
+
+    def _apply(self, change: list[Any]) -> None:
+        cache = self.cache
+        what, *rest = change
+        if what == "snapshot":
+            relations, links, schemas = rest
+            cache.clear()
+            for relation in relations:
+                cache.add(self._relation(relation))
+            with cache.lock:
+                for key, referrer in links:
+                    if tuple(key) in cache.relations and tuple(referrer) in cache.relations:
+                        cache._add_link(tuple(key), tuple(referrer))
+            cache.update_schemas([(database, schema) for database, schema in schemas])
+        elif what == "add":
+            cache.add(self._relation(rest[0]))
+        elif what == "drop":
+            cache.drop(self._relation(rest[0]))
+        elif what == "rename":
+            old, new = self._relation(rest[0]), self._relation(rest[1])
+            if _make_ref_key(old) in cache.relations:
+                cache.rename(old, new)
+            else:
+                cache.add(new)
+        elif what == "add_link":
+            cache.add_link(self._relation(rest[0]), self._relation(rest[1]))
+        elif what == "update_schemas":
+            cache.update_schemas([(database, schema) for database, schema in rest[0]])
+        elif what == "drop_schema":
+            cache.drop_schema(rest[0], rest[1])
+
+    def _relation(self, plain: dict[str, Any]) -> Any:
+        return self.adapter.Relation.from_dict(plain)
+
+
+def _plain(relation: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = relation.to_dict(omit_none=True)
+    return plain
+
+
+def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:
+    if getattr(base, "_records", False):
+        base = base.__mro__[1]
+
+    class RecordingCache(base):  # type: ignore[valid-type, misc]
+        """dbt's cache; every change is told to the recorder once it was made."""
+
+        _records = True
+
+        def add(self, relation: Any) -> None:
+            super().add(relation)
+            recorder.record(["add", _plain(relation)])
+
+        def drop(self, relation: Any) -> None:
+            super().drop(relation)
+            recorder.record(["drop", _plain(relation)])
+
+        def rename(self, old: Any, new: Any) -> None:
+            super().rename(old, new)
+            recorder.record(["rename", _plain(old), _plain(new)])
+
+        def add_link(self, referenced: Any, dependent: Any) -> None:
+            super().add_link(referenced, dependent)
+            recorder.record(["add_link", _plain(referenced), _plain(dependent)])
+
+        def update_schemas(self, schemas: Any) -> None:
+            schemas = list(schemas)
+            super().update_schemas(schemas)
+            recorder.record(["update_schemas", [list(schema) for schema in schemas]])
+
+        def drop_schema(self, database: Any, schema: Any) -> None:
+            super().drop_schema(database, schema)
+            recorder.record(["drop_schema", database, schema])
+
+    made = RecordingCache(log_cache_events=False)
+    return made  # type: ignore[no-any-return]

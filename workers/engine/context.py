@@ -1,0 +1,293 @@
+"""A warm project: parsed manifest, configuration and adapter, keyed so that it can never be stale.
+
+The key of a context is a hash of all that a parse reads: dbt's version, the project's and its
+packages' files, profile, target, vars, the environment values that the last parse of the same family
+looked at (dbt records them), and dbt's flags where the project reads those while parsing. Two equal
+keys mean equal manifests, so processes share them (`spec.SharedContexts`) and a run names its
+manifest by the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import dbt.version
+import msgspec
+from dbt.adapters.factory import FACTORY
+from dbt.cli import requires
+from dbt.cli.flags import Flags
+from dbt.config.runtime import RuntimeConfig
+from dbt.contracts.graph.manifest import Manifest
+from dbt.parser.manifest import (
+    _check_manifest,
+    extended_mashumaro_encoder,
+    extended_mashumuro_decoder,
+)
+
+from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.spec import RunSpec, SharedContexts
+
+_FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
+_FLAGS_THAT_A_PARSE_MAY_READ = ("WHICH", "FULL_REFRESH", "STORE_FAILURES", "EMPTY", "DEBUG", "QUIET")
+_CREDENTIAL = re.compile(r"pass|secret|token|key|private|credential", re.IGNORECASE)
+
+
+class ProjectMismatchError(Exception):
+    """The project's files on this machine are not those that the run was planned with."""
+
+
+class ReadSet(msgspec.Struct, frozen=True):
+    """What a parse read, so that the next one of its family can tell whether anything changed."""
+
+    env: tuple[str, ...]
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+    flags: bool
+
+
+class Context(msgspec.Struct, kw_only=True):
+    """A parsed project in this process. `manifest` is never changed: runs work on views of it."""
+
+    key: str
+    manifest: Manifest
+    adapter: Any
+    secrets: tuple[str, ...]
+
+    def use_adapter(self) -> None:
+        """Make the context's adapter the one that dbt finds."""
+        FACTORY.adapters = {self.adapter.type(): self.adapter}
+
+
+class ContextStore:
+    """The contexts of this process, the latest used last."""
+
+    def __init__(self, shared: SharedContexts, capacity: int = 8) -> None:
+        self._shared = shared
+        self._capacity = capacity
+        self._contexts: OrderedDict[str, Context] = OrderedDict()
+
+    def open(self, spec: RunSpec, click_context: Any, flags: Flags) -> tuple[Context, RuntimeConfig]:
+        """The context that the project's files, as they are now, stand for.
+
+        Raises:
+            dbt's own errors: a project, profile or parse that dbt refuses.
+        """
+        family = _family(flags, spec)
+        found = self._find(family, spec, flags)
+        config = self.configure(click_context)
+        if found is None:
+            found = self._parse(family, spec, click_context, flags, config)
+        else:
+            self._adopt(found, click_context, config)
+            _check_manifest(found.manifest, config)  # its warnings belong to every invocation
+        self._keep(found)
+        return found, config
+
+    def attach(
+        self, spec: RunSpec, click_context: Any, flags: Flags, key: str
+    ) -> tuple[Context, RuntimeConfig]:
+        """The context that a run was planned with.
+
+        Raises:
+            ProjectMismatchError: it is not kept anywhere, and the files here give another one.
+        """
+        context = self._contexts.get(key) or self._unpack(key)
+        config = self.configure(click_context)
+        if context is None:
+            context = self._parse(_family(flags, spec), spec, click_context, flags, config)
+            if context.key != key:
+                raise ProjectMismatchError(
+                    f"the dbt project at {spec.project_dir} on this worker is not the one that the "
+                    "run was planned with (files, packages, profile or environment differ)"
+                )
+        elif context.adapter is None:
+            self._adopt(context, click_context, config)
+        else:
+            context.use_adapter()
+        self._keep(context)
+        return context, config
+
+    def _find(self, family: str, spec: RunSpec, flags: Flags) -> Context | None:
+        raw = self._shared.index(family)
+        if raw is None:
+            return None
+        try:
+            read = msgspec.json.decode(raw, type=ReadSet)
+        except msgspec.DecodeError:
+            return None
+        key = _key(family, read, spec, flags)
+        return self._contexts.get(key) or self._unpack(key)
+
+    def _unpack(self, key: str) -> Context | None:
+        packed = self._shared.load(key)
+        if packed is None:
+            return None
+        manifest = Manifest.from_msgpack(
+            zlib.decompress(packed), decoder=extended_mashumuro_decoder
+        )
+        manifest.build_flat_graph()
+        return Context(key=key, manifest=manifest, adapter=None, secrets=())  # type: ignore[arg-type]
+
+    def configure(self, click_context: Any) -> RuntimeConfig:
+        """dbt's configuration for this invocation, read by the very steps of dbt's command line."""
+        FACTORY.adapters = {}
+        for name in ("profile", "project", "catalogs", "runtime_config"):
+            step = getattr(requires, name, None)  # catalogs: dbt-core >= 1.11
+            if step is not None:
+                step(_nothing)(click_context)
+        config: RuntimeConfig = click_context.obj["runtime_config"]
+        return config
+
+    def _adopt(self, context: Context, click_context: Any, config: RuntimeConfig) -> None:
+        """Register adapter, macros and query header for a manifest that was parsed before."""
+        if context.adapter is not None:
+            context.use_adapter()
+        click_context.obj["manifest"] = context.manifest
+        requires.setup_manifest(click_context, write=False)
+        adapter = FACTORY.lookup_adapter(config.credentials.type)
+        if context.adapter is None:
+            context.adapter = adapter
+            context.secrets = credential_secrets(config)
+
+    def _parse(
+        self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
+    ) -> Context:
+        FACTORY.adapters = {}
+        click_context.obj.pop("manifest", None)
+        requires.setup_manifest(click_context, write=True)
+        manifest: Manifest = click_context.obj["manifest"]
+        adapter = FACTORY.lookup_adapter(config.credentials.type)
+        read = _read_set(config, manifest, flags)
+        key = _key(family, read, spec, flags)
+        self._shared.save(key, pack(manifest))
+        self._shared.save_index(family, msgspec.json.encode(read))
+        return Context(
+            key=key, manifest=manifest, adapter=adapter, secrets=credential_secrets(config),
+        )  # fmt: skip
+
+    def _keep(self, context: Context) -> None:
+        self._contexts[context.key] = context
+        self._contexts.move_to_end(context.key)
+        while len(self._contexts) > self._capacity:
+            self._contexts.popitem(last=False)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """The command that dbt's decorators prepare for."""
+
+
+def pack(manifest: Manifest) -> bytes:
+    """A manifest as dbt itself stores it for partial parsing, compressed."""
+    flat, manifest.flat_graph = manifest.flat_graph, {}
+    try:
+        raw: bytes = manifest.to_msgpack(extended_mashumaro_encoder)
+    finally:
+        manifest.flat_graph = flat
+    return zlib.compress(raw, 1)
+
+
+def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:
+    """Values in the profile that must never be shown."""
+    values: list[str] = []
+
+    def collect(plain: Mapping[str, Any]) -> None:
+        for name, value in plain.items():
+            if isinstance(value, Mapping):
+                collect(value)
+            elif isinstance(value, str) and len(value) > 3 and _CREDENTIAL.search(name):
+                values.append(value)
+
+    collect(config.credentials.to_dict(omit_none=True))
+    return tuple(values)
+
+
+def _family(flags: Flags, spec: RunSpec) -> str:
+    plain = {
+        "dbt": dbt.version.__version__,
+        "project_dir": str(flags.PROJECT_DIR),
+        "profiles_dir": str(flags.PROFILES_DIR),
+        "cwd": spec.cwd,
+        "profile": flags.PROFILE,
+        "target": flags.TARGET,
+        "target_path": str(flags.TARGET_PATH),
+        "threads": getattr(flags, "THREADS", None),
+        "vars": flags.VARS,
+        "warn_error": flags.WARN_ERROR,
+        "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
+        "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],
+        "env": {
+            name: value
+            for name, value in spec.env.items()
+            if name.startswith("DBT_") and not name.startswith("DBT_RELAY_")
+        },
+    }
+    return _hash(plain)
+
+
+def _hash(plain: Any) -> str:
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _key(family: str, read: ReadSet, spec: RunSpec, flags: Flags) -> str:
+    return _hash(
+        {
+            "family": family,
+            "env": {name: spec.env.get(name) for name in read.env},
+            "files": fingerprint(spec.project_dir, read.files, read.folders),
+            "flags": [repr(getattr(flags, name, None)) for name in _FLAGS_THAT_A_PARSE_MAY_READ]
+            if read.flags
+            else None,
+        }
+    )
+
+
+def _read_set(config: RuntimeConfig, manifest: Manifest, flags: Flags) -> ReadSet:
+    env: set[str] = {*manifest.env_vars, *config.profile_env_vars, *config.project_env_vars}
+    files = [os.path.join(str(flags.PROFILES_DIR), "profiles.yml")]
+    folders: list[str] = []
+    internal = {"dbt", *(f"dbt_{name}" for name in FACTORY.plugins)}
+    for name, project in config.load_dependencies().items():
+        if name in internal:
+            continue
+        env.update(project.project_env_vars)
+        root = project.project_root
+        files.extend(os.path.join(root, file) for file in ROOT_FILES)
+        for attribute in _PATHS:
+            folders.extend(os.path.join(root, path) for path in getattr(project, attribute, None) or ())
+    packages = os.path.join(config.project_root, config.packages_install_path)
+    try:
+        files.extend(
+            os.path.join(packages, name, "dbt_project.yml") for name in sorted(os.listdir(packages))
+        )
+    except OSError:
+        files.append(packages)
+    return ReadSet(
+        env=tuple(sorted(env)), files=tuple(files), folders=tuple(sorted(set(folders))),
+        flags=_reads_flags(manifest, internal),
+    )  # fmt: skip
+
+
+_PATHS = (
+    "model_paths", "macro_paths", "seed_paths", "test_paths", "analysis_paths", "docs_paths",
+    "snapshot_paths", "asset_paths", "function_paths",
+)  # fmt: skip
+
+
+def _reads_flags(manifest: Manifest, internal: set[str]) -> bool:
+    """Whether any code of the project mentions dbt's flags (dbt's own macros do so only to execute)."""
+    texts = itertools.chain(
+        (macro.macro_sql for macro in manifest.macros.values() if macro.package_name not in internal),
+        (getattr(node, "raw_code", "") for node in manifest.nodes.values()),
+        (str(getattr(node, "unrendered_config", "")) for node in manifest.nodes.values()),
+        (str(nodes) for nodes in manifest.disabled.values()),
+    )
+    return any(_FLAGS_READ.search(text) for text in texts)

@@ -1,0 +1,207 @@
+"""The two ends of a run: what dbt does once before the first node, and once after the last."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from dbt.artifacts.schemas.results import RunStatus
+from dbt.artifacts.schemas.run import RunExecutionResult, RunResult, RunResultsArtifact
+from dbt.events.types import (
+    ArtifactWritten,
+    ConcurrencyLine,
+    EndRunResult,
+    NothingToDo,
+)
+from dbt.flags import get_flags
+from dbt.parser.manifest import write_manifest
+from dbt.task.printer import print_run_result_error
+from dbt.task.runnable import mark_node_as_skipped
+from dbt_common.events.functions import fire_event, warn_or_error
+from dbt_common.events.types import Formatting
+from dbt_common.utils.encoding import ForgivingJSONEncoder
+
+from workers.engine.node import apply_patch, plain_result, run_result
+from workers.engine.spec import Finished, StepOutcome, StepResult
+from workers.engine.view import RunView
+
+
+def start(view: RunView) -> StepOutcome:
+    """Schemas, relation cache and on-run-start hooks (dbt.task.runnable.execute_with_hooks).
+
+    Raises:
+        dbt's own errors: what dbt answers with exit code 2.
+    """
+    task, facts = view.task, view.facts
+    if facts is None:
+        raise RuntimeError("a start step needs what the plan learned")
+    began = time.time()
+    fire_event(Formatting(""))
+    fire_event(
+        ConcurrencyLine(
+            num_threads=view.config.threads, target_name=view.config.target_name,
+            node_count=view.task.num_nodes,
+        )
+    )  # fmt: skip
+    fire_event(Formatting(""))
+    view.own_hooks()
+    try:
+        status = task.before_run(view.context.adapter, frozenset(facts.flattened))
+    except BaseException:
+        task.print_results_line(task.node_results, time.time() - began)
+        raise
+    snapshot = view.recorder.snapshot()
+    hooks = [_hook_result(result) for result in task.node_results]
+    task.node_results = []
+    skip_all = status != RunStatus.Success and bool(
+        getattr(get_flags(), "skip_nodes_if_on_run_start_fails", False)
+    )
+    return StepOutcome(
+        result=StepResult(
+            unique_id="@start", status=str(status), hooks=hooks, started_at=began,
+            finished_at=time.time(),
+        ),
+        blocks=skip_all,
+        cache=(snapshot,),
+    )  # fmt: skip
+
+
+def _hook_result(result: RunResult) -> dict[str, Any]:
+    node: Any = result.node
+    return {"unique_id": node.unique_id, "index": node.index, **plain_result(result)}
+
+
+def _hook(view: RunView, plain: dict[str, Any]) -> RunResult:
+    node = view.own(plain["unique_id"])
+    node.index = plain["index"]
+    step = StepResult(
+        unique_id=plain["unique_id"], status=plain["status"], resource_type="operation", result=plain
+    )
+    return run_result(view, step)
+
+
+def close(
+    view: RunView,
+    started: StepResult | None,
+    results: Sequence[StepResult],
+    *,
+    stop: str | None,
+) -> Finished:
+    """on-run-end hooks, summary and artifacts (the rest of dbt.task.runnable's run).
+
+    Args:
+        started: the start step's result; None when there was nothing to run.
+        results: every node's, in the order in which they finished.
+        stop: ``fail_fast``, or why the run was cancelled; None for a run that went through.
+
+    Raises:
+        dbt's own errors: an on-run-end hook that dbt answers with exit code 2.
+    """
+    task, facts = view.task, view.facts
+    if facts is None:
+        raise RuntimeError("a close step needs what the plan learned")
+    if started is None and not facts.flattened:
+        warn_or_error(NothingToDo())
+        return _report(view, _execution_result(view, [], 0.0))
+    view.own_hooks()
+    task.started_at = facts.began
+    task.node_results = [_hook(view, hook) for hook in started.hooks] if started else []
+    for step in results:
+        _recall(view, step)
+        if not step.ephemeral:
+            task.node_results.append(run_result(view, step))
+    cancelled = stop is not None and stop != "fail_fast"
+    if stop is not None:
+        _skip_the_rest(view, results, "Skipping due to fail_fast" if not cancelled else stop)
+    adapter = view.context.adapter
+    try:
+        if not cancelled:  # dbt runs no on-run-end hooks after an interrupt
+            task.after_run(adapter, task.node_results)
+    finally:
+        adapter.cleanup_connections()
+        elapsed = time.time() - task.started_at
+        task.print_results_line(task.node_results, elapsed)
+    return _report(view, _execution_result(view, task.node_results, elapsed))
+
+
+def _recall(view: RunView, step: StepResult) -> None:
+    for unique_id, patch in step.also.items():
+        apply_patch(view.own(unique_id), patch)
+    if step.ephemeral:
+        apply_patch(view.own(step.unique_id), step.patch)
+
+
+def _skip_the_rest(view: RunView, results: Sequence[StepResult], message: str) -> None:
+    """What dbt records for nodes that an early end kept from running."""
+    task, facts = view.task, view.facts
+    executed = {result.node.unique_id for result in task.node_results}
+    for unique_id in facts.flattened if facts else ():
+        node = view.node(unique_id)
+        if unique_id not in executed and not node.is_ephemeral_model:
+            skipped: Any = mark_node_as_skipped(node, executed, message)
+            task.node_results.append(skipped)
+    culprit = next(
+        (step for step in results if step.status in {"error", "fail", "partial success"}), None
+    )
+    if culprit is not None and message == "Skipping due to fail_fast":
+        print_run_result_error(run_result(view, culprit))
+
+
+def _execution_result(view: RunView, results: list[Any], elapsed: float) -> RunExecutionResult:
+    result: RunExecutionResult = view.task.get_result(
+        results=results,
+        elapsed_time=elapsed,
+        generated_at=datetime.now(timezone.utc).replace(tzinfo=None),
+    )
+    return result
+
+
+def _report(view: RunView, result: RunExecutionResult) -> Finished:
+    task, config = view.task, view.config
+    fire_event(
+        EndRunResult(
+            results=[each.to_msg_dict() for each in result.results],
+            generated_at=result.generated_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            elapsed_time=result.elapsed_time,
+            success=task.interpret_results(result.results),
+        )
+    )
+    run_results = run_results_of(result)
+    if task.args.write_json:
+        metadata = view.manifest.metadata
+        view.manifest.metadata = config.get_metadata()
+        view.manifest.metadata.user_id = metadata.user_id
+        write_manifest(view.manifest, config.project_target_path)
+        path = task.result_path()
+        write_json(path, run_results)
+        fire_event(ArtifactWritten(artifact_type=type(result).__name__, artifact_path=path))
+    task.task_end_messages(result.results)
+    return Finished(
+        return_code=0 if task.interpret_results(result.results) else 1, run_results=run_results
+    )
+
+
+def run_results_of(result: RunExecutionResult) -> dict[str, Any]:
+    """dbt's run_results.json as plain data."""
+    artifact = RunResultsArtifact.from_execution_results(
+        results=result.results, elapsed_time=result.elapsed_time,
+        generated_at=result.generated_at, args=result.args,
+    )  # fmt: skip
+    plain: dict[str, Any] = json.loads(
+        json.dumps(artifact.to_dict(omit_none=False), cls=ForgivingJSONEncoder)
+    )
+    return plain
+
+
+def write_json(path: str, plain: dict[str, Any]) -> None:
+    """Write an artifact so that a reader sees the old one or the new one, never half of it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(plain, file)
+    os.replace(temporary, path)
+

@@ -1,0 +1,273 @@
+"""The engine's one door: plan, start, node, close and command, over this process's warm contexts."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+from dbt.events.types import MainEncounteredError, MainReportVersion, MainStackTrace
+from dbt.version import installed as installed_version
+from dbt_common.events.functions import LOG_VERSION, fire_event
+from dbt_common.exceptions import DbtBaseException
+
+from workers.contract.errors import DbtUsageError, ErrorInfo
+from workers.contract.scrub import scrub
+from workers.engine import command as commands
+from workers.engine import edges
+from workers.engine.context import ContextStore, ProjectMismatchError
+from workers.engine.events import LineSink
+from workers.engine.failure import classify_command
+from workers.engine.invocation import parse_flags, standing_in, use_flags
+from workers.engine.node import execute_node
+from workers.engine.plan import check_models, make_plan
+from workers.engine.spec import (
+    Finished,
+    OnEvent,
+    Plan,
+    RunFacts,
+    RunSpec,
+    SharedContexts,
+    StepOutcome,
+    StepResult,
+)
+from workers.engine.view import RunView, build_view
+from workers.engine.warehouse import cancel_queries, close_warehouse, warehouse_of
+
+MAX_VIEWS = 8
+_SECRET_PREFIX = "DBT_ENV_SECRET_"  # dbt_common.constants.SECRET_ENV_PREFIX
+
+
+class CommandFailedError(Exception):
+    """dbt gave the command up (exit code 2). `finished` is how the run ends."""
+
+    def __init__(self, finished: Finished) -> None:
+        super().__init__(finished.error.message if finished.error else "dbt gave the command up")
+        self.finished = finished
+
+
+class Engine:
+    """dbt in this process. One step at a time: dbt's own state is the process's."""
+
+    def __init__(self, shared: SharedContexts, worker: str = "") -> None:
+        self._contexts = ContextStore(shared)
+        self._views: OrderedDict[str, RunView] = OrderedDict()
+        self._worker = worker
+        self._secrets: dict[str, tuple[str, ...]] = {}
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    def plan(self, spec: RunSpec, emit: OnEvent, attempt: int = 1) -> Plan:
+        """Parse if anything changed, and let dbt select.
+
+        Raises:
+            CommandFailedError: dbt refuses project, profile, arguments or selection.
+        """
+        with self._step(spec, "@plan", emit, attempt):
+            click_context, flags = parse_flags(spec.args)
+            self._sink.configure(flags)
+            use_flags(flags)
+            fire_event(MainReportVersion(version=str(installed_version), log_version=LOG_VERSION))
+            context, config = self._contexts.open(spec, click_context, flags)
+            self._remember_secrets(spec, context.secrets)
+            view = build_view(spec.run_id, str(flags.WHICH), flags, config, context)
+            view.use()
+            check_models(view.manifest, config, spec.required_models)
+            plan = make_plan(view)
+            self._keep(view)
+            return plan
+
+    def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
+        """What dbt does once before the first node.
+
+        Raises:
+            CommandFailedError: as dbt gives a command up whose schemas or hooks cannot be made.
+        """
+        with self._step(spec, "@start", emit, attempt):
+            view = self._view(spec, facts)
+            return edges.start(view)
+
+    def node(
+        self,
+        spec: RunSpec,
+        facts: RunFacts,
+        unique_id: str,
+        index: int,
+        emit: OnEvent,
+        *,
+        changes: Callable[[int], list[bytes]],
+        attempt: int = 1,
+        skip: bool = False,
+        cause: StepResult | None = None,
+    ) -> StepOutcome:
+        """Execute or skip one node.
+
+        Args:
+            changes: the run's relation cache changes from a position on.
+
+        Raises:
+            CommandFailedError: the worker's project is not the one that was planned.
+        """
+        with self._step(spec, unique_id, emit, attempt):
+            view = self._view(spec, facts)
+            refreshed: tuple[str, ...] = ()
+            view.recorder.replay(changes(view.recorder.position))
+            if attempt > 1 and not skip:
+                refreshed = (self._refresh_cache(view),)
+            outcome = execute_node(view, unique_id, index, skip=skip, cause=cause)
+            outcome.cache = refreshed + view.recorder.take()
+            outcome.result.worker = self._worker
+            return outcome
+
+    def close(
+        self,
+        spec: RunSpec,
+        facts: RunFacts,
+        started: StepResult | None,
+        results: Sequence[StepResult],
+        emit: OnEvent,
+        *,
+        changes: Callable[[int], list[bytes]],
+        stop: str | None = None,
+        attempt: int = 1,
+    ) -> Finished:
+        """What dbt does once after the last node."""
+        with self._step(spec, "@close", emit, attempt):
+            view = self._view(spec, facts)
+            view.recorder.replay(changes(view.recorder.position))
+            try:
+                return edges.close(view, started, results, stop=stop)
+            finally:
+                self.forget(spec.run_id)
+
+    def command(self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1) -> Finished:
+        """Execute a command whole."""
+        with self._step(spec, "@command", emit, attempt):
+            return commands.execute_command(spec, command, self._sink)
+
+    def warehouse(self, spec: RunSpec, command: str) -> str | None:
+        """The single-process warehouse that a whole command needs, or None.
+
+        A project or profile that cannot be read needs none: dbt will say what is wrong with it.
+        """
+        if command in commands.WITHOUT_WAREHOUSE:
+            return None
+        with self._quiet_step(spec):
+            try:
+                click_context, flags = parse_flags(spec.args)
+                use_flags(flags)
+                config = self._contexts.configure(click_context)
+                return warehouse_of(config)
+            except (DbtBaseException, click.UsageError):
+                return None
+
+    # -- from outside a step -----------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Interrupt the queries of the step that is executing. Called from another thread."""
+        cancel_queries()
+
+    def release(self) -> None:
+        """Close every connection: a DuckDB file is free for others afterwards."""
+        close_warehouse()
+
+    def forget(self, run_id: str) -> None:
+        """Drop what this process holds of a run (its next step starts from the ledger)."""
+        self._views.pop(run_id, None)
+        self._secrets.pop(run_id, None)
+
+    def mask(self, spec: RunSpec, raw: bytes) -> bytes:
+        """JSON without the values of secrets."""
+        for secret in self._secrets_of(spec):
+            raw = raw.replace(json.dumps(secret)[1:-1].encode(), b"*****")
+            raw = raw.replace(json.dumps(secret, ensure_ascii=False)[1:-1].encode(), b"*****")
+        return raw
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _view(self, spec: RunSpec, facts: RunFacts) -> RunView:
+        view = self._views.get(spec.run_id)
+        if view is None:
+            click_context, flags = parse_flags(spec.args)
+            use_flags(flags)
+            context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
+            self._remember_secrets(spec, context.secrets)
+            view = build_view(spec.run_id, str(flags.WHICH), flags, config, context)
+            self._keep(view)
+        self._sink.configure(view.flags)
+        view.use()
+        if view.facts is None:
+            view.adopt(facts)
+        elif facts.began and not view.facts.began:
+            view.facts = facts
+        return view
+
+    def _keep(self, view: RunView) -> None:
+        self._views[view.run_id] = view
+        self._views.move_to_end(view.run_id)
+        while len(self._views) > MAX_VIEWS:
+            self._views.popitem(last=False)
+
+    def _refresh_cache(self, view: RunView) -> str:
+        """Ask the warehouse: whoever tried before may have died in the middle of its changes."""
+        adapter = view.context.adapter
+        with adapter.connection_named("master"):
+            view.recorder.cache.clear()
+            view.task.populate_adapter_cache(adapter)
+        return view.recorder.snapshot()
+
+    def _secrets_of(self, spec: RunSpec) -> tuple[str, ...]:
+        known = self._secrets.get(spec.run_id)
+        return known if known is not None else _env_secrets(spec)
+
+    def _remember_secrets(self, spec: RunSpec, credentials: tuple[str, ...]) -> None:
+        self._secrets[spec.run_id] = tuple({*_env_secrets(spec), *credentials})
+
+    @contextmanager
+    def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[None]:
+        self._sink = LineSink(
+            None, spec.run_id, step, emit, debug=spec.debug, attempt=attempt, worker=self._worker,
+            scrub=lambda text: scrub(text, self._secrets_of(spec)),
+        )  # fmt: skip
+        try:
+            with standing_in(spec, self._sink):
+                try:
+                    yield
+                except CommandFailedError:
+                    raise
+                except (DbtUsageError, ProjectMismatchError, click.UsageError) as error:
+                    self._sink.line(f"Error: {_text(error)}", level="error")
+                    raise CommandFailedError(self._finished(error, spec)) from error
+                except Exception as error:
+                    # as dbt.cli.requires.postflight reports what ends a command
+                    fire_event(MainEncounteredError(exc=str(error)))
+                    if not isinstance(error, DbtBaseException):
+                        fire_event(MainStackTrace(stack_trace=traceback.format_exc()))
+                    raise CommandFailedError(self._finished(error, spec)) from error
+        except OSError as error:
+            # the caller's working directory is not on this machine
+            self._sink.line(f"Error: {error}", level="error")
+            raise CommandFailedError(self._finished(error, spec)) from error
+
+    @contextmanager
+    def _quiet_step(self, spec: RunSpec) -> Iterator[None]:
+        sink = LineSink(None, spec.run_id, "", lambda event: None, scrub=str)
+        with standing_in(spec, sink):
+            yield
+
+    def _finished(self, error: BaseException, spec: RunSpec) -> Finished:
+        info: ErrorInfo = classify_command(error, next(iter(spec.args), ""))
+        return Finished(return_code=2, error=info)
+
+
+def _text(error: BaseException) -> str:
+    return error.format_message() if isinstance(error, click.UsageError) else str(error)
+
+
+def _env_secrets(spec: RunSpec) -> tuple[str, ...]:
+    return tuple(
+        value for name, value in spec.env.items() if name.startswith(_SECRET_PREFIX) and value.strip()
+    )

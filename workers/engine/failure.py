@@ -1,0 +1,72 @@
+"""What dbt raised, as the facts that `contract.classify` works from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.contract.classify import Failure, classify
+from workers.contract.errors import ErrorInfo
+from workers.engine.view import RunView
+
+
+def exception_names(error: BaseException | None) -> tuple[str, ...]:
+    """Class names of an exception and its bases, then those of its causes."""
+    names: list[str] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        names.extend(
+            cls.__name__ for cls in type(error).__mro__ if cls not in (object, BaseException, Exception)
+        )
+        error = error.__cause__ or error.__context__
+    return tuple(names)
+
+
+def classify_node(
+    view: RunView, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
+) -> ErrorInfo:
+    """The classified error of a node that failed."""
+    config = getattr(node, "config", None)
+    return classify(
+        Failure(
+            message=message,
+            exceptions=exception_names(error),
+            status=status,
+            command=str(view.flags.WHICH),
+            adapter=view.config.credentials.type,
+            node=node.unique_id,
+            resource_type=str(node.resource_type),
+            materialized=str(getattr(config, "materialized", "") or ""),
+            language=str(getattr(node, "language", "sql") or "sql"),
+            file=getattr(node, "original_file_path", None),
+            raw_code=getattr(node, "raw_code", None),
+            compiled_code=getattr(node, "compiled_code", None),
+            failures=failures,
+            known_names=known_names(view),
+        )
+    )
+
+
+def classify_command(
+    error: BaseException, command: str, *, adapter: str = "", known: tuple[str, ...] = ()
+) -> ErrorInfo:
+    """The classified error of a command that dbt gave up."""
+    return classify(
+        Failure(
+            message=str(error) or type(error).__name__,
+            exceptions=exception_names(error),
+            status="error",
+            command=command,
+            adapter=adapter,
+            known_names=known,
+        )
+    )
+
+
+def known_names(view: RunView) -> tuple[str, ...]:
+    """Names that a reference may have meant."""
+    return tuple(
+        node.name
+        for node in view.manifest.nodes.values()
+        if str(node.resource_type) in {"model", "seed", "snapshot"}
+    )

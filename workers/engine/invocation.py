@@ -1,0 +1,115 @@
+"""Standing in for the caller: for the time of a step, this process is the dbt that they started.
+
+dbt keeps much of an invocation in the process: environment, working directory, argv, flags,
+invocation id, event manager, adapters. One worker process executes one step at a time, so a step
+may borrow all of it, and puts it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import dbt.tracking
+import dbt_common.invocation
+from dbt.cli import requires
+from dbt.cli.flags import Flags, args_to_context
+from dbt.flags import set_flags
+from dbt_common.clients.system import get_env
+from dbt_common.context import get_invocation_context, set_invocation_context
+from dbt_common.events.event_manager_client import cleanup_event_logger, get_event_manager
+
+from workers.engine.events import LineSink, StdoutLines
+from workers.engine.spec import RunSpec
+
+THREAD_NAME = "Thread-1 (worker)"  # what dbt calls the first thread of its pool
+
+_OUR_ENVIRONMENT = ("DBT_RELAY_",)
+
+
+def worker_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """A remote caller's contribution on top of this worker's own environment."""
+    return {**base, **extra}
+
+
+def dbt_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` without dbt-relay's own settings, which hold the broker's password."""
+    return {name: value for name, value in env.items() if not name.startswith(_OUR_ENVIRONMENT)}
+
+
+@contextlib.contextmanager
+def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
+    """Borrow the process for a step of `spec`'s run.
+
+    Raises:
+        OSError: the caller's working directory cannot be entered here.
+    """
+    saved_env, saved_cwd, saved_argv = dict(os.environ), os.getcwd(), sys.argv
+    thread = threading.current_thread()
+    saved_name = thread.name
+    os.chdir(spec.cwd)
+    _set_environment(spec.env)
+    sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
+    thread.name = THREAD_NAME
+    stdout = StdoutLines(sink)
+    try:
+        set_invocation_context({})
+        env = get_env()
+        if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
+            requires._cross_propagate_engine_env_vars(env)
+        get_invocation_context()._env = env
+        dbt_common.invocation._INVOCATION_ID = spec.invocation_id
+        dbt_common.invocation._INVOCATION_STARTED_AT = datetime.fromtimestamp(
+            spec.started_at, timezone.utc
+        ).replace(tzinfo=None)
+        dbt.tracking.initialize_from_flags(False, None)
+        dbt.tracking.active_user.run_started_at = datetime.fromtimestamp(
+            spec.started_at, timezone.utc
+        )
+        cleanup_event_logger()
+        get_event_manager().callbacks.append(sink)
+        with contextlib.redirect_stdout(stdout):
+            yield
+    finally:
+        stdout.close()
+        cleanup_event_logger()
+        thread.name = saved_name
+        sys.argv = saved_argv
+        _set_environment(saved_env)
+        os.chdir(saved_cwd)
+
+
+def _set_environment(env: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - env.keys():
+        del os.environ[name]
+    for name, value in env.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:
+    """dbt's own reading of the arguments (with the environment and project flags that it honours).
+
+    Raises:
+        click.UsageError and DbtUsageException: dbt refuses the arguments.
+    """
+    click_context = args_to_context(list(args))
+    flags = Flags(click_context)
+    click_context.obj = {"flags": flags}
+    return click_context, flags
+
+
+def use_flags(flags: Flags) -> None:
+    """Make flags the process's."""
+    set_flags(flags)
+    flags.set_common_global_flags()
+    manager = get_event_manager()
+    if hasattr(manager, "require_warn_or_error_handling"):
+        manager.require_warn_or_error_handling = getattr(
+            flags, "require_all_warnings_handled_by_warn_error", False
+        )

@@ -1,0 +1,187 @@
+"""One dbt node, executed by dbt's own node runner."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+from dbt.artifacts.resources import CompiledResource, InjectedCTE
+from dbt.artifacts.schemas.batch_results import BatchResults
+from dbt.artifacts.schemas.results import RunStatus, TestStatus, TimingInfo
+from dbt.artifacts.schemas.run import RunResult
+from dbt.contracts.graph.nodes import UnitTestNode
+from dbt.graph.thread_pool import DbtThreadPool
+from dbt.node_types import NodeType
+from dbt.task.base import BaseRunner
+from dbt.task.run import MicrobatchModelRunner
+from dbt_common.context import get_invocation_context
+
+from workers.contract.results import BAD_STATUSES
+from workers.engine.failure import classify_node
+from workers.engine.spec import StepOutcome, StepResult
+from workers.engine.view import RunView
+
+_COMPILED = (
+    "compiled", "compiled_code", "compiled_path", "build_path", "extra_ctes_injected",
+    "_pre_injected_sql",
+)  # fmt: skip
+
+
+@functools.cache
+def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
+    """A runner class that keeps the exception behind an error result."""
+
+    class Recording(base):  # type: ignore[valid-type, misc]
+        raised: BaseException | None = None
+
+        def handle_exception(self, e: Exception, ctx: Any) -> str:
+            self.raised = e
+            return str(super().handle_exception(e, ctx))
+
+    Recording.__name__ = base.__name__
+    return Recording
+
+
+def execute_node(
+    view: RunView, unique_id: str, index: int, *, skip: bool = False, cause: StepResult | None = None
+) -> StepOutcome:
+    """Execute (or skip) a node exactly as dbt's command does.
+
+    Args:
+        index: dbt's number of the node in the run.
+        skip: a parent failed; dbt's runner only says so.
+        cause: the failed parent when that is an ephemeral model, which dbt reports with the skip.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: something stopped this process's work from outside.
+    """
+    task = view.task
+    node = view.own(unique_id)
+    task.run_count = index
+    runner_type = task.get_runner_type(node)
+    if runner_type is None:
+        raise ValueError(f"dbt has no runner for {unique_id}")
+    number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
+    runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
+    if skip:
+        ephemeral = cause is not None and cause.ephemeral
+        runner.do_skip(cause=run_result(view, cause) if cause is not None and ephemeral else None)
+    pool = None
+    if isinstance(runner, MicrobatchModelRunner):
+        pool = _pool(view, task)
+        runner.set_parent_task(task)
+        runner.set_pool(pool)
+    started = time.time()
+    try:
+        result = task.call_runner(runner)
+    finally:
+        if pool is not None:
+            pool.close()
+            pool.join()
+    fail_fast, task._raise_next_tick = task._raise_next_tick is not None, None
+    status = str(result.status)
+    error = None
+    if status in BAD_STATUSES and status != "skipped":
+        error = classify_node(
+            view, result.node, status, result.message or "", result.failures, runner.raised
+        )
+    return StepOutcome(
+        result=step_result(view, unique_id, result, started, error=error),
+        blocks=result.status in task.MARK_DEPENDENT_ERRORS_STATUSES,
+        stop="fail_fast" if fail_fast else None,
+    )
+
+
+class _BatchQueue:
+    """What a microbatch runner asks its task's queue: how many nodes are in progress."""
+
+    def __init__(self, unique_id: str) -> None:
+        self.in_progress = {unique_id}
+        self.in_progress_microbatch = {unique_id}
+
+
+def _pool(view: RunView, task: Any) -> DbtThreadPool:
+    # batches of one model run side by side in dbt's threads; they do so here, within one process
+    task.job_queue = _BatchQueue("")
+    return DbtThreadPool(
+        view.config.threads, task._pool_thread_initializer, [get_invocation_context()]
+    )
+
+
+def plain_result(result: RunResult) -> dict[str, Any]:
+    """A RunResult without its node, as JSON can carry it."""
+    return {
+        "status": str(result.status),
+        "timing": [timing.to_dict() for timing in result.timing],
+        "thread_id": result.thread_id,
+        "execution_time": result.execution_time,
+        "message": result.message,
+        "adapter_response": result.adapter_response,
+        "failures": result.failures,
+        "batch_results": None if result.batch_results is None else result.batch_results.to_dict(),
+    }
+
+
+def step_result(
+    view: RunView, unique_id: str, result: RunResult, started: float, **more: Any
+) -> StepResult:
+    """A node's result for the ledger."""
+    node: Any = result.node
+    also = {
+        other: _patch(view.manifest.nodes[other])
+        for other in view.owned
+        if other != unique_id and other in view.manifest.nodes
+        and getattr(view.manifest.nodes[other], "compiled", False)
+        and view.manifest.nodes[other].is_ephemeral_model
+    }  # fmt: skip
+    return StepResult(
+        unique_id=unique_id, status=str(result.status), name=node.name,
+        resource_type=str(node.resource_type), ephemeral=bool(node.is_ephemeral_model),
+        message=result.message, result=plain_result(result), patch=_patch(node), also=also,
+        node=node.to_dict(omit_none=False) if isinstance(node, UnitTestNode) else None,
+        started_at=started, finished_at=time.time(), **more,
+    )  # fmt: skip
+
+
+def _patch(node: Any) -> dict[str, Any]:
+    if not isinstance(node, CompiledResource):  # a seed compiles nothing
+        return {}
+    patch = {name: getattr(node, name) for name in _COMPILED if getattr(node, name, None) is not None}
+    if getattr(node, "extra_ctes", None):
+        patch["extra_ctes"] = [[cte.id, cte.sql] for cte in node.extra_ctes]
+    return patch
+
+
+def apply_patch(node: Any, patch: dict[str, Any]) -> None:
+    """Give a node what compiling it elsewhere gave it there."""
+    for name, value in patch.items():
+        if name == "extra_ctes":
+            node.extra_ctes = [InjectedCTE(id=cte_id, sql=sql) for cte_id, sql in value]
+        else:
+            setattr(node, name, value)
+
+
+def run_result(view: RunView, step: StepResult) -> RunResult:
+    """dbt's RunResult again, from what the ledger kept."""
+    plain = step.result
+    if step.node is not None:
+        node: Any = UnitTestNode.from_dict(step.node)
+    else:
+        node = view.own(step.unique_id)
+        apply_patch(node, step.patch)
+    is_test = step.resource_type in {str(NodeType.Test), str(NodeType.Unit)}
+    status: Any = plain["status"]
+    known: Any = TestStatus if is_test and status in set(TestStatus) else RunStatus
+    batches = plain["batch_results"]
+    return RunResult(
+        status=known(status),
+        timing=[TimingInfo.from_dict(timing) for timing in plain["timing"]],
+        thread_id=plain["thread_id"],
+        execution_time=plain["execution_time"],
+        message=plain["message"],
+        adapter_response=plain["adapter_response"],
+        failures=plain["failures"],
+        batch_results=None if batches is None else BatchResults.from_dict(batches),
+        node=node,
+    )

@@ -1,0 +1,111 @@
+"""dbt's selection as a plan: which nodes, in which order, after which others."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import networkx
+from dbt.config.runtime import RuntimeConfig
+from dbt.contracts.graph.manifest import Manifest
+from dbt.task.build import BuildTask
+from dbt import selected_resources
+
+from workers.contract.errors import DbtUsageError
+from workers.engine.spec import Plan, PlannedNode, RunFacts
+from workers.engine.view import RunView
+from workers.engine.warehouse import warehouse_of, whole_reason
+
+
+def make_plan(view: RunView) -> Plan:
+    """What dbt's own selector picks for the run, and the edges between the picked nodes.
+
+    Unit tests of ``dbt build`` become nodes before their model: dbt runs them when it is the model's
+    turn (dbt.task.build.BuildTask.call_model_and_unit_tests_runner).
+
+    Raises:
+        dbt's own errors: a selector it refuses, a cycle.
+    """
+    task = view.task
+    task._runtime_initialize()
+    graph: networkx.DiGraph = task.job_queue.graph
+    scores: dict[str, int] = task.job_queue._scores
+    unit_tests: dict[str, list[str]] = getattr(task, "model_to_unit_test_map", {})
+
+    parents = {node: list(graph.predecessors(node)) for node in graph.nodes}
+    children = {node: list(graph.successors(node)) for node in graph.nodes}
+    order = dict(scores)
+    for model, tests in unit_tests.items():
+        if model not in parents:
+            continue
+        above = list(parents[model])
+        for test in tests:
+            parents[test], children[test] = above, [model]
+            order[test] = scores[model]
+            for parent in above:
+                children[parent].append(test)
+        parents[model] = above + tests
+
+    flattened = [node.unique_id for node in task._flattened_nodes]
+    nodes = tuple(
+        _planned(view, unique_id, order[unique_id], parents[unique_id], children[unique_id])
+        for unique_id in parents
+    )
+    # BuildTask adds its unit tests when it starts its first node (handle_job_queue)
+    total = task.num_nodes + (
+        len(task.selected_unit_tests) if isinstance(task, BuildTask) else 0
+    )
+    facts = RunFacts(
+        context_key=view.context.key,
+        selected=tuple(selected_resources.SELECTED_RESOURCES),
+        flattened=tuple(flattened),
+        total=total,
+    )
+    return Plan(
+        facts=facts,
+        nodes=nodes,
+        threads=view.config.threads or 1,
+        warehouse=warehouse_of(view.config),
+        whole=whole_reason(view.config, view.flags),
+    )
+
+
+def _planned(
+    view: RunView, unique_id: str, priority: int, parents: list[str], children: list[str]
+) -> PlannedNode:
+    node: Any = view.node(unique_id)
+    return PlannedNode(
+        unique_id=unique_id, name=node.name, resource_type=str(node.resource_type),
+        priority=priority, parents=tuple(parents), children=tuple(children),
+        ephemeral=bool(node.is_ephemeral_model),
+    )  # fmt: skip
+
+
+def check_models(manifest: Manifest, config: RuntimeConfig, names: tuple[str, ...]) -> None:
+    """Refuse model names that the project lacks.
+
+    Raises:
+        DbtUsageError: with the nearest names.
+    """
+    known = {
+        name
+        for node in manifest.nodes.values()
+        if str(node.resource_type) in {"model", "seed", "snapshot"}
+        for name in (node.name, node.unique_id)
+    }
+    for name in names:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+        disabled = any(
+            getattr(node, "name", None) == name for nodes in manifest.disabled.values() for node in nodes
+        )
+        hint = (
+            f"It is disabled: set `enabled: true` on {name!r} to run it."
+            if disabled
+            else f"Did you mean {', '.join(near)}?" if near
+            else "`dbt-relay ls --resource-type model` lists the project's models."
+        )  # fmt: skip
+        raise DbtUsageError(
+            f"project {config.project_name!r} has no model named {name!r}. {hint}"
+        )

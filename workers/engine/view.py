@@ -1,0 +1,133 @@
+"""A run as one process executes it: dbt's task object over a view of the parsed manifest.
+
+A run changes the nodes that it compiles: the node itself, the ephemeral models it inlines, hooks. A
+warm manifest serves many runs, so each run copies those before they are touched (`RunView.own`), and
+what one run compiled can never reach another.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import msgspec
+from dbt import selected_resources
+from dbt.cli.flags import Flags
+from dbt.config.runtime import RuntimeConfig
+from dbt.contracts.graph.manifest import Manifest
+from dbt.contracts.graph.nodes import HookNode
+from dbt.task import group_lookup
+from dbt.task.build import BuildTask
+from dbt.task.run import RunTask
+from dbt.task.seed import SeedTask
+from dbt.task.snapshot import SnapshotTask
+from dbt.task.test import TestTask
+
+from workers.engine.cache import CacheRecorder
+from workers.engine.context import Context
+from workers.engine.invocation import use_flags
+from workers.engine.spec import RunFacts
+
+TASKS: dict[str, type[RunTask]] = {
+    "build": BuildTask,
+    "run": RunTask,
+    "seed": SeedTask,
+    "snapshot": SnapshotTask,
+    "test": TestTask,
+}
+
+
+def view_of(manifest: Manifest) -> Manifest:
+    """A manifest for one run: its mappings are its own, its values are shared until `own` copies them."""
+    view: Manifest = Manifest.__new__(Manifest)
+    view.__dict__.update(manifest.__dict__)
+    view.nodes = dict(manifest.nodes)
+    view.unit_tests = dict(manifest.unit_tests)
+    view.sources = dict(manifest.sources)
+    if hasattr(manifest, "functions"):  # dbt-core >= 1.11
+        view.functions = dict(manifest.functions)
+    view.metadata = copy.copy(manifest.metadata)
+    return view
+
+
+class RunView(msgspec.Struct, kw_only=True):
+    """Everything this process holds of a run."""
+
+    run_id: str
+    flags: Flags
+    config: RuntimeConfig
+    context: Context
+    manifest: Manifest
+    task: Any
+    recorder: CacheRecorder
+    facts: RunFacts | None = None
+    owned: set[str] = msgspec.field(default_factory=set)
+
+    def own(self, unique_id: str) -> Any:
+        """The run's own copy of a node, and of the ephemeral models that compiling it compiles."""
+        if unique_id in self.owned:
+            return self.node(unique_id)
+        self.owned.add(unique_id)
+        node = copy.deepcopy(self.node(unique_id))
+        self._mapping_of(unique_id)[unique_id] = node
+        depends_on = getattr(node, "depends_on", None)
+        for parent in getattr(depends_on, "nodes", ()):
+            found = self.manifest.nodes.get(parent)
+            if found is not None and found.is_ephemeral_model:
+                self.own(parent)
+        return node
+
+    def own_everything(self) -> None:
+        """Copies of all nodes, for what changes them all (deferral)."""
+        for unique_id in list(self.manifest.nodes):
+            self.own(unique_id)
+
+    def own_hooks(self) -> None:
+        """Copies of the project's on-run-start and on-run-end hooks."""
+        for unique_id, node in list(self.manifest.nodes.items()):
+            if isinstance(node, HookNode):
+                self.own(unique_id)
+
+    def adopt(self, facts: RunFacts) -> None:
+        """Take over what the plan learned."""
+        self.facts = facts
+        self.task.num_nodes = facts.total
+        self.use()
+        if self.task.args.defer:
+            self.own_everything()
+            self.task.defer_to_manifest()
+
+    def use(self) -> None:
+        """Make this run's flags, adapter, cache, selection and groups the process's."""
+        use_flags(self.flags)
+        self.context.use_adapter()
+        self.recorder.use()
+        if self.facts is not None:
+            selected_resources.set_selected_resources(set(self.facts.selected))
+            group_lookup._node_id_to_group_name_map.clear()
+            group_lookup._group_name_to_group_map.clear()
+            group_lookup.init(self.manifest, set(self.facts.flattened))
+
+    def node(self, unique_id: str) -> Any:
+        """A node of the run, whatever its kind."""
+        return self._mapping_of(unique_id)[unique_id]
+
+    def _mapping_of(self, unique_id: str) -> Any:
+        for name in ("nodes", "unit_tests", "sources", "saved_queries", "exposures", "functions"):
+            mapping = getattr(self.manifest, name, {})
+            if unique_id in mapping:
+                return mapping
+        raise KeyError(unique_id)
+
+
+def build_view(
+    run_id: str, command: str, flags: Flags, config: RuntimeConfig, context: Context
+) -> RunView:
+    """dbt's task for a command over a fresh view."""
+    manifest = view_of(context.manifest)
+    task = TASKS[command](flags, config, manifest)
+    context.adapter.set_macro_resolver(manifest)
+    return RunView(
+        run_id=run_id, flags=flags, config=config, context=context, manifest=manifest, task=task,
+        recorder=CacheRecorder(context.adapter),
+    )  # fmt: skip

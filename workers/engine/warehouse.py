@@ -1,0 +1,70 @@
+"""What a warehouse allows: how many processes may write at once, and how to let go of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from dbt.adapters.factory import FACTORY
+from dbt.config.runtime import RuntimeConfig
+
+
+def warehouse_of(config: RuntimeConfig) -> str | None:
+    """The name of the single-process warehouse that a target needs, or None where many may write.
+
+    A DuckDB file belongs to one process at a time. MotherDuck, DuckLake over a server, and every
+    server warehouse take many.
+    """
+    credentials: Any = config.credentials
+    if credentials.type != "duckdb":
+        return None
+    paths = [
+        os.path.realpath(path)
+        for path in (credentials.path, *(a.path for a in credentials.attach or () if not a.read_only))
+        if _is_local_file(path)
+    ]
+    return "duckdb:" + paths[0] if paths else None
+
+
+def _is_local_file(path: str) -> bool:
+    return path != ":memory:" and not path.startswith(("md:", "motherduck:")) and (
+        "://" not in path and not path.startswith("ducklake:")
+    )
+
+
+def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
+    """Why a run cannot be split over processes, or None when it can."""
+    credentials: Any = config.credentials
+    if credentials.type == "duckdb" and credentials.path == ":memory:":
+        return "an in-memory DuckDB lives in one process"
+    if getattr(flags, "SHOW", False):
+        return "--show prints the loaded seeds, which only the process that loaded them has"
+    return None
+
+
+def close_warehouse() -> None:
+    """Close every connection of this process; a DuckDB file is free for others afterwards."""
+    for adapter in FACTORY.adapters.values():
+        adapter.cleanup_connections()
+    duckdb = sys.modules.get("dbt.adapters.duckdb.connections")
+    if duckdb is not None:
+        # dbt-duckdb keeps the file open in its class, whichever adapter opened it
+        manager: Any = duckdb.DuckDBConnectionManager
+        environment = manager._ENV
+        manager.close_all_connections()
+        if environment is not None:
+            environment.close()
+
+
+def cancel_queries() -> None:
+    """Interrupt whatever this process's connections are executing."""
+    for adapter in list(FACTORY.adapters.values()):
+        manager: Any = adapter.connections
+        with manager.lock:
+            open_connections = [
+                connection for connection in manager.thread_connections.values()
+                if connection.handle is not None and str(connection.state) == "open"
+            ]  # fmt: skip
+        for connection in open_connections:
+            manager.cancel(connection)

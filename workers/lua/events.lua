@@ -1,0 +1,16 @@
+-- Append lines to a run's stream and publish them live. A repeated batch adds nothing twice.
+-- ARGV: run, publisher, number of the batch's first event (from 1), then event JSON each.
+if redis.call('EXISTS', RUN) == 0 then return 0 end
+local last = tonumber(redis.call('HGET', PUBLISHERS, ARGV[2]) or '0')
+local first = tonumber(ARGV[3])
+local added = 0
+for i = 4, #ARGV do
+  if first + i - 4 > last then
+    local seq = redis.call('HINCRBY', RUN, 'seq', 1)
+    redis.call('XADD', EVENTS, 'MAXLEN', '~', STREAM_LENGTH, '*', 's', seq, 'e', ARGV[i])
+    redis.call('PUBLISH', CHANNEL, seq .. ' ' .. ARGV[i])
+    added = added + 1
+  end
+end
+redis.call('HSET', PUBLISHERS, ARGV[2], math.max(last, first + #ARGV - 4))
+return added

@@ -1,0 +1,46 @@
+"""Whether and when a failed step is tried again. Pure."""
+
+from __future__ import annotations
+
+from celery.utils.time import get_exponential_backoff_interval
+
+from workers.contract.errors import ErrorInfo
+from workers.contract.messages import RetryPolicy
+from workers.contract.names import STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
+
+_BEFORE_ANYTHING_RAN = frozenset({"connection_refused", "duckdb_file_locked"})
+"""Codes of failures to open the warehouse at all."""
+
+
+def may_retry(step: str, error: ErrorInfo | None, tries: int, policy: RetryPolicy) -> bool:
+    """Whether a step that failed with `error` in its `tries`-th execution is tried again.
+
+    Hooks run once in a run: a step that may have executed some of them is tried again only when it
+    could not even reach the warehouse.
+    """
+    if error is None or not error.retryable or tries >= policy.max_attempts:
+        return False
+    if step in {STEP_PLAN, STEP_START, STEP_CLOSE, STEP_COMMAND}:
+        return error.code in _BEFORE_ANYTHING_RAN
+    return True
+
+
+def delay_before(tries: int, policy: RetryPolicy) -> float:
+    """Seconds to wait before the execution that follows the `tries`-th.
+
+    With a factor of 2 this is Celery's own backoff (celery.utils.time); its jitter can give 0 s, so
+    half of the wait stays fixed.
+    """
+    if policy.backoff_factor == 2.0 and policy.base_delay >= 1 and policy.base_delay.is_integer():
+        wait = float(
+            get_exponential_backoff_interval(int(policy.base_delay), tries - 1, int(policy.max_delay) or 1)
+        )
+    else:
+        wait = min(policy.max_delay, policy.base_delay * policy.backoff_factor ** (tries - 1))
+    if not policy.jitter:
+        return wait
+    return wait / 2 + _spread(wait / 2)
+
+
+def _spread(width: float) -> float:
+    return get_exponential_backoff_interval(int(width * 1000), 0, int(width * 1000), full_jitter=True) / 1000
