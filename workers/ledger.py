@@ -15,25 +15,19 @@ must show it. Times that decide anything are the Redis server's.
 
 from __future__ import annotations
 
-import functools
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from typing import Any, Final
 
 import msgspec
 import redis
 
-from workers.contract.messages import RunRequest, decode_request, encode_request
-from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys
-from workers.contract.messages import NODE_COMMANDS
+from workers.contract.names import Keys
 from workers.contract.results import Attempt
+from workers.contract.runs import RESULT_TTL, RunStore, steps_of
 
 LEASE_MS: Final = 10_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
-
-RESULT_TTL: Final = 24 * 3600
-"""Seconds that a finished run stays readable."""
 
 SESSION: Final = "@session"
 
@@ -107,18 +101,7 @@ class FenceLostError(Exception):
     """The step belongs to somebody else by now, or its run has ended: what was done is not recorded."""
 
 
-@functools.cache
-def _script_text(name: str) -> str:
-    folder = resources.files("workers") / "lua"
-    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
-
-
-def _steps(value: Any) -> tuple[str, ...]:
-    # Lua's empty table is an object in JSON
-    return tuple(value) if isinstance(value, list) else ()
-
-
-class Ledger:
+class Ledger(RunStore):
     """Every run, over one connection pool. Safe to use from several threads."""
 
     def __init__(
@@ -129,110 +112,57 @@ class Ledger:
         lease_ms: int = LEASE_MS,
         result_ttl: int = RESULT_TTL,
     ) -> None:
-        self.client = client
-        self.keys = keys or Keys()
+        super().__init__(client, keys=keys, result_ttl=result_ttl)
         self.lease_ms = lease_ms
-        self.result_ttl = result_ttl
-        self._scripts: dict[str, Any] = {}
-
-    def _call(self, name: str, run_id: str, *args: Any, extra: Sequence[str] = ()) -> Any:
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self.client.register_script(_script_text(name))
-        keys = self.keys
-        names = [
-            *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.active(), keys.finished(),
-            *extra,
-        ]  # fmt: skip
-        return script(keys=names, args=[run_id, *args])
-
-    def _json(self, name: str, run_id: str, *args: Any, extra: Sequence[str] = ()) -> dict[str, Any]:
-        answer = self._call(name, run_id, *args, extra=extra)
-        decoded: dict[str, Any] = msgspec.json.decode(answer)
-        return decoded
-
-    # -- producers ---------------------------------------------------------------------------------
-
-    def submit(self, request: RunRequest) -> str:
-        """Record a run; its first step is returned, to be published. Submitting it again is a no-op."""
-        step = STEP_PLAN if request.command in NODE_COMMANDS else STEP_COMMAND
-        self._call("submit", request.run_id, encode_request(request), step, self.result_ttl)
-        return step
-
-    def cancel(self, run_id: str, reason: str = "cancelled") -> tuple[str, tuple[str, ...]]:
-        """Stop a run: queued nodes at once, running ones at their next beat.
-
-        Returns:
-            the state it was in, and the steps to publish.
-        """
-        answer = self._json("cancel", run_id, reason)
-        return str(answer["state"]), _steps(answer["publish"])
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def request(self, run_id: str) -> RunRequest | None:
-        """The request of a run, or None when there is no such run (any more).
-
-        Raises:
-            InvalidMessageError: what is stored is not a request of this release.
-        """
-        raw = self.client.hget(self.keys.run(run_id), "request")
-        return None if raw is None else decode_request(raw)  # type: ignore[arg-type]
-
-    def facts(self, run_id: str) -> dict[str, str]:
-        """Every field of the run's hash but the request: state, counters, what plan learned."""
-        raw: dict[bytes, bytes] = self.client.hgetall(self.keys.run(run_id))  # type: ignore[assignment]
-        return {key.decode(): value.decode() for key, value in raw.items() if key != b"request"}
-
-    def fact(self, run_id: str, name: str) -> str | None:
-        """One field of the run's hash."""
-        raw = self.client.hget(self.keys.run(run_id), name)
-        return None if raw is None else raw.decode()  # type: ignore[union-attr]
-
     def result(self, run_id: str, step: str) -> bytes | None:
         """The stored result of a step."""
-        return self.client.hget(self.keys.results(run_id), step)  # type: ignore[return-value]
+        raw: Any = self.client.hget(self.keys.results(run_id), step)
+        return raw if raw is None else bytes(raw)
 
     def results(self, run_id: str) -> dict[str, bytes]:
         """The stored results of every step that has one."""
-        raw: dict[bytes, bytes] = self.client.hgetall(self.keys.results(run_id))  # type: ignore[assignment]
+        raw: Any = self.client.hgetall(self.keys.results(run_id))
         return {step.decode(): value for step, value in raw.items()}
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of every step, in the order they finished."""
-        raw: list[bytes] = self.client.lrange(self.keys.attempts(run_id), 0, -1)  # type: ignore[assignment]
+        raw: Any = self.client.lrange(self.keys.attempts(run_id), 0, -1)
         return [msgspec.json.decode(item, type=Attempt) for item in raw]
 
     def cache_changes(self, run_id: str, start: int) -> list[bytes]:
         """Changes of the relation cache from position `start` on."""
-        return self.client.lrange(self.keys.cache(run_id), start, -1)  # type: ignore[return-value]
-
-    def active_runs(self) -> list[str]:
-        """Unfinished runs, oldest first."""
-        raw: list[bytes] = self.client.zrange(self.keys.active(), 0, -1)  # type: ignore[assignment]
-        return [run_id.decode() for run_id in raw]
+        raw: Any = self.client.lrange(self.keys.cache(run_id), start, -1)
+        return [bytes(item) for item in raw]
 
     # -- workers -----------------------------------------------------------------------------------
 
     def claim(self, run_id: str, step: str, owner: str, *, session: int | None = None) -> Claim | Refusal:
         """Take a step, or with ``step=""`` the best one that is ready (sessions)."""
-        answer = self._json(
+        answer = self.call_json(
             "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
             secrets.token_hex(6),
         )  # fmt: skip
         if not answer.pop("claimed"):
-            return Refusal(answer["reason"], _steps(answer.get("publish")))
+            return Refusal(answer["reason"], steps_of(answer.get("publish")))
         return msgspec.convert({"run_id": run_id, **answer}, Claim)
 
     def beat(self, run_id: str, held: Iterable[tuple[str, int]], lock: str | None = None) -> list[str]:
         """Renew the leases of (step, fence) pairs: ``ok``, ``lost`` or ``stop`` for each."""
         flat = [part for pair in held for part in pair]
         extra = [self.keys.lock(lock)] if lock else []
-        answer = self._call("beat", run_id, self.lease_ms, *flat, extra=extra)
+        answer = self.call("beat", run_id, self.lease_ms, *flat, extra=extra)
         return [word.decode() for word in answer]
 
-    def stage(self, claim: Claim, nodes: Sequence[StagedNode], chunk: int = 500) -> None:
+    def stage(
+        self, claim: Claim, nodes: Sequence[StagedNode], *, roots: tuple[str, ...], chunk: int = 500
+    ) -> None:
         """Put planned nodes in place before the plan step is finished.
+
+        Args:
+            roots: the nodes that wait for the start step alone.
 
         Raises:
             FenceLostError: the plan step is no longer this process's.
@@ -245,7 +175,7 @@ class Ledger:
                     for n in nodes[start : start + chunk]
                 ]
             )  # fmt: skip
-            if not self._call("stage", claim.run_id, claim.fence, body):
+            if not self.call("stage", claim.run_id, claim.fence, body, msgspec.json.encode(roots)):
                 raise FenceLostError(claim.step)
 
     def finish(
@@ -259,13 +189,13 @@ class Ledger:
         Raises:
             FenceLostError: the step is no longer this process's.
         """
-        answer = self._json(
+        answer = self.call_json(
             "finish", claim.run_id, claim.step, claim.fence, result,
             msgspec.json.encode(attempt) if attempt else b"", msgspec.json.encode(move),
         )  # fmt: skip
         if not answer["accepted"]:
             raise FenceLostError(answer["reason"])
-        return _steps(answer["publish"])
+        return steps_of(answer["publish"])
 
     def give_back(
         self,
@@ -285,25 +215,38 @@ class Ledger:
         Raises:
             FenceLostError: the step is no longer this process's.
         """
-        answer = self._json(
+        answer = self.call_json(
             "giveback", claim.run_id, claim.step, claim.fence, kind, int(wait * 1000),
             msgspec.json.encode(attempt) if attempt else b"",
             msgspec.json.encode(facts) if facts else b"",
         )  # fmt: skip
         if not answer["accepted"]:
             raise FenceLostError(answer["reason"])
-        return _steps(answer["publish"])
+        return steps_of(answer["publish"])
 
     def dispatch(self, run_id: str) -> tuple[str, ...]:
         """Hand out what may start and was not handed out; the steps to publish."""
-        return tuple(step.decode() for step in self._call("dispatch", run_id))
+        return tuple(step.decode() for step in self.call("dispatch", run_id))
+
+    def append_events(self, run_id: str, publisher: str, first: int, bodies: Sequence[bytes]) -> int:
+        """Append events; `first` counts the publisher's events of the run from 1, so that a repeated
+        call adds nothing twice. Returns how many were added."""
+        return int(self.call("events", run_id, publisher, first, *bodies))
+
+    def store_artifact(self, run_id: str, name: str, packed: bytes) -> None:
+        """Keep a file of a run, compressed, for as long as the run's result."""
+        self.client.set(self.keys.artifact(run_id, name), packed, ex=self.result_ttl)
+
+    def count_rejected(self, reason: str) -> None:
+        """Count a message that was refused."""
+        self.client.hincrby(self.keys.rejected(), reason[:200], 1)
 
     # -- the reaper --------------------------------------------------------------------------------
 
     def overdue(self, limit: int = 200) -> list[tuple[str, str]]:
         """(run, step) pairs whose watch ran out, the longest overdue first."""
         now = self.server_time()
-        raw: list[bytes] = self.client.zrange(  # type: ignore[assignment]
+        raw: Any = self.client.zrange(
             self.keys.leases(), 0, int(now * 1000), byscore=True, offset=0, num=limit
         )
         pairs = (item.decode().split(" ", 1) for item in raw)
@@ -311,11 +254,11 @@ class Ledger:
 
     def reap(self, run_id: str, step: str, *, queue_empty: bool) -> dict[str, Any]:
         """Look at one overdue watch: ``what`` is nothing, publish or lost."""
-        answer = self._json("reap", run_id, step, "1" if queue_empty else "0")
-        answer["publish"] = _steps(answer.get("publish"))
+        answer = self.call_json("reap", run_id, step, "1" if queue_empty else "0")
+        answer["publish"] = steps_of(answer.get("publish"))
         return answer
 
     def server_time(self) -> float:
         """Redis' clock, seconds since the epoch."""
-        seconds, micros = self.client.time()  # type: ignore[misc]
-        return int(seconds) + int(micros) / 1e6
+        clock: Any = self.client.time()
+        return int(clock[0]) + int(clock[1]) / 1e6

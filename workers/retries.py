@@ -43,4 +43,5 @@ def delay_before(tries: int, policy: RetryPolicy) -> float:
 
 
 def _spread(width: float) -> float:
-    return get_exponential_backoff_interval(int(width * 1000), 0, int(width * 1000), full_jitter=True) / 1000
+    millis = int(width * 1000)
+    return float(get_exponential_backoff_interval(millis, 0, millis, full_jitter=True)) / 1000

@@ -41,7 +41,7 @@ class WarehouseLock:
 
     def enter(self, run_id: str, warehouse: str, owner: str) -> Session | str:
         """Begin a session, or say why not (``parked``: somebody else has it, the run waits in line)."""
-        answer = self.ledger._json(
+        answer = self.ledger.call_json(
             "enter", run_id, owner, self.ledger.lease_ms, extra=self._keys(warehouse)
         )
         if not answer["entered"]:
@@ -54,7 +54,7 @@ class WarehouseLock:
         Returns:
             the run whose session has to be published next, or an empty string.
         """
-        answer = self.ledger._call(
+        answer = self.ledger.call(
             "leave", session.run_id, session.fence, extra=self._keys(session.warehouse)
         )
         return str(answer.decode())

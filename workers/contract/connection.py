@@ -19,12 +19,14 @@ def connect(url: str, *, patience: float = 30.0) -> redis.Redis:
             script of the ledger may be repeated safely.
     """
     attempts = 8 + int(patience)  # about a second each once the backoff reached its cap
+    plain = redis_url(url)
+    tcp = {} if plain.startswith("unix:") else {"socket_keepalive": True}
     return redis.Redis.from_url(
-        redis_url(url),
+        plain,
         retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), attempts if patience else 0),
         retry_on_error=list(_PASSING),
         health_check_interval=15,
-        socket_keepalive=True if not redis_url(url).startswith("unix") else None,
         socket_connect_timeout=5,
         socket_timeout=30,
+        **tcp,
     )

@@ -52,8 +52,8 @@ class CommandFailedError(Exception):
 class Engine:
     """dbt in this process. One step at a time: dbt's own state is the process's."""
 
-    def __init__(self, shared: SharedContexts, worker: str = "") -> None:
-        self._contexts = ContextStore(shared)
+    def __init__(self, shared: SharedContexts, worker: str = "", contexts: int = 8) -> None:
+        self._contexts = ContextStore(shared, contexts)
         self._views: OrderedDict[str, RunView] = OrderedDict()
         self._worker = worker
         self._secrets: dict[str, tuple[str, ...]] = {}

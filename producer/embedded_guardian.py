@@ -1,0 +1,446 @@
+"""The process that owns an embedded stack, so that nothing outlives the caller however it ends.
+
+Started by file path as ``python -I -S embedded_guardian.py``: standard library alone, one thread,
+so that it starts in milliseconds and may fork. Who watches whom::
+
+    caller ──stdin──> guardian ──pipe──> sweeper      end of file on either = the writer is gone
+                         ├── server                   (own session each, killed as a group)
+                         └── worker ── pool children
+
+The caller alone holds the write end of the guardian's stdin, so even SIGKILL of the caller is seen
+(Linux and macOS). The sweeper is a fork of the guardian that waits for the guardian's end and then
+kills what is left and removes the runtime folders, so SIGKILL of the guardian leaves nothing
+either. On Linux the kernel also kills server and worker when the guardian dies (PR_SET_PDEATHSIG).
+The guardian does not set that for itself: it would follow the caller's *thread* that started it.
+
+stdin: one line of JSON (see `Config`), then nothing until end of file; or `KEEP`, once, after which
+a detached stack goes on without its caller.
+stdout: one JSON object a line: ``ready``, ``worker_exit``, ``failed``. Its end of file means that
+both guardian and sweeper are gone, and with them the whole stack.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, TypedDict
+
+SERVER_START_SECONDS = 10.0
+SERVER_STOP_SECONDS = 2.0
+GROUP_GONE_SECONDS = 3.0
+QUICK_EXIT_SECONDS = 30.0
+"""A worker that lived shorter than this counts towards `MAX_QUICK_EXITS`."""
+MAX_QUICK_EXITS = 6
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+MAX_LOG_BYTES = 16 * 1024 * 1024
+KEEP = b"keep"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Config(TypedDict):
+    """What the caller says on stdin.
+
+    Attributes:
+        caller: pid of the caller whose end is the stack's end, or None when it may outlive it.
+        folders: what to remove at the end; the first takes logs and ``stack.json``.
+        locks: inherited file descriptors that hold the folders' locks; not for server and worker.
+        socket: path of the server's unix socket.
+        server: command line.
+        worker: command line.
+        grace: seconds between SIGTERM and SIGKILL of the worker.
+        idle_if_empty: sorted sets; where all are empty, nobody waits for the worker. None: wait always.
+        info: what ``stack.json`` says; the guardian adds its pid.
+        failure: file that keeps the reason of a failed stack, or None.
+    """
+
+    caller: int | None
+    folders: list[str]
+    locks: list[int]
+    socket: str
+    server: list[str]
+    worker: list[str]
+    grace: float
+    idle_if_empty: list[str] | None
+    info: dict[str, Any]
+    failure: str | None
+
+
+def say(path: str, line: str, timeout: float) -> bytes:
+    """The server's first line of answer to an inline command, or nothing if it cannot be reached."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            connection.connect(path)
+            connection.sendall(f"{line}\r\n".encode())
+            return connection.recv(64)
+    except OSError:
+        return b""
+
+
+def answers(path: str, timeout: float = 1.0) -> bool:
+    """Whether a Redis-compatible server answers PING on the unix socket `path` within `timeout` seconds."""
+    return say(path, "PING", timeout).startswith((b"+PONG", b"-BUSY"))  # a long script: busy, not dead
+
+
+def tail(path: str, lines: int = 20) -> str:
+    """The last `lines` lines of a log (of its last 8 KiB), or an empty string."""
+    try:
+        with open(path, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - 8192))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def how_it_ended(status: int) -> str:
+    """A wait status in words."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def prctl(option: int, value: int) -> None:
+    """Linux's prctl(2); nothing elsewhere, or where ctypes is missing."""
+    if sys.platform != "linux":
+        return
+    with suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def group_alive(group: int) -> bool:
+    """Whether any process of the group is left. macOS answers EPERM for a group of zombies."""
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return False
+    return True
+
+
+def kill_groups(groups: list[int], reap: Callable[[], None] = lambda: None) -> None:
+    """SIGKILL to each process group, and wait until they are gone; `reap` collects ended children."""
+    for group in groups:
+        with suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
+    deadline = time.monotonic() + GROUP_GONE_SECONDS
+    reap()
+    while any(map(group_alive, groups)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+        reap()
+
+
+def remove(folders: list[str]) -> None:
+    """Remove the runtime folders. ``stack.json`` goes first, so that nobody finds half a stack."""
+    import shutil
+
+    with suppress(OSError):
+        os.unlink(os.path.join(folders[0], "stack.json"))
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(pipe: int, folders: list[str]) -> None:
+    """The sweeper's life: learn the groups (``+pid``, ``-pid``), wait for the guardian's end, clean up."""
+    groups: list[int] = []
+    with open(pipe, encoding="ascii") as lines:
+        for line in lines:
+            group = int(line[1:])
+            if line[0] == "+":
+                groups.append(group)
+            elif group in groups:
+                groups.remove(group)
+    kill_groups(groups)
+    remove(folders)
+
+
+class Guardian:
+    """Starts the server and the worker, keeps the worker running, and ends everything. `run` once."""
+
+    def __init__(self, config: Config, lifeline: int = 0, reports: int = 1) -> None:
+        self.config = config
+        self.reports = reports
+        self.lifeline: int | None = lifeline  # None once it goes on without its caller
+        self.reason = ""  # why it ends; empty while it goes on
+        self.pids: dict[str, int] = {}
+        self.started: dict[str, float] = {}
+        self.exits: list[tuple[str, int]] = []  # name and wait status, not yet acted on
+        self.ended: list[int] = []  # pids whose group is not yet known to be gone
+        self.hurry = False
+        self.sweeper = 0
+        self.to_sweeper = -1
+        self.wake = (-1, -1)
+
+    def run(self) -> None:
+        """Returns when nothing of the stack is left."""
+        self._listen()
+        try:
+            self._start_sweeper()
+            if self._start_server():
+                self._keep_worker()
+        finally:
+            self._end()
+
+    # signals, and the one place where it waits
+
+    def _listen(self) -> None:
+        self.wake = os.pipe()
+        os.set_blocking(self.wake[0], False)
+        os.set_blocking(self.wake[1], False)
+        signal.set_wakeup_fd(self.wake[1], warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked_to_end)
+        # Handlers, not SIG_IGN: an ignored signal stays ignored in the server and the worker.
+        for number in (signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the caller's mask came with the exec
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def _asked_to_end(self, number: int, _frame: FrameType | None) -> None:
+        self.hurry = bool(self.reason)  # the second time: no more grace
+        self.reason = self.reason or signal.Signals(number).name
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for a signal, an ended child or the caller's end, `seconds` at most."""
+        fds = [self.wake[0]] + ([] if self.lifeline is None else [self.lifeline])
+        readable, _, _ = select.select(fds, [], [], max(0.0, seconds))
+        if self.wake[0] in readable:
+            with suppress(BlockingIOError):
+                os.read(self.wake[0], 4096)
+        if self.lifeline is not None:
+            said = os.read(self.lifeline, 4096) if self.lifeline in readable else None
+            # A fork of the caller that ran no Python hook may hold the pipe: so look at the parent too.
+            orphaned = self.config["caller"] not in (None, os.getppid())
+            if said == b"" or orphaned:
+                self.reason = self.reason or "the caller is gone"
+            if said is not None or orphaned:
+                self.lifeline = None
+        self._reap()
+        while self.ended:
+            pid = self.ended.pop()
+            kill_groups([pid], self._reap)  # pool children that outlived their parent
+            self._tell_sweeper(f"-{pid}")
+
+    def _reap(self) -> None:
+        # Orphans of a group are the guardian's children too (PR_SET_CHILD_SUBREAPER).
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.sweeper:
+                self.sweeper = 0
+            for name, child in list(self.pids.items()):
+                if child == pid:
+                    del self.pids[name]
+                    self.exits.append((name, status))
+                    self.ended.append(pid)
+
+    # children
+
+    def log(self, name: str) -> str:
+        """Where the child `name` writes."""
+        return os.path.join(self.config["folders"][0], f"{name}.log")
+
+    def _start_sweeper(self) -> None:
+        read_end, self.to_sweeper = os.pipe()
+        self.sweeper = os.fork()
+        if self.sweeper == 0:
+            try:
+                os.setsid()
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)
+                os.close(self.to_sweeper)
+                sweep(read_end, self.config["folders"])
+            finally:
+                os._exit(0)
+        os.close(read_end)
+
+    def _tell_sweeper(self, line: str) -> None:
+        with suppress(OSError):
+            os.write(self.to_sweeper, f"{line}\n".encode())
+
+    def _spawn(self, name: str) -> None:
+        command = self.config["server"] if name == "server" else self.config["worker"]
+        guardian = os.getpid()
+        # Blocked: between fork and exec our handlers would take a signal that is meant for the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for number in SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_SETMASK, [])
+                os.setsid()
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                log = os.open(self.log(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                nothing = os.open(os.devnull, os.O_RDONLY)
+                for fd, target in ((nothing, 0), (log, 1), (log, 2)):
+                    os.dup2(fd, target)
+                if os.getppid() == guardian:  # else it died before the kernel was asked to tell
+                    os.execvp(command[0], command)  # noqa: S606 - a list that our own caller gave
+            except OSError as error:
+                os.write(2, f"cannot start {command[0]}: {error}\n".encode())
+            finally:
+                os._exit(127)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self.pids[name] = pid
+        self.started[name] = time.monotonic()
+        self._tell_sweeper(f"+{pid}")
+
+    def _start_server(self) -> bool:
+        self._spawn("server")
+        deadline = time.monotonic() + SERVER_START_SECONDS
+        while not self.reason:
+            self._pause(0.005)
+            if self.exits:
+                self._fail("server", f"ended at once ({how_it_ended(self.exits[0][1])})")
+            elif answers(self.config["socket"]):
+                self._ready()
+                return not self.reason
+            elif time.monotonic() > deadline:
+                self._fail("server", f"did not answer within {SERVER_START_SECONDS:.0f} s")
+        return False
+
+    def _ready(self) -> None:
+        info = {**self.config["info"], "pid": os.getpid()}
+        path = os.path.join(self.config["folders"][0], "stack.json")
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump(info, file)
+        os.rename(f"{path}.new", path)
+        self._report({"event": "ready", "info": info})
+
+    def _keep_worker(self) -> None:
+        exits = quick = 0
+        restart_at: float | None = time.monotonic()
+        while not self.reason:
+            now = time.monotonic()
+            if restart_at is not None and now >= restart_at:
+                self._spawn("worker")
+                restart_at = None
+            self._pause(10.0 if self.lifeline is None and restart_at is None else 0.5)
+            for name, status in self.exits:
+                if name == "server":
+                    self._fail("server", f"ended ({how_it_ended(status)})")
+                    break
+                exits += 1
+                quick = quick + 1 if time.monotonic() - self.started["worker"] < QUICK_EXIT_SECONDS else 1
+                if quick >= MAX_QUICK_EXITS:
+                    self._fail("worker", f"ended {quick} times in a row ({how_it_ended(status)})")
+                    break
+                if exits <= 3:  # enough to tell what is wrong, and never a full pipe
+                    log = tail(self.log("worker"))
+                    self._report({"event": "worker_exit", "how": how_it_ended(status), "log": log})
+                restart_at = time.monotonic() + BACKOFF_SECONDS[quick - 1]
+            self.exits.clear()
+            for name in ("server", "worker"):
+                self._trim(self.log(name))
+
+    def _trim(self, path: str) -> None:
+        # Children append, so the file may be cut under them. What it held stays in one older file.
+        with suppress(OSError):
+            if os.stat(path).st_size > MAX_LOG_BYTES:
+                import shutil
+
+                shutil.copyfile(path, f"{path}.1")
+                os.truncate(path, 0)
+
+    # words to the caller, and the end
+
+    def _report(self, event: dict[str, Any]) -> None:
+        with suppress(OSError):  # nobody may be listening any more
+            os.write(self.reports, json.dumps(event).encode() + b"\n")
+
+    def _fail(self, what: str, how: str) -> None:
+        self.reason = f"the {what} {how}"
+        event = {"event": "failed", "what": what, "how": how, "log": tail(self.log(what))}
+        if self.config["failure"] is not None:
+            with suppress(OSError), open(self.config["failure"], "w", encoding="utf-8") as file:
+                json.dump(event, file)
+        self._report(event)
+
+    def _end(self) -> None:
+        with suppress(OSError):  # nobody shall start using what is ending
+            os.unlink(os.path.join(self.config["folders"][0], "stack.json"))
+        # The worker's parent alone: pool children have no SIGTERM handler and would drop their task.
+        # An idle Celery worker takes 2 s to stop in good order, most of it asleep; it has nothing to lose.
+        self._stop("worker", 0.0 if self._idle() else self.config["grace"])
+        self._stop("server", SERVER_STOP_SECONDS)
+        os.close(self.to_sweeper)
+        if self.sweeper:
+            with suppress(ChildProcessError):
+                os.waitpid(self.sweeper, 0)
+        remove(self.config["folders"])  # the sweeper did, unless somebody killed it
+
+    def _idle(self) -> bool:
+        keys = self.config["idle_if_empty"]
+        if keys is None:
+            return False
+        return all(say(self.config["socket"], f"ZCARD {key}", 1.0) == b":0\r\n" for key in keys)
+
+    def _stop(self, name: str, grace: float) -> None:
+        pid = self.pids.get(name)
+        if pid is None:
+            return
+        with suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        while name in self.pids and not self.hurry and time.monotonic() < deadline:
+            self._pause(min(0.5, deadline - time.monotonic()))
+        if name in self.pids:
+            with suppress(OSError):  # it may not have come as far as its own group
+                os.kill(pid, signal.SIGKILL)
+            kill_groups([pid], self._reap)
+            self._tell_sweeper(f"-{pid}")
+
+
+def read_config(fd: int) -> Config | None:
+    """The first line of `fd`, or None when the caller was gone before it could say it."""
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = os.read(fd, 65536)
+        if not piece:
+            return None
+        data += piece
+    config: Config = json.loads(data)
+    return config
+
+
+def detach() -> None:
+    """Leave the caller: it waits for the parent, which ends here, and the child belongs to init."""
+    if os.fork():
+        os._exit(0)
+
+
+def main() -> int:
+    """Guard one stack. Exit code 0 unless the guardian itself is broken."""
+    config = read_config(0)
+    if config is None:
+        return 0
+    for lock in config["locks"]:
+        os.set_inheritable(lock, False)
+    if config["caller"] is None:
+        detach()
+    Guardian(config).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The caller's end of a guardian: keeps the stack alive, listens to its reports, tells what failed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from io import FileIO
+from typing import TYPE_CHECKING, Any, cast
+
+from producer.embedded_errors import server_error, worker_error
+from producer.embedded_guardian import GROUP_GONE_SECONDS, SERVER_STOP_SECONDS, tail
+from producer.embedded_server import ask
+
+if TYPE_CHECKING:
+    from producer.embedded_launch import StackInfo
+    from workers.contract.errors import RelayError
+
+
+def patience(grace: float) -> float:
+    """Seconds within which a guardian whose worker gets `grace` seconds must have ended everything."""
+    return grace + SERVER_STOP_SECONDS + 2 * GROUP_GONE_SECONDS
+
+
+class Handle:
+    """The caller's end of a guardian: the pipe that keeps it alive, and what it reports."""
+
+    def __init__(self, process: subprocess.Popen[bytes], grace: float) -> None:
+        self.owner = os.getpid()
+        self.process = process
+        self.patience = patience(grace)
+        self.lifeline = cast(FileIO, process.stdin)  # both are pipes, unbuffered
+        self.reports = cast(FileIO, process.stdout)
+        self.ended = False  # guardian and sweeper are gone, and the stack with them
+        self.ready: dict[str, Any] | None = None
+        self.failure: dict[str, Any] | None = None
+        self.worker_exits: list[dict[str, Any]] = []
+        self._unread = b""
+        self._lock = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(self.reports, select.POLLIN)
+
+    def listen(self, seconds: float = 0.0) -> None:
+        """Take in what was reported, waiting `seconds` at most for something new."""
+        with self._lock:
+            self.ended = self.ended or self.reports.closed
+            while not self.ended and self._poll.poll(max(0.0, seconds) * 1000):
+                piece = os.read(self.reports.fileno(), 65536)
+                self.ended = not piece
+                *lines, self._unread = (self._unread + piece).split(b"\n")
+                for line in lines:
+                    self._take(json.loads(line))
+                seconds = 0.0
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            self.ready = event["info"]
+        elif event["event"] == "worker_exit":
+            self.worker_exits.append(event)
+        else:
+            self.failure = event
+
+    def wait_end(self, seconds: float) -> bool:
+        """Whether the stack was gone within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not self.ended and time.monotonic() < deadline:
+            self.listen(deadline - time.monotonic())
+        return self.ended
+
+    def tell(self, line: bytes) -> None:
+        """Write a line to the guardian; if it is gone, the end of its reports says so."""
+        line += b"\n"
+        with contextlib.suppress(BrokenPipeError):
+            while line:
+                line = line[self.lifeline.write(line) or 0 :]
+
+    def let_go(self) -> None:
+        """Close the pipes: a guardian that lives with its caller ends now."""
+        with self._lock:
+            for pipe in (self.lifeline, self.reports):
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def forget(self) -> None:
+        """In a fork of the caller: the pipes and the guardian are the parent's, and so is a held lock."""
+        self._lock = threading.Lock()
+        self.process.returncode = 0  # not our child to wait for
+        self.let_go()
+
+    def stop(self) -> None:
+        """End the stack and wait until nothing of it is left; a guardian that takes too long is killed."""
+        with contextlib.suppress(OSError):
+            self.lifeline.close()
+        if not self.wait_end(self.patience):
+            self.process.kill()  # its sweeper does the rest
+            self.wait_end(2 * GROUP_GONE_SECONDS)
+        self.process.wait()
+        self.let_go()
+
+
+def failure_error(failure: Mapping[str, Any]) -> RelayError:
+    """The error that stands for a ``failed`` report."""
+    if failure["what"] == "server":
+        return server_error(
+            "embedded_server_failed",
+            f"The embedded stack's server {failure['how']}.",
+            "Run the command again: a new server is started. If it ends again, its log above says why (often "
+            "memory); set DBT_RELAY_BROKER_URL to use a server of your own.",
+            failure["log"],
+        )
+    return _worker_error(failure)
+
+
+def _worker_error(event: Mapping[str, Any]) -> RelayError:
+    log = event["log"]
+    if "No module named" in log:
+        fix = f"Install what is missing for {sys.executable}: pip install 'dbt-relay[worker]'."
+    else:
+        fix = "The worker's log above says why; correct that and run the command again."
+    return worker_error("embedded_worker_failed", f"The embedded stack's worker {event['how']}.", fix, log)
+
+
+def check(handle: Handle, info: StackInfo, namespace: str) -> None:
+    """Raise RelayError when the stack has failed, or its worker ended twice and none ever said hello."""
+    handle.listen()
+    if handle.failure is not None:
+        raise failure_error(handle.failure)
+    if handle.ended:
+        raise server_error(
+            "embedded_stack_gone",
+            f"The embedded stack (guardian {info.pid}) was ended from outside.",
+            "Run the command again: a new stack is started.",
+        )
+    if len(handle.worker_exits) > 1 and not hellos(info, namespace):
+        event = handle.worker_exits[-1]
+        raise _worker_error({**event, "how": f"ended before it could take work ({event['how']})"})
+
+
+def hellos(info: StackInfo, namespace: str) -> list[str]:
+    """Names of the worker processes that said hello (hash ``<namespace>:workers``); none if unreachable."""
+    from workers.contract.names import Keys
+
+    with contextlib.suppress(OSError):
+        names = ask(info.socket, "HKEYS", Keys(namespace).workers())
+        if isinstance(names, list):
+            return sorted(name.decode() for name in names if isinstance(name, bytes))
+    return []
+
+
+def wait_for_worker(handle: Handle | None, info: StackInfo, namespace: str, timeout: float) -> None:
+    """Return when a worker has said hello. Raises RelayError as `check` does, or after `timeout` seconds.
+
+    Without a `handle` (somebody else started the stack) only the time decides.
+    """
+    deadline = time.monotonic() + timeout
+    while not hellos(info, namespace):
+        if handle is not None:
+            check(handle, info, namespace)
+        if time.monotonic() > deadline:
+            raise worker_error(
+                "embedded_worker_silent",
+                f"No worker of the embedded stack was ready after {timeout:g} s.",
+                f"Look at {info.runtime_dir / 'worker.log'}; give it more time on a slow machine.",
+                tail(str(info.runtime_dir / "worker.log")),
+            )
+        time.sleep(0.05)

@@ -1,0 +1,199 @@
+"""The warm stack: one for each user, kept between commands by ``dbt-relay up`` until ``down``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from producer import embedded_dirs
+from producer.embedded_errors import setup_error
+from producer.embedded_guardian import answers
+from producer.embedded_handle import Handle, failure_error, hellos, patience, wait_for_worker
+from producer.embedded_launch import StackInfo, checked_workers, default_workers, grace, launch
+from producer.embedded_server import ask
+
+
+@dataclasses.dataclass(frozen=True)
+class StackStatus:
+    """What `status` tells.
+
+    Attributes:
+        info: the warm stack, or None when none runs.
+        ready: names of the worker processes that have said hello.
+        queued: messages that wait for a worker.
+        active: runs that are not finished.
+        failure: why the last warm stack ended, where it failed; empty otherwise.
+    """
+
+    info: StackInfo | None
+    ready: tuple[str, ...] = ()
+    queued: int = 0
+    active: int = 0
+    failure: str = ""
+
+
+def find_running(environ: Mapping[str, str] | None = None) -> StackInfo | None:
+    """The warm stack of `up`, if its server answers now. Takes about a millisecond; imports next to nothing.
+
+    What a killed stack left behind is removed.
+    """
+    base = embedded_dirs.existing_base(os.environ if environ is None else environ)
+    if base is None:
+        return None
+    folder = embedded_dirs.warm_dir(base)
+    info = _read(folder)
+    if info is None:
+        return None
+    if answers(info.socket):
+        return info
+    fd = embedded_dirs.lock(folder)
+    if fd is not None:  # its guardian is gone as well
+        embedded_dirs.empty(folder)
+        os.close(fd)
+    return None
+
+
+def _read(folder: Path) -> StackInfo | None:
+    try:
+        return StackInfo.from_dict(json.loads((folder / "stack.json").read_bytes()))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def up(
+    workers: int | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
+    wait_ready: float | None = None,
+    timeout: float = 30.0,
+) -> StackInfo:
+    """Start the warm stack unless it runs; it outlives the caller. Two at once make one.
+
+    `workers` defaults to ``DBT_RELAY_WORKERS`` or the cores (4 at most) and changes nothing in a stack
+    that runs. `command` replaces the worker's command line. With `wait_ready` (seconds) it returns
+    when a worker is ready to take work, else when the server answers. Raises RelayError, also when
+    another process has been starting or stopping the stack for `timeout` seconds.
+    """
+    environ = os.environ if environ is None else environ
+    count = default_workers(environ) if workers is None else checked_workers(workers)
+    namespace = environ.get("DBT_RELAY_NAMESPACE", "relay")
+    deadline = time.monotonic() + timeout
+    handle: Handle | None = None
+    while (info := find_running(environ)) is None:
+        directory = embedded_dirs.claim_warm_dir(environ)
+        if directory is not None:
+            failure_file = embedded_dirs.failure_file(directory.path.parent)
+            failure_file.unlink(missing_ok=True)
+            handle, info = launch(
+                directory,
+                workers=count,
+                environ=environ,
+                command=command,
+                failure_file=failure_file,
+                detached=True,
+            )
+            break
+        if time.monotonic() > deadline:
+            raise _held(embedded_dirs.warm_dir(embedded_dirs.base_dir(environ)), timeout)
+        time.sleep(0.02)
+    try:
+        if wait_ready is not None:
+            wait_for_worker(handle, info, namespace, wait_ready)
+    finally:
+        if handle is not None:
+            handle.let_go()
+    return info
+
+
+def down(timeout: float | None = None, environ: Mapping[str, str] | None = None) -> bool:
+    """Stop the warm stack and wait until nothing of it is left. False when none ran.
+
+    What is left after `timeout` seconds is killed; default: a little more than workers get to stop
+    (``DBT_RELAY_STOP_SECONDS``, or 5). Raises RelayError when even that does not help.
+    """
+    environ = os.environ if environ is None else environ
+    timeout = patience(grace(environ)) if timeout is None else timeout
+    base = embedded_dirs.existing_base(environ)
+    if base is None:
+        return False
+    folder = embedded_dirs.warm_dir(base)
+    embedded_dirs.failure_file(base).unlink(missing_ok=True)
+    fd = embedded_dirs.open_folder(folder)
+    if fd is None:
+        return False
+    try:
+        ran = _end_holder(fd, folder, timeout)
+        if embedded_dirs.is_at(fd, folder):  # whoever held it was killed
+            embedded_dirs.empty(folder)
+            folder.rmdir()
+        return ran
+    finally:
+        os.close(fd)
+
+
+def _end_holder(fd: int, folder: Path, timeout: float) -> bool:
+    started = time.monotonic()
+    pid = sent = 0
+    while not embedded_dirs.try_lock(fd):
+        info = _read(folder)  # none while it is starting, or already ending
+        pid = pid if info is None else info.pid
+        waited = time.monotonic() - started
+        number = signal.SIGKILL if waited > timeout else signal.SIGTERM
+        if pid and sent != number:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            sent = number
+        if waited > timeout + patience(0):
+            raise _held(folder, waited)
+        time.sleep(0.01)
+    return sent != 0
+
+
+def _held(folder: Path, waited: float) -> Exception:
+    return setup_error(
+        "warm_stack_busy",
+        f"Another process has been starting or stopping the warm stack in {folder} for {waited:.0f} s.",
+        "Wait for it, or end the process embedded_guardian.py that works in this folder.",
+    )
+
+
+def status(environ: Mapping[str, str] | None = None) -> StackStatus:
+    """The warm stack and what it is doing, or why the last one failed."""
+    environ = os.environ if environ is None else environ
+    info = find_running(environ)
+    if info is None:
+        return StackStatus(None, failure=_last_failure(environ))
+    from workers.contract.names import QUEUE, Keys
+
+    namespace = environ.get("DBT_RELAY_NAMESPACE", "relay")
+    return StackStatus(
+        info,
+        ready=tuple(hellos(info, namespace)),
+        queued=_count(info, "LLEN", QUEUE),
+        active=_count(info, "ZCARD", Keys(namespace).active()),
+    )
+
+
+def _count(info: StackInfo, *words: str) -> int:
+    with contextlib.suppress(OSError):  # it may end at this moment
+        reply = ask(info.socket, *words)
+        if isinstance(reply, int):
+            return reply
+    return 0
+
+
+def _last_failure(environ: Mapping[str, str]) -> str:
+    base = embedded_dirs.existing_base(environ)
+    if base is None:
+        return ""
+    try:
+        return str(failure_error(json.loads(embedded_dirs.failure_file(base).read_bytes())))
+    except (OSError, ValueError, KeyError):
+        return ""

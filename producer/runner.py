@@ -1,0 +1,204 @@
+"""DbtRunner: dbt commands from a Python script, on warm workers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from producer import dbt_options
+from producer.dbt_args import Invocation, check_project, parse_invocation, with_vars
+from producer.session import Follower, find_stack
+from workers.contract.events import LINE, Event
+from workers.contract.messages import RetryPolicy
+from workers.contract.results import DbtResult, NodeResult
+from workers.contract.settings import read_settings
+
+OnLine = Callable[[str], None]
+
+
+class DbtRunner:
+    """Runs dbt commands on a project. Safe to call from many threads at once.
+
+    With ``DBT_RELAY_BROKER_URL`` or ``REDIS_URL`` set, commands go there; otherwise to the warm stack
+    of ``dbt-relay up``; otherwise this process gets a private server and workers, which end with it.
+    """
+
+    def __init__(
+        self,
+        working_dir: Path | str = Path("dbt"),
+        threads: int = 4,
+        *,
+        broker_url: str | None = None,
+        workers: int | None = None,
+        retry: RetryPolicy | None = None,
+        environ: Mapping[str, str] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            working_dir: the dbt project; commands run with it as working directory.
+            threads: how many nodes of one command may run at once (dbt's ``--threads``).
+            broker_url: Redis; overrides the environment.
+            workers: worker processes of a private stack.
+            retry: how passing failures are tried again.
+            environ: the environment that dbt sees; default this process's at the time of each call.
+            on_event: called with every event of every command, in the order of each run.
+        """
+        self.working_dir = Path(working_dir)
+        self.threads = threads
+        self._broker_url = broker_url
+        self._workers = workers
+        self._retry = retry
+        self._environ = environ
+        self._on_event = on_event
+        self._follower: Follower | None = None
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+
+    def execute_command(
+        self,
+        command_args: Sequence[str],
+        description: str = "Running dbt command",
+        simulation_year: int | None = None,
+        dbt_vars: Mapping[str, Any] | None = None,
+        stream_output: bool = True,
+        on_line: OnLine | None = None,
+        *,
+        retry: RetryPolicy | None = None,
+        required_models: tuple[str, ...] = (),
+    ) -> DbtResult:
+        """Run a dbt command to its end.
+
+        Args:
+            command_args: dbt's arguments, ``["run", "--select", "int_*"]``.
+            description: for people who watch.
+            simulation_year: becomes the var of that name.
+            dbt_vars: further ``--vars``.
+            stream_output: print dbt's lines as they come, or hand them to `on_line`.
+            on_line: called with each line of dbt's console, live.
+            retry: how passing failures of this command are tried again.
+            required_models: model names that the project must have.
+
+        Returns:
+            dbt's result; a failed command is a result with ``success`` False, not an exception.
+
+        Raises:
+            DbtUsageError: the command cannot be what the caller meant; nothing was queued.
+            RelayError: Redis or workers are not there.
+        """
+        environ = dict(os.environ if self._environ is None else self._environ)
+        if self._broker_url:
+            environ["DBT_RELAY_BROKER_URL"] = self._broker_url
+        cwd = self.working_dir.absolute()
+        args = with_vars(list(command_args), simulation_year, dbt_vars)
+        invocation = parse_invocation(args, environ=environ, cwd=cwd)
+        if self.threads and _takes_threads(invocation):
+            args = [*args, "--threads", str(self.threads)]
+            invocation = parse_invocation(args, environ=environ, cwd=cwd)
+        check_project(invocation, cwd=cwd, environ=environ)
+        say = on_line or print
+
+        def heard(event: Event) -> None:
+            if event.kind == LINE and (stream_output or on_line is not None):
+                say(event.text)
+            if self._on_event is not None:
+                self._on_event(event)
+
+        return self._following(environ).run(
+            invocation, cwd=cwd, environ=environ, on_event=heard, description=description,
+            retry=retry or self._retry, required_models=required_models,
+        )  # fmt: skip
+
+    def run_model(self, name: str, **kwargs: Any) -> DbtResult:
+        """Run one model: ``dbt run --select name``.
+
+        Raises:
+            DbtUsageError: the project has no such model (with the nearest names).
+            as `execute_command`, whose keywords are taken.
+        """
+        kwargs.setdefault("description", f"Running model {name}")
+        result = self.execute_command(["run", "--select", name], required_models=(name,), **kwargs)
+        _raise_usage(result)
+        return result
+
+    def run_models(
+        self, models: Sequence[str], parallel: bool = False, **kwargs: Any
+    ) -> list[DbtResult]:
+        """Run several models; one result each, in their order.
+
+        Args:
+            parallel: as one run, whose independent models start at once (as many as `threads`);
+                otherwise one after another.
+
+        Raises:
+            as `run_model`; no model runs when one of the names is unknown.
+        """
+        names = list(models)
+        if not names:
+            return []
+        kwargs.setdefault("description", f"Running {len(names)} models")
+        if not parallel:
+            return [
+                self._one_of(name, tuple(names), kwargs) for name in names
+            ]
+        result = self.execute_command(["run", "--select", *names], required_models=tuple(names), **kwargs)
+        _raise_usage(result)
+        return [_part(result, name) for name in names]
+
+    def _one_of(self, name: str, names: tuple[str, ...], kwargs: Mapping[str, Any]) -> DbtResult:
+        result = self.execute_command(["run", "--select", name], required_models=names, **kwargs)
+        _raise_usage(result)
+        return result
+
+    def _following(self, environ: Mapping[str, str]) -> Follower:
+        with self._lock:
+            if self._follower is None or self._owner != os.getpid():
+                settings = read_settings(environ)
+                self._follower = Follower(find_stack(environ, workers=self._workers), settings)
+                self._owner = os.getpid()
+            return self._follower
+
+
+def _takes_threads(invocation: Invocation) -> bool:
+    """Whether the command knows ``--threads`` and was not told already."""
+    if not invocation.command or "threads" in invocation.options:
+        return False
+    return any(option.name == "threads" for option in dbt_options.command(invocation.command).options)
+
+
+def _raise_usage(result: DbtResult) -> None:
+    from workers.contract.errors import Category, exception_of
+
+    if result.error is not None and result.error.category == Category.USAGE.value:
+        raise exception_of(result.error)
+
+
+def _part(result: DbtResult, name: str) -> DbtResult:
+    """What a run of several models gave for one of them."""
+    node = next((each for each in result.nodes if name in (each.name, each.unique_id)), None)
+    if node is None:
+        return msgspec.structs.replace(
+            result, success=False, return_code=result.return_code or 1, nodes=(),
+            stderr=f"{name} was not run: {result.stderr}", command=["dbt", "run", "--select", name],
+        )  # fmt: skip
+    entry = node.run_result
+    return msgspec.structs.replace(
+        result, success=node.success, return_code=0 if node.success else 1,
+        stdout=_lines_about(result.stdout, node), stderr=node.error.message if node.error else "",
+        execution_time=node.execution_time, command=["dbt", "run", "--select", name], nodes=(node,),
+        error=node.error, run_results={**(result.run_results or {}), "results": [entry]},
+    )  # fmt: skip
+
+
+def _lines_about(stdout: str, node: NodeResult) -> str:
+    return "".join(
+        line for line in stdout.splitlines(keepends=True)
+        if f".{node.name} " in line or f" {node.name} " in line
+    )  # fmt: skip
+
+

@@ -1,0 +1,283 @@
+"""One dbt command from start to end: find or start the stack, submit, follow, collect."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from producer import dbt_args, dbt_options, embedded
+from producer.client import RelayClient
+from producer.dbt_args import Invocation
+from workers.contract.environment import allowed, names_used
+from workers.contract.errors import Category, ErrorInfo, NoWorkerError
+from workers.contract.events import LINE, RUN, Event
+from workers.contract.messages import RetryPolicy, RunRequest
+from workers.contract.names import new_run_id
+from workers.contract.results import RUN_TERMINAL, DbtResult
+from workers.contract.settings import Settings, read_settings
+
+_ARTIFACTS = ("manifest.json", "catalog.json", "sources.json")
+_NO_WORKER_SECONDS = 60.0
+
+
+class Stack(msgspec.Struct, frozen=True, kw_only=True):
+    """Where commands go. `runtime_dir` is the embedded stack's private folder, None for a broker."""
+
+    broker_url: str
+    runtime_dir: Path | None = None
+    check: Callable[[], None] | None = None
+
+
+def find_stack(environ: Mapping[str, str], *, workers: int | None = None) -> Stack:
+    """The configured broker, else the warm stack of ``dbt-relay up``, else one for this process alone.
+
+    Raises:
+        RelayError: no server could be found or started; the error says what to do.
+    """
+    url = embedded.configured_broker(environ)
+    if url:
+        return Stack(broker_url=url)
+    warm = embedded.find_running(environ)
+    if warm is not None:
+        return Stack(broker_url=warm.broker_url, runtime_dir=warm.runtime_dir)
+    own = embedded.shared_stack(workers)
+    info = own.start()
+    return Stack(broker_url=info.broker_url, runtime_dir=info.runtime_dir, check=own.check)
+
+
+class Follower:
+    """Follows one run: its lines to a callback, Ctrl-C to a cancel, its artifacts to the target folder."""
+
+    def __init__(self, stack: Stack, settings: Settings) -> None:
+        self.stack = stack
+        self.settings = settings
+        self.client = RelayClient(
+            stack.broker_url, namespace=settings.namespace, queue=settings.queue
+        )
+
+    def run(
+        self,
+        invocation: Invocation,
+        *,
+        cwd: Path,
+        environ: Mapping[str, str],
+        on_event: Callable[[Event], None] | None = None,
+        description: str = "",
+        retry: RetryPolicy | None = None,
+        required_models: tuple[str, ...] = (),
+    ) -> DbtResult:
+        """Submit a command and follow it to its end.
+
+        Raises:
+            RelayError: Redis, workers or the stack are not there.
+            KeyboardInterrupt: Ctrl-C; the run was cancelled, or with a second one left alone.
+        """
+        request, env_file = self.request(
+            invocation, cwd=cwd, environ=environ, description=description, retry=retry,
+            required_models=required_models,
+        )  # fmt: skip
+        submitted = time.monotonic()
+        try:
+            self.client.submit(request)
+            lines = self._follow(request.run_id, on_event)
+            result = self.client.collect(request.run_id, lines)
+        finally:
+            if env_file is not None:
+                env_file.unlink(missing_ok=True)
+        result.execution_time = time.monotonic() - submitted
+        if request.return_artifacts:
+            self._write_artifacts(invocation, result, cwd=cwd, environ=environ)
+        return result
+
+    def request(
+        self,
+        invocation: Invocation,
+        *,
+        cwd: Path,
+        environ: Mapping[str, str],
+        description: str = "",
+        retry: RetryPolicy | None = None,
+        required_models: tuple[str, ...] = (),
+    ) -> tuple[RunRequest, Path | None]:
+        """The request for a command, and the file that carries the caller's environment, if any."""
+        run_id = new_run_id()
+        project = dbt_args.project_dir(invocation, cwd, environ)
+        embedded_dir = self.stack.runtime_dir
+        env_file = None
+        env: dict[str, str] = {}
+        if embedded_dir is not None:
+            env_file = _write_env(embedded_dir, run_id, environ)
+        else:
+            names = names_used([project]) | _option_variables()
+            given = {name: environ[name] for name in names if name in environ}
+            env = allowed(given, self.settings.env_deny)
+        request = RunRequest(
+            run_id=run_id, args=tuple(invocation.args), cwd=str(cwd), project_dir=str(project), env=env,
+            env_file=None if env_file is None else str(env_file), retry=retry or RetryPolicy(),
+            return_artifacts=embedded_dir is None, required_models=required_models,
+            debug=bool(invocation.options.get("debug")), description=description,
+            submitted_by=f"{socket.gethostname()}:{os.getpid()}", submitted_at=time.time(),
+        )  # fmt: skip
+        return request, env_file
+
+    def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> list[str]:
+        lines: list[str] = []
+        interrupts = _Interrupts(lambda: self.client.cancel(run_id, "interrupted by its caller"))
+        patience = _Patience(self, run_id)
+        with interrupts:
+            for event in self.client.watch(run_id, on_idle=patience.look):
+                if event.kind == LINE:
+                    lines.append(event.text)
+                if on_event is not None:
+                    on_event(event)
+                if event.kind == RUN and event.state in RUN_TERMINAL:
+                    break
+        if interrupts.count:
+            raise KeyboardInterrupt(f"run {run_id} was cancelled")
+        return lines
+
+    def _write_artifacts(
+        self, invocation: Invocation, result: DbtResult, *, cwd: Path, environ: Mapping[str, str]
+    ) -> None:
+        """Leave run results and manifest where the caller's dbt would have left them."""
+        project = dbt_args.project_dir(invocation, cwd, environ)
+        if not project.is_dir():
+            return
+        target = dbt_args.target_path(invocation, cwd, environ)
+        if result.run_results is not None:
+            _replace(target / "run_results.json", json.dumps(result.run_results).encode())
+        for name in _ARTIFACTS:
+            packed = self.client.artifact(result.run_id, name)
+            if packed is not None:
+                _replace(target / name, zlib.decompress(packed))
+
+
+def run_invocation(
+    invocation: Invocation,
+    *,
+    cwd: Path,
+    environ: Mapping[str, str],
+    on_line: Callable[[str], None],
+    description: str = "",
+) -> DbtResult:
+    """Run a validated command on whatever stack there is, line by line.
+
+    Raises:
+        as `Follower.run`.
+    """
+    settings = read_settings(environ)
+    follower = Follower(find_stack(environ), settings)
+
+    def heard(event: Event) -> None:
+        if event.kind == LINE:
+            on_line(event.text)
+
+    return follower.run(
+        invocation, cwd=cwd, environ=environ, on_event=heard, description=description
+    )
+
+
+class _Interrupts:
+    """The first Ctrl-C cancels the run and waits for its end; a second one leaves it to itself.
+
+    Only the main thread gets signals; elsewhere this does nothing.
+    """
+
+    def __init__(self, cancel: Callable[[], Any]) -> None:
+        self.count = 0
+        self._cancel = cancel
+        self._previous: Any = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.getsignal(signal.SIGINT)
+            if self._previous is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._hear)
+            else:
+                self._previous = None  # the caller has its own idea of Ctrl-C
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _hear(self, signum: int, frame: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt("left running")
+        print("cancelling the run; Ctrl-C again leaves it running", file=sys.stderr)
+        threading.Thread(target=self._cancel, daemon=True).start()
+
+
+class _Patience:
+    """Looks, while nothing is said, whether anybody is there to work."""
+
+    def __init__(self, follower: Follower, run_id: str) -> None:
+        self._follower, self._run_id = follower, run_id
+        self._alone_since: float | None = None
+
+    def look(self) -> None:
+        stack = self._follower.stack
+        if stack.check is not None:
+            stack.check()
+        if stack.runtime_dir is not None or self._follower.client.workers():
+            self._alone_since = None
+            return
+        now = time.monotonic()
+        self._alone_since = self._alone_since or now
+        if now - self._alone_since > _NO_WORKER_SECONDS:
+            self._follower.client.cancel(self._run_id, "no worker took it")
+            raise _no_worker(stack.broker_url)
+
+
+def _no_worker(url: str) -> NoWorkerError:
+    from workers.contract.scrub import scrub
+
+    message = f"no worker is connected to {scrub(url)}; the run was cancelled"
+    return NoWorkerError(
+        message,
+        ErrorInfo(
+            code="no_worker", category=Category.WORKER_LOST.value, error_class="NoWorkerError",
+            message=message, retryable=True,
+            suggested_fix="Start one: `dbt-relay worker`, with the same DBT_RELAY_BROKER_URL.",
+        ),
+    )  # fmt: skip
+
+
+def _option_variables() -> set[str]:
+    """Environment variables that dbt takes options from."""
+    return {
+        name
+        for words in ("", *dbt_options.command_names())
+        for option in dbt_options.command(words).options
+        for name in option.env
+    }
+
+
+def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:
+    """The caller's environment for an embedded worker: a file that only this user can read."""
+    folder = runtime_dir / "env"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{run_id}.json"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(dict(environ)))
+    return path
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+

@@ -1,0 +1,3 @@
+{% if execute %}
+select {{ 1 / 0 }} as id
+{% endif %}

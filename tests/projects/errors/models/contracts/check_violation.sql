@@ -1,0 +1,1 @@
+select 1 as employee_id, -5 as salary

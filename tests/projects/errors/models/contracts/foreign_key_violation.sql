@@ -1,0 +1,1 @@
+select 999 as parent_id

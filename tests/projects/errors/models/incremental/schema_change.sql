@@ -1,0 +1,3 @@
+{{ config(materialized='incremental', on_schema_change='fail') }}
+select 1 as id
+{% if var('add_column', false) %}, 'new' as extra{% endif %}

@@ -1,0 +1,1 @@
+select salary / (employee_id - employee_id) as share from {{ ref('employees') }}

@@ -1,0 +1,3 @@
+select department, salary
+from {{ ref('employees') }}
+group by department

@@ -1,0 +1,5 @@
+select
+    employee_id,
+    nmae,
+    salary
+from {{ ref('employees') }}

@@ -1,0 +1,1 @@
+select anualise(salary) as yearly from {{ ref('employees') }}

@@ -1,0 +1,4 @@
+select
+    e.employee_id,
+    e.salry
+from {{ ref('employees') }} as e

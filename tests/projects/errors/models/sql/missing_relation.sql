@@ -1,0 +1,2 @@
+select *
+from {{ target.schema }}.stg_payrol

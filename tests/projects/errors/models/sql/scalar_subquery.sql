@@ -1,0 +1,1 @@
+select (select salary from {{ ref('employees') }}) as salary

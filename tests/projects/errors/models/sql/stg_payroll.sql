@@ -1,0 +1,1 @@
+select employee_id, salary from {{ ref('employees') }}

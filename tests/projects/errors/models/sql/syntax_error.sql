@@ -1,0 +1,5 @@
+select
+    employee_id,
+    salary,
+form {{ ref('employees') }}
+where salary > 0

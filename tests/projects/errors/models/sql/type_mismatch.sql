@@ -1,0 +1,4 @@
+select
+    employee_id,
+    cast(name as integer) as name_number
+from {{ ref('employees') }}

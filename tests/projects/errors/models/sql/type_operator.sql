@@ -1,0 +1,3 @@
+select employee_id
+from {{ ref('employees') }}
+where updated_at > 5

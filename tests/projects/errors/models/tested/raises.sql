@@ -1,0 +1,1 @@
+select employee_id, salary + 10 as raised from {{ ref('employees') }}

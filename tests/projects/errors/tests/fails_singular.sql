@@ -1,0 +1,1 @@
+select * from {{ ref('roster') }} where salary > 80000

@@ -1,0 +1,5 @@
+{{ config(materialized='ephemeral') }}
+
+select order_id, customer, year, amount
+from {{ ref('raw_orders') }}
+where amount > 0

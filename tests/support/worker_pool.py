@@ -1,0 +1,198 @@
+"""Real Celery workers in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import redis
+
+from tests.support.processes import end_process, kill_group, short_directory, tail
+from tests.support.projects import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+from workers.contract.names import Keys
+
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 30.0
+
+
+class WorkerPool:
+    """``celery -A workers.app worker`` with `processes` children, as an operator would start it.
+
+    Args:
+        server: whose broker it uses.
+        processes: children that execute nodes.
+        env: set on top of the environment that the test has when the pool starts (what
+            `postgres_database` and `duckdb_file` set is in it); None as a value removes a name.
+        broker: another address than the server's unix socket.
+        arguments: further arguments of ``celery worker``.
+        cwd: its working directory.
+    """
+
+    _count = 0
+
+    def __init__(
+        self,
+        server: RedisServer,
+        processes: int = 2,
+        env: Mapping[str, str | None] | None = None,
+        broker: str | None = None,
+        arguments: tuple[str, ...] = (),
+        cwd: Path | None = None,
+    ) -> None:
+        WorkerPool._count += 1
+        self.name = f"pool{WorkerPool._count}"
+        self.server = server
+        self.processes = processes
+        self.broker = broker or server.broker_url
+        self.directory = short_directory("relay-worker-")
+        self.log_path = self.directory / "worker.log"
+        changes = {
+            "DBT_RELAY_BROKER_URL": self.broker,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            **(env or {}),
+        }
+        merged = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}
+        self.env = {name: value for name, value in merged.items() if changes.get(name, "") is not None}
+        self.prefix = self.env.get("DBT_RELAY_NAMESPACE", "relay")
+        self.command = [
+            sys.executable, "-m", "celery", "-A", "workers.app", "worker",
+            "--concurrency", str(processes), "--hostname", f"{self.name}@%h", "--loglevel", "INFO", *arguments,
+        ]  # fmt: skip
+        self.cwd = cwd or self.directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # life
+
+    def start(self, *, wait: bool = True) -> WorkerPool:
+        """Starts it; with `wait`, returns when it said hello."""
+        assert not self.alive, "already started"
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=self.env, cwd=self.cwd, start_new_session=True,
+            )  # fmt: skip
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """Waits until the worker registered itself: its children are up and it consumes.
+
+        Raises:
+            RuntimeError: the worker ended. Its log is in the message.
+        """
+        with self.server.client() as client:
+            wait_until(
+                lambda: self._registered(client),
+                timeout,
+                lambda: f"{self.name} to say hello; its log:\n{self.log()}",
+                interval=0.1,
+            )
+
+    def _registered(self, client: redis.Redis) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with {self._process.returncode}:\n{self.log()}")
+        workers = client.hkeys(Keys(self.prefix).workers())
+        return any(str(name).endswith(f":{self.pid}") for name in workers)
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of Celery's parent process."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def children(self) -> list[int]:
+        """Process ids of the children that execute nodes."""
+        if not self.alive:
+            return []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(self.pid).children()]
+        return []
+
+    def terminate(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Warm shutdown (SIGTERM to the parent, as a supervisor does it). Returns the exit code."""
+        assert self._process is not None, "not started"
+        return end_process(self._process, signal.SIGTERM, timeout)
+
+    def kill(self) -> None:
+        """SIGKILL for the parent and all children at once, as when a host dies."""
+        if self._process is not None:
+            kill_group(self._process)
+
+    def stop(self) -> None:
+        """Ends it, gently if it still can, and leaves no child behind."""
+        if self._process is not None:
+            end_process(self._process, signal.SIGTERM, STOP_TIMEOUT)
+            kill_group(self._process)
+            self._process = None
+
+    def close(self) -> None:
+        """Stops it and removes its directory."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def log(self, lines: int = 80) -> str:
+        """The last lines that the worker wrote."""
+        return tail(self.log_path, lines)
+
+
+class WorkerPools:
+    """Starts pools on one server and ends them all: what the ``worker_pool`` fixture gives."""
+
+    live: ClassVar[list[WorkerPool]] = []
+    """Every pool of this process that was not closed yet: their logs are shown with a failed test."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self._mine: list[WorkerPool] = []
+
+    def __call__(
+        self,
+        n: int = 2,
+        env: Mapping[str, str | None] | None = None,
+        broker: str | None = None,
+        *,
+        arguments: tuple[str, ...] = (),
+        cwd: Path | None = None,
+        server: RedisServer | None = None,
+        wait: bool = True,
+    ) -> WorkerPool:
+        """Starts a pool of `n` processes. See `WorkerPool`."""
+        pool = WorkerPool(server or self.server, n, env, broker, arguments, cwd)
+        self._mine.append(pool)
+        WorkerPools.live.append(pool)
+        return pool.start(wait=wait)
+
+    def close(self) -> None:
+        """Ends every pool that this object started."""
+        for pool in self._mine:
+            pool.close()
+            WorkerPools.live.remove(pool)
+        self._mine.clear()
+
+    @classmethod
+    @contextlib.contextmanager
+    def on(cls, server: RedisServer) -> Iterator[WorkerPools]:
+        """Pools that end with the block."""
+        pools = cls(server)
+        try:
+            yield pools
+        finally:
+            pools.close()

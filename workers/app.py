@@ -1,0 +1,50 @@
+"""The Celery app: ``celery -A workers.app worker``. Each setting that is not Celery's default says why."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from workers.contract.settings import celery_url, read_settings
+
+settings = read_settings()
+
+app = Celery("dbt-relay", broker=celery_url(settings.broker_url or "redis://127.0.0.1:6379/0"))
+app.conf.update(
+    task_default_queue=settings.queue,
+    # The ledger recovers what a worker loses; late acks would run every node in flight twice after
+    # a dropped connection, and hold a long node's message unacknowledged for hours.
+    task_acks_late=False,
+    # A node that takes an hour must hide nothing behind it.
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=True,
+    # A lost broker connection says nothing about the warehouse: let nodes finish.
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    # Results are in the ledger; nobody reads Celery's.
+    task_ignore_result=True,
+    # What Flower shows.
+    worker_send_task_events=True,
+    task_send_sent_event=True,
+    # Nothing but JSON is read from the wire.
+    task_serializer="json",
+    accept_content=["json"],
+    event_serializer="json",
+    # A broker that is away for a minute must not lose a message.
+    task_publish_retry_policy={"max_retries": 60, "interval_start": 0.1, "interval_step": 0.2,
+                               "interval_max": 1.0},
+    broker_transport_options={
+        # Acks are early, so redelivery is no part of recovery: keep it far away from long retry waits.
+        "visibility_timeout": 7 * 24 * 3600,
+        "socket_keepalive": True,
+        "retry_on_timeout": True,
+        "health_check_interval": 15,
+    },
+    # dbt writes to stdout; those lines are taken by the engine, not by Celery's log.
+    worker_redirect_stdouts=False,
+    # dbt-relay's own log says what happened to a node; Celery's says when something is wrong.
+    worker_hijack_root_logger=True,
+    imports=["workers.tasks", "workers.lifecycle"],
+    enable_utc=True,
+    timezone="UTC",
+)  # fmt: skip

@@ -1,0 +1,119 @@
+"""Finds the first failure in what dbt printed on its console.
+
+dbt's lines begin with the time; what follows without one belongs to the line before. A command that
+dbt gave up says ``Encountered an error:`` and the exception's text; a node that failed is listed at
+the end as ``Failure in model orders (models/orders.sql)`` and its text (`dbt.task.printer`); click
+prints ``Error: …`` below its usage. With ``--log-format json`` each line is an object.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_TIME = re.compile(r"^\d{2}:\d{2}:\d{2}(?:\.\d+)? {1,2}(?:\[[a-z]+ ?\] \[[^\]]+\]: )?")
+_NODE = re.compile(r"^(?:Failure|Warning) in (?P<resource>[a-z_ ]+?) (?P<name>\S+)(?: \((?P<path>[^)]*)\))?$")
+_ENCOUNTERED = re.compile(r"^Encountered an error(?: while running operation)?:[ \n]*")
+_USAGE = re.compile(r"^Error: (?P<text>.*(?:\n(?!\d{2}:).+)*)", re.MULTILINE)
+_TEST_FAILED = re.compile(r"^Got (?P<failures>\d+) results?, configured to fail if ")
+_UNIT_TEST_FAILED = re.compile(r"actual differs from expected:")
+_HEADER = re.compile(r"^[A-Z][A-Za-z ]*? Error(?: in \w+ \S+(?: \([^)]*\))?)?$", re.MULTILINE)
+_LAST_LINE_OF_TRACEBACK = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?(?P<text>\w+(?:Error|Exception|Interrupt)(?:: .*)?)$", re.MULTILINE)
+
+
+class Printed(msgspec.Struct, frozen=True, kw_only=True):
+    """A failure as the console shows it; what it does not show is empty."""
+
+    message: str
+    status: str = "error"
+    resource: str = ""
+    name: str = ""
+    path: str = ""
+    failures: int | None = None
+
+
+def first_failure(stdout: str, stderr: str) -> Printed | None:
+    """The first failure that dbt printed, or None where it printed none."""
+    for text in (stdout, stderr):
+        entries = _entries(text)
+        found = _in_entries(entries) or _usage("\n".join(entries))
+        if found is not None:
+            return found
+    for text in (stderr, stdout):
+        found = _unframed(_COLOUR.sub("", text))
+        if found is not None:
+            return found
+    return None
+
+
+def _entries(text: str) -> list[str]:
+    """What dbt said, one string each time, without time and colours."""
+    entries: list[str] = []
+    for raw in _COLOUR.sub("", text).splitlines():
+        line = raw.rstrip()
+        if line.startswith("{"):
+            entries.append(_message_of_json(line))
+            continue
+        timed = _TIME.match(line)
+        if timed is not None:
+            entries.append(line[timed.end() :])
+        elif entries:
+            entries[-1] += "\n" + line
+        else:
+            entries.append(line)
+    return entries
+
+
+def _message_of_json(line: str) -> str:
+    try:
+        event: Any = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return line
+    info = event.get("info") if isinstance(event, dict) else None
+    message = info.get("msg") if isinstance(info, dict) else None
+    return _COLOUR.sub("", message).rstrip() if isinstance(message, str) else line
+
+
+def _in_entries(entries: list[str]) -> Printed | None:
+    for number, entry in enumerate(entries):
+        encountered = _ENCOUNTERED.match(entry)
+        if encountered is not None:
+            return Printed(message=entry[encountered.end() :].strip("\n"))
+        node = _NODE.match(entry.strip())
+        if node is not None and entry.startswith("Failure") and number + 1 < len(entries):
+            return _of_node(node, entries[number + 1])
+    return None
+
+
+def _of_node(node: re.Match[str], entry: str) -> Printed:
+    lines = entry.strip("\n").splitlines()
+    message = "\n".join([lines[0].lstrip(), *lines[1:]]) if lines else ""
+    failed = _TEST_FAILED.match(message)
+    status = "fail" if failed is not None or _UNIT_TEST_FAILED.search(message) else "error"
+    return Printed(
+        message=message, status=status, resource=node["resource"], name=node["name"], path=node["path"] or "",
+        failures=int(failed["failures"]) if failed is not None else None,
+    )  # fmt: skip
+
+
+def _usage(text: str) -> Printed | None:
+    found = _USAGE.search(text)
+    if found is None or "Usage: " not in text[: found.start()]:
+        return None
+    return Printed(message=f"Usage Error\n  {found['text'].strip()}")
+
+
+def _unframed(text: str) -> Printed | None:
+    """Text that is not of dbt's console: an exception's own words, or Python's traceback."""
+    header = _HEADER.search(text)
+    if header is not None:
+        return Printed(message=text[header.start() :].strip("\n"))
+    last = None
+    if "Traceback (most recent call last)" in text:
+        last = max(_LAST_LINE_OF_TRACEBACK.finditer(text), key=lambda found: found.start(), default=None)
+    if last is not None:
+        return Printed(message=text[last.start("text") :].strip())
+    return None

@@ -1,0 +1,45 @@
+"""Which of a remote caller's environment values may reach a worker.
+
+An embedded worker sees all of its caller's environment. A remote one gets the names that the
+project's ``env_var`` calls use and dbt's own options, minus a deny-list that both sides apply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+_CALL = re.compile(r"""env_var\s*\(\s*['"]([^'"]+)['"]""")
+_SUFFIXES = frozenset({".sql", ".yml", ".yaml", ".py", ".md"})
+_NEVER = ("DBT_ENV_SECRET_*", "DBT_RELAY_*", "REDIS_URL")
+"""Secrets belong to the worker's own environment; broker settings to nobody's project."""
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+
+def names_used(folders: Iterable[Path]) -> set[str]:
+    """Names in the ``env_var`` calls of every project file below `folders`."""
+    names: set[str] = set()
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.suffix.lower() not in _SUFFIXES or "target" in path.relative_to(folder).parts:
+                continue
+            try:
+                if path.stat().st_size <= MAX_FILE_BYTES:
+                    names.update(_CALL.findall(path.read_text(encoding="utf-8", errors="replace")))
+            except OSError:
+                continue  # a file that cannot be read here is dbt's to complain about
+    return names
+
+
+def denied(name: str, deny: str) -> bool:
+    """Whether a deny-list (names with ``*``, comma between) covers `name`."""
+    patterns = [pattern.strip() for pattern in deny.split(",") if pattern.strip()]
+    return any(fnmatchcase(name.upper(), pattern.upper()) for pattern in (*_NEVER, *patterns))
+
+
+def allowed(env: Mapping[str, str], deny: str) -> dict[str, str]:
+    """`env` without what the deny-list covers."""
+    return {name: value for name, value in env.items() if not denied(name, deny)}

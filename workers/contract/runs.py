@@ -1,0 +1,122 @@
+"""What producers may do with a run's state in Redis: record it, read it, stop it.
+
+The scripts are the ledger's (`workers/lua`); `workers.ledger` adds what only workers may do.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Final
+
+import msgspec
+import redis
+
+from workers.contract.errors import ErrorInfo
+from workers.contract.messages import NODE_COMMANDS, RunRequest, decode_request, encode_request
+from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys
+from workers.contract.results import NodeResult
+
+RESULT_TTL: Final = 24 * 3600
+"""Seconds that a finished run stays readable."""
+
+
+class LastWord(msgspec.Struct, kw_only=True):
+    """A run's last word."""
+
+    return_code: int
+    nodes: list[NodeResult] = []
+    error: ErrorInfo | None = None
+    run_results: dict[str, Any] | None = None
+
+
+@functools.cache
+def _script_text(name: str) -> str:
+    folder = resources.files("workers") / "lua"
+    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+def steps_of(value: Any) -> tuple[str, ...]:
+    """A list from a script; Lua's empty table is an object in JSON."""
+    return tuple(value) if isinstance(value, list) else ()
+
+
+class RunStore:
+    """Runs in Redis, over one connection pool. Safe to use from several threads."""
+
+    def __init__(
+        self, client: redis.Redis, *, keys: Keys | None = None, result_ttl: int = RESULT_TTL
+    ) -> None:
+        self.client = client
+        self.keys = keys or Keys()
+        self.result_ttl = result_ttl
+        self._scripts: dict[str, Any] = {}
+
+    def call(self, name: str, run_id: str, *args: Any, extra: Sequence[str] = ()) -> Any:
+        """Run a script on a run's keys."""
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self.client.register_script(_script_text(name))
+        keys = self.keys
+        names = [
+            *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.active(), keys.finished(),
+            *extra,
+        ]  # fmt: skip
+        return script(keys=names, args=[run_id, *args])
+
+    def call_json(self, name: str, run_id: str, *args: Any, extra: Sequence[str] = ()) -> dict[str, Any]:
+        """Run a script that answers JSON."""
+        decoded: dict[str, Any] = msgspec.json.decode(self.call(name, run_id, *args, extra=extra))
+        return decoded
+
+    def submit(self, request: RunRequest) -> str:
+        """Record a run; its first step is returned, to be published. Submitting it again is a no-op."""
+        step = STEP_PLAN if request.command in NODE_COMMANDS else STEP_COMMAND
+        self.call("submit", request.run_id, encode_request(request), step, self.result_ttl)
+        return step
+
+    def cancel(self, run_id: str, reason: str = "cancelled") -> tuple[str, tuple[str, ...]]:
+        """Stop a run: queued nodes at once, running ones at their next beat.
+
+        Returns:
+            the state it was in (``unknown`` when there is no such run), and the steps to publish.
+        """
+        answer = self.call_json("cancel", run_id, reason)
+        return str(answer["state"]), steps_of(answer["publish"])
+
+    def request(self, run_id: str) -> RunRequest | None:
+        """The request of a run, or None when there is no such run (any more).
+
+        Raises:
+            InvalidMessageError: what is stored is not a request of this release.
+        """
+        raw: Any = self.client.hget(self.keys.run(run_id), "request")
+        return None if raw is None else decode_request(raw)
+
+    def facts(self, run_id: str) -> dict[str, str]:
+        """Every field of the run's hash but the request and the result: state, counters, the plan's facts."""
+        raw: Any = self.client.hgetall(self.keys.run(run_id))
+        return {
+            key.decode(): value.decode() for key, value in raw.items() if key not in (b"request", b"final")
+        }
+
+    def fact(self, run_id: str, name: str) -> str | None:
+        """One field of the run's hash."""
+        raw: Any = self.client.hget(self.keys.run(run_id), name)
+        return None if raw is None else str(raw.decode())
+
+    def final(self, run_id: str) -> LastWord | None:
+        """A run's last word, once it has ended."""
+        raw: Any = self.client.hget(self.keys.run(run_id), "final")
+        return None if raw is None else msgspec.json.decode(raw, type=LastWord)
+
+    def active_runs(self) -> list[str]:
+        """Unfinished runs, oldest first."""
+        raw: Any = self.client.zrange(self.keys.active(), 0, -1)
+        return [run_id.decode() for run_id in raw]
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """A file of a run, compressed, where the run returned one."""
+        raw: Any = self.client.get(self.keys.artifact(run_id, name))
+        return raw if raw is None else bytes(raw)

@@ -1,0 +1,115 @@
+"""What a worker does when it starts, while it lives, and when it stops (Celery's signals)."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import json
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+import redis
+from celery import signals
+
+from workers.app import settings
+from workers.contract.connection import connect
+from workers.contract.names import Keys
+from workers.ledger import Ledger
+from workers.log import configure, log
+from workers.reaper import Reaper
+from workers.runtime import publish
+
+_HELLO_SECONDS = 5.0
+
+
+class _Presence:
+    """Says that this worker is there, and takes that back."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, processes: int) -> None:
+        self._client, self._key = client, keys.workers()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._plain: dict[str, Any] = {
+            "host": socket.gethostname(), "pid": os.getpid(), "processes": processes,
+            "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
+            "since": time.time(),
+        }  # fmt: skip
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="presence", daemon=True)
+
+    def start(self) -> None:
+        self.say()
+        self._thread.start()
+
+    def say(self) -> None:
+        self._plain["seen"] = time.time()
+        self._client.hset(self._key, self._name, json.dumps(self._plain))
+
+    def stop(self) -> None:
+        self._stop.set()
+        try:
+            self._client.hdel(self._key, self._name)
+        except redis.RedisError as error:
+            log("could not say goodbye", error=str(error))
+
+    def _work(self) -> None:
+        while not self._stop.wait(_HELLO_SECONDS):
+            try:
+                self.say()
+            except redis.RedisError as error:
+                log("could not say hello", error=str(error))
+
+
+_alive: dict[str, Any] = {}
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _logging(loglevel: Any = None, **_: Any) -> None:
+    """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off."""
+    import logging
+
+    logging.basicConfig(level=loglevel or "WARNING", format="%(levelname)s %(name)s: %(message)s")
+    configure(settings.log_format, settings.log_level)
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _preload(**_: Any) -> None:
+    """Load dbt before the pool forks: its children share the pages."""
+    import workers.engine.engine  # noqa: F401
+    import workers.tasks  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _ready(sender: Any = None, **_: Any) -> None:
+    keys = Keys(settings.namespace)
+    client = connect(settings.broker_url or "redis://127.0.0.1:6379/0")
+    ledger = Ledger(
+        client, keys=keys, lease_ms=int(settings.lease_seconds * 1000), result_ttl=settings.result_ttl
+    )
+    processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
+    presence = _Presence(client, keys, processes)
+    reaper = Reaper(ledger, publish, queue=settings.queue, interval=settings.reap_seconds)
+    _alive.update(presence=presence, reaper=reaper)
+    presence.start()
+    reaper.start()
+    log("worker ready", processes=processes)
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _shutting_down(**_: Any) -> None:
+    presence = _alive.get("presence")
+    if presence is not None:
+        presence.stop()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _shutdown(**_: Any) -> None:
+    reaper = _alive.get("reaper")
+    if reaper is not None:
+        reaper.stop()
+    log("worker stopped")

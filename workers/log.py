@@ -1,0 +1,66 @@
+"""One logging module: structured lines, text on a terminal and JSON elsewhere, and timed phases."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+NAME = "dbt_relay"
+_FIELDS = ("run", "node", "attempt", "worker", "phase", "duration")
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        plain: dict[str, Any] = {
+            "at": round(record.created, 3), "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }  # fmt: skip
+        plain.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            plain["exception"] = self.formatException(record.exc_info)
+        return json.dumps(plain, default=str)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.gmtime(record.created))
+        fields = " ".join(f"{name}={value}" for name, value in getattr(record, "fields", {}).items())
+        text = f"{clock} {record.levelname.lower():<7} {record.getMessage()}  {fields}".rstrip()
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def configure(format_name: str = "auto", level: str = "INFO") -> logging.Logger:
+    """Set up dbt-relay's logger on stderr. Calling it again replaces what it set up."""
+    logger = logging.getLogger(NAME)
+    text = format_name == "text" or (format_name == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Text() if text else _Json())
+    logger.handlers = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    return logger
+
+
+def log(message: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
+    """One structured line. `fields` with no value are left out."""
+    kept = {name: value for name, value in fields.items() if value not in (None, "")}
+    ordered = {name: kept.pop(name) for name in _FIELDS if name in kept} | kept
+    logging.getLogger(NAME).log(level, message, extra={"fields": ordered}, exc_info=exc_info)
+
+
+@contextlib.contextmanager
+def phase(name: str, **fields: Any) -> Iterator[None]:
+    """Time a phase; its line says how many seconds it took and whether it raised."""
+    began = time.perf_counter()
+    try:
+        yield
+    except BaseException as error:
+        took = round(time.perf_counter() - began, 4)
+        log(f"{name} raised {type(error).__name__}", level=logging.DEBUG, phase=name, duration=took, **fields)
+        raise
+    log(name, level=logging.DEBUG, phase=name, duration=round(time.perf_counter() - began, 4), **fields)

@@ -1,0 +1,90 @@
+"""Events to Redis as they happen: a capped stream for replay, pub/sub for live listeners.
+
+Events are sent by a thread of their own, a few milliseconds' worth in one call, so that a node that
+says much does not wait for Redis. A batch that has to be repeated adds nothing twice
+(`lua/events.lua`); what is not yet sent when a step finishes is sent before its result is stored.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+
+import redis
+
+from workers.contract.events import Event, encode_event
+from workers.ledger import Ledger
+
+GATHER_SECONDS = 0.01
+MAX_BATCH = 500
+MAX_HELD = 200_000
+
+
+class Progress:
+    """The publisher of one process. Safe to call from any thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._held: deque[tuple[str, bytes]] = deque()
+        self._changed = threading.Condition()
+        self._sending = False
+        self._numbers: dict[str, int] = {}
+        self._origin = secrets.token_hex(6)
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+
+    def emit(self, event: Event) -> None:
+        """Hand an event over. It is on Redis some milliseconds later."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+                self._thread.start()
+            if len(self._held) >= MAX_HELD:  # Redis is away and a node will not stop talking
+                self.dropped += 1
+                return
+            self._held.append((event.run_id, encode_event(event)))
+            self._changed.notify_all()
+
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Wait until everything that was handed over is on Redis; whether it is, in `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._held and not self._sending, timeout)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._held))
+            time.sleep(GATHER_SECONDS)
+            with self._changed:
+                batch = self._next_batch()
+                self._sending = True
+            try:
+                self._send(*batch)
+            finally:
+                with self._changed:
+                    self._sending = False
+                    self._changed.notify_all()
+
+    def _next_batch(self) -> tuple[str, list[bytes]]:
+        run_id = self._held[0][0]
+        bodies: list[bytes] = []
+        while self._held and self._held[0][0] == run_id and len(bodies) < MAX_BATCH:
+            bodies.append(self._held.popleft()[1])
+        return run_id, bodies
+
+    def _send(self, run_id: str, bodies: list[bytes]) -> None:
+        first = self._numbers.get(run_id, 0) + 1
+        while True:
+            try:
+                self._ledger.append_events(run_id, self._origin, first, bodies)
+            except (redis.ConnectionError, redis.TimeoutError):
+                time.sleep(0.5)  # the client itself was patient; lines can wait
+                continue
+            except redis.ResponseError:
+                self.dropped += len(bodies)  # out of memory, or a run that is gone: lines are not results
+            break
+        self._numbers[run_id] = first + len(bodies) - 1
+        if len(self._numbers) > 1000:
+            self._numbers.pop(next(iter(self._numbers)))

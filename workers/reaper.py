@@ -1,0 +1,96 @@
+"""Finds work whose worker died or whose message was lost, and puts it back.
+
+Every worker has one, in a thread of its main process; any number may run at once, since each move is
+one script of the ledger. After Redis came back from a restart it waits for as long as a lease lasts,
+so that whoever is alive can renew first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+
+from workers.ledger import Ledger
+from workers.log import log
+
+Publish = Callable[[str, Sequence[str]], None]
+
+
+class Reaper:
+    """Looks at overdue watches every `interval` seconds."""
+
+    def __init__(self, ledger: Ledger, publish: Publish, *, queue: str, interval: float) -> None:
+        self._ledger, self._publish = ledger, publish
+        self._queue, self._interval = queue, interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="reaper", daemon=True)
+        self._server: str | None = None
+        self._quiet_until = 0.0
+        self._last_dispatch = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; waits for a sweep that is under way."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self.sweep()
+            except redis.RedisError as error:
+                log("sweep failed", phase="reap", error=str(error))
+
+    def sweep(self) -> int:
+        """Look once; how many steps were put back or published again."""
+        if self._server_is_fresh():
+            return 0
+        moved = 0
+        overdue = self._ledger.overdue()
+        if overdue:
+            empty = self._queue_is_empty()
+            for run_id, step in overdue:
+                moved += self._look(run_id, step, queue_empty=empty)
+        if time.monotonic() - self._last_dispatch > 5 * self._interval:
+            self._last_dispatch = time.monotonic()
+            for run_id in self._ledger.active_runs():
+                steps = self._ledger.dispatch(run_id)
+                self._publish(run_id, steps)
+                moved += len(steps)
+        return moved
+
+    def _look(self, run_id: str, step: str, *, queue_empty: bool) -> int:
+        answer = self._ledger.reap(run_id, step, queue_empty=queue_empty)
+        what = answer["what"]
+        if what == "publish":
+            log("message lost, sent again", run=run_id, node=step, phase="reap")
+            self._publish(run_id, (step,))
+        elif what == "lost":
+            log("worker lost", run=run_id, node=step, worker=answer.get("owner"),
+                losses=answer["losses"], phase="reap")  # fmt: skip
+            self._publish(run_id, answer["publish"])
+        return int(what != "nothing")
+
+    def _queue_is_empty(self) -> bool:
+        # kombu keeps a queue as a list under its name
+        waiting: Any = self._ledger.client.llen(self._queue)
+        return int(waiting) == 0
+
+    def _server_is_fresh(self) -> bool:
+        info: Any = self._ledger.client.info("server")
+        if info["run_id"] != self._server:
+            known = self._server is not None
+            self._server = info["run_id"]
+            if known or info["uptime_in_seconds"] < self._ledger.lease_ms / 1000:
+                self._quiet_until = time.monotonic() + self._ledger.lease_ms / 1000
+                log("server restarted, waiting for renewals", phase="reap")
+        return time.monotonic() < self._quiet_until
+
+

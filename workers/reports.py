@@ -1,0 +1,143 @@
+"""What a run's end is made of: node results from steps, the final record, results made by hand."""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
+from workers.contract.results import Attempt, NodeResult
+from workers.contract.runs import LastWord
+from workers.engine.spec import Finished, StepOutcome, StepResult, encode
+from workers.ledger import Claim, Ledger
+
+
+def refused(message: str, category: Category) -> ErrorInfo:
+    """An error that dbt never saw."""
+    return ErrorInfo(
+        code="refused", category=category.value,
+        error_class=CLASS_OF_CATEGORY[category].__name__, message=message,
+        suggested_fix="Submit the command again with what the message names put right.",
+    )  # fmt: skip
+
+
+def cancelled(reason: str) -> ErrorInfo:
+    """The error of a run that somebody stopped."""
+    return ErrorInfo(
+        code="cancelled", category=Category.CANCELLED.value, error_class="DbtCancelledError",
+        message=f"the run was cancelled: {reason}" if reason != "cancelled" else "the run was cancelled",
+        suggested_fix="Submit it again, or run `dbt-relay retry` for what did not finish.",
+    )  # fmt: skip
+
+
+def worker_lost(run: Any, claim: Claim, began: float) -> StepOutcome:
+    """The result of a node under which too many workers died."""
+    error = ErrorInfo(
+        code="worker_lost", category=Category.WORKER_LOST.value, error_class="WorkerLostError",
+        message=f"{claim.step} ended {claim.losses} worker processes; it is not tried again",
+        node=claim.step, attempts=claim.tries,
+        suggested_fix=(
+            "Its worker died each time: look for it in the kernel's log (out of memory) and in the "
+            "worker's. Give workers more memory, run fewer at once (--concurrency), or make the model "
+            "smaller; DBT_RELAY_MAX_LOSSES sets how often it is tried."
+        ),
+    )  # fmt: skip
+    return _bad_node(claim, error, "", began)
+
+
+def failed_node(claim: Claim, finished: Finished, worker: str, began: float) -> StepOutcome:
+    """The result of a node that could not even be given to dbt."""
+    error = finished.error or refused("dbt gave the node up", Category.INTERNAL)
+    return _bad_node(claim, msgspec.structs.replace(error, node=claim.step), worker, began)
+
+
+def _bad_node(claim: Claim, error: ErrorInfo, worker: str, began: float) -> StepOutcome:
+    kind, _, rest = claim.step.partition(".")
+    plain = {
+        "status": "error", "timing": [], "thread_id": "", "execution_time": 0.0,
+        "message": error.message, "adapter_response": {}, "failures": None, "batch_results": None,
+    }  # fmt: skip
+    result = StepResult(
+        unique_id=claim.step, status="error", name=rest.rpartition(".")[2], resource_type=kind,
+        message=error.message, result=plain, error=error, worker=worker, started_at=began,
+        finished_at=time.time(),
+    )  # fmt: skip
+    return StepOutcome(result=result, blocks=True)
+
+
+def final_of(run: Any, finished: Finished, steps: list[StepResult], attempts: list[Attempt]) -> bytes:
+    """The final record of a run, JSON. Node results come in the order of dbt's run results."""
+    by_id = {step.unique_id: step for step in steps}
+    tried: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        if attempt.status != "skipped":
+            tried.setdefault(attempt.step, []).append(attempt)
+    entries: list[dict[str, Any]] = (finished.run_results or {}).get("results", [])
+    nodes = [_node(entry, by_id.get(entry["unique_id"]), tried.get(entry["unique_id"], []))
+             for entry in entries]  # fmt: skip
+    if not entries:
+        nodes = [_node({"unique_id": step.unique_id, "status": step.status, **step.result}, step,
+                       tried.get(step.unique_id, [])) for step in steps]  # fmt: skip
+    error = finished.error or next((node.error for node in nodes if node.error is not None), None)
+    if error is None and finished.return_code:
+        error = _from_statuses(nodes)
+    return encode(
+        LastWord(return_code=finished.return_code, nodes=nodes, error=error, run_results=finished.run_results)
+    )
+
+
+def _from_statuses(nodes: list[NodeResult]) -> ErrorInfo:
+    bad = next((node for node in nodes if not node.success), None)
+    message = f"{bad.unique_id}: {bad.message or bad.status}" if bad else "the command failed"
+    return ErrorInfo(
+        code="failed", category=Category.INTERNAL.value, error_class="DbtExecutionError",
+        message=message, node=bad.unique_id if bad else None,
+    )  # fmt: skip
+
+
+def _node(entry: dict[str, Any], step: StepResult | None, attempts: list[Attempt]) -> NodeResult:
+    unique_id = entry["unique_id"]
+    return NodeResult(
+        unique_id=unique_id,
+        name=step.name if step and step.name else unique_id.rpartition(".")[2],
+        resource_type=step.resource_type if step else unique_id.partition(".")[0],
+        status=entry["status"], message=entry.get("message"),
+        execution_time=float(entry.get("execution_time") or 0.0), failures=entry.get("failures"),
+        started_at=attempts[-1].started_at if attempts else 0.0,
+        finished_at=attempts[-1].finished_at if attempts else 0.0,
+        worker=attempts[-1].worker if attempts else "",
+        run_result=entry, error=step.error if step else None, attempts=tuple(attempts),
+    )  # fmt: skip
+
+
+def bare_final(finished: Finished) -> bytes:
+    """The final record of a run that never began."""
+    return encode(LastWord(return_code=finished.return_code, error=finished.error))
+
+
+def return_artifacts(ledger: Ledger, run: Any) -> None:
+    """Put the files that dbt left in the target folder where a caller on another machine can get them."""
+    target = target_path(run.spec)
+    for name in ("manifest.json", "run_results.json", "catalog.json", "sources.json"):
+        path = Path(target) / name
+        try:
+            if path.stat().st_mtime >= run.spec.started_at - 1:
+                ledger.store_artifact(run.spec.run_id, name, zlib.compress(path.read_bytes(), 6))
+        except OSError:
+            continue
+
+
+def target_path(spec: Any) -> str:
+    """Where dbt leaves the artifacts of a run (dbt.cli.params.target_path, then the project's own)."""
+    args: tuple[str, ...] = spec.args
+    for position, arg in enumerate(args):
+        if arg == "--target-path" and position + 1 < len(args):
+            return os.path.join(spec.cwd, args[position + 1])
+        if arg.startswith("--target-path="):
+            return os.path.join(spec.cwd, arg.partition("=")[2])
+    return os.path.join(spec.project_dir, spec.env.get("DBT_TARGET_PATH", "target"))

@@ -1,0 +1,190 @@
+"""What one worker process holds: connections, the ledger, the heart, the engine, runs it knows."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from kombu.exceptions import OperationalError
+
+from workers.app import app, settings
+from workers.contract.connection import connect
+from workers.contract.errors import DbtUsageError
+from workers.contract.messages import RunRequest
+from workers.contract.names import TASK_SESSION, Keys, task_name
+from workers.engine.engine import Engine
+from workers.engine.invocation import dbt_environment
+from workers.engine.spec import RunFacts, RunSpec
+from workers.heart import Heart
+from workers.ledger import SESSION, Ledger
+from workers.log import log
+from workers.progress import Progress
+from workers.warehouse_lock import WarehouseLock
+
+CONTEXT_TTL = 7 * 24 * 3600
+MAX_RUNS = 32
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """A run as this process knows it; `facts` once it was planned."""
+
+    request: RunRequest
+    spec: RunSpec
+    facts: RunFacts | None = None
+    lock: str | None = None
+    whole: bool = False
+
+
+class RedisContexts:
+    """Packed manifests in Redis, for the other processes (`engine.spec.SharedContexts`)."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._client, self._keys = ledger.client, ledger.keys
+
+    def load(self, key: str) -> bytes | None:
+        """The packed manifest of a context, or None."""
+        return self._client.getex(self._keys.context(key), ex=CONTEXT_TTL)  # type: ignore[return-value]
+
+    def save(self, key: str, packed: bytes) -> None:
+        """Keep a packed manifest for a while."""
+        self._client.set(self._keys.context(key), packed, ex=CONTEXT_TTL)
+
+    def index(self, family: str) -> bytes | None:
+        """What the last parse of a family read, or None."""
+        return self._client.get(self._keys.context("index:" + family))  # type: ignore[return-value]
+
+    def save_index(self, family: str, index: bytes) -> None:
+        """Remember what a parse read."""
+        self._client.set(self._keys.context("index:" + family), index, ex=CONTEXT_TTL)
+
+
+class Runtime:
+    """One process's share of the work."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(
+            connect(settings.broker_url or "redis://127.0.0.1:6379/0"),
+            keys=Keys(settings.namespace),
+            lease_ms=int(settings.lease_seconds * 1000),
+            result_ttl=settings.result_ttl,
+        )
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
+        self.progress = Progress(self.ledger)
+        self.heart = Heart(self.ledger, self.engine.cancel)
+        self.locks = WarehouseLock(self.ledger)
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+
+    def run(self, run_id: str) -> Run | None:
+        """A run, read from the ledger when this process does not know it yet.
+
+        Raises:
+            InvalidMessageError: the stored request is not one of this release.
+        """
+        run = self._runs.get(run_id)
+        if run is None or run.facts is None:
+            request = run.request if run else self.ledger.request(run_id)
+            if request is None:
+                return None
+            run = self._read(request)
+            self._runs[run_id] = run
+        self._runs.move_to_end(run_id)
+        while len(self._runs) > MAX_RUNS:
+            self._runs.popitem(last=False)
+        return run
+
+    def _read(self, request: RunRequest) -> Run:
+        stored = self.ledger.facts(request.run_id)
+        raw = stored.get("facts")
+        facts = None if raw is None else msgspec.json.decode(raw, type=RunFacts)
+        if facts is not None and "began" in stored:
+            facts = msgspec.structs.replace(facts, began=float(stored["began"]))
+        spec = spec_of(
+            request,
+            invocation_id=stored.get("invocation_id", ""),
+            started_at=float(stored.get("started_at", 0.0)),
+        )
+        return Run(
+            request=request, spec=spec, facts=facts, lock=stored.get("lock") or None,
+            whole=stored.get("whole") == "1",
+        )  # fmt: skip
+
+    def forget(self, run_id: str) -> None:
+        """Read the run anew next time."""
+        self._runs.pop(run_id, None)
+
+    def publish(self, run_id: str, steps: Sequence[str]) -> None:
+        """Send the messages of steps that were handed out.
+
+        A message that cannot be sent is not an error: the ledger knows that the step is due, and the
+        reaper sends it again.
+        """
+        publish(run_id, steps)
+
+
+def publish(run_id: str, steps: Sequence[str]) -> None:
+    """See `Runtime.publish`."""
+    for step in steps:
+        name = TASK_SESSION if step == SESSION else task_name(step)
+        try:
+            app.send_task(name, args=(run_id, step), queue=settings.queue)
+        except OperationalError as error:
+            log("message not sent, the reaper will", run=run_id, node=step, error=str(error))
+
+
+def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> RunSpec:
+    """What the engine is told of a request on this machine.
+
+    Raises:
+        DbtUsageError: the caller's environment file is gone.
+    """
+    if request.env_file:
+        try:
+            env = msgspec.json.decode(Path(request.env_file).read_bytes(), type=dict[str, str])
+        except (OSError, msgspec.DecodeError) as error:
+            raise DbtUsageError(
+                f"the caller's environment cannot be read from {request.env_file}: {error}"
+            ) from error
+    else:
+        env = {**os.environ, **request.env}
+    args, cwd, project_dir = _here(request)
+    return RunSpec(
+        run_id=request.run_id, args=args, cwd=cwd, project_dir=project_dir,
+        env=dbt_environment(env), invocation_id=invocation_id, started_at=started_at,
+        debug=request.debug, required_models=request.required_models,
+    )  # fmt: skip
+
+
+def _here(request: RunRequest) -> tuple[tuple[str, ...], str, str]:
+    """Arguments and paths, where this worker keeps the project elsewhere than its caller does."""
+    mapped = settings.project_dir
+    if not mapped or os.path.isdir(request.project_dir):
+        return request.args, request.cwd, request.project_dir
+    args: list[Any] = list(request.args)
+    for position, arg in enumerate(args):
+        if arg == "--project-dir" and position + 1 < len(args):
+            args[position + 1] = mapped
+        elif arg.startswith("--project-dir="):
+            args[position] = f"--project-dir={mapped}"
+    return tuple(args), mapped, mapped
+
+
+_making = threading.Lock()
+
+
+@functools.cache
+def _runtime() -> Runtime:
+    return Runtime()
+
+
+def runtime() -> Runtime:
+    """This process's runtime, made when it is first needed (after the pool has forked)."""
+    with _making:
+        return _runtime()
