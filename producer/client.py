@@ -227,9 +227,7 @@ class RelayClient:
         return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
 
 
-def result_of(
-    request: RunRequest, last: LastWord, facts: dict[str, str], lines: Sequence[str]
-) -> DbtResult:
+def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines: Sequence[str]) -> DbtResult:
     """A run's result as callers see it."""
     ended, created = float(facts.get("ended", 0)), float(facts.get("created", 0))
     return DbtResult(

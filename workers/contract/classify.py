@@ -16,7 +16,8 @@ from typing import Final
 
 from workers.contract.classify_console import first_failure
 from workers.contract.classify_dbt import DBT_EXCEPTIONS, DBT_RULES, GENERAL, UNCOMPILED, Rule
-from workers.contract.classify_fixes import Finding, suggest
+from workers.contract.classify_finding import Finding
+from workers.contract.classify_fixes import suggest
 from workers.contract.classify_kinds import KINDS
 from workers.contract.classify_reading import (
     PYTHON_FAILED,
@@ -105,7 +106,9 @@ def classify_text(stdout: str, stderr: str, return_code: int, *, adapter: str = 
     if exceptions:
         return classify(Failure(message=message, exceptions=exceptions, adapter=adapter))
     ended = f"dbt ended with exit code {return_code}"
-    return classify(Failure(message=f"{ended}: {message}" if message else f"{ended} and said nothing", adapter=adapter))
+    return classify(
+        Failure(message=f"{ended}: {message}" if message else f"{ended} and said nothing", adapter=adapter)
+    )
 
 
 _SAID_BY_EXIT_CODE: Final[dict[int, tuple[str, ...]]] = {
@@ -250,7 +253,9 @@ def _line_in_file(failure: Failure, reading: Reading, cause: str, facts: dict[st
     if cause == "seed_error" and "row" in facts:
         return int(facts["row"]) + 2  # agate counts rows from 0, below the header
     for pattern in (_JINJA_LINE, _CSV_LINE, _PYTHON_LINE):
-        applies = {_JINJA_LINE: cause == "jinja_syntax", _PYTHON_LINE: cause == "python_syntax"}.get(pattern, True)
+        applies = {_JINJA_LINE: cause == "jinja_syntax", _PYTHON_LINE: cause == "python_syntax"}.get(
+            pattern, True
+        )
         found = pattern.search(reading.text) if applies else None
         if found is not None:
             return int(next(group for group in found.groups() if group))

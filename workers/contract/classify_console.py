@@ -21,7 +21,9 @@ _USAGE = re.compile(r"^Error: (?P<text>.*(?:\n(?!\d{2}:).+)*)", re.MULTILINE)
 _TEST_FAILED = re.compile(r"^Got (?P<failures>\d+) results?, configured to fail if ")
 _UNIT_TEST_FAILED = re.compile(r"actual differs from expected:")
 _HEADER = re.compile(r"^[A-Z][A-Za-z ]*? Error(?: in \w+ \S+(?: \([^)]*\))?)?$", re.MULTILINE)
-_LAST_LINE_OF_TRACEBACK = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?(?P<text>\w+(?:Error|Exception|Interrupt)(?:: .*)?)$", re.MULTILINE)
+_LAST_LINE_OF_TRACEBACK = re.compile(
+    r"^(?:[A-Za-z_][\w.]*\.)?(?P<text>\w+(?:Error|Exception|Interrupt)(?:: .*)?)$", re.MULTILINE
+)
 
 
 class Printed(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,24 +97,25 @@ DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
 """Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
 
 DBT_RULES: Final = rules(
-    ("test_failed", r"^(?P<found>[Gg]ot .*)"),
+    ("test_failed", r"^(?P<found>Got \d+ results?, configured to .*)"),
+    ("unit_test_failed", r"^actual differs from expected:"),
     ("partial_success", r"PARTIAL SUCCESS \((?P<batches>.*)\)"),
     ("disabled_ref", r"depends on a node named '(?P<name>[^']+)'.* which is disabled"),
     ("missing_source", r"depends on a source named '(?P<name>[^']+)'"),
-    ("missing_ref", r"depends on a (?P<what>\w+) named '(?P<name>[^']+)'"
-                    r"(?: with version '(?P<version>[^']+)')?.* which was not found"),
+    ("missing_ref", (r"depends on a (?P<what>\w+) named '(?P<name>[^']+)'"
+                    r"(?: with version '(?P<version>[^']+)')?.* which was not found")),
     ("missing_ref", r"Unable to find model '(?:\w+\.)?(?P<name>\w+)' for unit test"),
     ("missing_doc", r"depends on doc '(?P<name>[^']+)'"),
-    ("private_ref", r"attempted to reference node (?P<name>\S+),\s+which is not allowed because the "
-                    r"referenced node is (?P<access>\w+) to the (?P<scope>.*?)\.?$"),
-    ("hidden_dependency", r"dbt was unable to infer all dependencies for the model"
-                          r"[\s\S]*?-- depends_on: (?P<hint>.*)"),
+    ("private_ref", (r"attempted to reference node (?P<name>\S+),\s+which is not allowed because the "
+                    r"referenced node is (?P<access>\w+) to the (?P<scope>.*?)\.?$")),
+    ("hidden_dependency", (r"dbt was unable to infer all dependencies for the model"
+                          r"[\s\S]*?-- depends_on: (?P<hint>.*)")),
     ("undefined_variable", r"Required var '(?P<name>[^']+)' not found in config"),
     ("env_var_missing", r"Env var required but not provided: '(?P<name>[^']+)'"),
     ("secret_env_var", r"Secret env vars are allowed only in .*? Found '(?P<name>[^']+)'"),
     ("snapshot_error", r"strategy macro '(?P<strategy>[^']+)' was not found"),
-    ("snapshot_error", r"(?:Snapshot target is missing configured columns \(missing (?P<missing>.*?)\)"
-                       r"|Snapshot target is not a snapshot table|A snapshot configured with the)"),
+    ("snapshot_error", (r"(?:Snapshot target is missing configured columns \(missing (?P<missing>.*?)\)"
+                       r"|Snapshot target is not a snapshot table|A snapshot configured with the)")),
     ("undefined_macro", r"'(?P<name>[^']+)' is undefined"),
     ("undefined_macro", r"could not find a macro with the name ['\"](?P<name>[^'\"]+)['\"]"),
     ("undefined_macro", r"No macro named '(?P<name>[^']+)' found"),
@@ -123,8 +124,8 @@ DBT_RULES: Final = rules(
     ("contract_violation", r"This model has an enforced contract|Contract enforcement failed for"),
     ("contract_breaking_change", r"dbt detected a breaking change to an enforced contract"),
     ("schema_change", r"source and target schemas on this incremental model are out of sync"),
-    ("test_errored", r"Invalid column name: '(?P<column>[^']+)' in unit test fixture for '(?P<table>[^']+)'\."
-                     r"\s+Accepted columns for '[^']+' are: \[(?P<candidates>[^\]]*)\]"),
+    ("test_errored", (r"Invalid column name: '(?P<column>[^']+)' in unit test fixture for '(?P<table>[^']+)'\."
+                     r"\s+Accepted columns for '[^']+' are: \[(?P<candidates>[^\]]*)\]")),
     ("seed_error", r"^Row (?P<row>\d+) has \d+ values, but Table only has \d+ columns"),
     ("missing_materialization", r"No materialization '(?P<name>[^']+)' was found for adapter (?P<adapter>\w+)"),
     ("unsupported_language", r"only supports languages \[(?P<languages>[^\]]*)\]; got \"(?P<name>\w+)\""),
@@ -139,33 +140,33 @@ DBT_RULES: Final = rules(
     ("invalid_packages", r"The (?P<file>\w+\.yml) file in this project is malformed"),
     ("invalid_properties", r"schema file at (?P<file>\S+) is invalid because (?P<reason>.*?)\.?$"),
     ("invalid_properties", r"yml property file at (?P<file>\S+) is invalid because (?P<reason>.*?)\. Please"),
-    ("invalid_properties", r"^Invalid (?P<what>\w+) config given in (?:FilePath\(searched_path='(?P<folder>[^']*)', "
-                           r"relative_path='(?P<file>[^']*)'.*?\)|(?P<whole>\S+)) @ .* - (?P<reason>.*)$"),
-    ("invalid_profile", r"Credentials in profile \"(?P<profile>[^\"]+)\", target \"(?P<target>[^\"]+)\" invalid: "
-                        r"(?!Runtime Error)(?P<reason>.*)"),
+    ("invalid_properties", (r"^Invalid (?P<what>\w+) config given in (?:FilePath\(searched_path='(?P<folder>[^']*)', "
+                           r"relative_path='(?P<file>[^']*)'.*?\)|(?P<whole>\S+)) @ .* - (?P<reason>.*)$")),
+    ("invalid_profile", (r"Credentials in profile \"(?P<profile>[^\"]+)\", target \"(?P<target>[^\"]+)\" invalid: "
+                        r"(?!Runtime Error)(?P<reason>.*)")),
     ("invalid_profile", r"outputs not specified in profile '(?P<profile>[^']+)'"),
     ("missing_adapter", r"Could not find adapter type (?P<name>\w+)"),
     ("invalid_config", r"at path \[(?P<path>.*?)\]: (?P<problem>.*)"),
     ("invalid_config", r"Required \"(?P<path>\w+)\" field not present in project"),
     ("invalid_config", r"does not define a required config parameter '(?P<path>\w+)'"),
-    ("dbt_version_mismatch", r"This version of dbt is not supported with the '(?P<name>[^']+)' package"
-                             r"[\s\S]*?Required version of dbt for \S+ \[(?P<versions>.*?)\]"),
+    ("dbt_version_mismatch", (r"This version of dbt is not supported with the '(?P<name>[^']+)' package"
+                             r"[\s\S]*?Required version of dbt for \S+ \[(?P<versions>.*?)\]")),
     ("dependency_cycle", r"Found a cycle: (?P<cycle>.*)"),
     ("deps_not_installed", r"dbt found (?P<count>\d+) package\(s\)\s+specified in (?P<file>\S+), but only"),
     ("deps_not_installed", r"The required package \"(?P<name>[^\"]+)\" was not found"),
     ("missing_package", r"Package (?P<name>\S+) was not found in the package index"),
-    ("missing_package", r"matching compatible version for package (?P<name>\S+)\s+Requested range: (?P<wanted>.*)"
-                        r"\s+Compatible versions: (?P<versions>.*)"),
-    ("missing_package", r"No dbt_project\.yml found at expected path (?P<name>\S+?)(?:/dbt_project\.yml)?\s+"
-                        r"Verify that each entry within packages\.yml"),
+    ("missing_package", (r"matching compatible version for package (?P<name>\S+)\s+Requested range: (?P<wanted>.*)"
+                        r"\s+Compatible versions: (?P<versions>.*)")),
+    ("missing_package", (r"No dbt_project\.yml found at expected path (?P<name>\S+?)(?:/dbt_project\.yml)?\s+"
+                        r"Verify that each entry within packages\.yml")),
     ("package_unreachable", r"External connection exception occurred: .*?host='(?P<host>[^']+)'"),
-    ("package_unreachable", r"for repo (?P<name>\S+)[\s\S]*?(?:Could not resolve host|Failed to connect"
-                            r"|Couldn't connect|timed out|Connection (?:refused|reset)|early EOF)"),
+    ("package_unreachable", (r"for repo (?P<name>\S+)[\s\S]*?(?:Could not resolve host|Failed to connect"
+                            r"|Couldn't connect|timed out|Connection (?:refused|reset)|early EOF)")),
     ("missing_package", r"Error checking out spec=\S+ for repo (?P<name>\S+)"),
     ("no_profile", r"Could not find profile named '(?P<name>[^']+)'"),
     ("no_profile", r"no profile was specified for this dbt project"),
-    ("no_target", r"profile '(?P<profile>[^']+)' does not have a target named '(?P<name>[^']+)'\."
-                  r"[^:]*:(?P<names>[\s\S]*)"),
+    ("no_target", (r"profile '(?P<profile>[^']+)' does not have a target named '(?P<name>[^']+)'\."
+                  r"[^:]*:(?P<names>[\s\S]*)")),
     ("no_project", r"No dbt_project\.yml found at expected path (?P<path>\S+?)(?:/dbt_project\.yml)?$"),
     ("no_project", r"(?:'--project-dir': )?(?:Path|Directory) '(?P<path>[^']+)' does not exist"),
     ("unknown_selector", r"Could not find selector named (?P<name>\S+), expected one of \[(?P<names>.*)\]"),
@@ -181,9 +182,9 @@ DBT_RULES: Final = rules(
     ("usage_error", r"max_workers must be greater than 0"),
     ("python_syntax", r"dbt allows exactly one model defined per python file|literal_eval an arg to dbt"),
     ("invalid_encoding", r"'utf-8' codec can't decode"),
-    ("jinja_syntax", r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
+    ("jinja_syntax", (r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
                      r"|Reached EOF without finding a close tag|unexpected EOF, expected "
-                     r"|unexpected control flow end tag|Got nested tags|unexpected '.'$"),
+                     r"|unexpected control flow end tag|Got nested tags|unexpected '.'$")),
 )  # fmt: skip
 """dbt's wordings, the particular before the general."""
 

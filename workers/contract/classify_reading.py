@@ -41,7 +41,9 @@ _STACK = re.compile(r"^(?:> in|> called by|compiled code at) .*$", re.MULTILINE)
 _PLACE = re.compile(r"^[ \t]*LINE \d+: .*$(?:\n[ \t]*\^[ \t]*$)?", re.MULTILINE)
 _DATA = re.compile(r"^(?:DETAIL: +Failing row contains .*|Original Line: .*)$", re.MULTILINE)
 _DUCKDB_CLASS = re.compile(r"^(?:_?duckdb\.)+\w+: ")
-_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.*)\n(?P<code>    .*)?', re.MULTILINE)
+_FRAME = re.compile(
+    r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.*)\n(?P<code>    .*)?', re.MULTILINE
+)
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

@@ -78,12 +78,12 @@ SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
 """Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
 
 _DUCKDB: Final = rules(
-    ("duckdb_file_locked", r"Could not set lock on file \"(?P<path>[^\"]+)\": Conflicting lock is held in "
-                           r"(?P<program>.*?) \(PID (?P<pid>\d+)\)"),
+    ("duckdb_file_locked", (r"Could not set lock on file \"(?P<path>[^\"]+)\": Conflicting lock is held in "
+                           r"(?P<program>.*?) \(PID (?P<pid>\d+)\)")),
     ("duckdb_file_locked", r"Could not set lock on file \"(?P<path>[^\"]+)\""),
     ("duckdb_file_locked", r"Cannot open file \"(?P<path>[^\"]+)\": .*(?:used by another process|being used)"),
-    ("incompatible_database_version", r"database file with version number (?P<version>\d+), but we can only read "
-                                      r"versions? (?:between )?(?P<supported>\d+(?: and \d+)?)"),
+    ("incompatible_database_version", (r"database file with version number (?P<version>\d+), but we can only read "
+                                      r"versions? (?:between )?(?P<supported>\d+(?: and \d+)?)")),
     ("invalid_database_file", r"The file \"(?P<path>[^\"]+)\" exists, but it is not a valid DuckDB database file"),
     ("invalid_database_file", r"Corrupt database file"),
     ("disk_full", r"No space left on device|max_temp_directory_size"),
@@ -98,8 +98,8 @@ _DUCKDB: Final = rules(
     ("missing_extension", r"[Ff]ailed to download extension \"(?P<extension>\w+)\""),
     ("query_canceled", r"^INTERRUPT Error: "),
     ("constraint_violation", r"Failed to commit: .*constraint violation"),
-    ("serialization_failure", r"Conflict on (?:update|tuple deletion|append)|[Ww]rite-write conflict"
-                              r"|Transaction conflict|Failed to commit DuckLake transaction"),
+    ("serialization_failure", (r"Conflict on (?:update|tuple deletion|append)|[Ww]rite-write conflict"
+                              r"|Transaction conflict|Failed to commit DuckLake transaction")),
     ("transaction_aborted", r"Current transaction is aborted"),
     ("connection_lost", r"^HTTP Error: .*\(HTTP (?:429|5\d\d)"),
     ("missing_column", r"Referenced column \"(?P<column>[^\"]+)\" not found in FROM clause"),
@@ -112,8 +112,8 @@ _DUCKDB: Final = rules(
     ("missing_database", r"Catalog \"(?P<database>[^\"]+)\" does not exist"),
     ("missing_relation", r"(?:Table|View) with name \"?(?P<relation>[^\s\"]+)\"? does not exist"),
     ("missing_function", r"Function with name \"?(?P<function>[^\s\"]+)\"? does not exist"),
-    ("type_mismatch", r"No function matches the given name and argument types|^Conversion Error: "
-                      r"|^Mismatch Type Error: |Cannot (?:compare|mix) values of type"),
+    ("type_mismatch", (r"No function matches the given name and argument types|^Conversion Error: "
+                      r"|^Mismatch Type Error: |Cannot (?:compare|mix) values of type")),
     ("ambiguous_column", r"Ambiguous reference to column name \"(?P<column>[^\"]+)\" \(use: (?P<choices>.*)\)"),
     ("grouping_error", r"must appear in the GROUP BY clause|clause cannot contain (?:aggregates|window functions)"),
     ("column_count_mismatch", r"same number of result columns|has \d+ columns but \d+ values were supplied"),
@@ -122,8 +122,8 @@ _DUCKDB: Final = rules(
     ("syntax_error", r"^Parser Error: "),
     ("constraint_violation", r"^Constraint Error: "),
     ("relation_exists", r"with name \"?(?P<relation>[^\s\"]+)\"? already exists"),
-    ("wrong_relation_type", r"Existing object (?P<relation>\S+) is of type (?P<found>\w+), "
-                            r"trying to replace with type (?P<wanted>\w+)"),
+    ("wrong_relation_type", (r"Existing object (?P<relation>\S+) is of type (?P<found>\w+), "
+                            r"trying to replace with type (?P<wanted>\w+)")),
     ("dependent_objects", r"^Dependency Error: "),
 )  # fmt: skip
 
@@ -132,18 +132,18 @@ _POSTGRES: Final = rules(
     ("authentication_failed", r"no pg_hba\.conf entry for host|no password supplied"),
     ("authentication_failed", r"FATAL: +role \"(?P<user>[^\"]+)\" (?:does not exist|is not permitted to log in)"),
     ("missing_database", r"database \"(?P<database>[^\"]+)\" does not exist"),
-    ("server_unavailable", r"the database system is (?P<state>starting up|shutting down|in recovery mode"
-                           r"|not (?:yet )?accepting connections)"),
+    ("server_unavailable", (r"the database system is (?P<state>starting up|shutting down|in recovery mode"
+                           r"|not (?:yet )?accepting connections)")),
     ("too_many_connections", r"too many connections for|too many clients already|connection slots are reserved"),
     ("dns_failure", r"could not translate host name \"(?P<host>[^\"]+)\".*Temporary failure"),
     ("unknown_host", r"could not translate host name \"(?P<host>[^\"]+)\""),
-    ("connection_refused", r"connection to server at \"(?P<host>[^\"]+)\"(?: \([^)]*\))?, port (?P<port>\d+) failed: "
-                           r"(?:Connection refused|No route to host|Network is unreachable)"),
+    ("connection_refused", (r"connection to server at \"(?P<host>[^\"]+)\"(?: \([^)]*\))?, port (?P<port>\d+) failed: "
+                           r"(?:Connection refused|No route to host|Network is unreachable)")),
     ("connection_timeout", r"(?:timeout expired|Connection timed out)"),
-    ("connection_lost", r"server closed the connection unexpectedly|terminating connection"
+    ("connection_lost", (r"server closed the connection unexpectedly|terminating connection"
                         r"|SSL connection has been closed unexpectedly|SSL SYSCALL error"
                         r"|(?:connection|cursor) already closed|no connection to the server"
-                        r"|could not (?:receive|send) data (?:from|to) server|Connection reset by peer"),
+                        r"|could not (?:receive|send) data (?:from|to) server|Connection reset by peer")),
     ("deadlock", r"deadlock detected"),
     ("serialization_failure", r"could not serialize access|due to conflict with recovery"),
     ("lock_timeout", r"due to lock timeout|could not obtain lock on (?:\w+ )?\"?(?P<relation>[^\s\"]+)"),
@@ -154,15 +154,15 @@ _POSTGRES: Final = rules(
     ("permission_denied", r"permission denied for (?P<object>(?P<what>\w+) (?P<name>\S+))"),
     ("permission_denied", r"must be owner of (?P<object>(?P<what>\w+) (?P<name>\S+))"),
     ("read_only", r"in a read-only transaction"),
-    ("missing_column", r"column \"?(?:(?P<table>[^\s\".]+)\.)?(?P<column>[^\s\".]+)\"?"
-                       r"(?: of relation \"(?P<relation>[^\"]+)\")? does not exist"),
+    ("missing_column", (r"column \"?(?:(?P<table>[^\s\".]+)\.)?(?P<column>[^\s\".]+)\"?"
+                       r"(?: of relation \"(?P<relation>[^\"]+)\")? does not exist")),
     ("missing_relation", r"(?:relation|table|view) \"(?P<relation>[^\"]+)\" does not exist"),
     ("missing_schema", r"schema \"(?P<schema>[^\"]+)\" does not exist"),
     ("missing_function", r"(?:function|procedure) (?P<function>[\w.\"]+)\((?P<arguments>.*)\) does not exist"),
     ("missing_table_alias", r"missing FROM-clause entry for table \"(?P<table>[^\"]+)\""),
     ("missing_table_alias", r"invalid reference to FROM-clause entry for table \"(?P<table>[^\"]+)\""),
-    ("type_mismatch", r"operator does not exist|invalid input syntax for type|cannot cast type|cannot be matched"
-                      r"|date/time field value out of range|is of type .* but expression is of type"),
+    ("type_mismatch", (r"operator does not exist|invalid input syntax for type|cannot cast type|cannot be matched"
+                      r"|date/time field value out of range|is of type .* but expression is of type")),
     ("ambiguous_column", r"column reference \"(?P<column>[^\"]+)\" is ambiguous"),
     ("grouping_error", r"must appear in the GROUP BY clause|functions are not allowed in|requires an OVER clause"),
     ("column_count_mismatch", r"must have the same number of columns|INSERT has (?:more|fewer)"),
@@ -182,8 +182,8 @@ _ANY: Final = rules(
     ("authentication_failed", r"(?i)authentication failed|(?:incorrect|invalid) (?:user ?name|password|credentials)"),
     ("permission_denied", r"(?i)(?:permission|access) denied|insufficient privileges?|not authorized to"),
     ("deadlock", r"(?i)\bdeadlock"),
-    ("serialization_failure", r"(?i)serialization failure|concurrent (?:update|modification|append|delete)"
-                              r"|could not serialize"),
+    ("serialization_failure", (r"(?i)serialization failure|concurrent (?:update|modification|append|delete)"
+                              r"|could not serialize")),
     ("lock_timeout", r"(?i)lock (?:wait )?timeout"),
     ("too_many_connections", r"(?i)too many (?:connections|clients|concurrent)"),
     ("connection_refused", r"(?i)connection refused|failed to connect|could not connect|unable to connect"),
@@ -194,13 +194,13 @@ _ANY: Final = rules(
     ("connection_timeout", r"(?i)connection timed ?out|connect timeout"),
     ("disk_full", r"(?i)no space left|disk full"),
     ("out_of_memory", r"(?i)out of memory|memory limit exceeded|not enough memory"),
-    ("missing_column", r"(?i)(?:invalid identifier|unrecognized name:?|unknown column|no such column:?|invalid column "
+    ("missing_column", (r"(?i)(?:invalid identifier|unrecognized name:?|unknown column|no such column:?|invalid column "
                        r"name|column (?:not found:?|with name)|unresolved_column\S* .*?with name) "
-                       r"['\"`]*(?P<column>[\w.]+)"),
-    ("missing_relation", r"(?i)(?:table|view|object|relation)(?: or view)? ['\"`]?(?P<relation>[\w.$-]+)['\"`]? "
-                         r"(?:does not exist|not found|cannot be found|doesn't exist)"),
-    ("missing_relation", r"(?i)(?:no such table|not found: table|invalid object name|table not found):? "
-                         r"['\"`]?(?P<relation>[\w.:$-]+)"),
+                       r"['\"`]*(?P<column>[\w.]+)")),
+    ("missing_relation", (r"(?i)(?:table|view|object|relation)(?: or view)? ['\"`]?(?P<relation>[\w.$-]+)['\"`]? "
+                         r"(?:does not exist|not found|cannot be found|doesn't exist)")),
+    ("missing_relation", (r"(?i)(?:no such table|not found: table|invalid object name|table not found):? "
+                         r"['\"`]?(?P<relation>[\w.:$-]+)")),
     ("missing_function", r"(?i)(?:unknown|no such|undefined|unresolved) function:? ['\"`]?(?P<function>[\w.]+)"),
     ("ambiguous_column", r"(?i)column (?:name |reference )?['\"`]?(?P<column>[\w.]+)['\"`]? (?:in .* )?is ambiguous"),
     ("division_by_zero", r"(?i)divi(?:sion|de) by zero"),

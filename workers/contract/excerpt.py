@@ -30,7 +30,9 @@ class Quoted(msgspec.Struct, frozen=True):
     column: int | None = None
 
 
-_QUOTED = re.compile(r"^(?P<indent>[ \t]*)LINE (?P<line>\d+): (?P<text>.*)$(?:\n(?P<caret>[ \t]*)\^)?", re.MULTILINE)
+_QUOTED = re.compile(
+    r"^(?P<indent>[ \t]*)LINE (?P<line>\d+): (?P<text>.*)$(?:\n(?P<caret>[ \t]*)\^)?", re.MULTILINE
+)
 
 
 def quoted(text: str) -> Quoted | None:
@@ -41,9 +43,7 @@ def quoted(text: str) -> Quoted | None:
     column = None
     if found["caret"] is not None:
         column = len(found["caret"]) - len(found["indent"]) - len(f"LINE {found['line']}: ")
-    return Quoted(
-        int(found["line"]), found["text"], column if column is not None and column >= 0 else None
-    )
+    return Quoted(int(found["line"]), found["text"], column if column is not None and column >= 0 else None)
 
 
 def locate(sql: str, place: Quoted | None, word: str = "") -> tuple[int | None, int | None]:

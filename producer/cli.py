@@ -1,0 +1,197 @@
+"""``dbt-relay``: dbt's twin on the command line, and a few commands of its own.
+
+A dbt command must start in a few tenths of a second: this path imports neither dbt nor Celery, click
+nor rich. What is dbt-relay's own lies in `cli_commands`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from producer.cli_help import OWN_COMMANDS, command_help, root_help, version_text
+from producer.usage import did_you_mean, usage_error
+from workers.contract.errors import DbtError, DbtUsageError, ErrorInfo
+
+if TYPE_CHECKING:
+    from producer.dbt_args import Invocation
+    from workers.contract.results import DbtResult
+
+EXIT_ABORTED = 1
+"""click's, which is dbt's, for a Ctrl-C before the command was under way."""
+
+EXIT_REFUSED = 2
+"""dbt's for a usage error, and for everything that is no failed node (dbt.utils.ExitCodes.UnhandledError);
+a run that Ctrl-C stopped ends with it, too."""
+
+EXIT_DETACHED = 130
+"""The run goes on without its caller: the second Ctrl-C."""
+
+SIGNALS_THAT_CANCEL = ("SIGTERM", "SIGHUP")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``dbt-relay`` with `argv` (default: the process' own arguments); the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    _lenient(sys.stdout)
+    _lenient(sys.stderr)
+    try:
+        if not words:
+            _say(sys.stderr, root_help())
+            return EXIT_REFUSED
+        if words[0] in OWN_COMMANDS:
+            from producer.cli_commands import run_own
+
+            return run_own(words)
+        return run_dbt(words)
+    except DbtError as error:
+        report_error(error, words)
+        return EXIT_REFUSED
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
+
+
+def run_dbt(words: Sequence[str]) -> int:
+    """Run a dbt command line and print dbt's lines as they come; dbt's exit code.
+
+    Raises:
+        DbtUsageError: dbt would refuse it; nothing was queued.
+        RelayError: no server, no worker.
+        KeyboardInterrupt: Ctrl-C; the run was cancelled, or left alone with a second one.
+    """
+    from producer.dbt_args import check_project, parse_invocation
+
+    environ = dict(os.environ)
+    cwd = working_directory()
+    invocation = parse_invocation(words, environ=environ, cwd=cwd)
+    if invocation.wants_help:
+        _say(sys.stdout, command_help(invocation.command) if invocation.command else root_help())
+        return 0
+    if invocation.wants_version:
+        _say(sys.stdout, version_text())
+        return 0
+    check_project(invocation, cwd=cwd, environ=environ)
+    from producer.session import run_invocation
+
+    with _termination_cancels() as heard:
+        result = run_invocation(invocation, cwd=cwd, environ=environ, on_line=print_line)
+    if heard:
+        return 128 + heard[0]
+    if not result.success and not _wants_only_dbts_lines(invocation):
+        _explain(result)
+    return result.return_code
+
+
+def working_directory() -> Path:
+    """The caller's working directory, as dbt takes it. Raises DbtUsageError when it was removed."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise usage_error(
+            "no_working_directory",
+            f"The working directory cannot be used: {error.strerror}",
+            "Change to the folder of your dbt project.",
+        ) from None
+
+
+def print_line(line: str) -> None:
+    """One line of dbt on stdout, at once. A reader that went away (``| head``) does not stop the run."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+
+
+def report_error(error: DbtError, words: Sequence[str] = ()) -> None:
+    """Print an error on stderr: dbt's usage lines where there are some, what happened, what to do."""
+    info = error.info
+    detail = "" if info is None else info.detail
+    text = str(error)
+    if isinstance(error, DbtUsageError) and info is not None:
+        lines = [detail, ""] if detail else []
+        lines.append(f"Error: {info.message}")
+        own = did_you_mean(words[0], OWN_COMMANDS) if info.code == "unknown_command" and words else ""
+        if own:
+            lines.append(f"dbt-relay's own commands:{own}")
+        if info.suggested_fix:
+            lines.append(info.suggested_fix)
+        text = "\n".join(lines)
+    elif info is not None and info.suggested_fix and info.suggested_fix not in text:
+        text = f"Error: {text}\n{info.suggested_fix}"
+    else:
+        text = f"Error: {text}"
+    _say(sys.stderr, text)
+
+
+def _explain(result: DbtResult) -> None:
+    """What dbt-relay knows of a failure beyond dbt's own lines, on stderr."""
+    if result.error is None:
+        return
+    _say(sys.stderr, f"dbt-relay: {describe_error(result.error)}")
+    others = sum(node.error is not None for node in result.nodes) - 1
+    if others > 0:
+        _say(sys.stderr, f"dbt-relay: {others} more; `dbt-relay result {result.run_id}` shows all of them")
+
+
+def describe_error(error: ErrorInfo) -> str:
+    """A classified error in a line or two: code, place, what to do; its message is among dbt's lines."""
+    place = error.node or ""
+    if error.file:
+        place += f" ({error.file}" + (f", line {error.line})" if error.line else ")")
+    text = f"{error.code} in {place}".removesuffix(" in ") if place else f"{error.code}: {error.message}"
+    if error.attempts > 1:
+        text += f", after {error.attempts} attempts"
+    return f"{text}\n  Fix: {error.suggested_fix}" if error.suggested_fix else text
+
+
+def _wants_only_dbts_lines(invocation: Invocation) -> bool:
+    options = invocation.options
+    return bool(options.get("quiet")) or options.get("log_format") == "json"
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    said = str(error)
+    if not said:
+        _say(sys.stderr, "Aborted!")
+        return EXIT_ABORTED
+    _say(sys.stderr, f"dbt-relay: {said}")
+    return EXIT_DETACHED if said.startswith("left") else EXIT_REFUSED
+
+
+@contextmanager
+def _termination_cancels() -> Iterator[list[int]]:
+    """While it lasts, SIGTERM and SIGHUP do what Ctrl-C does: dbt's own process would have died of them,
+    and its run with it. Gives the numbers of those that came."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: object) -> None:  # noqa: ARG001
+        heard.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    numbers = [getattr(signal, name) for name in SIGNALS_THAT_CANCEL if hasattr(signal, name)]
+    previous = {number: signal.signal(number, hear) for number in numbers}
+    try:
+        yield heard
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _lenient(stream: TextIO) -> None:
+    """Print what the terminal's encoding lacks as escapes instead of failing."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _say(stream: TextIO, text: str) -> None:
+    stream.write(f"{text}\n")
+    stream.flush()

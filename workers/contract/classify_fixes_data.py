@@ -1,0 +1,185 @@
+"""What to do about data that is not as it should be, about nodes of their own kind, and about the run."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from workers.contract.classify_finding import Finding, Fix, listed, nearest
+
+_MISMATCH: Final = re.compile(
+    r"^\|\s*(?P<column>\S+)\s*\|\s*(?P<definition>[^|]*?)\s*\|\s*(?P<contract>[^|]*?)\s*\|\s*"
+    r"(?P<reason>missing in contract|missing in definition|data type mismatch)\s*\|",
+    re.MULTILINE,
+)
+_NULL: Final = re.compile(
+    r"NOT NULL constraint failed: (?:\w+\.)?(?P<duckdb>\w+)|null value in column \"(?P<postgres>[^\"]+)\""
+)
+_DUPLICATE: Final = re.compile(
+    r"duplicate key \"(?P<duckdb>[^\"]*)\"|Key \((?P<columns>[^)]*)\)=\((?P<values>.*?)\) already"
+)
+_CHECK: Final = re.compile(
+    r"with expression CHECK\(\(?(?P<rule>.*?)\)?\)$|check constraint \"(?P<name>[^\"]+)\"", re.MULTILINE
+)
+_FOREIGN: Final = re.compile(
+    r"because key \"(?P<duckdb>[^\"]*)\"|Key \((?P<columns>[^)]*)\)=\((?P<values>.*?)\) is not present"
+)
+_NEW_COLUMNS: Final = re.compile(r"Source columns not in target: \[(?P<columns>.*)\]")
+_OLD_COLUMNS: Final = re.compile(r"Target columns not in source: \[(?P<columns>.*)\]")
+_COLUMN_NAME: Final = re.compile(r"column='([^']+)'|<Column (\w+) ")
+
+
+def _test_failed(finding: Finding) -> str:
+    count = finding.failure.failures
+    rows = "the failing rows" if count is None else f"the {count} failing row{'s' if count != 1 else ''}"
+    return (
+        f"`dbt-relay show --select {finding.select}` shows {rows}; put the data right where they come from, or the "
+        f"test in {finding.place}."
+    )
+
+
+def _unit_test_failed(finding: Finding) -> str:
+    return (
+        f"Compare actual and expected rows in the detail; correct the model's SQL, or the expected rows in "
+        f"{finding.place}, then run `dbt-relay test --select {finding.select}`."
+    )
+
+
+def _contract_violation(finding: Finding) -> str:
+    todo = []
+    for row in _MISMATCH.finditer(finding.reading.text):
+        column, is_now, agreed = row["column"], row["definition"], row["contract"]
+        if row["reason"] == "data type mismatch":
+            todo.append(f"cast {column} to {agreed} (it is {is_now})")
+        elif row["reason"] == "missing in definition":
+            todo.append(f"select {column} ({agreed})")
+        else:
+            todo.append(f"leave {column} out, or add it to the contract as {is_now}")
+    if not todo:
+        return f"List every column with its data_type under columns: in the YAML of {finding.where or 'the model'}."
+    steps = "; ".join(todo)
+    return f"In {finding.place}: {steps}."
+
+
+def _constraint_violation(finding: Finding) -> str:
+    text = finding.reading.text
+    null, duplicate, check, foreign = (p.search(text) for p in (_NULL, _DUPLICATE, _CHECK, _FOREIGN))
+    if null is not None:
+        return (
+            f"Filter or fill the rows where {null['duckdb'] or null['postgres']} is null, in {finding.place}."
+        )
+    if foreign is not None:
+        key = foreign["duckdb"] or f"{foreign['columns']}={foreign['values']}"
+        return f"Key {key} is not in the parent table: build the parent first, or filter such rows in {finding.place}."
+    if duplicate is not None:
+        key = duplicate["duckdb"] or f"{duplicate['columns']}={duplicate['values']}"
+        return f"Key {key} is there more than once: make the rows unique in {finding.place}."
+    if check is not None:
+        rule = check["rule"] or f"constraint {check['name']}"
+        return f"Filter or correct the rows that break {rule}, in {finding.place}."
+    return f"Filter or correct the rows that break the constraint, in {finding.place}."
+
+
+def _schema_change(finding: Finding) -> str:
+    text = finding.reading.text
+    changes = []
+    for pattern, word in ((_NEW_COLUMNS, "new"), (_OLD_COLUMNS, "gone")):
+        found = pattern.search(text)
+        names = (
+            [one or two for one, two in _COLUMN_NAME.findall(found["columns"])] if found is not None else []
+        )
+        if names:
+            changes.append(f"{word}: {', '.join(names)}")
+    about = f" ({'; '.join(changes)})" if changes else ""
+    return (
+        f"Rebuild it with its changed columns{about}: `dbt-relay run --full-refresh --select {finding.select}`, or set "
+        "on_schema_change to append_new_columns or sync_all_columns."
+    )
+
+
+def _source_stale(finding: Finding) -> str:
+    return (
+        f"Load {finding.name} again, then run `dbt-relay source freshness --select {finding.select}`; or "
+        f"allow more time under freshness: in {finding.place}."
+    )
+
+
+def _snapshot_error(finding: Finding) -> str:
+    if finding.fact("missing"):
+        return (
+            f"The table that {finding.name or 'the snapshot'} writes to was not made by a snapshot (it has no "
+            f"{finding.fact('missing')}): drop or rename it, or give the snapshot another alias or schema."
+        )
+    if finding.fact("strategy"):
+        likely = nearest(finding.fact("strategy"), ("timestamp", "check"))
+        return (
+            f"Use strategy '{likely[0] if likely else 'timestamp'}' (timestamp or check) in {finding.place}."
+        )
+    if "updated_at" in finding.reading.core:
+        return f"Set updated_at, the column that says when a row changed, in {finding.place}; or use strategy check."
+    return f"Correct the snapshot in {finding.place}."
+
+
+def _seed_error(finding: Finding) -> str:
+    if finding.fact("row"):
+        return f"Correct {finding.file or 'the CSV file'}, line {finding.line}: it has another number of values than the header."
+    return f"Correct {finding.file or 'the CSV file'}: header in the first line, as many values in every other one."
+
+
+def _test_errored(finding: Finding) -> str:
+    column = finding.fact("column")
+    if not column:
+        return f"Correct the test in {finding.place}."
+    there = listed(finding.fact("candidates"))
+    likely = nearest(column, there)
+    hint = f"Did you mean '{likely[0]}'? " if likely else ""
+    return f"{hint}Correct '{column}' in the given rows in {finding.place}: {finding.fact('table')} has {', '.join(there)}."
+
+
+def _python_model_error(finding: Finding) -> str:
+    line = f" at line {finding.line}" if finding.line is not None else ""
+    return f"Correct {finding.file or finding.where or 'the model'}{line}: the traceback is in the detail."
+
+
+def _partial_success(finding: Finding) -> str:
+    return (
+        f"Run `dbt-relay retry`: it runs only the batches that failed. Their errors are in the lines of "
+        f"{finding.name or 'the model'}."
+    )
+
+
+DATA_FIXES: Final[dict[str, Fix]] = {
+    "test_failed": _test_failed,
+    "unit_test_failed": _unit_test_failed,
+    "test_errored": _test_errored,
+    "contract_violation": _contract_violation,
+    "contract_breaking_change": "Undo the change, or make a new version of the model and deprecate this one.",
+    "constraint_violation": _constraint_violation,
+    "schema_change": _schema_change,
+    "source_stale": _source_stale,
+    "snapshot_error": _snapshot_error,
+    "seed_error": _seed_error,
+    "hook_failed": lambda f: f"Correct {f.where or 'the hook'} in dbt_project.yml.",
+    "partial_success": _partial_success,
+    "python_model_error": _python_model_error,
+    "python_missing_package": lambda f: (
+        f"Install it where every worker runs: `pip install {f.fact('name')}`, or take the import out of {f.file or 'the model'}."
+    ),
+    # the run
+    "time_limit": lambda f: f"Make {f.where or 'it'} faster, or raise the time limit of the workers.",
+    "process_killed": (
+        "Most often the kernel killed it because memory ran out: look into the kernel's log, give it more memory or "
+        "run fewer nodes at once."
+    ),
+    "cancelled": "Submit it again, or run `dbt-relay retry` for what did not finish.",
+    "worker_lost": lambda f: (
+        f"The worker process died each time it ran {f.where or 'this'}: look for it in the kernel's log (out of memory) "
+        "and in the worker's; give it more memory or make the node smaller."
+    ),
+    "broker_unavailable": "Start the broker, or correct DBT_RELAY_BROKER_URL.",
+    "invalid_message": "Install the same dbt-relay release on producers and workers.",
+    "internal": (
+        "Run it again with --debug and read the lines before the error; it is neither your SQL nor your data as far as "
+        "can be told."
+    ),
+}  # fmt: skip

@@ -1,0 +1,288 @@
+"""What to do about errors of the project: its code, its files, its configuration, its selection."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from workers.contract.classify_finding import Finding, Fix, did_you_mean, listed, nearest
+
+_JINJA_NAMES: Final = (
+    "adapter", "api", "as_number", "config", "dbt", "dbt_version", "doc", "env_var", "exceptions", "execute",
+    "flags", "fromjson", "fromyaml", "graph", "invocation_id", "is_incremental", "load_result", "local_md5",
+    "log", "modules", "print", "ref", "return", "run_query", "run_started_at", "schema", "set", "source",
+    "statement", "target", "this", "tojson", "toyaml", "var", "zip",
+)  # fmt: skip
+_JINJA_TAGS: Final = (
+    "call", "do", "docs", "elif", "else", "endcall", "endfor", "endif", "endmacro", "endmaterialization", "endraw",
+    "endset", "endsnapshot", "endtest", "for", "if", "macro", "materialization", "raw", "set", "snapshot", "test",
+)  # fmt: skip
+_GENERIC_TESTS: Final = ("accepted_values", "not_null", "relationships", "unique")
+_MATERIALIZATIONS: Final = (
+    "ephemeral", "external", "incremental", "materialized_view", "seed", "snapshot", "table", "view",
+)  # fmt: skip
+_METHODS: Final = (
+    "access", "config", "exposure", "file", "fqn", "group", "metric", "package", "path", "resource_type", "result",
+    "saved_query", "semantic_model", "source", "source_status", "state", "tag", "test_name", "test_type",
+    "unit_test", "version",
+)  # fmt: skip
+
+
+def _missing_ref(finding: Finding) -> str:
+    name = finding.fact("name")
+    if finding.fact("version"):
+        return (
+            f"Add version {finding.fact('version')} to the versions of {name} in its YAML, or refer to one "
+            f"that is there, in {finding.place}."
+        )
+    hint = did_you_mean(name, finding.known())
+    return f"{hint} Correct the ref in {finding.place}, or add the model or seed '{name}'.".strip()
+
+
+def _missing_source(finding: Finding) -> str:
+    name = finding.fact("name")
+    hint = did_you_mean(name, finding.known())
+    source, _, table = name.partition(".")
+    return (
+        f"{hint} Correct source('{source}', '{table}') in {finding.place}, or declare table {table} "
+        f"under source {source} in a YAML file of the models."
+    ).strip()
+
+
+def _undefined_macro(finding: Finding) -> str:
+    name = finding.fact("name")
+    if name.startswith("test_"):
+        hint = did_you_mean(name.removeprefix("test_"), _GENERIC_TESTS)
+        test = name.removeprefix("test_")
+        return (
+            f"{hint} There is no generic test '{test}': correct it in {finding.place}, or install the package "
+            f"that has it with `dbt-relay deps`."
+        ).strip()
+    if re.search(rf"\b{re.escape(name)}\.\w", finding.failure.raw_code or "") and name not in _JINJA_NAMES:
+        return (
+            f"'{name}' looks like a package: list it in packages.yml and run `dbt-relay deps`, "
+            f"or correct the name in {finding.place}."
+        )
+    hint = did_you_mean(name, _JINJA_NAMES)
+    return (
+        f"{hint} Correct the name in {finding.place}, or define macro {name} in macros/; "
+        "if it comes from a package, run `dbt-relay deps`."
+    ).strip()
+
+
+def _undefined_variable(finding: Finding) -> str:
+    name = finding.fact("name", "<name>")
+    given = json.dumps({name: "<value>"})
+    return f"Give it a value: `--vars '{given}'`, or a default under vars: in dbt_project.yml."
+
+
+def _jinja_syntax(finding: Finding) -> str:
+    said = finding.reading.core
+    unknown = re.search(r"unknown tag '(\w+)'", said)
+    innermost = re.search(r"needs to be closed is '(\w+)'", said)
+    unclosed = re.search(r"close tag for (\w+)", said)
+    if innermost is not None:
+        tag = innermost[1]
+        return f"Close the {{% {tag} %}} block with {{% end{tag} %}} in {finding.place}."
+    if unknown is not None:
+        hint = did_you_mean(unknown[1], _JINJA_TAGS)
+        return f"{hint} '{unknown[1]}' is no Jinja tag: correct it in {finding.place}.".strip()
+    if unclosed is not None:
+        return f"Add {{% end{unclosed[1]} %}} at the end of the {unclosed[1]} in {finding.place}."
+    if "end of print statement" in said:
+        return f"Close the {{{{ … }}}} that is open in {finding.place}: a '}}}}' or a comma is missing before it."
+    return f"Correct the Jinja in {finding.place}."
+
+
+def _duplicate_name(finding: Finding) -> str:
+    paths = re.findall(
+        r"\(([^()\s]+/[^()\s]+)\)|^\s*(?:- )?(\S+\.(?:sql|ya?ml|csv|py))$", finding.reading.core, re.MULTILINE
+    )
+    files = sorted({one or other for one, other in paths})
+    if len(files) > 1:
+        return f"Rename or remove one of the two: {' or '.join(files)}."
+    return f"Rename or remove one of the two in {files[0]}." if files else "Rename or remove one of the two."
+
+
+def _yaml_syntax(finding: Finding) -> str:
+    file = finding.file or "the YAML file that dbt names"
+    line = f" near line {finding.line}" if finding.line is not None else ""
+    if "cannot start any token" in finding.reading.core:
+        return f"Correct {file}{line}: YAML allows no tabs; indent with spaces."
+    if "quoted scalar" in finding.reading.core:
+        return f"Correct {file}{line}: a quotation mark is not closed."
+    if "duplicate" in finding.reading.core.lower():
+        return f"Correct {file}{line}: the same key is there twice."
+    return f"Correct {file}{line}: entries of the same level must be indented alike."
+
+
+def _invalid_config(finding: Finding) -> str:
+    path, problem = finding.fact("path").replace("']['", ".").strip("'\""), finding.fact("problem")
+    if path:
+        return f"Correct {path} in {finding.place}{': ' + problem if problem else ''}."
+    return f"Correct the configuration in {finding.place}."
+
+
+def _dependency_cycle(finding: Finding) -> str:
+    names = [part.split(".")[-1] for part in re.split(r"\s*-->\s*", finding.fact("cycle")) if part]
+    if not names:
+        return "Remove one of the ref() calls that close the circle."
+    circle = " → ".join([*names, names[0]])
+    return f"Remove one of the ref() calls that close the circle {circle}."
+
+
+def _missing_package(finding: Finding) -> str:
+    versions = finding.fact("versions")
+    if versions:
+        return f"Ask for a version of {finding.fact('name')} that exists, in packages.yml: {versions}."
+    return (
+        f"Correct {finding.fact('name', 'the package')} in packages.yml (name, version, path or git address), "
+        "then run `dbt-relay deps`."
+    )
+
+
+def _no_profile(finding: Finding) -> str:
+    name = finding.fact("name")
+    if not name:
+        return "Add `profile: <name>` to dbt_project.yml, or give --profile."
+    return (
+        f"Add profile '{name}' to profiles.yml, correct `profile:` in dbt_project.yml, or say where "
+        "profiles.yml is with --profiles-dir or DBT_PROFILES_DIR."
+    )
+
+
+def _no_target(finding: Finding) -> str:
+    targets = re.findall(r"^\s*-\s*(\S+)", finding.fact("names"), re.MULTILINE)
+    likely = nearest(finding.fact("name"), targets) or targets
+    given = f"`--target {likely[0]}`" if likely else "a target that is there"
+    there = f" (targets: {', '.join(targets)})" if targets else ""
+    return f"Use {given}, or add target '{finding.fact('name')}' to profile {finding.fact('profile')}{there}."
+
+
+def _unknown_selector(finding: Finding) -> str:
+    names = listed(finding.fact("names"))
+    hint = did_you_mean(finding.fact("name"), names)
+    there = f"Selectors that there are: {', '.join(names)}." if names else "selectors.yml defines none."
+    return f"{hint} {there}".strip()
+
+
+def _invalid_selector(finding: Finding) -> str:
+    method = finding.fact("method")
+    if method:
+        return f"{did_you_mean(method, _METHODS)} Methods are: {', '.join(_METHODS)}.".strip()
+    if finding.fact("name"):
+        return f"Correct {finding.fact('name')} in --select, --exclude or selectors.yml."
+    return "Correct selectors.yml."
+
+
+def _unknown_option(finding: Finding) -> str:
+    near = [name.strip("'") for name in listed(finding.fact("names"))]
+    likely = nearest(finding.fact("name"), near)
+    return (
+        f"Did you mean {likely[0]}?"
+        if likely
+        else f"See `dbt {finding.failure.command or '<command>'} --help`."
+    )
+
+
+def _unknown_command(finding: Finding) -> str:
+    near = [name.strip("'") for name in listed(finding.fact("names"))]
+    return f"Did you mean {near[0]}?" if near else "See `dbt-relay --help` for the commands there are."
+
+
+def _hidden_dependency(finding: Finding) -> str:
+    return f"Add `-- depends_on: {finding.fact('hint')}` at the top of {finding.place}."
+
+
+def _missing_materialization(finding: Finding) -> str:
+    name = finding.fact("name")
+    hint = did_you_mean(name, _MATERIALIZATIONS)
+    return f"{hint} Correct materialized='{name}' in {finding.place} or in dbt_project.yml.".strip()
+
+
+def _general(finding: Finding) -> str:
+    if finding.node or finding.reading.name:
+        return (
+            f"Correct {finding.place}; `dbt-relay compile --select {finding.select}` shows the same sooner."
+        )
+    return f"Correct {finding.place} as the message says; `dbt-relay parse` shows the same sooner."
+
+
+PROJECT_FIXES: Final[dict[str, Fix]] = {
+    "unknown_command": _unknown_command,
+    "unknown_option": _unknown_option,
+    "invalid_vars": "Give --vars one YAML or JSON dictionary: `--vars '{\"simulation_year\": 2026}'`.",
+    "usage_error": lambda f: f"See `dbt {f.failure.command or '<command>'} --help` for what it takes.",
+    "missing_ref": _missing_ref,
+    "disabled_ref": lambda f: (
+        f"Enable {f.fact('name')} (config enabled: true), or take the ref out of {f.place}."
+    ),
+    "private_ref": lambda f: (
+        f"Put both nodes into the same group, or set access: protected or public on {f.fact('name')}."
+    ),
+    "missing_source": _missing_source,
+    "missing_doc": lambda f: f"Add a {{% docs {f.fact('name')} %}} block, or correct doc() in {f.place}.",
+    "hidden_dependency": _hidden_dependency,
+    "undefined_macro": _undefined_macro,
+    "undefined_variable": _undefined_variable,
+    "macro_arguments": lambda f: f"Call {f.fact('name')} with the arguments it takes, in {f.place}.",
+    "macro_recursion": lambda f: f"Give the macro that {f.place} calls an end to its recursion.",
+    "jinja_syntax": _jinja_syntax,
+    "duplicate_name": _duplicate_name,
+    "duplicate_relation": "Give one of the two another alias, schema or database: see the detail.",
+    "missing_materialization": _missing_materialization,
+    "warning_as_error": "Put right what the warning names, or leave --warn-error out.",
+    "compilation_error": _general,
+    "yaml_syntax": _yaml_syntax,
+    "invalid_properties": lambda f: f"Correct {f.file or 'the YAML file'}: {f.fact('reason', 'see the detail')}.",
+    "python_syntax": lambda f: f"Correct the Python in {f.place}.",
+    "invalid_encoding": (
+        "Save the project's files as UTF-8; `grep -rlaxv '.*' models seeds macros` names those that are not "
+        "(in a UTF-8 locale)."
+    ),
+    "parsing_error": _general,
+    "dependency_cycle": _dependency_cycle,
+    "deps_not_installed": "Run `dbt-relay deps` first.",
+    "missing_package": _missing_package,
+    "package_unreachable": lambda f: (
+        f"Check the network to {f.fact('host') or f.fact('name') or 'the package index'} from the worker; "
+        "it may pass: try `dbt-relay deps` again."
+    ),
+    "invalid_packages": lambda f: f"Correct {f.fact('file', 'packages.yml')} as the detail says.",
+    "dependency_error": "Correct packages.yml as the message says, then run `dbt-relay deps`.",
+    "unknown_selector": _unknown_selector,
+    "invalid_selector": _invalid_selector,
+    "missing_state": "Give `--state <folder>` with the manifest.json (and run_results.json) of an earlier run.",
+    "missing_run_results": lambda f: (
+        f"Run a command first: there is no run_results.json in {f.fact('path', 'target')}; or give --state."
+    ),
+    "invalid_config": _invalid_config,
+    "env_var_missing": lambda f: (
+        f"Set it where you start the command, `export {f.fact('name')}=…`, or give a default: "
+        f"env_var('{f.fact('name')}', '<default>')."
+    ),
+    "secret_env_var": "Use a variable whose name does not begin with DBT_ENV_SECRET_ there.",
+    "no_project": (
+        "Run it in a folder with a dbt_project.yml, or say where the project is with --project-dir."
+    ),
+    "no_profile": _no_profile,
+    "no_target": _no_target,
+    "invalid_profile": lambda f: (
+        f"Correct target {f.fact('target', '<target>')} of profile {f.fact('profile')} in profiles.yml"
+        f"{': ' + f.fact('reason') if f.fact('reason') and f.fact('target') else ''}."
+    ),
+    "missing_adapter": lambda f: (
+        f"Install it where the workers run, `pip install dbt-{f.fact('name')}`, or correct type: in profiles.yml."
+    ),
+    "unsupported_language": lambda f: (
+        f"Write {f.place} in {f.fact('languages', 'sql').strip(chr(39))}, or run it on a warehouse that takes "
+        f"{f.fact('name')} models."
+    ),
+    "dbt_version_mismatch": lambda f: (
+        f"Install a dbt-core that {f.fact('name')} supports ({f.fact('versions')}), or correct its "
+        "require-dbt-version."
+    ),
+    "dbt_not_found": "Install dbt-core and the adapter in the environment that is used, or put dbt on PATH.",
+    "fail_fast": "Put right the node that failed first, then run `dbt-relay retry`.",
+}  # fmt: skip

@@ -1,0 +1,266 @@
+"""What to do about errors of the warehouse: reaching it, sharing it, its limits, and its SQL."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from workers.contract.classify_finding import Finding, Fix, did_you_mean, listed, nearest
+
+_CANDIDATES: Final = re.compile(r"Candidate (?:bindings|tables|columns): *:? *(?P<names>.*)")
+_PERHAPS: Final = re.compile(r"Perhaps you meant to reference the (?:column|table alias) (?P<names>.*)")
+_SUGGESTION: Final = re.compile(
+    r"(?i)did you mean (?:one of the following\? \[(?P<several>.*?)\]|\"?(?P<one>[\w.$]+))"
+)
+
+_AGAIN: Final = "It is tried again by itself."
+
+
+def candidates(finding: Finding) -> list[str]:
+    """The names that the database itself proposes, without the table before them."""
+    text = finding.reading.core
+    names: list[str] = []
+    for pattern in (_CANDIDATES, _PERHAPS):
+        found = pattern.search(text)
+        if found is not None:
+            names += re.findall(r"\"([^\"]+)\"", found["names"])
+    if not names and finding.fact("candidates"):
+        names = listed(finding.fact("candidates"))
+    return [name.rpartition(".")[2] for name in names]
+
+
+def _missing_column(finding: Finding) -> str:
+    column = finding.fact("column").rpartition(".")[2]
+    there = candidates(finding)
+    likely = nearest(column, there) or there[:1]
+    line = f", line {finding.line} of the compiled SQL" if finding.line is not None else ""
+    if likely:
+        others = [name for name in there if name != likely[0]]
+        also = f" (columns like it: {', '.join(others)})" if others else ""
+        return f'Did you mean "{likely[0]}"{also}? Correct "{column}" in {finding.place}{line}.'
+    upstream = finding.refs()
+    if upstream:
+        return (
+            f'Correct "{column}" in {finding.place}{line}; `dbt-relay show --select {upstream[0]} --limit 1` '
+            f"shows which columns {upstream[0]} has."
+        )
+    return f'Correct "{column}" in {finding.place}{line}, or add the column to what it reads from.'
+
+
+def _missing_relation(finding: Finding) -> str:
+    name = finding.fact("relation").rpartition(".")[2].strip('"')
+    known = finding.known()
+    source = finding.source_of(name)
+    kind = known.get(name, "")
+    if source is not None or kind == "source":
+        return (
+            f"Load the table of source {source or name} first, or correct its schema and identifier in "
+            "the YAML that declares it."
+        )
+    if kind == "seed":
+        return f"Load the seed first: `dbt-relay seed --select {name}`."
+    if kind == "snapshot":
+        return f"Take the snapshot first: `dbt-relay snapshot --select {name}`."
+    if name in known or name in finding.refs():
+        return f"Build it first: `dbt-relay run --select +{name}`."
+    likely = nearest(name, known)
+    if likely:
+        return (
+            f"Did you mean {' or '.join(repr(one) for one in likely)}? Use ref('{likely[0]}') in {finding.place}; if "
+            f"it is not built yet: `dbt-relay run --select +{likely[0]}`."
+        )
+    return (
+        f"Correct the name in {finding.place}, or make {name} first; a model is named with ref() and a table "
+        "from outside with source(), so that dbt builds things in order."
+    )
+
+
+def _missing_function(finding: Finding) -> str:
+    said = _SUGGESTION.search(finding.reading.core)
+    hint = f"Did you mean {said['one']}? " if said is not None and said["one"] else ""
+    typed = " or cast its arguments," if finding.fact("arguments") else ""
+    return (
+        f"{hint}Correct {finding.fact('function')} in {finding.place},{typed} or create the function first."
+    )
+
+
+def _missing_alias(finding: Finding) -> str:
+    there = candidates(finding)
+    hint = did_you_mean(finding.fact("table"), there) or (f"There is: {', '.join(there)}." if there else "")
+    return f"{hint} Add {finding.fact('table')} to FROM or correct the alias in {finding.place}.".strip()
+
+
+def _syntax_error(finding: Finding) -> str:
+    near = re.search(r"at or near \"([^\"]*)\"", finding.reading.core)
+    line = f" at line {finding.line} of the compiled SQL" if finding.line is not None else ""
+    if "unterminated quoted" in finding.reading.core:
+        return f"Close the quotation mark in {finding.place}{line}."
+    if "end of input" in finding.reading.core or (near is not None and near[1] in {";", ")"} and not line):
+        return (
+            f"The SQL of {finding.place} ends too soon: look for an open parenthesis, CASE or CTE at its end."
+        )
+    what = f", just before '{near[1]}'" if near is not None else ""
+    return f"Correct the SQL of {finding.place}{line}{what}: often a comma too many or a misspelt keyword."
+
+
+def _type_mismatch(finding: Finding) -> str:
+    column = re.search(r"source column (\w+)", finding.reading.core)
+    value = re.search(
+        r"(?:convert string|input syntax for type \S+:) ['\"]([^'\"]*)['\"]", finding.reading.core
+    )
+    if value is not None:
+        what = f"column {column[1]}" if column is not None else "the column"
+        return f"Clean or filter values such as '{value[1]}' in {what} before the cast, or use try_cast, in {finding.place}."
+    return f"Cast one side to the type of the other in {finding.place}."
+
+
+def _cardinality(finding: Finding) -> str:
+    if "affect row a second time" in finding.reading.core:
+        return (
+            f"The new rows have the same unique_key twice: make them unique in {finding.place}, or add a column "
+            "to unique_key."
+        )
+    return f"Make the subquery of {finding.place} return one row: aggregate, or add limit 1 with an order."
+
+
+def _raised(finding: Finding) -> str:
+    return f"The database's own code refused: {finding.reading.reason}."
+
+
+def _file_locked(finding: Finding) -> str:
+    path, pid = finding.fact("path", "the file"), finding.fact("pid")
+    if not pid:
+        return f"Close the program that has {path} open. {_AGAIN}"
+    program = finding.fact("program")
+    return f"Close the program with PID {pid} ({program}), which has {path} open (`ps -p {pid}`). {_AGAIN}"
+
+
+def _refused(finding: Finding) -> str:
+    host, port = finding.fact("host", "the host"), finding.fact("port", "the port")
+    return f"Start the database at {host}, port {port}, or correct host and port in profiles.yml. {_AGAIN}"
+
+
+def _out_of_memory(finding: Finding) -> str:
+    if finding.failure.adapter == "duckdb" or "memory_limit" in finding.reading.core:
+        return (
+            "Raise memory_limit or lower threads under settings: in profiles.yml, and set temp_directory so that "
+            f"DuckDB can go to disk; or make {finding.where or 'the model'} smaller."
+        )
+    return f"Give the database or the worker more memory, run fewer nodes at once, or make {finding.where or 'the model'} smaller."
+
+
+def _disk_full(finding: Finding) -> str:
+    if "max_temp_directory_size" in finding.reading.core:
+        return "Raise max_temp_directory_size under settings: in profiles.yml, or make the model smaller."
+    if "temp_file_limit" in finding.reading.core:
+        return "Raise temp_file_limit in Postgres, or make the model sort and join less at once."
+    return "Free disk space where the database keeps its files, then run `dbt-relay retry`."
+
+
+def _permission(finding: Finding) -> str:
+    what, name = finding.fact("what"), finding.fact("name")
+    if what in {"table", "view", "relation", "sequence"}:
+        return f"Have its owner run `grant select on {name} to <user of the profile>;`, or use another user."
+    if what == "schema":
+        return f"Have its owner run `grant usage, create on schema {name} to <user of the profile>;`."
+    thing = finding.fact("object")
+    if "/" in thing:
+        return f"Give the user that runs the worker access to {thing}."
+    return f"Grant the profile's user what it needs{' on ' + thing if thing else ''}, or use another user."
+
+
+def _authentication(finding: Finding) -> str:
+    user = finding.fact("user")
+    who = f' of user "{user}"' if user else ""
+    return f"Correct user and password{who} in profiles.yml, or in the environment variables that it reads."
+
+
+def _incompatible(finding: Finding) -> str:
+    version = finding.fact("version")
+    return (
+        f"Install a newer duckdb where the workers run (the file has storage version {version}, this one reads "
+        f"{finding.fact('supported')}), or write the file with the older one: EXPORT DATABASE there, IMPORT DATABASE here."
+    )
+
+
+def _missing_file(finding: Finding) -> str:
+    path = finding.fact("path", "the file")
+    if path.endswith((".duckdb", ".db")):
+        return f"Make the folder of {path}, or correct path: in profiles.yml."
+    return f"Put the file at {path}, or correct the path in {finding.place}; paths count from where dbt was started."
+
+
+def _other_type(finding: Finding) -> str:
+    return (
+        f"Drop {finding.fact('relation', 'the relation')} once, or run "
+        f"`dbt-relay run --full-refresh --select {finding.select}`."
+    )
+
+
+WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
+    # reaching it
+    "connection_refused": _refused,
+    "connection_lost": f"Look into the database's log for why it hung up. {_AGAIN}",
+    "connection_timeout": f"Check host, port and firewall between worker and database. {_AGAIN}",
+    "dns_failure": f"Check the name server of the worker's machine. {_AGAIN}",
+    "unknown_host": lambda f: f"Correct host: in profiles.yml ({f.fact('host', 'as it is')} has no address).",
+    "server_unavailable": f"Wait until the database is up. {_AGAIN}",
+    "too_many_connections": f"Lower threads or the number of workers, or raise the limit. {_AGAIN}",
+    "authentication_failed": _authentication,
+    "missing_database": lambda f: (
+        f"Create database {f.fact('database')}, or correct dbname: (database:) in profiles.yml."
+    ),
+    "missing_file": _missing_file,
+    "missing_extension": lambda f: (
+        f"Run `INSTALL {f.fact('extension')}` once where the workers run, and list it under extensions: in profiles.yml."
+    ),
+    "incompatible_database_version": _incompatible,
+    "invalid_database_file": lambda f: (
+        f"Correct path: in profiles.yml ({f.fact('path', 'it')} is no readable DuckDB file), or restore the file from a copy."
+    ),
+    # sharing it
+    "duckdb_file_locked": _file_locked,
+    "deadlock": f"If it comes back, run the nodes that write to the same tables one after the other. {_AGAIN}",
+    "serialization_failure": f"If it comes back, let only one of them write at a time. {_AGAIN}",
+    "lock_timeout": lambda f: (
+        f"Find who holds the lock{' on ' + f.fact('relation').strip(chr(34)) if f.fact('relation') else ''} "
+        f"(pg_locks, pg_stat_activity), or raise lock_timeout. {_AGAIN}"
+    ),
+    "transaction_aborted": "Look for the first statement of this node that failed: this one is its echo.",
+    # its limits
+    "statement_timeout": lambda f: (
+        f"Make {f.where or 'the statement'} faster, or raise statement_timeout for the profile's user."
+    ),
+    "out_of_memory": _out_of_memory,
+    "disk_full": _disk_full,
+    "permission_denied": _permission,
+    "read_only": "Open the database for writing: take access_mode: read_only out of profiles.yml, or use the primary server.",
+    "query_canceled": "If nobody should have cancelled it, run `dbt-relay retry`.",
+    # its SQL
+    "missing_column": _missing_column,
+    "missing_relation": _missing_relation,
+    "missing_schema": lambda f: (
+        f"Correct schema {f.fact('schema')} in {f.place}, or create it: `create schema {f.fact('schema')}`."
+    ),
+    "missing_function": _missing_function,
+    "missing_table_alias": _missing_alias,
+    "ambiguous_column": lambda f: (
+        f"Say which table {f.fact('column')} is of, in {f.place}"
+        f"{': ' + f.fact('choices').replace(chr(34), '') if f.fact('choices') else ''}."
+    ),
+    "duplicate_column": lambda f: f"Rename one of the two columns {f.fact('column')} in {f.place} with `as`.",
+    "column_count_mismatch": lambda f: f"Give both sides the same columns in {f.place}.",
+    "syntax_error": _syntax_error,
+    "grouping_error": lambda f: f"Add the column to GROUP BY or aggregate it, in {f.place}.",
+    "type_mismatch": _type_mismatch,
+    "out_of_range": lambda f: f"Cast to a wider type before the arithmetic (bigint, numeric), in {f.place}.",
+    "division_by_zero": lambda f: f"Divide by nullif(<divisor>, 0) in {f.place}.",
+    "cardinality_violation": _cardinality,
+    "relation_exists": _other_type,
+    "wrong_relation_type": _other_type,
+    "dependent_objects": "Drop or rebuild what depends on it first: the detail lists it.",
+    "raised_error": _raised,
+    "database_error": lambda f: (
+        f"Correct {f.place} as the database says; `dbt-relay compile --select {f.select}` shows the SQL."
+    ),
+}  # fmt: skip
