@@ -22,6 +22,7 @@ from producer.dbt_args import Invocation
 from workers.contract.environment import allowed, names_used
 from workers.contract.errors import Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event
+from workers.contract.log import phase
 from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.names import new_run_id
 from workers.contract.results import RUN_TERMINAL, DbtResult
@@ -89,9 +90,12 @@ class Follower:
         )  # fmt: skip
         submitted = time.monotonic()
         try:
-            self.client.submit(request)
-            lines = self._follow(request.run_id, on_event)
-            result = self.client.collect(request.run_id, lines)
+            with phase("submit", run=request.run_id):
+                self.client.submit(request)
+            with phase("follow", run=request.run_id):
+                lines = self._follow(request.run_id, on_event)
+            with phase("collect", run=request.run_id):
+                result = self.client.collect(request.run_id, lines)
         finally:
             if env_file is not None:
                 env_file.unlink(missing_ok=True)

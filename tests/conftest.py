@@ -32,6 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["DO_NOT_TRACK"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The engine's integration tests are those that dbt-core 1.10 must pass too."""
+    for item in items:
+        if item.path.parent.name == "integration" and "engine" in item.path.name:
+            item.add_marker("dbt110")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import redis
 
 from workers.ledger import Claim, Ledger
-from workers.log import log
+from workers.contract.log import log
 from workers.warehouse_lock import Session
 
 LOST, STOP = "lost", "stop"

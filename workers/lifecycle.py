@@ -18,7 +18,7 @@ from workers.app import settings
 from workers.contract.connection import connect
 from workers.contract.names import Keys
 from workers.ledger import Ledger
-from workers.log import configure, log
+from workers.contract.log import configure, log
 from workers.reaper import Reaper
 from workers.runtime import publish
 

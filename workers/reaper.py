@@ -15,7 +15,7 @@ from typing import Any
 import redis
 
 from workers.ledger import Ledger
-from workers.log import log
+from workers.contract.log import log
 
 Publish = Callable[[str, Sequence[str]], None]
 

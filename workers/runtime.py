@@ -24,7 +24,7 @@ from workers.engine.invocation import dbt_environment
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import Heart
 from workers.ledger import SESSION, Ledger
-from workers.log import log
+from workers.contract.log import log
 from workers.progress import Progress
 from workers.warehouse_lock import WarehouseLock
 

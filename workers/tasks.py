@@ -40,7 +40,7 @@ from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
 from workers.heart import LOST, StepInterrupted
 from workers.ledger import SESSION, Claim, FenceLostError, Move, Refusal, StagedNode
-from workers.log import log, phase
+from workers.contract.log import log, phase
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime, runtime
 
