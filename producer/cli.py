@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.cli_help import OWN_COMMANDS, command_help, root_help, version_text
 from producer.usage import did_you_mean, usage_error
@@ -79,9 +80,13 @@ def run_dbt(words: Sequence[str]) -> int:
     from producer.session import run_invocation
 
     with _termination_cancels() as heard:
-        result = run_invocation(invocation, cwd=cwd, environ=environ, on_line=print_line)
-    if heard:
-        return 128 + heard[0]
+        try:
+            result = run_invocation(invocation, cwd=cwd, environ=environ, on_line=print_line)
+        except KeyboardInterrupt as error:
+            if not heard:
+                raise
+            _say(sys.stderr, f"dbt-relay: {error or 'terminated'}")
+            return 128 + heard[0]
     if not result.success and not _wants_only_dbts_lines(invocation):
         _explain(result)
     return result.return_code
@@ -142,13 +147,15 @@ def _explain(result: DbtResult) -> None:
 
 
 def describe_error(error: ErrorInfo) -> str:
-    """A classified error in a line or two: code, place, what to do; its message is among dbt's lines."""
-    place = error.node or ""
+    """A classified error in a line or two: code, place, what happened, what to do."""
+    text = error.code
+    if error.node:
+        text += f" in {error.node}"
     if error.file:
-        place += f" ({error.file}" + (f", line {error.line})" if error.line else ")")
-    text = f"{error.code} in {place}".removesuffix(" in ") if place else f"{error.code}: {error.message}"
+        text += f" ({error.file}" + (f", line {error.line})" if error.line else ")")
     if error.attempts > 1:
-        text += f", after {error.attempts} attempts"
+        text += f" after {error.attempts} attempts"
+    text += f": {' '.join(error.message.split())}"
     return f"{text}\n  Fix: {error.suggested_fix}" if error.suggested_fix else text
 
 
@@ -174,10 +181,16 @@ def _termination_cancels() -> Iterator[list[int]]:
 
     def hear(number: int, frame: object) -> None:  # noqa: ARG001
         heard.append(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
-    numbers = [getattr(signal, name) for name in SIGNALS_THAT_CANCEL if hasattr(signal, name)]
-    previous = {number: signal.signal(number, hear) for number in numbers}
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in SIGNALS_THAT_CANCEL:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+                previous[number] = signal.signal(number, hear)
     try:
         yield heard
     finally:

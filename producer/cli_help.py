@@ -121,7 +121,7 @@ def _option_line(option: Option) -> str:
         return names
     metavar = f"[{'|'.join(option.choices)}]" if option.choices else _METAVARS[option.kind]
     line = f"{names} {metavar}{'...' if option.multi else ''}"
-    return textwrap.fill(line, 100, subsequent_indent=" " * 6, break_on_hyphens=False)
+    return textwrap.fill(line, 100, subsequent_indent=" " * 6, break_on_hyphens=False, break_long_words=False)
 
 
 def _table(rows: dict[str, str]) -> list[str]:

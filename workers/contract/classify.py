@@ -36,6 +36,8 @@ __all__ = ["Failure", "classify", "classify_text"]
 
 _LONGEST_MESSAGE: Final = 300
 
+_EVERY_BATCH_FAILED: Final = "ERROR"  # dbt.task.run.MicrobatchModelRunner.merge_batch_results
+
 _OWN_CODE: Final = {
     "test": "test_errored",
     "unit_test": "test_errored",
@@ -65,7 +67,15 @@ def classify(failure: Failure) -> ErrorInfo:
     if line is None:
         line, shown = _line_in_sql(failure, reading, cause, facts)
     finding = Finding(
-        failure=failure, reading=reading, code=code, cause=cause, facts=facts, file=file, line=line, node=node
+        failure=failure,
+        reading=reading,
+        code=code,
+        cause=cause,
+        facts=facts,
+        file=file,
+        line=line,
+        in_sql=shown is not None,
+        node=node,
     )
     kind = KINDS[code]
     return ErrorInfo(
@@ -127,7 +137,8 @@ def _cause(failure: Failure, reading: Reading) -> tuple[str, dict[str, str]]:
     """The code of what went wrong, whatever it went wrong in, and what the text says about it."""
     by_status = _by_status(failure, reading)
     if by_status:
-        return by_status, _facts(by_status, reading.core, DBT_RULES, reading.reason)
+        none = {"done": "none", "total": "its"} if reading.core == _EVERY_BATCH_FAILED else {}
+        return by_status, {**_facts(by_status, reading.core, DBT_RULES, reading.reason), **none}
     if PYTHON_FAILED in reading.core:
         return _in_python(failure, reading)
     compiled = reading.kind not in UNCOMPILED
@@ -144,8 +155,8 @@ def _cause(failure: Failure, reading: Reading) -> tuple[str, dict[str, str]]:
 
 def _by_status(failure: Failure, reading: Reading) -> str:
     status = failure.status.lower()
-    if status == "partial success":
-        return "partial_success"
+    if status == "partial success" or (status == "error" and reading.core == _EVERY_BATCH_FAILED):
+        return "batches_failed"
     if status in {"fail", "warn"}:
         return "unit_test_failed" if failure.resource_type == "unit_test" else "test_failed"
     if failure.resource_type == "source" and status == "error" and reading.core in {"", "Status: error"}:
@@ -208,7 +219,7 @@ def _facts(code: str, text: str, known: tuple[Rule, ...], reason: str) -> dict[s
 
 def _in_its_place(cause: str, failure: Failure, reading: Reading) -> str:
     """The code of `cause` for the kind of node that it happened in."""
-    if cause == "partial_success":
+    if cause == "batches_failed":
         return cause
     sql = KINDS[cause].category is Category.DATABASE
     resource = failure.resource_type or reading.resource

@@ -99,7 +99,7 @@ DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
 DBT_RULES: Final = rules(
     ("test_failed", r"^(?P<found>Got \d+ results?, configured to .*)"),
     ("unit_test_failed", r"^actual differs from expected:"),
-    ("partial_success", r"PARTIAL SUCCESS \((?P<batches>.*)\)"),
+    ("batches_failed", r"PARTIAL SUCCESS \((?P<done>\d+)/(?P<total>\d+)\)"),
     ("disabled_ref", r"depends on a node named '(?P<name>[^']+)'.* which is disabled"),
     ("missing_source", r"depends on a source named '(?P<name>[^']+)'"),
     ("missing_ref", (r"depends on a (?P<what>\w+) named '(?P<name>[^']+)'"

@@ -24,6 +24,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         cause: the code of what went wrong in it, where the node has a code of its own; else the same.
         facts: what the text says, by name.
         file, line: the place, where known.
+        in_sql: whether `line` is one of the compiled SQL, not of `file`.
         node: dbt's unique id, where known.
     """
 
@@ -34,6 +35,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, str]
     file: str | None = None
     line: int | None = None
+    in_sql: bool = False
     node: str | None = None
 
     @property
@@ -68,8 +70,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         """``models/orders.sql``, with the line where it is a line of that file."""
         if self.file is None:
             return self.where or "the project"
-        in_sql = self.failure.compiled_code is not None and self.failure.language == "sql"
-        return f"{self.file}, line {self.line}" if self.line is not None and not in_sql else self.file
+        return f"{self.file}, line {self.line}" if self.line is not None and not self.in_sql else self.file
+
+    @property
+    def place_in_sql(self) -> str:
+        """`place`, and the line of the compiled SQL where that is what is known."""
+        return f"{self.place} (line {self.line} of its compiled SQL)" if self.in_sql else self.place
 
     @property
     def select(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from workers.contract.classify_finding import Finding, Fix
-from workers.contract.classify_fixes_data import DATA_FIXES
+from workers.contract.classify_fixes_data import DATA_FIXES, seed_error
 from workers.contract.classify_fixes_project import PROJECT_FIXES
 from workers.contract.classify_fixes_warehouse import WAREHOUSE_FIXES
 
@@ -21,6 +21,8 @@ def suggest(finding: Finding) -> str:
         return fix
     if finding.code == "hook_failed":
         return f"Correct the {finding.where.removeprefix('hook ')} hook in dbt_project.yml. {fix}"
+    if finding.code == "seed_error" and finding.fact("value"):
+        return seed_error(finding)
     if finding.code == "test_errored":
         return f"The test itself could not run; no data was judged. {fix}"
     return fix

@@ -8,7 +8,7 @@ from typing import Final
 from workers.contract.classify_finding import Finding, Fix, listed, nearest
 
 _MISMATCH: Final = re.compile(
-    r"^\|\s*(?P<column>\S+)\s*\|\s*(?P<definition>[^|]*?)\s*\|\s*(?P<contract>[^|]*?)\s*\|\s*"
+    r"^\s*\|\s*(?P<column>\S+)\s*\|\s*(?P<definition>[^|]*?)\s*\|\s*(?P<contract>[^|]*?)\s*\|\s*"
     r"(?P<reason>missing in contract|missing in definition|data type mismatch)\s*\|",
     re.MULTILINE,
 )
@@ -120,7 +120,14 @@ def _snapshot_error(finding: Finding) -> str:
     return f"Correct the snapshot in {finding.place}."
 
 
-def _seed_error(finding: Finding) -> str:
+def seed_error(finding: Finding) -> str:
+    """For a seed whose CSV file is not as it should be."""
+    column = finding.fact("column")
+    if finding.fact("value"):
+        return (
+            f"Correct '{finding.fact('value')}'{' in column ' + column if column else ''} of {finding.place}, or give the "
+            "column another type under +column_types."
+        )
     if finding.fact("row"):
         return f"Correct {finding.file or 'the CSV file'}, line {finding.line}: it has another number of values than the header."
     return f"Correct {finding.file or 'the CSV file'}: header in the first line, as many values in every other one."
@@ -141,7 +148,7 @@ def _python_model_error(finding: Finding) -> str:
     return f"Correct {finding.file or finding.where or 'the model'}{line}: the traceback is in the detail."
 
 
-def _partial_success(finding: Finding) -> str:
+def _batches_failed(finding: Finding) -> str:
     return (
         f"Run `dbt-relay retry`: it runs only the batches that failed. Their errors are in the lines of "
         f"{finding.name or 'the model'}."
@@ -158,9 +165,9 @@ DATA_FIXES: Final[dict[str, Fix]] = {
     "schema_change": _schema_change,
     "source_stale": _source_stale,
     "snapshot_error": _snapshot_error,
-    "seed_error": _seed_error,
+    "seed_error": seed_error,
     "hook_failed": lambda f: f"Correct {f.where or 'the hook'} in dbt_project.yml.",
-    "partial_success": _partial_success,
+    "batches_failed": _batches_failed,
     "python_model_error": _python_model_error,
     "python_missing_package": lambda f: (
         f"Install it where every worker runs: `pip install {f.fact('name')}`, or take the import out of {f.file or 'the model'}."

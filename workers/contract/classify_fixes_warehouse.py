@@ -33,18 +33,17 @@ def _missing_column(finding: Finding) -> str:
     column = finding.fact("column").rpartition(".")[2]
     there = candidates(finding)
     likely = nearest(column, there) or there[:1]
-    line = f", line {finding.line} of the compiled SQL" if finding.line is not None else ""
     if likely:
         others = [name for name in there if name != likely[0]]
         also = f" (columns like it: {', '.join(others)})" if others else ""
-        return f'Did you mean "{likely[0]}"{also}? Correct "{column}" in {finding.place}{line}.'
+        return f'Did you mean "{likely[0]}"{also}? Correct "{column}" in {finding.place_in_sql}.'
     upstream = finding.refs()
     if upstream:
         return (
-            f'Correct "{column}" in {finding.place}{line}; `dbt-relay show --select {upstream[0]} --limit 1` '
+            f'Correct "{column}" in {finding.place_in_sql}; `dbt-relay show --select {upstream[0]} --limit 1` '
             f"shows which columns {upstream[0]} has."
         )
-    return f'Correct "{column}" in {finding.place}{line}, or add the column to what it reads from.'
+    return f'Correct "{column}" in {finding.place_in_sql}, or add the column to what it reads from.'
 
 
 def _missing_relation(finding: Finding) -> str:
@@ -66,11 +65,11 @@ def _missing_relation(finding: Finding) -> str:
     likely = nearest(name, known)
     if likely:
         return (
-            f"Did you mean {' or '.join(repr(one) for one in likely)}? Use ref('{likely[0]}') in {finding.place}; if "
+            f"Did you mean {' or '.join(repr(one) for one in likely)}? Use ref('{likely[0]}') in {finding.place_in_sql}; if "
             f"it is not built yet: `dbt-relay run --select +{likely[0]}`."
         )
     return (
-        f"Correct the name in {finding.place}, or make {name} first; a model is named with ref() and a table "
+        f"Correct the name in {finding.place_in_sql}, or make {name} first; a model is named with ref() and a table "
         "from outside with source(), so that dbt builds things in order."
     )
 
@@ -87,31 +86,32 @@ def _missing_function(finding: Finding) -> str:
 def _missing_alias(finding: Finding) -> str:
     there = candidates(finding)
     hint = did_you_mean(finding.fact("table"), there) or (f"There is: {', '.join(there)}." if there else "")
-    return f"{hint} Add {finding.fact('table')} to FROM or correct the alias in {finding.place}.".strip()
+    return (
+        f"{hint} Add {finding.fact('table')} to FROM or correct the alias in {finding.place_in_sql}.".strip()
+    )
 
 
 def _syntax_error(finding: Finding) -> str:
     near = re.search(r"at or near \"([^\"]*)\"", finding.reading.core)
-    line = f" at line {finding.line} of the compiled SQL" if finding.line is not None else ""
     if "unterminated quoted" in finding.reading.core:
-        return f"Close the quotation mark in {finding.place}{line}."
-    if "end of input" in finding.reading.core or (near is not None and near[1] in {";", ")"} and not line):
+        return f"Close the quotation mark in {finding.place_in_sql}."
+    at_its_end = near is not None and near[1] in {";", ")"} and not finding.in_sql
+    if "end of input" in finding.reading.core or at_its_end:
         return (
             f"The SQL of {finding.place} ends too soon: look for an open parenthesis, CASE or CTE at its end."
         )
     what = f", just before '{near[1]}'" if near is not None else ""
-    return f"Correct the SQL of {finding.place}{line}{what}: often a comma too many or a misspelt keyword."
+    return f"Correct the SQL of {finding.place_in_sql}{what}: often a comma too many or a misspelt keyword."
 
 
 def _type_mismatch(finding: Finding) -> str:
-    column = re.search(r"source column (\w+)", finding.reading.core)
-    value = re.search(
-        r"(?:convert string|input syntax for type \S+:) ['\"]([^'\"]*)['\"]", finding.reading.core
-    )
-    if value is not None:
-        what = f"column {column[1]}" if column is not None else "the column"
-        return f"Clean or filter values such as '{value[1]}' in {what} before the cast, or use try_cast, in {finding.place}."
-    return f"Cast one side to the type of the other in {finding.place}."
+    value, column = finding.fact("value"), finding.fact("column")
+    if value:
+        return (
+            f"Clean or filter values such as '{value}' in {f'column {column}' if column else 'the column'} before the "
+            f"cast, or use try_cast where there is one, in {finding.place_in_sql}."
+        )
+    return f"Cast one side to the type of the other in {finding.place_in_sql}."
 
 
 def _cardinality(finding: Finding) -> str:
@@ -240,21 +240,21 @@ WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
     "missing_column": _missing_column,
     "missing_relation": _missing_relation,
     "missing_schema": lambda f: (
-        f"Correct schema {f.fact('schema')} in {f.place}, or create it: `create schema {f.fact('schema')}`."
+        f"Correct schema {f.fact('schema')} in {f.place_in_sql}, or create it: `create schema {f.fact('schema')}`."
     ),
     "missing_function": _missing_function,
     "missing_table_alias": _missing_alias,
     "ambiguous_column": lambda f: (
-        f"Say which table {f.fact('column')} is of, in {f.place}"
+        f"Say which table {f.fact('column')} is of, in {f.place_in_sql}"
         f"{': ' + f.fact('choices').replace(chr(34), '') if f.fact('choices') else ''}."
     ),
-    "duplicate_column": lambda f: f"Rename one of the two columns {f.fact('column')} in {f.place} with `as`.",
-    "column_count_mismatch": lambda f: f"Give both sides the same columns in {f.place}.",
+    "duplicate_column": lambda f: f"Rename one of the two columns {f.fact('column')} in {f.place_in_sql} with `as`.",
+    "column_count_mismatch": lambda f: f"Give both sides the same columns in {f.place_in_sql}.",
     "syntax_error": _syntax_error,
-    "grouping_error": lambda f: f"Add the column to GROUP BY or aggregate it, in {f.place}.",
+    "grouping_error": lambda f: f"Add the column to GROUP BY or aggregate it, in {f.place_in_sql}.",
     "type_mismatch": _type_mismatch,
-    "out_of_range": lambda f: f"Cast to a wider type before the arithmetic (bigint, numeric), in {f.place}.",
-    "division_by_zero": lambda f: f"Divide by nullif(<divisor>, 0) in {f.place}.",
+    "out_of_range": lambda f: f"Cast to a wider type before the arithmetic (bigint, numeric), in {f.place_in_sql}.",
+    "division_by_zero": lambda f: f"Divide by nullif(<divisor>, 0) in {f.place_in_sql}.",
     "cardinality_violation": _cardinality,
     "relation_exists": _other_type,
     "wrong_relation_type": _other_type,

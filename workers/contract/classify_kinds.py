@@ -134,7 +134,7 @@ KINDS: Final[dict[str, Kind]] = {
     "dependent_objects": Kind(_DATABASE, "other objects depend on what was to be dropped"),
     "transaction_aborted": Kind(_DATABASE, "an earlier statement of the transaction had failed"),
     "raised_error": Kind(_DATABASE, "{reason}"),
-    "partial_success": Kind(_DATABASE, "some batches failed: {batches}"),
+    "batches_failed": Kind(_DATABASE, "{done} of {total} batches succeeded"),
     "database_error": Kind(_DATABASE, "{reason}"),
     "hook_failed": Kind(_DATABASE, "{reason}"),
     "seed_error": Kind(_DATABASE, "{reason}"),

@@ -112,6 +112,9 @@ _DUCKDB: Final = rules(
     ("missing_database", r"Catalog \"(?P<database>[^\"]+)\" does not exist"),
     ("missing_relation", r"(?:Table|View) with name \"?(?P<relation>[^\s\"]+)\"? does not exist"),
     ("missing_function", r"Function with name \"?(?P<function>[^\s\"]+)\"? does not exist"),
+    ("type_mismatch", (r"(?P<reason>Error when converting column \"(?P<column>[^\"]+)\"\. "
+                       r"Could not convert string \"(?P<value>[^\"]*)\" to '[^']+')")),
+    ("type_mismatch", r"Could not convert string '(?P<value>[^']*)' to \S+(?: when casting from source column (?P<column>\w+))?"),
     ("type_mismatch", (r"No function matches the given name and argument types|^Conversion Error: "
                       r"|^Mismatch Type Error: |Cannot (?:compare|mix) values of type")),
     ("ambiguous_column", r"Ambiguous reference to column name \"(?P<column>[^\"]+)\" \(use: (?P<choices>.*)\)"),
@@ -161,6 +164,7 @@ _POSTGRES: Final = rules(
     ("missing_function", r"(?:function|procedure) (?P<function>[\w.\"]+)\((?P<arguments>.*)\) does not exist"),
     ("missing_table_alias", r"missing FROM-clause entry for table \"(?P<table>[^\"]+)\""),
     ("missing_table_alias", r"invalid reference to FROM-clause entry for table \"(?P<table>[^\"]+)\""),
+    ("type_mismatch", r"invalid input syntax for type (?P<type>[\w ]+): \"(?P<value>[^\"]*)\""),
     ("type_mismatch", (r"operator does not exist|invalid input syntax for type|cannot cast type|cannot be matched"
                       r"|date/time field value out of range|is of type .* but expression is of type")),
     ("ambiguous_column", r"column reference \"(?P<column>[^\"]+)\" is ambiguous"),

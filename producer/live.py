@@ -1,0 +1,223 @@
+"""A run while it goes: a progress display on a terminal, plain lines elsewhere.
+
+`Progress` is what is known, `LiveView` shows it below dbt's lines, `PlainView` shows the lines alone.
+Both views take the events of one run after another.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from workers.contract.events import LINE, RUN, STATE, Event
+from workers.contract.results import BAD_STATUSES, GOOD_STATUSES, RETRYING, RUN_TERMINAL, RUNNING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+MAX_ROWS = 12
+"""Running nodes that are listed; more are counted."""
+
+STEP_NAMES = {
+    "@plan": "planning",
+    "@start": "on-run-start",
+    "@close": "closing",
+    "@command": "running the command",
+    "@session": "",
+}
+"""What the steps that are no nodes are called."""
+
+_OF_TOTAL = re.compile(r"\b\d+ of (\d+) [A-Z]")
+"""dbt's own count in its lines: ``1 of 40 START …``."""
+
+
+@dataclass
+class Running:
+    """A step that is being executed. `since` is seconds since the epoch, by the worker's clock."""
+
+    attempt: int
+    worker: str
+    since: float
+
+
+@dataclass
+class Progress:
+    """What the events of a run have told so far.
+
+    Attributes:
+        total: nodes of the run; 0 until dbt's lines tell.
+        done: dbt's status by finished node.
+        running: steps that are being executed, nodes and others.
+        retrying: nodes that wait for another attempt.
+        state: of the run.
+    """
+
+    total: int = 0
+    done: dict[str, str] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
+    retrying: set[str] = field(default_factory=set)
+    state: str = ""
+    run_id: str = ""
+
+    def take(self, event: Event) -> None:
+        """Learn from the next event; one of another run starts from nothing."""
+        if event.run_id != self.run_id:
+            self.__init__(run_id=event.run_id)  # type: ignore[misc]
+        if event.kind == STATE:
+            self._take_state(event)
+        elif event.kind == RUN:
+            self.state = event.state
+            if event.state in RUN_TERMINAL:
+                self.running.clear()
+        elif event.kind == LINE:
+            found = _OF_TOTAL.search(event.text)
+            if found:
+                self.total = max(self.total, int(found[1]))
+
+    def _take_state(self, event: Event) -> None:
+        step, state = event.node, event.state
+        self.running.pop(step, None)
+        self.retrying.discard(step)
+        if state == RUNNING:
+            self.running[step] = Running(event.attempt, event.worker, event.at)
+        elif state == RETRYING:
+            self.retrying.add(step)
+        elif state in GOOD_STATUSES | BAD_STATUSES and not step.startswith("@"):
+            self.done[step] = state
+
+    def counts(self) -> dict[str, int]:
+        """How many nodes ended with each of dbt's statuses, most first."""
+        return dict(Counter(self.done.values()).most_common())
+
+    def phase(self) -> str:
+        """What is going on beside nodes: ``planning``, ``closing``, … or an empty string."""
+        return next((STEP_NAMES[step] for step in self.running if STEP_NAMES.get(step)), "")
+
+
+class PlainView:
+    """dbt's lines, each as it comes."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def on_event(self, event: Event) -> None:
+        """Show an event."""
+        if event.kind == LINE:
+            self._file.write(f"{event.text}\n")
+            self._file.flush()
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class LiveView:
+    """dbt's lines, and below them what is running now. For a terminal."""
+
+    def __init__(self, console: Console, *, title: str = "", clock: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            console: where to show it.
+            title: stands before the counts; may be changed between runs.
+            clock: seconds since the epoch.
+        """
+        from rich.live import Live
+
+        self.title = title
+        self.progress = Progress()
+        self._clock = clock
+        self._lock = threading.Lock()  # rich refreshes from a thread of its own
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=5, transient=True)
+
+    def on_event(self, event: Event) -> None:
+        """Show an event."""
+        from rich.text import Text
+
+        with self._lock:
+            self.progress.take(event)
+        if event.kind == LINE:
+            self._live.console.print(Text.from_ansi(event.text), soft_wrap=True)
+        elif event.kind in (STATE, RUN):
+            self._live.refresh()
+
+    def render(self) -> RenderableType:
+        """Counts and what is running now."""
+        with self._lock:
+            return render_progress(self.progress, self.title, self._clock())
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+
+def view_for(file: TextIO, *, title: str = "", plain: bool = False) -> LiveView | PlainView:
+    """The progress display where `file` is a terminal (and not `plain`), else plain lines."""
+    if plain or not file.isatty():
+        return PlainView(file)
+    from rich.console import Console
+
+    return LiveView(Console(file=file, highlight=False), title=title)
+
+
+def render_progress(progress: Progress, title: str, now: float) -> RenderableType:
+    """The display: a bar, counts, and a row for each running node. `now` is seconds since the epoch."""
+    from rich.columns import Columns
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    done = len(progress.done)
+    counts = Text(title, style="bold")
+    if title:
+        counts.append("  ")
+    counts.append(f"{done}/{progress.total}" if progress.total else f"{done} done")
+    for status, number in progress.counts().items():
+        counts.append(f"  {number} {status}", style=status_style(status))
+    if progress.retrying:
+        counts.append(f"  {len(progress.retrying)} waiting to retry", style="yellow")
+    if progress.phase():
+        counts.append(f"  {progress.phase()}", style="dim")
+    parts: list[RenderableType] = [counts]
+    if progress.total:
+        parts = [Columns([ProgressBar(total=progress.total, completed=done, width=30), counts])]
+    rows = Table.grid(padding=(0, 2))
+    nodes = {step: running for step, running in progress.running.items() if not step.startswith("@")}
+    for step, running in list(nodes.items())[:MAX_ROWS]:
+        attempt = f"attempt {running.attempt}" if running.attempt > 1 else ""
+        rows.add_row(
+            Text("  " + short_name(step), style="cyan"),
+            Text(f"{max(0.0, now - running.since):.1f} s", justify="right"),
+            Text(running.worker, style="dim"),
+            Text(attempt, style="yellow"),
+        )
+    if len(nodes) > MAX_ROWS:
+        rows.add_row(Text(f"  and {len(nodes) - MAX_ROWS} more", style="dim"))
+    return Group(*parts, rows)
+
+
+def short_name(unique_id: str) -> str:
+    """``model.shop.orders`` as ``orders``; a version or a test's hash stays with its name."""
+    return unique_id.split(".", 2)[-1]
+
+
+def status_style(status: str) -> str:
+    """The colour of one of dbt's statuses."""
+    if status in ("warn", "skipped", "no-op"):
+        return "yellow" if status == "warn" else "dim"
+    return "green" if status in GOOD_STATUSES else "red"
