@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.cli_help import OWN_COMMANDS, command_help, root_help, version_text
+from producer.dbt_options import subcommands
 from producer.usage import did_you_mean, usage_error
 from workers.contract.errors import DbtError, DbtUsageError, ErrorInfo
 
@@ -85,7 +86,7 @@ def run_dbt(words: Sequence[str]) -> int:
         except KeyboardInterrupt as error:
             if not heard:
                 raise
-            _say(sys.stderr, f"dbt-relay: {error or 'terminated'}")
+            _say(sys.stderr, f"dbt-relay: {str(error) or 'terminated'}")
             return 128 + heard[0]
     if not result.success and not _wants_only_dbts_lines(invocation):
         _explain(result)
@@ -118,22 +119,23 @@ def print_line(line: str) -> None:
 def report_error(error: DbtError, words: Sequence[str] = ()) -> None:
     """Print an error on stderr: dbt's usage lines where there are some, what happened, what to do."""
     info = error.info
-    detail = "" if info is None else info.detail
-    text = str(error)
-    if isinstance(error, DbtUsageError) and info is not None:
-        lines = [detail, ""] if detail else []
-        lines.append(f"Error: {info.message}")
-        own = did_you_mean(words[0], OWN_COMMANDS) if info.code == "unknown_command" and words else ""
-        if own:
-            lines.append(f"dbt-relay's own commands:{own}")
-        if info.suggested_fix:
-            lines.append(info.suggested_fix)
-        text = "\n".join(lines)
-    elif info is not None and info.suggested_fix and info.suggested_fix not in text:
-        text = f"Error: {text}\n{info.suggested_fix}"
+    if info is None:
+        _say(sys.stderr, f"Error: {error}")
+        return
+    message, fix = info.message, info.suggested_fix
+    if info.code == "unknown_command" and words:
+        near = did_you_mean(words[0], (*subcommands(""), *OWN_COMMANDS))
+        if near and message.startswith(f"No such command {words[0]!r}."):
+            message, fix = f"No such command {words[0]!r}.{near}", ""
+    if not isinstance(error, DbtUsageError):
+        message, detail = str(error), ""  # its text is whole
     else:
-        text = f"Error: {text}"
-    _say(sys.stderr, text)
+        detail = info.detail
+    lines = [detail, ""] if detail else []
+    lines.append(f"Error: {message}")
+    if fix and fix not in message:
+        lines.append(fix)
+    _say(sys.stderr, "\n".join(lines))
 
 
 def _explain(result: DbtResult) -> None:

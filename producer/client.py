@@ -241,6 +241,7 @@ def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines:
         nodes=tuple(last.nodes),
         error=last.error if last.return_code else None,
         run_results=last.run_results,
+        attempts=tuple(last.attempts),
     )
 
 

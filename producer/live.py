@@ -33,8 +33,8 @@ STEP_NAMES = {
 }
 """What the steps that are no nodes are called."""
 
-_OF_TOTAL = re.compile(r"\b\d+ of (\d+) [A-Z]")
-"""dbt's own count in its lines: ``1 of 40 START …``."""
+_OF_TOTAL = re.compile(r"\b\d+ of (\d+) [A-Z]+ (?!hook:)")
+"""dbt's own count in its lines: ``1 of 40 START …``. Hooks are counted by themselves."""
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Progress:
     """What the events of a run have told so far.
 
     Attributes:
+        run_id: of which run; empty before the first event.
         total: nodes of the run; 0 until dbt's lines tell.
         done: dbt's status by finished node.
         running: steps that are being executed, nodes and others.
@@ -58,17 +59,15 @@ class Progress:
         state: of the run.
     """
 
+    run_id: str = ""
     total: int = 0
     done: dict[str, str] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
     retrying: set[str] = field(default_factory=set)
     state: str = ""
-    run_id: str = ""
 
     def take(self, event: Event) -> None:
-        """Learn from the next event; one of another run starts from nothing."""
-        if event.run_id != self.run_id:
-            self.__init__(run_id=event.run_id)  # type: ignore[misc]
+        """Learn from the next event of the run."""
         if event.kind == STATE:
             self._take_state(event)
         elif event.kind == RUN:
@@ -103,7 +102,8 @@ class Progress:
 class PlainView:
     """dbt's lines, each as it comes."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, *, title: str = "") -> None:
+        self.title = title  # as `LiveView` has one; not shown
         self._file = file
 
     def on_event(self, event: Event) -> None:
@@ -144,6 +144,8 @@ class LiveView:
         from rich.text import Text
 
         with self._lock:
+            if event.run_id != self.progress.run_id:
+                self.progress = Progress(event.run_id)
             self.progress.take(event)
         if event.kind == LINE:
             self._live.console.print(Text.from_ansi(event.text), soft_wrap=True)
@@ -168,7 +170,7 @@ class LiveView:
 def view_for(file: TextIO, *, title: str = "", plain: bool = False) -> LiveView | PlainView:
     """The progress display where `file` is a terminal (and not `plain`), else plain lines."""
     if plain or not file.isatty():
-        return PlainView(file)
+        return PlainView(file, title=title)
     from rich.console import Console
 
     return LiveView(Console(file=file, highlight=False), title=title)

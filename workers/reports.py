@@ -87,7 +87,10 @@ def final_of(run: Any, finished: Finished, steps: list[StepResult], attempts: li
     if error is None and finished.return_code:
         error = _from_statuses(nodes)
     return encode(
-        LastWord(return_code=finished.return_code, nodes=nodes, error=error, run_results=finished.run_results)
+        LastWord(
+            return_code=finished.return_code, nodes=nodes, error=error, run_results=finished.run_results,
+            attempts=[attempt for attempt in attempts if attempt.step.startswith("@")],
+        )
     )
 
 

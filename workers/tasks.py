@@ -477,14 +477,17 @@ def _end(
         finished.return_code = finished.return_code or 1
         finished.error = reports.cancelled(stop or "cancelled")
     state = RUN_CANCELLED if cancelled else RUN_SUCCEEDED if finished.return_code == 0 else RUN_FAILED
-    final = reports.final_of(run, finished, steps, held.ledger.attempts(claim.run_id))
+    if finished.error is not None and claim.tries > 1:
+        finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
+    attempt = _attempt(held, claim, began, state, finished.error)
+    final = reports.final_of(run, finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
     if run.request.return_artifacts:
         reports.return_artifacts(held.ledger, run)
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
         final=held.engine.mask(run.spec, final).decode(),
     )  # fmt: skip
-    held.ledger.finish(claim, move, attempt=_attempt(held, claim, began, state, finished.error))
+    held.ledger.finish(claim, move, attempt=attempt)
     held.forget(claim.run_id)
     held.engine.forget(claim.run_id)
     log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)

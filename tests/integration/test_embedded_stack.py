@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import redis
 from producer import embedded_guardian
 from producer.embedded import EmbeddedStack, StackInfo, down, find_running, status, up, worker_command
 from producer.embedded_guardian import tail
+from producer.embedded_server import find_server, server_command
 from tests.support.processes import short_directory
 from tests.support.waiting import wait_until
 from workers.contract.errors import BrokerUnavailableError, NoWorkerError, RelayError
@@ -491,6 +492,16 @@ def test_after_kill_of_everything_the_state_is_stale_and_up_works_again(world: W
     world.assert_nothing_left()
 
 
+def test_down_after_kill_of_everything_only_tidies(world: World) -> None:
+    info = up(1, environ=world.env, command=FOREVER)
+    for process in world.processes():
+        process.kill()
+    wait_until(lambda: not world.processes(), 5, "the end")
+    assert info.runtime_dir.exists()
+    assert not down(environ=world.env)
+    world.assert_nothing_left()
+
+
 def test_down_kills_what_does_not_end(world: World) -> None:
     stubborn = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"]
     world.env["DBT_RELAY_STOP_SECONDS"] = "60"
@@ -573,18 +584,22 @@ def test_find_running_is_fast_and_imports_neither_redis_nor_celery(world: World)
 
 def run_guardian(
     world: World,
-    act: Callable[[embedded_guardian.Guardian], object],
     monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[embedded_guardian.Guardian], object] = lambda _: None,
+    caller: Sequence[str] = FOREVER,
+    *,
+    detached: bool = False,
     **changes: Any,
 ) -> list[dict[str, Any]]:
-    """A guardian in this process' main thread, while `act` runs in another; returns its reports."""
-    from producer.embedded_server import find_server, server_command
+    """A guardian in this process' main thread; returns its reports.
 
+    `act` runs in another thread; then the process `caller`, whose stdout is the guardian's lifeline, ends.
+    """
     folder = world.base / "s-inside"
     folder.mkdir()
     socket = folder / "redis.sock"
     config: dict[str, Any] = {
-        "caller": os.getppid(),
+        "caller": None if detached else os.getppid(),
         "folders": [str(folder)],
         "locks": [],
         "socket": str(socket),
@@ -596,33 +611,34 @@ def run_guardian(
         "failure": None,
         **changes,
     }
-    lifeline, keep = os.pipe()
-    reports, report = os.pipe()
-    guardian = embedded_guardian.Guardian(config, lifeline, report)  # type: ignore[arg-type]
     monkeypatch.setattr(embedded_guardian, "prctl", lambda *_: None)  # pytest is to stay nobody's reaper
-    monkeypatch.setenv("RELAY_TEST_MARK", world.mark)
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.getsignal(number) for number in numbers}
+    holder = subprocess.Popen(caller, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    reports, report = os.pipe()
+    with monkeypatch.context() as patch:
+        patch.setenv("RELAY_TEST_MARK", world.mark)
+        guardian = embedded_guardian.Guardian(config, holder.stdout.fileno(), report)  # type: ignore[arg-type]
 
-    def other() -> None:
+        def other() -> None:
+            try:
+                act(guardian)
+            finally:
+                holder.kill()
+
+        thread = threading.Thread(target=other)
+        thread.start()
         try:
-            act(guardian)
+            guardian.run()
         finally:
-            os.close(keep)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    try:
-        guardian.run()
-    finally:
-        signal.set_wakeup_fd(-1)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        thread.join()
-        os.close(report)
-        os.close(lifeline)
-        for fd in guardian.wake:
-            os.close(fd)
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            thread.join()
+            holder.communicate()
+            for fd in (report, *guardian.wake):
+                os.close(fd)
     with open(reports, "rb") as lines:
         events = [json.loads(line) for line in lines]
     assert not folder.exists()
@@ -636,9 +652,17 @@ def running(world: World, *words: str) -> None:
     wait_until(lambda: all(world.named(word) for word in words), 10, f"{words}")
 
 
+def until_it_ends(guardian: embedded_guardian.Guardian) -> None:
+    wait_until(lambda: guardian.reason, 20, "the end to begin")
+
+
 @in_this_process
 def test_guardian_ends_with_its_callers_pipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = run_guardian(world, lambda _: running(world, "valkey-server", "signal.pause"), monkeypatch)
+    def act(guardian: embedded_guardian.Guardian) -> None:
+        running(world, "valkey-server", "signal.pause")
+        assert not guardian.reason
+
+    events = run_guardian(world, monkeypatch, act)
     assert [event["event"] for event in events] == ["ready"]
     assert events[0]["info"] == {"pid": os.getpid()}
     world.assert_nothing_left()
@@ -654,25 +678,9 @@ def test_detached_guardian_goes_on_after_the_callers_word_until_sigterm(
         assert not guardian.reason
         os.kill(os.getpid(), signal.SIGTERM)
 
-    real_pause = embedded_guardian.Guardian._pause
-
-    def pause(self: embedded_guardian.Guardian, seconds: float) -> None:
-        if "worker" in self.pids and self.lifeline is not None:
-            os.write(said, embedded_guardian.KEEP)
-        real_pause(self, seconds)
-
-    heard, said = os.pipe()
-    monkeypatch.setattr(embedded_guardian.Guardian, "_pause", pause)
-    real_init = embedded_guardian.Guardian.__init__
-
-    def init(self: embedded_guardian.Guardian, config: Any, _lifeline: int, reports: int) -> None:
-        real_init(self, config, heard, reports)
-
-    monkeypatch.setattr(embedded_guardian.Guardian, "__init__", init)
-    events = run_guardian(world, act, monkeypatch, caller=None)
+    says_keep = [sys.executable, "-c", f"print({embedded_guardian.KEEP.decode()!r})"]
+    events = run_guardian(world, monkeypatch, act, says_keep, detached=True)
     assert [event["event"] for event in events] == ["ready"]
-    os.close(heard)
-    os.close(said)
     world.assert_nothing_left()
 
 
@@ -696,8 +704,7 @@ def test_worker_that_keeps_ending_fails_the_stack_after_some_tries(
 @in_this_process
 def test_server_that_never_answers_fails_the_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_guardian, "SERVER_START_SECONDS", 0.3)
-    done = threading.Event()
-    events = run_guardian(world, lambda _: done.wait(1.0), monkeypatch, server=FOREVER)
+    events = run_guardian(world, monkeypatch, until_it_ends, server=FOREVER)
     assert [(event["what"], event["how"]) for event in events] == [("server", "did not answer within 0 s")]
     world.assert_nothing_left()
 
@@ -709,7 +716,7 @@ def test_lost_server_fails_the_stack(world: World, monkeypatch: pytest.MonkeyPat
         os.kill(guardian.pids["server"], signal.SIGKILL)
         wait_until(lambda: guardian.reason, 10, "the failure")
 
-    events = run_guardian(world, act, monkeypatch)
+    events = run_guardian(world, monkeypatch, act)
     assert [event["event"] for event in events] == ["ready", "failed"]
     assert events[1]["how"] == "ended (signal SIGKILL)"
     world.assert_nothing_left()
@@ -726,7 +733,7 @@ def test_long_logs_are_cut_and_keep_one_older_file(world: World, monkeypatch: py
         wait_until(lambda: log.stat().st_size == 0, 10, "the cut")
         assert Path(f"{log}.1").stat().st_size == 2001
 
-    run_guardian(world, act, monkeypatch, worker=[sys.executable, "-c", talk])
+    run_guardian(world, monkeypatch, act, worker=[sys.executable, "-c", talk])
     world.assert_nothing_left()
 
 
@@ -743,8 +750,8 @@ def test_worker_that_ignores_sigterm_is_killed_when_idle_or_out_of_time(
     def act(guardian: embedded_guardian.Guardian) -> None:
         wait_until(lambda: tail(guardian.log("worker")), 10, "the worker")
 
-    run_guardian(world, act, monkeypatch, worker=worker, grace=0.2)
-    run_guardian(world, act, monkeypatch, worker=worker, grace=60.0, idle_if_empty=["a", "b"])
+    run_guardian(world, monkeypatch, act, worker=worker, grace=0.2)
+    run_guardian(world, monkeypatch, act, worker=worker, grace=60.0, idle_if_empty=["a", "b"])
     world.assert_nothing_left()
 
 

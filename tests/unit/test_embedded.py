@@ -23,6 +23,7 @@ from producer import (
     embedded_handle,
     embedded_launch,
     embedded_server,
+    embedded_warm,
 )
 from producer.embedded_warm import find_running, status
 from tests.support.processes import short_directory
@@ -433,6 +434,20 @@ def test_guardian_reads_its_configuration_whole_or_not_at_all(said: bytes, expec
     os.close(read_end)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_prctl_reaches_the_kernel() -> None:
+    set_timer_slack, slack = 29, Path("/proc/self/timerslack_ns")
+    embedded_guardian.prctl(set_timer_slack, 54_321)
+    assert slack.read_text() == "54321\n"
+    embedded_guardian.prctl(set_timer_slack, 0)  # back to the default
+    assert slack.read_text() != "54321\n"
+
+
+def test_prctl_is_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_guardian.sys, "platform", "darwin")
+    embedded_guardian.prctl(-1, -1)
+
+
 def test_guardian_without_a_caller_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_guardian, "read_config", lambda _: None)
     assert embedded_guardian.main() == 0
@@ -631,6 +646,22 @@ def test_stack_that_was_not_started_has_nothing_to_check_or_stop() -> None:
     stack = embedded.EmbeddedStack(environ={})
     stack.check()
     stack.stop()
+
+
+def test_handle_that_a_fork_inherited_unseen_is_let_go(base: Path) -> None:
+    handle = handle_of()
+    handle.process.wait()
+    handle.owner = 1
+    stack = embedded.EmbeddedStack(environ={"DBT_RELAY_WORKERS": "none"})
+    stack._handle, stack._info = handle, INFO
+    with pytest.raises(RelayError, match="DBT_RELAY_WORKERS"):
+        stack.start()  # it goes on to make a stack of its own
+    assert handle.lifeline.closed
+    assert stack._info is None
+
+
+def test_counts_of_a_stack_that_ends_at_this_moment_are_zero() -> None:
+    assert embedded_warm._count(INFO, "LLEN", "dbt-relay") == 0
 
 
 def test_shared_stack_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ def _file(failure: Failure, reading: Reading, facts: dict[str, str]) -> str | No
         return "dbt_project.yml"
     of_node = _PATH_OF_NODE.match(reading.core)
     in_text = "/".join(part for part in (facts.get("folder"), facts.get("file")) if part)
-    path = failure.file or reading.path or (of_node["path"] if of_node else "") or in_text
+    path = failure.file or in_text or reading.path or (of_node["path"] if of_node else "")
     if path.endswith("dbt_project.yml"):
         return "dbt_project.yml"  # dbt gives the whole path
     return path.removeprefix("./") or None

@@ -104,10 +104,10 @@ DBT_RULES: Final = rules(
     ("missing_source", r"depends on a source named '(?P<name>[^']+)'"),
     ("missing_ref", (r"depends on a (?P<what>\w+) named '(?P<name>[^']+)'"
                     r"(?: with version '(?P<version>[^']+)')?.* which was not found")),
-    ("missing_ref", r"Unable to find model '(?:\w+\.)?(?P<name>\w+)' for unit test"),
+    ("missing_ref", r"Unable to find model '(?:\w+\.)?(?P<name>\w+)' for unit test '[^']+' in (?P<file>\S+)"),
     ("missing_doc", r"depends on doc '(?P<name>[^']+)'"),
     ("private_ref", (r"attempted to reference node (?P<name>\S+),\s+which is not allowed because the "
-                    r"referenced node is (?P<access>\w+) to the (?P<scope>.*?)\.?$")),
+                    r"referenced node is (?P<access>\w+) to (?P<scope>the .*?)\.?$")),
     ("hidden_dependency", (r"dbt was unable to infer all dependencies for the model"
                           r"[\s\S]*?-- depends_on: (?P<hint>.*)")),
     ("undefined_variable", r"Required var '(?P<name>[^']+)' not found in config"),
@@ -121,7 +121,7 @@ DBT_RULES: Final = rules(
     ("undefined_macro", r"No macro named '(?P<name>[^']+)' found"),
     ("macro_arguments", r"macro '(?:dbt_macro__)?(?P<name>\w+)' takes (?P<rule>.*)"),
     ("macro_recursion", r"maximum recursion depth exceeded"),
-    ("contract_violation", r"This model has an enforced contract|Contract enforcement failed for"),
+    ("contract_violation", r"This model has an enforced contract|Contract enforcement failed for: \((?P<file>[^)]+)\)"),
     ("contract_breaking_change", r"dbt detected a breaking change to an enforced contract"),
     ("schema_change", r"source and target schemas on this incremental model are out of sync"),
     ("test_errored", (r"Invalid column name: '(?P<column>[^']+)' in unit test fixture for '(?P<table>[^']+)'\."
@@ -180,7 +180,8 @@ DBT_RULES: Final = rules(
     ("invalid_vars", r"String '(?P<given>[\s\S]*)' is not valid YAML"),
     ("invalid_vars", r"--vars argument must be a YAML dictionary|YAML provided in the --vars argument is not valid"),
     ("usage_error", r"max_workers must be greater than 0"),
-    ("python_syntax", r"dbt allows exactly one model defined per python file|literal_eval an arg to dbt"),
+    ("python_syntax", (r"dbt allows exactly one model defined per python file|literal_eval an arg to dbt"
+                      r"|\(\S+\.py, line \d+\)$")),
     ("invalid_encoding", r"'utf-8' codec can't decode"),
     ("jinja_syntax", (r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
                      r"|Reached EOF without finding a close tag|unexpected EOF, expected "

@@ -68,6 +68,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def place(self) -> str:
         """``models/orders.sql``, with the line where it is a line of that file."""
+        if self.resource == "hook":
+            return f"{self.file or 'dbt_project.yml'}, {self.where}"
         if self.file is None:
             return self.where or "the project"
         return f"{self.file}, line {self.line}" if self.line is not None and not self.in_sql else self.file

@@ -19,9 +19,7 @@ def suggest(finding: Finding) -> str:
     fix = known if isinstance(known, str) else known(finding)
     if finding.code == finding.cause:
         return fix
-    if finding.code == "hook_failed":
-        return f"Correct the {finding.where.removeprefix('hook ')} hook in dbt_project.yml. {fix}"
-    if finding.code == "seed_error" and finding.fact("value"):
+    if finding.code == "seed_error" and (finding.fact("value") or finding.cause == "compilation_error"):
         return seed_error(finding)
     if finding.code == "test_errored":
         return f"The test itself could not run; no data was judged. {fix}"

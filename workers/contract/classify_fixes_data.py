@@ -56,7 +56,7 @@ def _contract_violation(finding: Finding) -> str:
         else:
             todo.append(f"leave {column} out, or add it to the contract as {is_now}")
     if not todo:
-        return f"List every column with its data_type under columns: in the YAML of {finding.where or 'the model'}."
+        return f"List every column with its data_type under columns: in the YAML of {finding.where or finding.place}."
     steps = "; ".join(todo)
     return f"In {finding.place}: {steps}."
 
@@ -105,6 +105,7 @@ def _source_stale(finding: Finding) -> str:
 
 
 def _snapshot_error(finding: Finding) -> str:
+    place = finding.file or "the snapshot's configuration"
     if finding.fact("missing"):
         return (
             f"The table that {finding.name or 'the snapshot'} writes to was not made by a snapshot (it has no "
@@ -112,12 +113,10 @@ def _snapshot_error(finding: Finding) -> str:
         )
     if finding.fact("strategy"):
         likely = nearest(finding.fact("strategy"), ("timestamp", "check"))
-        return (
-            f"Use strategy '{likely[0] if likely else 'timestamp'}' (timestamp or check) in {finding.place}."
-        )
+        return f"Use strategy '{likely[0] if likely else 'timestamp'}' (timestamp or check) in {place}."
     if "updated_at" in finding.reading.core:
-        return f"Set updated_at, the column that says when a row changed, in {finding.place}; or use strategy check."
-    return f"Correct the snapshot in {finding.place}."
+        return f"Set updated_at, the column that says when a row changed, in {place}; or use strategy check."
+    return f"Correct {place}."
 
 
 def seed_error(finding: Finding) -> str:

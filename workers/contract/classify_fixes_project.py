@@ -36,6 +36,8 @@ def _missing_ref(finding: Finding) -> str:
             f"Add version {finding.fact('version')} to the versions of {name} in its YAML, or refer to one "
             f"that is there, in {finding.place}."
         )
+    if finding.fact("what", "node") != "node":
+        return f"Correct the reference to {finding.fact('what')} '{name}' in {finding.place}."
     hint = did_you_mean(name, finding.known())
     return f"{hint} Correct the ref in {finding.place}, or add the model or seed '{name}'.".strip()
 
@@ -89,7 +91,8 @@ def _jinja_syntax(finding: Finding) -> str:
         hint = did_you_mean(unknown[1], _JINJA_TAGS)
         return f"{hint} '{unknown[1]}' is no Jinja tag: correct it in {finding.place}.".strip()
     if unclosed is not None:
-        return f"Add {{% end{unclosed[1]} %}} at the end of the {unclosed[1]} in {finding.place}."
+        where = finding.file or f"the {unclosed[1]} that lacks it (dbt does not say in which file)"
+        return f"Add {{% end{unclosed[1]} %}} at the end of {where}."
     if "end of print statement" in said:
         return f"Close the {{{{ … }}}} that is open in {finding.place}: a '}}}}' or a comma is missing before it."
     return f"Correct the Jinja in {finding.place}."
@@ -182,7 +185,7 @@ def _unknown_option(finding: Finding) -> str:
     return (
         f"Did you mean {likely[0]}?"
         if likely
-        else f"See `dbt {finding.failure.command or '<command>'} --help`."
+        else f"See `dbt-relay {finding.failure.command or '<command>'} --help`."
     )
 
 
@@ -213,7 +216,7 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     "unknown_command": _unknown_command,
     "unknown_option": _unknown_option,
     "invalid_vars": "Give --vars one YAML or JSON dictionary: `--vars '{\"simulation_year\": 2026}'`.",
-    "usage_error": lambda f: f"See `dbt {f.failure.command or '<command>'} --help` for what it takes.",
+    "usage_error": lambda f: f"See `dbt-relay {f.failure.command or '<command>'} --help` for what it takes.",
     "missing_ref": _missing_ref,
     "disabled_ref": lambda f: (
         f"Enable {f.fact('name')} (config enabled: true), or take the ref out of {f.place}."

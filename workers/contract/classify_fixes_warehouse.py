@@ -176,10 +176,10 @@ def _authentication(finding: Finding) -> str:
 
 
 def _incompatible(finding: Finding) -> str:
-    version = finding.fact("version")
+    version, supported = finding.fact("version"), finding.fact("supported").replace(" and ", " to ")
     return (
         f"Install a newer duckdb where the workers run (the file has storage version {version}, this one reads "
-        f"{finding.fact('supported')}), or write the file with the older one: EXPORT DATABASE there, IMPORT DATABASE here."
+        f"{supported}), or write the file with the older one: EXPORT DATABASE there, IMPORT DATABASE here."
     )
 
 
@@ -195,6 +195,12 @@ def _other_type(finding: Finding) -> str:
         f"Drop {finding.fact('relation', 'the relation')} once, or run "
         f"`dbt-relay run --full-refresh --select {finding.select}`."
     )
+
+
+def _database_error(finding: Finding) -> str:
+    if finding.select == "<node>":
+        return f"Correct {finding.place} as the database says."
+    return f"Correct {finding.place} as the database says; `dbt-relay compile --select {finding.select}` shows the SQL."
 
 
 WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
@@ -260,7 +266,5 @@ WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
     "wrong_relation_type": _other_type,
     "dependent_objects": "Drop or rebuild what depends on it first: the detail lists it.",
     "raised_error": _raised,
-    "database_error": lambda f: (
-        f"Correct {f.place} as the database says; `dbt-relay compile --select {f.select}` shows the SQL."
-    ),
+    "database_error": _database_error,
 }  # fmt: skip

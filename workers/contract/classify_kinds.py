@@ -39,7 +39,7 @@ KINDS: Final[dict[str, Kind]] = {
     "invalid_vars": Kind(_USAGE, "--vars is not a valid YAML dictionary"),
     "usage_error": Kind(_USAGE, "{reason}"),
     # compilation
-    "missing_ref": Kind(_COMPILATION, "ref('{name}') was not found"),
+    "missing_ref": Kind(_COMPILATION, "no {what} named '{name}'"),
     "disabled_ref": Kind(_COMPILATION, "ref('{name}') is disabled"),
     "private_ref": Kind(_COMPILATION, "{name} is {access} to {scope}"),
     "missing_source": Kind(_COMPILATION, "source '{name}' was not found"),
@@ -50,7 +50,7 @@ KINDS: Final[dict[str, Kind]] = {
     "macro_arguments": Kind(_COMPILATION, "macro {name} takes {rule}"),
     "macro_recursion": Kind(_COMPILATION, "a macro calls itself without an end"),
     "jinja_syntax": Kind(_COMPILATION, "{reason}"),
-    "duplicate_name": Kind(_COMPILATION, "two things have the same name: {name}"),
+    "duplicate_name": Kind(_COMPILATION, "two resources have the same name: {name}"),
     "duplicate_relation": Kind(_COMPILATION, "two nodes write to the same relation {name}"),
     "missing_materialization": Kind(_COMPILATION, "no materialization '{name}' for {adapter}"),
     "warning_as_error": Kind(_COMPILATION, "a warning counts as an error: {reason}"),

@@ -91,6 +91,8 @@ class DbtResult(msgspec.Struct, kw_only=True):
         nodes: one entry a node, in the order of dbt's run results.
         error: the first error, classified, or None.
         run_results: dbt's run_results.json as a dict, or None where the command writes none.
+        attempts: every execution of the steps around the nodes, in order: plan, start and close, or
+            a command that runs whole. Those of a node are in its `NodeResult`.
     """
 
     success: bool
@@ -103,3 +105,4 @@ class DbtResult(msgspec.Struct, kw_only=True):
     nodes: tuple[NodeResult, ...] = ()
     error: ErrorInfo | None = None
     run_results: dict[str, Any] | None = None
+    attempts: tuple[Attempt, ...] = ()

@@ -16,7 +16,7 @@ import redis
 from workers.contract.errors import ErrorInfo
 from workers.contract.messages import NODE_COMMANDS, RunRequest, decode_request, encode_request
 from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys
-from workers.contract.results import NodeResult
+from workers.contract.results import Attempt, NodeResult
 
 RESULT_TTL: Final = 24 * 3600
 """Seconds that a finished run stays readable."""
@@ -29,6 +29,7 @@ class LastWord(msgspec.Struct, kw_only=True):
     nodes: list[NodeResult] = []
     error: ErrorInfo | None = None
     run_results: dict[str, Any] | None = None
+    attempts: list[Attempt] = []
 
 
 @functools.cache

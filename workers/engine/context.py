@@ -9,6 +9,7 @@ manifest by the key.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -21,18 +22,23 @@ from typing import Any
 
 import dbt.version
 import msgspec
-from dbt.adapters.factory import FACTORY
+from dbt.adapters.factory import FACTORY, register_adapter
 from dbt.cli import requires
 from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
+from dbt.graph import Graph
+from dbt.mp_context import get_mp_context
 from dbt.parser.manifest import (
     _check_manifest,
     extended_mashumaro_encoder,
     extended_mashumuro_decoder,
 )
+from dbt_common.events.base_types import EventMsg
+from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.manifest_file import ManifestFile
 from workers.engine.spec import RunSpec, SharedContexts
 
 _FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
@@ -54,16 +60,35 @@ class ReadSet(msgspec.Struct, frozen=True):
 
 
 class Context(msgspec.Struct, kw_only=True):
-    """A parsed project in this process. `manifest` is never changed: runs work on views of it."""
+    """A parsed project in this process. `manifest` is never changed: runs work on views of it.
+
+    Attributes:
+        manifest_file: its manifest.json, kept in pieces.
+        config: configuration of an invocation of the same key, where reading it warned of nothing.
+        graphs: dbt's graph of the manifest, without and with the edges of a build.
+    """
 
     key: str
     manifest: Manifest
     adapter: Any
+    manifest_file: ManifestFile
+    config: RuntimeConfig | None = None
+    graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
     secrets: tuple[str, ...]
 
     def use_adapter(self) -> None:
         """Make the context's adapter the one that dbt finds."""
         FACTORY.adapters = {self.adapter.type(): self.adapter}
+
+
+class _Warnings:
+    """Counts what is said at warning level and above."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, msg: EventMsg) -> None:
+        self.count += msg.info.level in {"warn", "error"}
 
 
 class ContextStore:
@@ -82,7 +107,7 @@ class ContextStore:
         """
         family = _family(flags, spec)
         found = self._find(family, spec, flags)
-        config = self.configure(click_context)
+        config = self._config(found, click_context, flags)
         if found is None:
             found = self._parse(family, spec, click_context, flags, config)
         else:
@@ -100,7 +125,7 @@ class ContextStore:
             ProjectMismatchError: it is not kept anywhere, and the files here give another one.
         """
         context = self._contexts.get(key) or self._unpack(key)
-        config = self.configure(click_context)
+        config = self._config(context, click_context, flags)
         if context is None:
             context = self._parse(_family(flags, spec), spec, click_context, flags, config)
             if context.key != key:
@@ -134,7 +159,27 @@ class ContextStore:
             zlib.decompress(packed), decoder=extended_mashumuro_decoder
         )
         manifest.build_flat_graph()
-        return Context(key=key, manifest=manifest, adapter=None, secrets=())  # type: ignore[arg-type]
+        return Context(
+            key=key, manifest=manifest, adapter=None, secrets=(), manifest_file=ManifestFile(manifest)
+        )  # fmt: skip
+
+    def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
+        """The configuration of an invocation; what an equal key gave before is given again."""
+        if context is not None and context.config is not None:
+            # the key covers every file and value that it was read from; flags are the caller's own
+            config = copy.copy(context.config)
+            config.args = flags
+            return config
+        warnings = _Warnings()
+        manager = get_event_manager()
+        manager.callbacks.append(warnings)
+        try:
+            config = self.configure(click_context)
+        finally:
+            manager.callbacks.remove(warnings)
+        if context is not None and not warnings.count:
+            context.config = config
+        return config
 
     def configure(self, click_context: Any) -> RuntimeConfig:
         """dbt's configuration for this invocation, read by the very steps of dbt's command line."""
@@ -150,12 +195,13 @@ class ContextStore:
         """Register adapter, macros and query header for a manifest that was parsed before."""
         if context.adapter is not None:
             context.use_adapter()
+            register_adapter(config, get_mp_context())  # it is: this says so, as dbt does
+            return
         click_context.obj["manifest"] = context.manifest
         requires.setup_manifest(click_context, write=False)
         adapter = FACTORY.lookup_adapter(config.credentials.type)
-        if context.adapter is None:
-            context.adapter = adapter
-            context.secrets = credential_secrets(config)
+        context.adapter = adapter
+        context.secrets = credential_secrets(config)
 
     def _parse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
@@ -170,7 +216,7 @@ class ContextStore:
         self._shared.save(key, pack(manifest))
         self._shared.save_index(family, msgspec.json.encode(read))
         return Context(
-            key=key, manifest=manifest, adapter=adapter, secrets=credential_secrets(config),
+            key=key, manifest=manifest, adapter=adapter, secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
         )  # fmt: skip
 
     def _keep(self, context: Context) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dbt.artifacts.schemas.results import RunStatus
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResult, RunResultsArtifact
+from dbt.constants import MANIFEST_FILE_NAME
 from dbt.events.types import (
     ArtifactWritten,
     ConcurrencyLine,
@@ -18,13 +19,14 @@ from dbt.events.types import (
     NothingToDo,
 )
 from dbt.flags import get_flags
-from dbt.parser.manifest import write_manifest
+from dbt.parser.manifest import write_semantic_manifest
 from dbt.task.printer import print_run_result_error
 from dbt.task.runnable import mark_node_as_skipped
 from dbt_common.events.functions import fire_event, warn_or_error
 from dbt_common.events.types import Formatting
 from dbt_common.utils.encoding import ForgivingJSONEncoder
 
+from workers.engine.manifest_file import write_bytes, write_json
 from workers.engine.node import apply_patch, plain_result, run_result
 from workers.engine.spec import Finished, StepOutcome, StepResult
 from workers.engine.view import RunView
@@ -161,7 +163,7 @@ def _execution_result(view: RunView, results: list[Any], elapsed: float) -> RunE
 
 
 def _report(view: RunView, result: RunExecutionResult) -> Finished:
-    task, config = view.task, view.config
+    task = view.task
     fire_event(
         EndRunResult(
             results=[each.to_msg_dict() for each in result.results],
@@ -172,10 +174,7 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
     )
     run_results = run_results_of(result)
     if task.args.write_json:
-        metadata = view.manifest.metadata
-        view.manifest.metadata = config.get_metadata()
-        view.manifest.metadata.user_id = metadata.user_id
-        write_manifest(view.manifest, config.project_target_path)
+        _write_manifest(view)
         path = task.result_path()
         write_json(path, run_results)
         fire_event(ArtifactWritten(artifact_type=type(result).__name__, artifact_path=path))
@@ -183,6 +182,17 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
     return Finished(
         return_code=0 if task.interpret_results(result.results) else 1, run_results=run_results
     )
+
+
+def _write_manifest(view: RunView) -> None:
+    """manifest.json and semantic_manifest.json (dbt.parser.manifest.write_manifest)."""
+    target = view.config.project_target_path
+    view.manifest.metadata = view.config.get_metadata()
+    view.manifest.fill_tracking_metadata()
+    path = os.path.join(target, MANIFEST_FILE_NAME)
+    write_bytes(path, view.context.manifest_file.render(view.manifest, view.owned))
+    fire_event(ArtifactWritten(artifact_type="WritableManifest", artifact_path=path))
+    write_semantic_manifest(manifest=view.manifest, target_path=target)
 
 
 def run_results_of(result: RunExecutionResult) -> dict[str, Any]:
@@ -195,13 +205,3 @@ def run_results_of(result: RunExecutionResult) -> dict[str, Any]:
         json.dumps(artifact.to_dict(omit_none=False), cls=ForgivingJSONEncoder)
     )
     return plain
-
-
-def write_json(path: str, plain: dict[str, Any]) -> None:
-    """Write an artifact so that a reader sees the old one or the new one, never half of it."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(plain, file)
-    os.replace(temporary, path)
-

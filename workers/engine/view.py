@@ -8,14 +8,20 @@ what one run compiled can never reach another.
 from __future__ import annotations
 
 import copy
+import functools
+import os
 from typing import Any
 
 import msgspec
 from dbt import selected_resources
 from dbt.cli.flags import Flags
+from dbt.compilation import _generate_stats, print_compile_stats
 from dbt.config.runtime import RuntimeConfig
+from dbt.context.query_header import generate_query_header_context
 from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import HookNode
+from dbt.flags import get_flags
+from dbt.graph import Graph
 from dbt.task import group_lookup
 from dbt.task.build import BuildTask
 from dbt.task.run import RunTask
@@ -60,6 +66,7 @@ class RunView(msgspec.Struct, kw_only=True):
     manifest: Manifest
     task: Any
     recorder: CacheRecorder
+    query_header: Any
     facts: RunFacts | None = None
     owned: set[str] = msgspec.field(default_factory=set)
 
@@ -101,6 +108,10 @@ class RunView(msgspec.Struct, kw_only=True):
         """Make this run's flags, adapter, cache, selection and groups the process's."""
         use_flags(self.flags)
         self.context.use_adapter()
+        adapter = self.context.adapter
+        adapter.config = adapter.connections.profile = self.config
+        adapter.connections.query_header = self.query_header
+        adapter.set_macro_resolver(self.manifest)
         self.recorder.use()
         if self.facts is not None:
             selected_resources.set_selected_resources(set(self.facts.selected))
@@ -125,9 +136,35 @@ def build_view(
 ) -> RunView:
     """dbt's task for a command over a fresh view."""
     manifest = view_of(context.manifest)
-    task = TASKS[command](flags, config, manifest)
-    context.adapter.set_macro_resolver(manifest)
+    task = _sharing_graph(TASKS[command])(flags, config, manifest)
+    task.relay_graphs = context.graphs
+    connections = context.adapter.connections
+    # a query comment may name the invocation: it is the run's own
+    connections.profile = config
+    connections.set_query_header(generate_query_header_context(config, manifest))
     return RunView(
         run_id=run_id, flags=flags, config=config, context=context, manifest=manifest, task=task,
-        recorder=CacheRecorder(context.adapter),
+        recorder=CacheRecorder(context.adapter), query_header=connections.query_header,
     )  # fmt: skip
+
+
+@functools.cache
+def _sharing_graph(base: type[RunTask]) -> Any:
+    """dbt's task, linking the graph of a context once: nodes and edges are the parse's, not the run's."""
+
+    class Sharing(base):  # type: ignore[valid-type, misc]
+        relay_graphs: dict[bool, Graph]
+
+        def compile_manifest(self) -> None:
+            of_build = issubclass(base, BuildTask)
+            written = os.path.join(self.config.project_target_path, "graph.gpickle")
+            known = self.relay_graphs.get(of_build)
+            if known is None or (get_flags().WRITE_JSON and not os.path.exists(written)):
+                super().compile_manifest()
+                self.relay_graphs[of_build] = self.graph
+                return
+            self.graph = known
+            print_compile_stats(_generate_stats(self.manifest))
+
+    Sharing.__name__ = base.__name__
+    return Sharing

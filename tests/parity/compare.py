@@ -1,0 +1,262 @@
+"""Every difference between what a command left on the two sides."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.parity.rules import Rules
+from tests.parity.sides import Outcome
+from tests.parity.warehouses import Relation
+
+OWN_FILES = frozenset({"partial_parse.msgpack"})
+"""Of one process's parse: dbt-relay keeps its own (a worker may have needed no parse)."""
+
+OWN_LINES = (
+    "Unable to do partial parsing",
+    "Performance info: ",
+)
+"""Lines about the state of dbt's partial parse file, which dbt-relay does not depend on."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that plain dbt did otherwise."""
+
+    where: str
+    plain: Any
+    relay: Any
+
+    def __str__(self) -> str:
+        return f"{self.where}\n    plain: {_short(self.plain)}\n    relay: {_short(self.relay)}"
+
+
+@dataclass
+class Allowance:
+    """What a sequence states beyond the common rules.
+
+    Attributes:
+        measured: columns that hold a measurement or a hash over a time: compared by being null or not
+            and by how many distinct values there are.
+        order: lines and results must come in the same order too (one thread).
+        skip_lines: starts of lines that are not compared, each with a reason where it is used.
+    """
+
+    measured: frozenset[str] = frozenset()
+    order: bool = False
+    skip_lines: tuple[str, ...] = ()
+
+
+@dataclass
+class Compared:
+    """The differences, and how much was looked at."""
+
+    differences: list[Difference] = field(default_factory=list)
+    nodes: int = 0
+    relations: int = 0
+
+    def note(self, where: str, plain: Any, relay: Any) -> None:
+        """Keep a difference, if it is one."""
+        if plain != relay:
+            self.differences.append(Difference(where, plain, relay))
+
+
+def compare(
+    plain: Outcome, relay: Outcome, rules: tuple[Rules, Rules], allowance: Allowance
+) -> Compared:
+    """Everything that the two outcomes do not share."""
+    seen = Compared()
+    seen.note("exit code", plain.return_code, relay.return_code)
+    _run_results(seen, plain.run_results, relay.run_results, rules, allowance)
+    _relations(seen, plain.relations, relay.relations, rules, allowance)
+    _manifest(seen, plain.manifest, relay.manifest, rules)
+    _files(seen, plain.files, relay.files, rules)
+    _lines(seen, plain.lines, relay.lines, rules, allowance)
+    return seen
+
+
+# -- run results -----------------------------------------------------------------------------------
+
+_MEASURED = {"execution_time", "elapsed_time", "generated_at", "invocation_id", "invocation_started_at"}
+
+
+def _run_results(
+    seen: Compared, plain: Any, relay: Any, rules: tuple[Rules, Rules], allowance: Allowance
+) -> None:
+    if plain is None or relay is None:
+        seen.note("run_results.json", plain is not None, relay is not None)
+        return
+    left, right = _entries(plain, rules[0]), _entries(relay, rules[1])
+    seen.nodes += len(left)
+    seen.note("run_results nodes", sorted(left), sorted(right))
+    for key in sorted(left.keys() & right.keys()):
+        _dicts(seen, f"run_results {key}", left[key], right[key])
+    if allowance.order:
+        seen.note("run_results order", list(left), list(right))
+    _dicts(seen, "run_results", _head(plain, rules[0]), _head(relay, rules[1]))
+
+
+def _entries(artifact: dict[str, Any], rules: Rules) -> dict[str, dict[str, Any]]:
+    entries = {}
+    for result in artifact["results"]:
+        entry = rules.value({**result, "timing": [each["name"] for each in result["timing"]]})
+        entry["execution_time"] = type(result["execution_time"]).__name__
+        entry["message"] = None if entry["message"] is None else rules.line(entry["message"])
+        entries[result["unique_id"]] = entry
+    return entries
+
+
+def _head(artifact: dict[str, Any], rules: Rules) -> dict[str, Any]:
+    head = {**artifact, "results": None}
+    for name in _MEASURED:
+        if name in head:
+            head[name] = type(head[name]).__name__
+        if name in head["metadata"]:
+            head["metadata"] = {**head["metadata"], name: type(head["metadata"][name]).__name__}
+    plain: dict[str, Any] = rules.value(head)
+    return plain
+
+
+# -- the warehouse ---------------------------------------------------------------------------------
+
+
+def _relations(
+    seen: Compared,
+    plain: dict[str, Relation],
+    relay: dict[str, Relation],
+    rules: tuple[Rules, Rules],
+    allowance: Allowance,
+) -> None:
+    left = {rules[0].text(name): relation for name, relation in plain.items()}
+    right = {rules[1].text(name): relation for name, relation in relay.items()}
+    seen.relations += len(left)
+    seen.note("relations", sorted(left), sorted(right))
+    for name in sorted(left.keys() & right.keys()):
+        one, other = left[name], right[name]
+        for part in ("kind", "columns", "comment", "definition", "extras"):
+            seen.note(
+                f"{name} {part}", rules[0].value(getattr(one, part)), rules[1].value(getattr(other, part))
+            )
+        lost, more = _multisets(_rows(one, rules[0], allowance), _rows(other, rules[1], allowance))
+        seen.note(f"{name} rows ({len(one.rows)}, {len(other.rows)})", lost, more)
+
+
+def _rows(relation: Relation, rules: Rules, allowance: Allowance) -> list[Any]:
+    names = [column[0] for column in relation.columns]
+    measured = [place for place, name in enumerate(names) if name in allowance.measured]
+    rows = [
+        [
+            ("<null>" if value is None else "<measured>") if place in measured else rules.value(value)
+            for place, value in enumerate(row)
+        ]
+        for row in relation.rows
+    ]
+    distinct = [(names[place], len({row[place] for row in relation.rows})) for place in measured]
+    return [*rows, *distinct]
+
+
+def _multisets(left: list[Any], right: list[Any]) -> tuple[list[str], list[str]]:
+    one = collections.Counter(repr(item) for item in left)
+    other = collections.Counter(repr(item) for item in right)
+    return sorted((one - other).elements()), sorted((other - one).elements())
+
+
+# -- artifacts -------------------------------------------------------------------------------------
+
+
+def _manifest(seen: Compared, plain: Any, relay: Any, rules: tuple[Rules, Rules]) -> None:
+    if plain is None or relay is None:
+        seen.note("manifest.json", plain is not None, relay is not None)
+        return
+    _dicts(seen, "manifest", _timeless(plain, rules[0]), _timeless(relay, rules[1]))
+
+
+def _timeless(manifest: dict[str, Any], rules: Rules) -> Any:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: type(item).__name__
+                if key in {"created_at", "generated_at", "invocation_id", "invocation_started_at"}
+                else clean(item)
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        return value
+
+    return rules.value(clean(manifest))
+
+
+def _files(
+    seen: Compared, plain: dict[str, str], relay: dict[str, str], rules: tuple[Rules, Rules]
+) -> None:
+    left = {name: text for name, text in plain.items() if name not in OWN_FILES}
+    right = {name: text for name, text in relay.items() if name not in OWN_FILES}
+    seen.note(
+        "files of the target folder", sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
+    )
+    for name in sorted(left.keys() & right.keys()):
+        seen.note(f"target/{name}", rules[0].text(left[name]), rules[1].text(right[name]))
+
+
+# -- lines -----------------------------------------------------------------------------------------
+
+
+def _lines(
+    seen: Compared,
+    plain: list[str],
+    relay: list[str],
+    rules: tuple[Rules, Rules],
+    allowance: Allowance,
+) -> None:
+    def shown(lines: list[str], side: Rules) -> list[str]:
+        mine = [side.line(line) for line in lines]
+        left_out = (*OWN_LINES, *allowance.skip_lines)
+        return [line.rstrip() for line in mine if not any(start in line for start in left_out)]
+
+    left, right = shown(plain, rules[0]), shown(relay, rules[1])
+    lost, more = _multisets(left, right)
+    seen.note("lines of the console", lost, more)
+    if allowance.order and not (lost or more):
+        seen.note("order of lines", *_first_difference(left, right))
+
+
+def _first_difference(left: list[str], right: list[str]) -> tuple[Any, Any]:
+    for place, (one, other) in enumerate(zip(left, right, strict=True)):
+        if one != other:
+            return [place, one], [place, other]
+    return None, None
+
+
+# -- small things ----------------------------------------------------------------------------------
+
+
+def _dicts(seen: Compared, where: str, plain: Any, relay: Any) -> None:
+    """Note the deepest places where two plain values differ."""
+    for path, one, other in _walk(plain, relay):
+        seen.note(f"{where} {path}".rstrip(), one, other)
+
+
+def _walk(plain: Any, relay: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(plain, dict) and isinstance(relay, dict):
+        for key in sorted({*plain, *relay}, key=str):
+            if key not in plain or key not in relay:
+                yield f"{path}/{key}", plain.get(key, "(absent)"), relay.get(key, "(absent)")
+            else:
+                yield from _walk(plain[key], relay[key], f"{path}/{key}")
+    elif isinstance(plain, list) and isinstance(relay, list) and len(plain) == len(relay):
+        for place, (one, other) in enumerate(zip(plain, relay, strict=True)):
+            yield from _walk(one, other, f"{path}/{place}")
+    elif plain != relay:
+        yield path, plain, relay
+
+
+_Show = Callable[[Any], str]
+
+
+def _short(value: Any, most: int = 1200) -> str:
+    shown = "\n           ".join(value) if isinstance(value, list) and all(
+        isinstance(item, str) for item in value) else repr(value)  # fmt: skip
+    return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown)} characters)"

@@ -1,0 +1,1 @@
+select * from {{ ref('after_broken_column') }}

@@ -1,0 +1,1 @@
+select persn from {{ ref('int_model_b') }}

@@ -1,0 +1,2 @@
+{% if execute %}{{ exceptions.raise_compiler_error('the rates are not there') }}{% endif %}
+select 1 as one

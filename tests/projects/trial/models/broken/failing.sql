@@ -1,0 +1,1 @@
+select person, salary - 60000 as salary from {{ ref('int_model_b') }}

@@ -1,0 +1,1 @@
+select {{ var('simulation_year') | int }} as simulation_year, {{ var('cola_rate') }} as cola_rate

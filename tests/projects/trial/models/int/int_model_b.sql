@@ -1,0 +1,1 @@
+select person, salary from {{ ref('salaries') }} where salary > 0
