@@ -39,8 +39,8 @@ def run_own(words: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
-        raise KeyboardInterrupt from None
+    except click.Abort as error:  # click's for a Ctrl-C, which says what was interrupted
+        raise (error.__cause__ or KeyboardInterrupt()) from None
     return code if isinstance(code, int) else 0
 
 

@@ -207,7 +207,8 @@ def _check_profile(
         known = [str(name) for name in outputs]
         raise usage_error(
             "no_such_target",
-            f"The profile {profile!r} does not have a target named {target!r}.{did_you_mean(target, known)}",
+            f"The profile {profile!r} of {path} does not have a target named {target!r}."
+            f"{did_you_mean(target, known)}",
             f"The valid target names for this profile are: {', '.join(known)}.",
         )
     return str(target)

@@ -24,6 +24,7 @@ from producer.embedded_launch import (
     checked_workers,
     default_workers,
     launch,
+    namespace_of,
     worker_command,
 )
 from producer.embedded_warm import StackStatus, down, find_running, status, up
@@ -154,7 +155,7 @@ class EmbeddedStack:
         return os.environ if self._environ is None else self._environ
 
     def _namespace(self) -> str:
-        return self._env().get("DBT_RELAY_NAMESPACE", "relay")
+        return namespace_of(self._env())
 
     def forget(self) -> None:
         """In a fork of this process: the stack is the parent's. Called by itself after ``os.fork``."""

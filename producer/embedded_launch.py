@@ -66,14 +66,26 @@ class StackInfo:
         return cls(**{**data, "runtime_dir": Path(data["runtime_dir"])})
 
 
-def worker_command(processes: int) -> list[str]:
+def queue_of(environ: Mapping[str, str]) -> str:
+    """``DBT_RELAY_QUEUE``, or the default queue: what the caller's own client publishes to."""
+    from workers.contract.names import QUEUE
+
+    return environ.get("DBT_RELAY_QUEUE") or QUEUE
+
+
+def namespace_of(environ: Mapping[str, str]) -> str:
+    """``DBT_RELAY_NAMESPACE``, or the default: the first part of every key."""
+    return environ.get("DBT_RELAY_NAMESPACE") or "relay"
+
+
+def worker_command(processes: int, queue: str = "dbt-relay") -> list[str]:
     """Command line of the worker of an embedded stack, with `processes` pool processes."""
     return [
         sys.executable, "-m", "celery", "-A", "workers.app", "worker",
         "--concurrency", str(processes),
         "--loglevel", "warning",
         "--without-gossip", "--without-mingle",
-        "-Q", "dbt-relay",
+        "-Q", queue,
     ]  # fmt: skip
 
 
@@ -192,14 +204,14 @@ def _config(
     from workers.contract.names import Keys
 
     server = find_server(environ)
-    keys = Keys(environ.get("DBT_RELAY_NAMESPACE", "relay"))
+    keys = Keys(namespace_of(environ))
     return {
         "caller": None if detached else os.getpid(),
         "folders": [str(folder) for folder in directory.folders],
         "locks": list(directory.locks),
         "socket": str(directory.socket),
         "server": server_command(server, directory.socket, directory.path),
-        "worker": list(worker_command(workers) if command is None else command),
+        "worker": list(command or worker_command(workers, queue_of(environ))),
         "grace": grace(environ),
         "idle_if_empty": [keys.leases(), keys.active()] if stop_seconds(environ) is None else None,
         "info": {

@@ -15,7 +15,15 @@ from producer import embedded_dirs
 from producer.embedded_errors import setup_error
 from producer.embedded_guardian import answers
 from producer.embedded_handle import Handle, failure_error, hellos, patience, wait_for_worker
-from producer.embedded_launch import StackInfo, checked_workers, default_workers, grace, launch
+from producer.embedded_launch import (
+    StackInfo,
+    checked_workers,
+    default_workers,
+    grace,
+    launch,
+    namespace_of,
+    queue_of,
+)
 from producer.embedded_server import ask
 
 
@@ -83,7 +91,6 @@ def up(
     """
     environ = os.environ if environ is None else environ
     count = default_workers(environ) if workers is None else checked_workers(workers)
-    namespace = environ.get("DBT_RELAY_NAMESPACE", "relay")
     deadline = time.monotonic() + timeout
     handle: Handle | None = None
     while (info := find_running(environ)) is None:
@@ -105,7 +112,7 @@ def up(
         time.sleep(0.02)
     try:
         if wait_ready is not None:
-            wait_for_worker(handle, info, namespace, wait_ready)
+            wait_for_worker(handle, info, namespace_of(environ), wait_ready)
     finally:
         if handle is not None:
             handle.let_go()
@@ -170,13 +177,13 @@ def status(environ: Mapping[str, str] | None = None) -> StackStatus:
     info = find_running(environ)
     if info is None:
         return StackStatus(None, failure=_last_failure(environ))
-    from workers.contract.names import QUEUE, Keys
+    from workers.contract.names import Keys
 
-    namespace = environ.get("DBT_RELAY_NAMESPACE", "relay")
+    namespace = namespace_of(environ)
     return StackStatus(
         info,
         ready=tuple(hellos(info, namespace)),
-        queued=_count(info, "LLEN", QUEUE),
+        queued=_count(info, "LLEN", queue_of(environ)),
         active=_count(info, "ZCARD", Keys(namespace).active()),
     )
 

@@ -124,7 +124,7 @@ def summary(result: DbtResult) -> Text:
             text.append(", " if position else "")
             text.append(f"{number} {status}", style=status_style(status))
     else:
-        text.append(" ".join(result.command[:3]))
+        text.append(" ".join(result.command[:2]))
     text.append(f" in {result.execution_time:.1f} s, exit code {result.return_code}")
     if result.run_id:
         text.append(f"  ({result.run_id})", style="dim")

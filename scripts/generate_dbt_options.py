@@ -11,8 +11,6 @@ the installed dbt-core knows something that the file lacks. Names and types alon
 stay dbt's.
 """
 
-# ruff: noqa: INP001 - a script, in no package
-
 from __future__ import annotations
 
 import json

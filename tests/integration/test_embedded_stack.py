@@ -692,8 +692,7 @@ def test_worker_that_keeps_ending_fails_the_stack_after_some_tries(
     monkeypatch.setattr(embedded_guardian, "BACKOFF_SECONDS", (0.0, 0.01, 0.02, 0.03))
     worker = [sys.executable, "-c", "import os; print('tried', flush=True); os.kill(os.getpid(), 9)"]
     failure = tmp_path / "failure"
-    done = threading.Event()
-    events = run_guardian(world, lambda _: done.wait(1.5), monkeypatch, worker=worker, failure=str(failure))
+    events = run_guardian(world, monkeypatch, until_it_ends, worker=worker, failure=str(failure))
     assert [event["event"] for event in events] == ["ready", *["worker_exit"] * 3, "failed"]
     assert events[-1]["how"] == "ended 5 times in a row (signal SIGKILL)"
     assert events[-1]["log"].count("tried") == 5

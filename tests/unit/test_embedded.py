@@ -87,6 +87,25 @@ def test_worker_command_is_celerys() -> None:
     assert command[command.index("-Q") + 1] == "dbt-relay"
 
 
+@pytest.mark.parametrize(
+    ("environ", "queue", "namespace"),
+    [
+        ({}, "dbt-relay", "relay"),
+        ({"DBT_RELAY_QUEUE": "", "DBT_RELAY_NAMESPACE": ""}, "dbt-relay", "relay"),
+        ({"DBT_RELAY_QUEUE": "q", "DBT_RELAY_NAMESPACE": "n"}, "q", "n"),
+    ],
+)
+def test_worker_uses_the_callers_queue_and_namespace(
+    base: Path, environ: dict[str, str], queue: str, namespace: str
+) -> None:
+    environ = {**os.environ, **environ}
+    directory = embedded_dirs.new_stack_dir(environ, base)
+    config = embedded_launch._config(directory, 2, environ, None, None, detached=False)
+    assert config["worker"] == embedded.worker_command(2, queue)
+    assert config["idle_if_empty"] == [f"{namespace}:leases", f"{namespace}:active"]
+    directory.discard()
+
+
 def test_workers_environment_is_the_callers_with_absolute_paths_and_no_celery_settings(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

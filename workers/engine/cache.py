@@ -4,12 +4,14 @@ dbt fills its cache once, when a run begins, and from then on changes it with wh
 Other processes do part of that work here, so every change is recorded, travels through the ledger
 with the result of the node that made it, and is replayed by whoever executes a later node. So each
 process sees what one dbt process would see: neither less (a relation that another process made) nor
-more (one that appeared outside of dbt).
+more (one that appeared outside of dbt). What dbt has warned of already (deprecations, once an
+invocation each) travels the same way.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +19,7 @@ import msgspec
 from dbt.adapters.base import BaseAdapter
 from dbt.adapters.cache import RelationsCache
 from dbt.adapters.reference_keys import _make_ref_key
+from dbt.deprecations import active_deprecations
 
 
 class CacheRecorder:
@@ -27,12 +30,15 @@ class CacheRecorder:
         self.origin = secrets.token_hex(4)
         self.position = 0
         self.changes: list[list[Any]] = []
+        self.deprecated: Counter[str] = Counter()
         self.cache = _recording(type(adapter.cache), self)
         self._quiet = False
 
     def use(self) -> None:
-        """Make it the adapter's cache."""
+        """Make it the adapter's cache, and the run's deprecations dbt's."""
         self.adapter.cache = self.cache
+        active_deprecations.clear()
+        active_deprecations.update(self.deprecated)
 
     def record(self, change: list[Any]) -> None:
         """Note one change, unless it is being replayed."""
@@ -41,6 +47,10 @@ class CacheRecorder:
 
     def take(self) -> tuple[str, ...]:
         """The changes since the last call, JSON each."""
+        deprecated = Counter(active_deprecations) - self.deprecated
+        if deprecated:
+            self.deprecated += deprecated
+            self.changes.append(["deprecated", deprecated])
         taken = tuple(
             msgspec.json.encode([self.origin, *change]).decode() for change in self.changes
         )
@@ -104,6 +114,9 @@ class CacheRecorder:
             cache.update_schemas([(database, schema) for database, schema in rest[0]])
         elif what == "drop_schema":
             cache.drop_schema(rest[0], rest[1])
+        elif what == "deprecated":
+            self.deprecated.update(rest[0])
+            active_deprecations.update(rest[0])
 
     def _relation(self, plain: dict[str, Any]) -> Any:
         return self.adapter.Relation.from_dict(plain)

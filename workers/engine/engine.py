@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
-from dbt.events.types import MainEncounteredError, MainReportVersion, MainStackTrace
-from dbt.version import installed as installed_version
-from dbt_common.events.functions import LOG_VERSION, fire_event
+from dbt.deprecations import show_deprecations_summary
+from dbt.events.types import MainEncounteredError, MainStackTrace
+from dbt.parser.manifest import write_manifest
+from dbt_common.events.functions import fire_event
 from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
@@ -21,7 +22,7 @@ from workers.engine import edges
 from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
-from workers.engine.invocation import parse_flags, standing_in, use_flags
+from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
 from workers.engine.node import execute_node
 from workers.engine.plan import check_models, make_plan
 from workers.engine.spec import (
@@ -70,15 +71,13 @@ class Engine:
             click_context, flags = parse_flags(spec.args)
             self._sink.configure(flags)
             use_flags(flags)
-            fire_event(MainReportVersion(version=str(installed_version), log_version=LOG_VERSION))
+            preflight(click_context, flags)
             context, config = self._contexts.open(spec, click_context, flags)
             self._remember_secrets(spec, context.secrets)
             view = build_view(spec.run_id, str(flags.WHICH), flags, config, context)
-            view.use()
-            check_models(view.manifest, config, spec.required_models)
-            plan = make_plan(view)
             self._keep(view)
-            return plan
+            check_models(view.manifest, config, spec.required_models)
+            return make_plan(view)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
         """What dbt does once before the first node.
@@ -88,7 +87,9 @@ class Engine:
         """
         with self._step(spec, "@start", emit, attempt):
             view = self._view(spec, facts)
-            return edges.start(view)
+            outcome = edges.start(view)
+            outcome.cache += view.recorder.take()
+            return outcome
 
     def node(
         self,
@@ -139,7 +140,9 @@ class Engine:
             view = self._view(spec, facts)
             view.recorder.replay(changes(view.recorder.position))
             try:
-                return edges.close(view, started, results, stop=stop)
+                finished = edges.close(view, started, results, stop=stop)
+                show_deprecations_summary()
+                return finished
             finally:
                 self.forget(spec.run_id)
 
@@ -191,16 +194,19 @@ class Engine:
     def _view(self, spec: RunSpec, facts: RunFacts) -> RunView:
         view = self._views.get(spec.run_id)
         if view is None:
-            click_context, flags = parse_flags(spec.args)
-            use_flags(flags)
-            context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
-            self._remember_secrets(spec, context.secrets)
-            view = build_view(spec.run_id, str(flags.WHICH), flags, config, context)
-            self._keep(view)
+            with self._sink.muted():  # the plan said it
+                click_context, flags = parse_flags(spec.args)
+                said_already(flags)
+                use_flags(flags)
+                context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
+                self._remember_secrets(spec, context.secrets)
+                view = build_view(spec.run_id, str(flags.WHICH), flags, config, context)
+                self._keep(view)
         self._sink.configure(view.flags)
         view.use()
         if view.facts is None:
-            view.adopt(facts)
+            with self._sink.muted():  # the start step says it
+                view.adopt(facts)
         elif facts.began and not view.facts.began:
             view.facts = facts
         return view
@@ -218,6 +224,12 @@ class Engine:
             view.recorder.cache.clear()
             view.task.populate_adapter_cache(adapter)
         return view.recorder.snapshot()
+
+    def _leave_manifest(self, spec: RunSpec) -> None:
+        """dbt wrote its manifest when it had parsed, long before it gave the command up."""
+        view = self._views.get(spec.run_id)
+        if view is not None and view.flags.WRITE_JSON:
+            write_manifest(view.manifest, view.config.project_target_path)
 
     def _secrets_of(self, spec: RunSpec) -> tuple[str, ...]:
         known = self._secrets.get(spec.run_id)
@@ -246,6 +258,8 @@ class Engine:
                     fire_event(MainEncounteredError(exc=str(error)))
                     if not isinstance(error, DbtBaseException):
                         fire_event(MainStackTrace(stack_trace=traceback.format_exc()))
+                    self._leave_manifest(spec)
+                    show_deprecations_summary()
                     raise CommandFailedError(self._finished(error, spec)) from error
         except OSError as error:
             # the caller's working directory is not on this machine

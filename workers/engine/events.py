@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dbt.events.logging import _line_format_from_str
@@ -40,6 +41,7 @@ class LineSink:
         self.scrub, self.debug, self.attempt, self.worker = scrub, debug, attempt, worker
         self.level = _RANK["info"]
         self._silent = False
+        self._muted = False
         self._logger: _Logger
         self.configure(flags)
 
@@ -63,8 +65,19 @@ class LineSink:
         self._filter = config.filter
         self._logger = _JsonLogger(config) if line_format == LineFormat.Json else _TextLogger(config)
 
+    @contextlib.contextmanager
+    def muted(self) -> Iterator[None]:
+        """Say nothing of what this process only repeats for itself."""
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
+
     def __call__(self, msg: EventMsg) -> None:
         """dbt's callback."""
+        if self._muted:
+            return
         level = msg.info.level
         shown = (
             not self._silent

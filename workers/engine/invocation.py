@@ -15,14 +15,19 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+import dbt.deprecations
 import dbt.tracking
 import dbt_common.invocation
 from dbt.cli import requires
 from dbt.cli.flags import Flags, args_to_context
-from dbt.flags import set_flags
+from dbt.events.types import MainReportArgs, MainReportVersion
+from dbt.flags import get_flag_dict, set_flags
+from dbt.version import installed as installed_version
 from dbt_common.clients.system import get_env
 from dbt_common.context import get_invocation_context, set_invocation_context
 from dbt_common.events.event_manager_client import cleanup_event_logger, get_event_manager
+from dbt_common.events.functions import LOG_VERSION, fire_event
+from dbt_common.utils import cast_dict_to_dict_of_strings
 
 from workers.engine.events import LineSink, StdoutLines
 from workers.engine.spec import RunSpec
@@ -72,6 +77,8 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
             spec.started_at, timezone.utc
         )
         cleanup_event_logger()
+        dbt.deprecations.reset_deprecations()
+        dbt.deprecations.buffered_deprecations.clear()
         get_event_manager().callbacks.append(sink)
         with contextlib.redirect_stdout(stdout):
             yield
@@ -102,6 +109,23 @@ def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:
     flags = Flags(click_context)
     click_context.obj = {"flags": flags}
     return click_context, flags
+
+
+def preflight(click_context: Any, flags: Flags) -> None:
+    """What dbt says before it reads the project (dbt.cli.requires.preflight). Once a run."""
+    fire_event(MainReportVersion(version=str(installed_version), log_version=LOG_VERSION))
+    fire_event(MainReportArgs(args=cast_dict_to_dict_of_strings(get_flag_dict())))
+    if hasattr(requires, "check_deprecated_version"):  # dbt-core >= 1.11
+        requires.check_deprecated_version()
+    flags.fire_deprecations(click_context)
+    if hasattr(requires, "validate_engine_env_vars"):  # dbt-core >= 1.11
+        requires.validate_engine_env_vars()
+
+
+def said_already(flags: Flags) -> None:
+    """Forget what `preflight` said when the run was planned (dbt.cli.flags.Flags.fire_deprecations)."""
+    object.__delattr__(flags, "deprecated_env_var_warnings")
+    dbt.deprecations.buffered_deprecations.clear()
 
 
 def use_flags(flags: Flags) -> None:

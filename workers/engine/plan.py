@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from typing import Any
 
 import networkx
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
+from dbt.deprecations import active_deprecations
 from dbt.task.build import BuildTask
 from dbt import selected_resources
 
@@ -20,8 +22,9 @@ from workers.engine.warehouse import warehouse_of, whole_reason
 def make_plan(view: RunView) -> Plan:
     """What dbt's own selector picks for the run, and the edges between the picked nodes.
 
-    Unit tests of ``dbt build`` become nodes before their model: dbt runs them when it is the model's
-    turn (dbt.task.build.BuildTask.call_model_and_unit_tests_runner).
+    Unit tests of ``dbt build`` become nodes before their model, one after another: dbt runs them when
+    it is the model's turn, and skips the rest of them once one has failed
+    (dbt.task.build.BuildTask.call_model_and_unit_tests_runner).
 
     Raises:
         dbt's own errors: a selector it refuses, a cycle.
@@ -38,13 +41,13 @@ def make_plan(view: RunView) -> Plan:
     for model, tests in unit_tests.items():
         if model not in parents:
             continue
-        above = list(parents[model])
-        for test in tests:
-            parents[test], children[test] = above, [model]
-            order[test] = scores[model]
-            for parent in above:
-                children[parent].append(test)
-        parents[model] = above + tests
+        chain = [*sorted(tests), model]
+        for test, following in itertools.pairwise(chain):
+            children[test], order[test] = [following], scores[model]
+            parents[following] = [*parents.get(following, ()), test]
+        parents[chain[0]] = above = parents[model][:-1]
+        for parent in above:
+            children[parent].append(chain[0])
 
     flattened = [node.unique_id for node in task._flattened_nodes]
     nodes = tuple(
@@ -60,6 +63,7 @@ def make_plan(view: RunView) -> Plan:
         selected=tuple(selected_resources.SELECTED_RESOURCES),
         flattened=tuple(flattened),
         total=total,
+        deprecations=dict(active_deprecations),
     )
     return Plan(
         facts=facts,

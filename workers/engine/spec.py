@@ -45,6 +45,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         selected: dbt's selected_resources.
         flattened: the planned nodes in dbt's order.
         total: dbt's count of nodes (``n of total``).
+        deprecations: what dbt has warned of while planning, with how often.
         began: when the nodes began, seconds since the epoch, UTC (dbt's elapsed time counts from it).
     """
 
@@ -53,6 +54,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     flattened: tuple[str, ...]
     total: int
     began: float = 0.0
+    deprecations: dict[str, int] = {}
 
 
 class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):

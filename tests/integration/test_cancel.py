@@ -1,0 +1,156 @@
+"""Stopping runs: by a client, and by Ctrl-C of whoever waits for them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from producer.client import RelayClient
+from tests.support.postgres_server import PostgresDatabase, PostgresServer
+from tests.support.processes import end_process
+from tests.support.projects import ROOT, copy_project
+from tests.support.redis_server import RedisServer
+from tests.support.runs import Gate, runner, submit
+from tests.support.waiting import wait_until
+from tests.support.worker_pool import WorkerPool, WorkerPools
+from workers.contract.errors import DbtCancelledError, exception_of
+
+LEASE = 3.0
+"""Seconds; a beat comes every third of it, and is how a worker learns of a cancel."""
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
+    with postgres.database() as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerPool:
+    return module_worker_pool(2, env={**database.env, "DBT_RELAY_LEASE_SECONDS": str(LEASE)})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project("trial", tmp_path_factory.mktemp("trial"))
+
+
+@pytest.fixture
+def relay(redis_server: RedisServer) -> RelayClient:
+    return RelayClient(redis_server.broker_url)
+
+
+def wait_for_node(relay: RelayClient, run_id: str, unique_id: str) -> None:
+    for event in relay.watch(run_id, timeout=60):
+        if (event.node, event.state) == (unique_id, "running"):
+            return
+    pytest.fail(f"{unique_id} never ran")
+
+
+def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path
+) -> None:
+    run_id = submit(redis_server, project, ["run", "--select", "int_model_a", "endless+"])
+    wait_for_node(relay, run_id, "model.trial.endless")
+    asked = time.monotonic()
+    assert relay.cancel(run_id, "not needed any more")
+    result = relay.result(run_id, timeout=30)
+    assert time.monotonic() - asked < LEASE / 3 + 3
+    assert relay.store.fact(run_id, "state") == "cancelled"
+    assert (result.success, result.return_code) == (False, 1)
+    assert result.error is not None
+    assert isinstance(exception_of(result.error), DbtCancelledError)
+    assert "not needed any more" in result.error.message
+    statuses = {each.name: each.status for each in result.nodes}
+    assert statuses["int_model_a"] == "success"
+    assert "success" not in {statuses.get("endless"), statuses.get("after_endless")}
+    assert result.run_results is not None
+    ran = {each["unique_id"]: each["status"] for each in result.run_results["results"]}
+    assert ran["model.trial.int_model_a"] == "success"
+    with duckdb.connect(str(duckdb_file)) as connection:  # and nobody holds the file
+        assert connection.sql("select simulation_year from int_model_a").fetchall() == [(2025,)]
+
+
+@pytest.mark.postgres
+def test_a_cancelled_run_stops_its_query_on_the_server(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, database: PostgresDatabase
+) -> None:
+    env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
+    run_id = submit(redis_server, project, ["run", "--select", "endless+"], env=env)
+    running = "select 1 from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid() and state = 'active'"
+    wait_until(lambda: database.query(running), 60, "the query to run")
+    assert relay.cancel(run_id)
+    result = relay.result(run_id, timeout=30)
+    assert relay.store.fact(run_id, "state") == "cancelled"
+    assert result.error is not None
+    assert result.error.category == "cancelled"
+    wait_until(lambda: not database.query(running), 5, "the query to be gone")
+
+
+def test_a_run_that_nobody_took_yet_is_cancelled_too(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    blockers = [
+        submit(redis_server, project, ["run", "--select", "gated", "--vars", f"{{gate: {gate.path}, n: {n}}}"],
+               env={"RELAY_TEST_DUCKDB": str(tmp_path / f"{n}.duckdb")})
+        for n in range(2)
+    ]  # fmt: skip
+    for blocker in blockers:
+        wait_for_node(relay, blocker, "model.trial.gated")
+    waiting = submit(redis_server, project, ["run", "--select", "int_model_a"])
+    assert relay.cancel(waiting)
+    wait_until(lambda: relay.store.fact(blockers[0], "state"), 5)
+    for _ in blockers:
+        gate.open()
+    result = relay.result(waiting, timeout=30)
+    assert result.error is not None
+    assert result.error.category == "cancelled"
+    assert result.nodes == ()
+    for blocker in blockers:
+        relay.result(blocker, timeout=30)
+
+
+def test_an_ended_run_cannot_be_cancelled(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path
+) -> None:
+    result = runner(redis_server, project).execute_command(["ls"], stream_output=False)
+    assert not relay.cancel(result.run_id)
+    assert relay.result(result.run_id).success
+
+
+def test_ctrl_c_cancels_what_the_script_waits_for(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from producer import DbtRunner\n"
+        f"DbtRunner({str(project)!r}).execute_command(['run', '--select', 'endless'])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(script)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**pool.env, "RELAY_TEST_DUCKDB": str(duckdb_file)}, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if b"START sql table model main.endless" in line:
+                break
+        [run_id] = relay.store.active_runs()
+        wait_for_node(relay, run_id, "model.trial.endless")
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        end_process(process, signal.SIGKILL, 5)
+    assert process.returncode not in {0, None}
+    assert b"cancelling the run" in stderr
+    assert relay.store.fact(run_id, "state") == "cancelled"
+    with duckdb.connect(str(duckdb_file)) as connection:
+        assert connection.sql("select 1").fetchall() == [(1,)]

@@ -1,0 +1,3 @@
+{{ config(materialized='table') }}
+{{ wait() }}
+select 1 as id

@@ -1,0 +1,3 @@
+{{ config(materialized='table') }}
+{{ wait() }}
+select id from {{ ref('first') }}
