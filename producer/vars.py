@@ -18,6 +18,9 @@ except ImportError:  # pragma: no cover - a PyYAML built without libyaml
 EXCERPT = 60
 """Characters shown on each side of a mistake."""
 
+MAX_DEPTH = 200
+"""Lists and mappings within each other. libyaml recurses: at some 100,000 it takes the process down."""
+
 
 def load_yaml(text: str) -> Any:
     """What YAML `text` holds, read as dbt reads it (YAML 1.1, safe).
@@ -26,23 +29,34 @@ def load_yaml(text: str) -> Any:
         ValueError: not YAML; the text says what is wrong and shows where.
     """
     try:
+        _check_depth(text)
         return yaml.load(text, Loader=SafeLoader)  # a safe one, whichever of the two
     except yaml.MarkedYAMLError as error:
         raise ValueError(_describe(text, error)) from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise ValueError(" ".join(str(error).split())) from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         # PyYAML's own constructors of dates, numbers and the like raise these: 2025-13-45
-        raise ValueError(f"a value in it cannot be read: {error}") from None
+        raise ValueError(f"something in it cannot be read: {error}") from None
+
+
+def _check_depth(text: str) -> None:
+    """Raise ValueError for what is nested too deeply; reads twice only what could be."""
+    if sum(text.count(opening) for opening in ("[", "{", "- ", "? ")) <= MAX_DEPTH:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"more than {MAX_DEPTH} lists and mappings within each other")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _describe(text: str, error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark or error.context_mark
+    mark = error.problem_mark or error.context_mark or yaml.Mark("", 0, 0, 0, None, 0)
     problem = " ".join((error.problem or error.context or "it cannot be read").split())
-    if mark is None:
-        return problem
     lines = text.splitlines() or [""]
     row, column = mark.line, mark.column
     if row >= len(lines):  # the end of the text, which libyaml puts on a line of its own

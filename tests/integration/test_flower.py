@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.flower import Flower, flower_beside
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import end_process, free_port, tail
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import node, runner
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
-
-Tasks = Callable[[str], list[dict[str, Any]]]
-
 
 @pytest.fixture(scope="module")
 def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
@@ -41,57 +33,35 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tasks_of(pool: WorkerPool) -> Iterator[Tasks]:
-    """Starts Flower beside the workers; gives the tasks of a run by its API."""
-    port = free_port()
-    log = pool.directory / "flower.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "celery", "-A", "workers.app", "flower", "--address=127.0.0.1",
-                f"--port={port}",
-            ],
-            env={**pool.env, "FLOWER_UNAUTHENTICATED_API": "true"}, cwd=pool.directory,
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    def get(path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return json.load(answer)
-
-    def up() -> bool:
-        assert process.poll() is None, tail(log)
-        try:
-            return bool(get("/api/workers"))
-        except (urllib.error.URLError, ConnectionError):
-            return False
-
-    def tasks(run_id: str) -> list[dict[str, Any]]:
-        return [task for task in get("/api/tasks?limit=1000").values() if run_id in str(task["args"])]
-
-    wait_until(up, 40, lambda: f"Flower:\n{tail(log)}", interval=0.2)
-    yield tasks
-    end_process(process, 15, 10)
+def flower(pool: WorkerPool) -> Iterator[Flower]:
+    with flower_beside(pool) as flower:
+        yield flower
 
 
-def finished(tasks: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [task for task in tasks if task["name"] == name and task["state"] in {"SUCCESS", "FAILURE"}]
+def tasks_of(flower: Flower, run_id: str) -> list[dict[str, Any]]:
+    """The tasks of a run that has ended, once Flower has heard of its last."""
+    wait_until(lambda: flower.finished(run_id, "relay.close"), 20, "the last task")
+    return flower.tasks(run_id)
+
+
+def node_tasks(tasks: list[dict[str, Any]], unique_id: str) -> list[dict[str, Any]]:
+    return [
+        task for task in tasks
+        if task["name"] == "relay.node" and unique_id in task["args"] and task["state"] in {"SUCCESS", "FAILURE"}
+    ]  # fmt: skip
 
 
 def test_flower_shows_each_node_of_a_duckdb_run(
-    tasks_of: Tasks, project: Path, redis_server: RedisServer, duckdb_file: Path
+    flower: Flower, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     """One process executes them all: each is a task of its own nevertheless."""
     result = runner(redis_server, project).execute_command(
         ["build", "--select", "+int_raised", "broken_macro"], stream_output=False
     )
-    tasks = wait_until(
-        lambda: len(finished(t := tasks_of(result.run_id), "relay.close")) == 1 and t, 20, "the last task"
-    )
-    assert isinstance(tasks, list)
+    tasks = tasks_of(flower, result.run_id)
     assert {"relay.plan", "relay.start", "relay.node", "relay.close"} <= {task["name"] for task in tasks}
     shown = {
-        each.unique_id: [task for task in finished(tasks, "relay.node") if each.unique_id in task["args"]]
+        each.unique_id: node_tasks(tasks, each.unique_id)
         for each in result.nodes
     }
     assert {unique_id: len(found) for unique_id, found in shown.items()} == dict.fromkeys(shown, 1)
@@ -106,28 +76,25 @@ def test_flower_shows_each_node_of_a_duckdb_run(
 
 @pytest.mark.postgres
 def test_flower_shows_each_node_of_a_postgres_run(
-    tasks_of: Tasks, project: Path, redis_server: RedisServer, database: PostgresDatabase
+    flower: Flower, project: Path, redis_server: RedisServer, database: PostgresDatabase
 ) -> None:
     env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
     result = runner(redis_server, project, env=env).execute_command(
         ["build", "--select", "+int_raised"], stream_output=False
     )
     assert result.success, result.stdout
-    tasks = wait_until(
-        lambda: len(finished(t := tasks_of(result.run_id), "relay.close")) == 1 and t, 20, "the last task"
-    )
-    assert isinstance(tasks, list)
-    assert [task["state"] for task in finished(tasks, "relay.plan")] == ["SUCCESS"]
+    tasks = tasks_of(flower, result.run_id)
+    assert [task["state"] for task in flower.finished(result.run_id, "relay.plan")] == ["SUCCESS"]
     for each in result.nodes:
-        [task] = [task for task in finished(tasks, "relay.node") if each.unique_id in task["args"]]
+        [task] = node_tasks(tasks, each.unique_id)
         assert task["state"] == "SUCCESS"
         assert task["worker"]
 
 
 def test_flower_shows_a_command_that_runs_whole(
-    tasks_of: Tasks, project: Path, redis_server: RedisServer
+    flower: Flower, project: Path, redis_server: RedisServer
 ) -> None:
     result = runner(redis_server, project).execute_command(["ls"], stream_output=False)
-    [task] = wait_until(lambda: finished(tasks_of(result.run_id), "relay.command"), 20, "the task")  # type: ignore[misc]
+    [task] = wait_until(lambda: flower.finished(result.run_id, "relay.command"), 20, "the task")
     assert task["state"] == "SUCCESS"
     assert "@command" in task["args"]

@@ -18,6 +18,7 @@ from tests.support.runs import PROMPT_RETRIES, Ear, duckdb_held_elsewhere, node,
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.errors import exception_of
+from workers.contract.events import Event
 from workers.contract.messages import RetryPolicy
 from workers.contract.results import DbtResult
 
@@ -44,8 +45,13 @@ def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
     ear = Ear()
     with duckdb_held_elsewhere(duckdb_file) as release:
         timer = threading.Timer(2.0, release)
-        timer.start()
-        result = runner(redis_server, project, retry=PROMPT_RETRIES, on_event=ear).execute_command(
+
+        def on_event(event: Event) -> None:
+            ear(event)
+            if (event.node, event.state, event.attempt) == ("@start", "running", 1):
+                timer.start()  # two seconds from when it is first wanted
+
+        result = runner(redis_server, project, retry=PROMPT_RETRIES, on_event=on_event).execute_command(
             ["build", "--select", "+int_raised"], stream_output=False
         )
         timer.join()
@@ -59,6 +65,25 @@ def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
     retried = [each.event for each in ear.heard if each.event.state == "retrying"]
     assert [event.attempt for event in retried] == list(range(1, len(tried)))
     assert all(len(each.attempts) == 1 for each in result.nodes)
+
+
+def test_a_command_that_runs_whole_waits_for_the_file_too(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
+) -> None:
+    with duckdb_held_elsewhere(duckdb_file) as release:
+
+        def on_event(event: Event) -> None:
+            if (event.node, event.state) == ("@command", "retrying"):
+                release()
+
+        result = runner(redis_server, project, retry=PROMPT_RETRIES, on_event=on_event).execute_command(
+            ["show", "--inline", "select 6 * 7 as answer"], stream_output=False
+        )
+    assert result.success, result.stdout
+    assert "|     42 |" in result.stdout
+    assert [(attempt.step, attempt.number, attempt.error is None) for attempt in result.attempts] == [
+        ("@command", 1, False), ("@command", 2, True),
+    ]  # fmt: skip
 
 
 def test_a_duckdb_file_that_stays_held_fails_with_its_holder_named(

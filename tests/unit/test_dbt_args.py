@@ -115,6 +115,7 @@ def test_environment_gives_what_the_command_line_leaves_open() -> None:
         "DBT_ENGINE_TARGET": "prod",
         "DBT_FULL_REFRESH": "yes",
         "DBT_FAIL_FAST": "",
+        "DBT_DEFER": "off",
         "DBT_RESOURCE_TYPES": "model  seed",
         "DBT_PROFILE": "ignored",
     }
@@ -123,11 +124,13 @@ def test_environment_gives_what_the_command_line_leaves_open() -> None:
         "profile": "shop",
         "target": "prod",
         "full_refresh": True,
+        "defer": False,
         "resource_types": ("model", "seed"),
     }
     assert invocation.environment == {
         "target": "DBT_ENGINE_TARGET",
         "full_refresh": "DBT_FULL_REFRESH",
+        "defer": "DBT_DEFER",
         "resource_types": "DBT_RESOURCE_TYPES",
     }
 
@@ -202,6 +205,12 @@ def test_refuses(words: list[Any], code: str, text: str) -> None:
     assert "Traceback" not in str(error)
 
 
+def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # the tests may run as root
+    error = refusal(lambda: parse("run", "--profiles-dir", str(tmp_path)))
+    assert f"Path '{tmp_path}' is not readable." in str(error)
+
+
 @pytest.mark.parametrize("args", ["run --select a", b"run", None, 7])
 def test_refuses_what_is_no_list(args: Any) -> None:
     error = refusal(lambda: parse_invocation(args, environ={}, cwd=Path()))
@@ -251,6 +260,7 @@ def test_the_excerpt_points_at_the_mistake_in_a_long_line() -> None:
 @example("{a: 0b}")
 @example("{[a]: 1}")
 @example("[" * 3000)
+@example("{a: [" + "{}, " * 300 + "]}")
 @example("!!timestamp x")
 @example("{a: !!int x}")
 @example("{a: !!bool x}")
@@ -261,6 +271,13 @@ def test_any_text_for_vars_is_read_as_dbt_reads_it_or_refused(text: str) -> None
     except DbtUsageError:
         return
     assert values == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 400_000, "- " * 400_000 + "a", "? " * 400_000, "{a: " * 200_000])
+def test_nesting_that_would_take_the_process_down_is_refused(text: str) -> None:
+    assert "more than 200 lists and mappings within each other" in str(
+        refusal(lambda: load_mapping(text, "--vars"))
+    )
 
 
 # ---------------------------------------------------------------- beside dbt itself

@@ -17,9 +17,11 @@ from dbt.events.types import (
     ConcurrencyLine,
     EndRunResult,
     NothingToDo,
+    SkippingDetails,
 )
 from dbt.flags import get_flags
 from dbt.parser.manifest import write_semantic_manifest
+from dbt.task import group_lookup
 from dbt.task.printer import print_run_result_error
 from dbt.task.runnable import mark_node_as_skipped
 from dbt_common.events.functions import fire_event, warn_or_error
@@ -59,17 +61,21 @@ def start(view: RunView) -> StepOutcome:
     snapshot = view.recorder.snapshot()
     hooks = [_hook_result(result) for result in task.node_results]
     task.node_results = []
-    skip_all = status != RunStatus.Success and bool(
-        getattr(get_flags(), "skip_nodes_if_on_run_start_fails", False)
-    )
     return StepOutcome(
         result=StepResult(
             unique_id="@start", status=str(status), hooks=hooks, started_at=began,
             finished_at=time.time(),
         ),
-        blocks=skip_all,
+        stop="fail_fast" if _skips_all(str(status)) else None,
         cache=(snapshot,),
     )  # fmt: skip
+
+
+def _skips_all(status: str) -> bool:
+    """Whether dbt skips every node because an on-run-start hook ended with `status`."""
+    return status != str(RunStatus.Success) and bool(
+        getattr(get_flags(), "skip_nodes_if_on_run_start_fails", False)
+    )
 
 
 def _hook_result(result: RunResult) -> dict[str, Any]:
@@ -117,7 +123,9 @@ def close(
         if not step.ephemeral:
             task.node_results.append(run_result(view, step))
     cancelled = stop is not None and stop != "fail_fast"
-    if stop is not None:
+    if started is not None and not cancelled and _skips_all(started.status):
+        _skip_all(view)
+    elif stop is not None:
         _skip_the_rest(view, results, "Skipping due to fail_fast" if not cancelled else stop)
     adapter = view.context.adapter
     try:
@@ -137,13 +145,28 @@ def _recall(view: RunView, step: StepResult) -> None:
         apply_patch(view.own(step.unique_id), step.patch)
 
 
+def _skip_all(view: RunView) -> None:
+    """What dbt says and records when on-run-start failed and the project wants nothing run then."""
+    task, facts = view.task, view.facts
+    for index, unique_id in enumerate(facts.flattened if facts else (), 1):
+        node = view.node(unique_id)
+        fire_event(
+            SkippingDetails(
+                resource_type=node.resource_type, schema=node.schema, node_name=node.name, index=index,
+                total=task.num_nodes, node_info=node.node_info, group=group_lookup.get(unique_id),
+            )
+        )  # fmt: skip
+        skipped: Any = mark_node_as_skipped(node, set(), None)
+        task.node_results.append(skipped)
+
+
 def _skip_the_rest(view: RunView, results: Sequence[StepResult], message: str) -> None:
     """What dbt records for nodes that an early end kept from running."""
     task, facts = view.task, view.facts
     executed = {result.node.unique_id for result in task.node_results}
     for unique_id in facts.flattened if facts else ():
         node = view.node(unique_id)
-        if unique_id not in executed and not node.is_ephemeral_model:
+        if unique_id not in executed:
             skipped: Any = mark_node_as_skipped(node, executed, message)
             task.node_results.append(skipped)
     culprit = next(
@@ -174,7 +197,7 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
     )
     run_results = run_results_of(result)
     if task.args.write_json:
-        _write_manifest(view)
+        write_manifest(view, view.owned)
         path = task.result_path()
         write_json(path, run_results)
         fire_event(ArtifactWritten(artifact_type=type(result).__name__, artifact_path=path))
@@ -184,13 +207,17 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
     )
 
 
-def _write_manifest(view: RunView) -> None:
-    """manifest.json and semantic_manifest.json (dbt.parser.manifest.write_manifest)."""
+def write_manifest(view: RunView, changed: set[str]) -> None:
+    """manifest.json and semantic_manifest.json (dbt.parser.manifest.write_manifest).
+
+    Args:
+        changed: nodes to be written as the run has them; the others are written as they were parsed.
+    """
     target = view.config.project_target_path
     view.manifest.metadata = view.config.get_metadata()
     view.manifest.fill_tracking_metadata()
     path = os.path.join(target, MANIFEST_FILE_NAME)
-    write_bytes(path, view.context.manifest_file.render(view.manifest, view.owned))
+    write_bytes(path, view.context.manifest_file.render(view.manifest, changed))
     fire_event(ArtifactWritten(artifact_type="WritableManifest", artifact_path=path))
     write_semantic_manifest(manifest=view.manifest, target_path=target)
 

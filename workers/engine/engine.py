@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import click
 from dbt.deprecations import show_deprecations_summary
 from dbt.events.types import MainEncounteredError, MainStackTrace
-from dbt.parser.manifest import write_manifest
 from dbt_common.events.functions import fire_event
 from dbt_common.exceptions import DbtBaseException
 
@@ -229,7 +228,7 @@ class Engine:
         """dbt wrote its manifest when it had parsed, long before it gave the command up."""
         view = self._views.get(spec.run_id)
         if view is not None and view.flags.WRITE_JSON:
-            write_manifest(view.manifest, view.config.project_target_path)
+            edges.write_manifest(view, set())
 
     def _secrets_of(self, spec: RunSpec) -> tuple[str, ...]:
         known = self._secrets.get(spec.run_id)

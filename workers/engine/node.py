@@ -10,7 +10,7 @@ from dbt.artifacts.resources import CompiledResource, InjectedCTE
 from dbt.artifacts.schemas.batch_results import BatchResults
 from dbt.artifacts.schemas.results import RunStatus, TestStatus, TimingInfo
 from dbt.artifacts.schemas.run import RunResult
-from dbt.contracts.graph.nodes import UnitTestNode
+from dbt.contracts.graph.nodes import UnitTestDefinition, UnitTestNode
 from dbt.graph.thread_pool import DbtThreadPool
 from dbt.node_types import NodeType
 from dbt.task.base import BaseRunner
@@ -65,8 +65,8 @@ def execute_node(
     number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
     runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
     if skip:
-        ephemeral = cause is not None and cause.ephemeral
-        runner.do_skip(cause=run_result(view, cause) if cause is not None and ephemeral else None)
+        known = cause is not None and cause.ephemeral and not isinstance(node, UnitTestDefinition)
+        runner.do_skip(cause=run_result(view, cause) if cause is not None and known else None)
     pool = None
     if isinstance(runner, MicrobatchModelRunner):
         pool = _pool(view, task)

@@ -42,12 +42,13 @@ def make_plan(view: RunView) -> Plan:
         if model not in parents:
             continue
         chain = [*sorted(tests), model]
-        for test, following in itertools.pairwise(chain):
-            children[test], order[test] = [following], scores[model]
-            parents[following] = [*parents.get(following, ()), test]
-        parents[chain[0]] = above = parents[model][:-1]
+        above = list(parents[model])
+        parents[chain[0]] = above
         for parent in above:
             children[parent].append(chain[0])
+        for test, following in itertools.pairwise(chain):
+            children[test], order[test] = [following], scores[model]
+            parents[following] = [*parents[model], test] if following == model else [test]
 
     flattened = [node.unique_id for node in task._flattened_nodes]
     nodes = tuple(

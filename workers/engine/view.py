@@ -8,6 +8,7 @@ what one run compiled can never reach another.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 import functools
 import os
 from typing import Any
@@ -99,6 +100,7 @@ class RunView(msgspec.Struct, kw_only=True):
         """Take over what the plan learned."""
         self.facts = facts
         self.task.num_nodes = facts.total
+        self.recorder.deprecated = Counter(facts.deprecations)
         self.use()
         if self.task.args.defer:
             self.own_everything()

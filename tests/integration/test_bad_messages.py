@@ -1,0 +1,260 @@
+"""What nobody should have put on the queue: refused with a reason, and the worker goes on."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from producer.client import RelayClient
+from tests.support.projects import copy_project
+from tests.support.redis_server import RedisServer
+from tests.support.runs import Gate, node, runner, submit
+from tests.support.waiting import wait_until
+from tests.support.worker_pool import WorkerPool, WorkerPools
+from workers.contract.messages import RunRequest, encode_request
+from workers.contract.names import QUEUE, Keys, new_run_id
+
+NO_RUN = "20250101T000000-0123456789ab"
+KEYS = Keys("relay")
+
+
+@pytest.fixture(scope="module")
+def pool(module_worker_pool: WorkerPools) -> WorkerPool:
+    return module_worker_pool(1)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project("trial", tmp_path_factory.mktemp("trial"))
+
+
+def message(
+    args: Any = (), kwargs: Any = None, *, task: Any = "relay.node", body: bytes | None = None,
+    content_type: str = "application/json", **headers: Any,
+) -> str:  # fmt: skip
+    """A message as kombu keeps it in its list, with what the case makes of it."""
+    identity = str(uuid.uuid4())
+    if body is None:
+        body = json.dumps([args, kwargs or {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(), "content-encoding": "utf-8", "content-type": content_type,
+            "headers": {
+                "lang": "py", "task": task, "id": identity, "root_id": identity, "parent_id": None, "group": None,
+                "retries": 0, "eta": None, "expires": None, "timelimit": [None, None], **headers,
+            },
+            "properties": {
+                "correlation_id": identity, "delivery_mode": 2, "delivery_tag": identity, "body_encoding": "base64",
+                "delivery_info": {"exchange": "", "routing_key": QUEUE}, "priority": 0,
+            },
+        }
+    )  # fmt: skip
+
+
+def rejected(client: redis.Redis) -> dict[str, int]:
+    found: Any = client.hgetall(KEYS.rejected())
+    return {reason: int(times) for reason, times in found.items()}
+
+
+OF_OUR_TASK = {
+    "a run id that is a number": (message([7, "@plan"]), "`str`"),
+    "no run id": (message([None, "@plan"]), "`str`"),
+    "a run id of another form": (message(["../../etc/passwd", "@plan"]), "regex"),
+    "a run id that goes on": (message([NO_RUN + "\n*", "@plan"]), "regex"),
+    "an unknown step": (message([NO_RUN, "@everything"]), "regex"),
+    "a step that is a list": (message([NO_RUN, ["@plan"]]), "`str`"),
+    "a step with control characters": (message([NO_RUN, "model.a\x00b"]), "regex"),
+    "a step that is a path": (message([NO_RUN, "model.a/../b"]), "regex"),
+    "another version": (message([NO_RUN, "@plan", 2]), "version"),
+    "a version in words": (message([NO_RUN, "@plan", "one"]), "version"),
+    "a step of ten megabytes": (message([NO_RUN, "model." + "x" * 10_000_000]), "length"),
+    "a plan of nothing": (message([{}], task="relay.plan"), "`str`"),
+    "a session of a number": (message([1.5], task="relay.session"), "`str`"),
+    "arguments by name, wrong": (message([], {"run_id": True, "step": "@plan"}), "`str`"),
+}
+
+
+@pytest.mark.parametrize("case", OF_OUR_TASK)
+def test_a_bad_task_is_refused_and_counted(
+    case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    body, reason = OF_OUR_TASK[case]
+    redis_client.lpush(QUEUE, body)
+    counted = wait_until(lambda: rejected(redis_client), 10, "the refusal")
+    [(said, times)] = counted.items()
+    assert times == 1
+    assert said.startswith("not a valid task message: ")
+    assert reason in said
+    assert len(said) <= 200
+    assert_at_work(pool, redis_server)
+
+
+NOT_OUR_TASK: dict[str, tuple[str | bytes, str]] = {
+    "a task that nobody knows": (message([NO_RUN, "@plan"], task="relay.format_the_disk"), "relay.format_the_disk"),
+    "a task that is a number": (message([NO_RUN, "@plan"], task=5), "unregistered"),
+    "pickle": (
+        message(body=pickle.dumps(([NO_RUN, "@plan"], {}, {})), content_type="application/x-python-serialize"),
+        "application/x-python-serialize",
+    ),
+    "yaml": (message(body=b"- [x]\n- {}\n- {}\n", content_type="application/x-yaml"), "application/x-yaml"),
+    "a content type of somebody's own": (message(body=b"hello", content_type="text/hello"), "text/hello"),
+    "a body that is no JSON": (message(body=b"{not json"), "decod"),
+    "a body that is no list": (message(body=b'"plan"'), ""),
+    "too many arguments": (message([NO_RUN, "@plan", 1, "more"]), "positional arguments"),
+    "no arguments": (message([]), "missing"),
+    "a name that is no argument": (message([NO_RUN, "@plan"], {"sudo": True}), "sudo"),
+    "no headers": (json.dumps({**json.loads(message([NO_RUN])), "headers": {}}), ""),
+    "no envelope": (json.dumps({"hello": "worker"}), ""),
+    "text": ("hello, worker", ""),
+    "bytes": (bytes(range(256)), ""),
+    "nothing": ("", ""),
+    "null": ("null", ""),
+}
+"""What Celery refuses before any task of ours sees it, and a word of what it says."""
+
+
+@pytest.mark.parametrize("case", NOT_OUR_TASK)
+def test_what_is_no_task_of_ours_leaves_the_worker_at_work(
+    case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    body, said = NOT_OUR_TASK[case]
+    before = pool.log_path.stat().st_size
+    redis_client.lpush(QUEUE, body)
+    wait_until(lambda: redis_client.llen(QUEUE) == 0, 10, "the message to be taken")
+    assert_at_work(pool, redis_server)
+    log = pool.log_path.read_bytes()[before:].decode(errors="replace")
+    assert log.strip(), "nobody said a word"
+    assert said in log
+
+
+def assert_at_work(pool: WorkerPool, server: RedisServer) -> None:
+    """The worker is the one it was, and takes the next message."""
+    assert pool.alive
+    with server.client() as client:
+        before = sum(rejected(client).values())
+        client.lpush(QUEUE, message(["are you there?", "@plan"]))
+        wait_until(lambda: sum(rejected(client).values()) == before + 1, 15, lambda: f"an answer:\n{pool.log()}")
+
+
+def test_a_real_run_is_done_among_all_of_them(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, redis_client: redis.Redis, duckdb_file: Path
+) -> None:
+    for body, _ in OF_OUR_TASK.values():
+        redis_client.lpush(QUEUE, body)
+    result = runner(redis_server, project).execute_command(
+        ["build", "--select", "+int_raised"], stream_output=False
+    )
+    assert result.success, result.stdout
+    assert sum(rejected(redis_client).values()) == len(OF_OUR_TASK)
+
+
+def test_forged_steps_change_nothing(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, redis_client: redis.Redis, duckdb_file: Path,
+    tmp_path: Path, module_worker_pool: WorkerPools,
+) -> None:
+    """Messages for steps that are done, running or not due yet, while the run is at its gate."""
+    second = module_worker_pool(1)
+    gate, relay = Gate(tmp_path / "gate"), RelayClient(redis_server.broker_url)
+    run_id = submit(redis_server, project, ["run", "--select", "gated+", "--vars", f"{{gate: {gate.path}}}"])
+    for event in relay.watch(run_id, timeout=60):
+        if "before the gate" in event.text:
+            break
+    steps = ["@plan", "@start", "@close", "@command", "model.trial.gated", "model.trial.after_gated", "model.trial.nobody"]
+    states = redis_client.hgetall(KEYS.states(run_id))
+    for step in steps:
+        redis_client.lpush(QUEUE, message([run_id, step], task="relay.node"))
+        redis_client.lpush(QUEUE, message([run_id, step], task="relay.close"))
+    redis_client.lpush(QUEUE, message([run_id], task="relay.session"))
+    wait_until(lambda: redis_client.llen(QUEUE) == 0, 10, "the messages to be taken")
+    wait_until(lambda: not busy(second, redis_client), 10)
+    assert redis_client.hgetall(KEYS.states(run_id)) == states
+    gate.open()
+    result = relay.result(run_id, timeout=60)
+    assert result.success, result.stdout
+    assert [len(each.attempts) for each in result.nodes] == [1, 1]
+    assert node(result, "after_gated").started_at >= node(result, "gated").finished_at
+    second.stop()
+
+
+def busy(pool: WorkerPool, client: redis.Redis) -> bool:
+    """Whether messages were taken that are not done yet (kombu keeps them as unacknowledged)."""
+    return bool(client.hlen("unacked"))
+
+
+REQUESTS: dict[str, tuple[Callable[[str], bytes], str]] = {
+    "another version": (
+        lambda run_id: json.dumps(
+            {**json.loads(encode_request(request(run_id))), "version": 9}
+        ).encode(),
+        "version 9",
+    ),
+    "an unknown field": (
+        lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "sudo": 1}).encode(),
+        "sudo",
+    ),
+    "no JSON": (lambda run_id: b"\x00\x01garbage", "not a valid run request"),
+    "no arguments": (
+        lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "args": []}).encode(),
+        "args",
+    ),
+    "five megabytes": (
+        lambda run_id: json.dumps(
+            {**json.loads(encode_request(request(run_id))), "description": "x" * 5_000_000}
+        ).encode(),
+        "bytes",
+    ),
+}
+
+
+def request(run_id: str) -> RunRequest:
+    return RunRequest(
+        run_id=run_id, args=("ls",), cwd=os.getcwd(), project_dir=os.getcwd(), submitted_at=time.time()
+    )
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_a_request_that_is_none_ends_its_run_with_a_reason(
+    case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    """Somebody speaks another release: its run must not hang."""
+    make, reason = REQUESTS[case]
+    relay, run_id = RelayClient(redis_server.broker_url), new_run_id()
+    relay.store.call("submit", run_id, make(run_id), "@command", 60)
+    relay.publish(run_id, ("@command",))
+    wait_until(lambda: relay.store.fact(run_id, "state") == "failed", 10, "the run to end")
+    last = relay.store.final(run_id)
+    assert last is not None
+    assert last.error is not None
+    assert (last.return_code, last.error.category) == (2, "message")
+    assert reason in last.error.message
+    assert_at_work(pool, redis_server)
+
+
+def test_a_command_that_dbt_does_not_know_ends_with_dbts_words(
+    pool: WorkerPool, redis_server: RedisServer, project: Path
+) -> None:
+    """A producer that checks nothing: dbt does."""
+    relay, run_id = RelayClient(redis_server.broker_url), new_run_id()
+    relay.submit(RunRequest(run_id=run_id, args=("rnu",), cwd=str(project), project_dir=str(project)))
+    result = relay.result(run_id, timeout=30)
+    assert result.return_code == 2
+    assert "No such command 'rnu'" in result.stdout
+
+
+def test_a_folder_that_the_worker_does_not_have_is_named(pool: WorkerPool, redis_server: RedisServer) -> None:
+    relay, run_id = RelayClient(redis_server.broker_url), new_run_id()
+    relay.submit(RunRequest(run_id=run_id, args=("run",), cwd="/nowhere", project_dir="/nowhere"))
+    result = relay.result(run_id, timeout=30)
+    assert (result.success, result.return_code) == (False, 2)
+    assert result.error is not None
+    assert "/nowhere" in result.error.message

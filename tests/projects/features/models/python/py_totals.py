@@ -1,0 +1,4 @@
+def model(dbt, session):
+    dbt.config(materialized="table", enabled=True)
+    totals = dbt.ref("customer_totals")
+    return totals.aggregate("count(*) as customers, sum(total) as total")

@@ -1,0 +1,1 @@
+select customer_id, name as full_name from {{ ref('contracted') }}

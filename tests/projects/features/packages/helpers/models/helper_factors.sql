@@ -1,0 +1,1 @@
+select {{ var('factor') }} as factor, '{{ project_name }}' as project

@@ -1,0 +1,1 @@
+select order_id from {{ ref('appended') }} where amount < 0
