@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt.adapters.factory import reset_adapters
 from dbt.cli.main import dbtRunner
 from dbt.task.base import BaseRunner
@@ -64,6 +65,7 @@ def run(project: Path, args: list[str]) -> dict[str, Any]:
         return handle(self, error, context)
 
     reset_adapters()
+    DuckDBConnectionManager.close_all_connections()
     os.chdir(project)
     console = io.StringIO()
     BaseRunner.handle_exception = remember

@@ -95,6 +95,7 @@ def test_debug_tells_what_is_wrong(pool: WorkerPool, redis_server: RedisServer, 
     assert result.return_code == 1
     assert "1 check failed" in result.stdout
     assert result.error is not None
+    assert "no/such/folder" in result.error.detail
 
 
 def test_parse(run: Run, project: Path) -> None:
@@ -171,7 +172,8 @@ def test_clone(run: Run, project: Path, tmp_path: Path) -> None:
     (state / "manifest.json").write_bytes((project / "target" / "manifest.json").read_bytes())
     result = run("clone", "--select", "int_model_a", "--state", str(state))
     assert result.return_code == 0, result.stdout
-    assert "clone" in result.stdout
+    assert [each.name for each in result.nodes] == ["int_model_a"]
+    assert "Done. PASS=1" in result.stdout
 
 
 def test_retry_runs_what_failed(run: Run, project: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,8 @@ class Difference:
     relay: Any
 
     def __str__(self) -> str:
-        return f"{self.where}\n    plain: {_short(self.plain)}\n    relay: {_short(self.relay)}"
+        plain, relay = _from_where_they_part(self.plain, self.relay)
+        return f"{self.where}\n    plain: {_short(plain)}\n    relay: {_short(relay)}"
 
 
 @dataclass
@@ -253,10 +255,18 @@ def _walk(plain: Any, relay: Any, path: str = "") -> Iterator[tuple[str, Any, An
         yield path, plain, relay
 
 
-_Show = Callable[[Any], str]
-
-
-def _short(value: Any, most: int = 1200) -> str:
-    shown = "\n           ".join(value) if isinstance(value, list) and all(
-        isinstance(item, str) for item in value) else repr(value)  # fmt: skip
+def _short(value: Any, most: int = 700) -> str:
+    shown = (
+        "\n           ".join(value)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value)
+        else repr(value)
+    )
     return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown)} characters)"
+
+
+def _from_where_they_part(one: Any, other: Any) -> tuple[Any, Any]:
+    """Two long texts without what they begin with in common."""
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return one, other
+    shared = max(0, len(os.path.commonprefix([one, other])) - 60)
+    return one[shared:], other[shared:]

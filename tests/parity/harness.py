@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from tests.parity.compare import Allowance, Compared, Difference, compare
 from tests.parity.sides import Outcome, Side
 
@@ -103,7 +105,7 @@ class Report:
             f"{self.name}: {self.commands} commands, {self.nodes} node results, {self.relations} relations"
             f" compared: {len(self.differences)} differences"
         )
-        lines = [f"  dbt {command}\n  {difference}" for command, difference in self.differences]
+        lines = [f"  dbt {command}: {difference}" for command, difference in self.differences]
         return "\n".join([head, *lines])
 
 
@@ -128,7 +130,7 @@ class Pair:
             if plain.return_code != step.exit_code:
                 raise AssertionError(
                     f"plain dbt {step.words} ended with {plain.return_code}, not {step.exit_code}:\n"
-                    + "\n".join(plain.lines) + plain.stderr
+                    + "\n".join(plain.lines[-25:]) + plain.stderr
                 )  # fmt: skip
             relay = self.relay.run(step.words, step.env, step.target)
             self.outcomes.append((plain, relay))
@@ -141,11 +143,8 @@ class Pair:
 
 
 def check(*reports: Report) -> None:
-    """Print the reports.
-
-    Raises:
-        AssertionError: there is a difference.
-    """
+    """Print the reports; the test fails where there is a difference."""
     text = "\n".join(str(report) for report in reports)
+    if any(report.differences for report in reports):
+        pytest.fail(text, pytrace=False)
     print(text)
-    assert not any(report.differences for report in reports), text

@@ -22,7 +22,7 @@ _TIME = re.compile(
     r"(?<![\d.])\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?P<fraction>\.\d{1,9})?(?:Z|[+-]\d\d(?::?\d\d)?)?(?!\d)"
 )
 _DURATION = re.compile(r"\d+(?:\.\d+)?(?= ?s(?:econds)?\b)|\d+(?= (?:hours?|minutes?) )")
-_STAMP = re.compile(r"(?<=__dbt_tmp)\d{12,}(?!\d)|(?<=_)\d{8}T?\d{12}(?!\d)")
+_STAMP = re.compile(r"20\d{18}(?!\d)|(?<=__dbt_tmp)\d{12}(?!\d)")
 _NUMBER = re.compile(r"(^|\s)\d+ of (\d+) ")
 _CLOCK = re.compile(r"^((?:\x1b\[[\d;]*m)*)\d\d:\d\d:\d\d(?:\.\d+)?(?= |$)")
 _THREAD = re.compile(r"Thread-\d+ \(worker\)")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import producer.session
-from producer import cli, cli_commands, embedded
+from producer import cli, cli_broker, cli_commands, embedded
 from producer.cli_help import DBT_COMMANDS, OWN_COMMANDS, command_help
 from producer.client import RunSummary, WorkerInfo
 from producer.dbt_args import Invocation
@@ -555,7 +555,7 @@ class Client:
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     fake = Client()
     monkeypatch.setenv("DBT_RELAY_BROKER_URL", "redis://user:hunter2@broker:6379/0")
-    monkeypatch.setattr(cli_commands, "_client_of", lambda _url: fake)
+    monkeypatch.setattr(cli_broker, "client_of", lambda _url: fake)
     return fake
 
 
@@ -657,7 +657,7 @@ def test_without_a_stack_there_is_nobody_to_ask(capsys: pytest.CaptureFixture[st
 def test_the_client_is_that_of_the_configured_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("DBT_RELAY_NAMESPACE", "mine")
-    made = cli_commands._client()
+    made = cli_broker.client()
     assert made.broker_url == "redis://127.0.0.1:1/0"
     assert made.store.keys.prefix == "mine"
 

@@ -152,7 +152,7 @@ _POSTGRES: Final = rules(
     ("lock_timeout", r"due to lock timeout|could not obtain lock on (?:\w+ )?\"?(?P<relation>[^\s\"]+)"),
     ("statement_timeout", r"due to statement timeout"),
     ("query_canceled", r"canceling statement due to user request"),
-    ("disk_full", r"No space left on device|temporary file size exceeds temp_file_limit"),
+    ("disk_full", r"No space left on device|temporary file size exceeds \"?temp_file_limit"),
     ("out_of_memory", r"^(?:FATAL: +|ERROR: +)?out of (?:shared )?memory"),
     ("permission_denied", r"permission denied for (?P<object>(?P<what>\w+) (?P<name>\S+))"),
     ("permission_denied", r"must be owner of (?P<object>(?P<what>\w+) (?P<name>\S+))"),

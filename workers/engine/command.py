@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import re
+import sys
+from collections.abc import Iterator
 from typing import Any
 
+import agate
 import click
 from dbt.adapters.factory import FACTORY
+from dbt.artifacts.schemas.freshness import FreshnessResult
 from dbt.artifacts.schemas.run import RunExecutionResult
 from dbt.cli.main import dbtRunner
 from dbt.config.runtime import RuntimeConfig
 
+from workers.contract.classify import Failure, classify, classify_text
+from workers.contract.classify_console import first_failure
+from workers.contract.errors import ErrorInfo
+from workers.contract.events import LINE, Event
 from workers.contract.results import BAD_STATUSES
 from workers.engine.edges import run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.spec import Finished, RunSpec, StepResult
-from workers.contract.classify import Failure, classify
+
+_CONNECTION_TEST = re.compile(r"returned the following error:\s+>(?P<said>.+?)\n\s*\nCheck your database", re.DOTALL)
+"""dbt.task.debug: what ``dbt debug`` says when it cannot connect."""
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
 """Commands that open no connection."""
@@ -31,7 +44,9 @@ def execute_command(spec: RunSpec, command: str, sink: LineSink) -> Finished:
             interface would return it as data.
     """
     FACTORY.adapters = {}
-    outcome = dbtRunner().invoke(list(spec.args))
+    said: list[str] = []
+    with _remembering(sink, said), _tables_on_stdout():
+        outcome = dbtRunner().invoke(list(spec.args))
     if isinstance(outcome.exception, (KeyboardInterrupt, SystemExit)):
         raise outcome.exception
     if outcome.exception is not None:
@@ -45,10 +60,49 @@ def execute_command(spec: RunSpec, command: str, sink: LineSink) -> Finished:
         finished.run_results = run_results_of(result)
         finished.results = [_step_result(each, command) for each in result.results]
     elif not outcome.success:
-        finished.error = classify(
-            Failure(message=f"dbt {command} failed: its lines say why", command=command)
-        )
+        if isinstance(result, FreshnessResult):
+            finished.results = [_step_result(each, command) for each in result.results]
+        if not any(each.error for each in finished.results):
+            finished.error = _error_said("\n".join(said), command)
     return finished
+
+
+@contextlib.contextmanager
+def _remembering(sink: LineSink, said: list[str]) -> Iterator[None]:
+    """Keep the lines: some commands say what went wrong and return no word of it."""
+    emit = sink.emit
+
+    def remember(event: Event) -> None:
+        if event.kind == LINE:
+            said.append(event.text)
+        emit(event)
+
+    sink.emit = remember
+    try:
+        yield
+    finally:
+        sink.emit = emit
+
+
+@contextlib.contextmanager
+def _tables_on_stdout() -> Iterator[None]:
+    """``seed --show`` prints with agate, which bound the stdout of the time when it was imported."""
+    printing = agate.Table.print_table
+    agate.Table.print_table = functools.partialmethod(printing, output=sys.stdout)
+    try:
+        yield
+    finally:
+        agate.Table.print_table = printing
+
+
+def _error_said(text: str, command: str) -> ErrorInfo:
+    """The error of a command that returned none, from its lines."""
+    if first_failure(text, "") is not None:
+        return classify_text(text, "", 1)
+    refused = _CONNECTION_TEST.search(text)
+    if refused is not None:
+        return classify(Failure(message=refused["said"].strip(), command=command))
+    return classify(Failure(message=f"dbt {command} failed: its lines say why", command=command))
 
 
 def _step_result(result: Any, command: str) -> StepResult:
@@ -62,12 +116,14 @@ def _step_result(result: Any, command: str) -> StepResult:
                 node=getattr(node, "unique_id", None),
                 resource_type=str(getattr(node, "resource_type", "")),
                 file=getattr(node, "original_file_path", None),
-                compiled_code=getattr(node, "compiled_code", None), failures=result.failures,
+                compiled_code=getattr(node, "compiled_code", None),
+                failures=getattr(result, "failures", None),
             )
         )  # fmt: skip
     return StepResult(
         unique_id=getattr(node, "unique_id", ""), status=status, name=getattr(node, "name", ""),
         resource_type=str(getattr(node, "resource_type", "")), message=result.message, error=error,
+        result={"execution_time": result.execution_time, "message": result.message},
     )  # fmt: skip
 
 

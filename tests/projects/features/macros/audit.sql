@@ -1,7 +1,11 @@
 {% macro audit_relation() %}{{ return(target.schema ~ '.run_audit') }}{% endmacro %}
 
 {% macro create_audit() %}
-    create table if not exists {{ audit_relation() }} (invocation varchar(64), what varchar(200), at varchar(64), number integer, more varchar(2000))
+    create table if not exists {{ audit_relation() }} (invocation varchar(64), what varchar(200), moment varchar(64), number integer, more varchar(2000))
+{% endmacro %}
+
+{% macro create_rates() %}
+    create table if not exists {{ target.schema }}.rates as select 1 as rate_id, cast('2025-01-01' as timestamp) as loaded_at
 {% endmacro %}
 
 {% macro audit(what, number) %}
@@ -11,7 +15,7 @@
 {% macro audit_results(results, schemas, database_schemas) %}
     {% if execute %}
     insert into {{ audit_relation() }} values
-    {% for result in results | sort(attribute='unique_id') %}
+    {% for result in results | sort(attribute='node.unique_id') %}
         ('{{ invocation_id }}', '{{ result.node.unique_id }}', '{{ result.status }}', {{ result.failures if result.failures is not none else -1 }},
          '{{ (result.message or '') | replace("'", '') | truncate(200) }} {{ result.node.relation_name | default('', true) | replace(target.database, 'db') | replace('"', '') }} {{ result.thread_id is string }}'),
     {% endfor %}

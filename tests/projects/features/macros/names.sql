@@ -11,4 +11,4 @@
     {%- endif -%}
 {%- endmacro %}
 
-{% macro features__scaled(column) %}({{ column }} * {{ var('factor', 1) }})::decimal(12, 2){% endmacro %}
+{% macro default__scaled(column) %}({{ column }} * {{ var('factor', 1) }})::decimal(12, 2){% endmacro %}

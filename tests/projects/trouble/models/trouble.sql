@@ -1,3 +1,3 @@
-{#- What the warehouse does to it is up to the test: SQL to run before it, and what it selects. -#}
-{{ config(pre_hook=var('before', [])) }}
-select {{ var('body', '1 as id') }}
+{#- The test says what happens: the SQL that runs before it, as a JSON list, and what it selects. -#}
+{{ config(materialized='table', pre_hook=fromjson(env_var('RELAY_TEST_BEFORE', '[]'))) }}
+select {{ env_var('RELAY_TEST_BODY', '1 as id') }}

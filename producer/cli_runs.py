@@ -1,0 +1,173 @@
+"""``dbt-relay runs``, ``watch``, ``result``, ``cancel`` and ``demo``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from producer import cli_broker
+from producer.usage import did_you_mean, usage_error
+from workers.contract.names import is_run_id
+
+if TYPE_CHECKING:
+    from producer.client import RelayClient, RunSummary
+    from workers.contract.results import DbtResult
+
+EXIT_ENDED_ALREADY = 1
+LATEST = "latest"
+
+RUN = click.argument("run", metavar="RUN")
+
+
+@click.command("runs", help=cli_broker.about("runs", ", the newest first"))
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+def runs(limit: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    known = cli_broker.client().runs()
+    if not known:
+        click.echo("No runs are known.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("run", "state", "nodes", "submitted", "command"):
+        table.add_column(title, no_wrap=title != "command", overflow="fold")
+    for run in known[:limit]:
+        table.add_row(
+            run.run_id,
+            run.state,
+            f"{run.done}/{run.total}",
+            cli_broker.moment(run.submitted_at),
+            Text(run.command),
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    console.print(table)
+    if len(known) > limit:
+        click.echo(f"… {len(known) - limit} more: --limit {len(known)} shows all.")
+
+
+@click.command("watch", help=cli_broker.about("watch", "; ends with the run's exit code"))
+@RUN
+@click.option("--plain", is_flag=True, help="Lines alone, also on a terminal.")
+def watch(run: str, plain: bool) -> int:
+    from producer.cli import print_line
+    from producer.live import view_for
+    from workers.contract.events import LINE
+
+    client = cli_broker.client()
+    run_id = find_run(client, run)
+    lines: list[str] = []
+    with _left_running(run_id):
+        if plain or not sys.stdout.isatty():
+            for event in client.watch(run_id):
+                if event.kind == LINE:
+                    lines.append(event.text)
+                    print_line(event.text)
+        else:
+            with view_for(sys.stdout, title=run_id) as view:
+                for event in client.watch(run_id):
+                    view.on_event(event)
+    return client.collect(run_id, lines).return_code
+
+
+@click.command("result", help=cli_broker.about("result", "; ends with the run's exit code"))
+@RUN
+@click.option("--json", "as_json", is_flag=True, help="As JSON, dbt's lines and run results included.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for the run to end. Default: as long as it takes.",
+)
+def result(run: str, as_json: bool, timeout: float | None) -> int:
+    client = cli_broker.client()
+    run_id = find_run(client, run)
+    try:
+        with _left_running(run_id):
+            found = client.result(run_id, timeout=timeout)
+    except TimeoutError as error:
+        raise usage_error("still_running", f"{error}.", f"Follow it: dbt-relay watch {run_id}") from None
+    if as_json:
+        click.echo(_json(found))
+    else:
+        from producer.report import print_result
+
+        print_result(found)
+    return found.return_code
+
+
+@click.command("cancel", help=cli_broker.about("cancel"))
+@RUN
+@click.option("--reason", default="cancelled from the command line", show_default=True)
+def cancel(run: str, reason: str) -> int:
+    client = cli_broker.client()
+    run_id = find_run(client, run)
+    if client.cancel(run_id, reason):
+        click.echo(f"Cancelling {run_id}: nodes that have not begun will not begin.")
+        return 0
+    click.echo(f"{run_id} has ended already, or is being cancelled.")
+    return EXIT_ENDED_ALREADY
+
+
+@click.command("demo", help=cli_broker.about("demo"))
+@click.option("--project", type=click.Path(exists=True, file_okay=False), default="dbt", show_default=True)
+@click.option("--first-year", type=click.IntRange(2025, 2034), default=2025, show_default=True)
+@click.option("--last-year", type=click.IntRange(2025, 2034), default=2027, show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes."
+)
+def demo(project: str, first_year: int, last_year: int, workers: int) -> int:
+    from producer.demo import run_demo
+
+    if last_year < first_year:
+        raise click.BadParameter("the last year is before the first one", param_hint="--last-year")
+    return run_demo(Path(project), range(first_year, last_year + 1), workers=workers)
+
+
+@contextmanager
+def _left_running(run_id: str) -> Iterator[None]:
+    """Ctrl-C while only looking on says that the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"left {run_id} alone; `dbt-relay cancel {run_id}` stops it") from None
+
+
+def find_run(client: RelayClient, text: str) -> str:
+    """The run that `text` names: a run id, the beginning of one, or ``latest``.
+
+    Raises:
+        DbtUsageError: none, or several, with the nearest ones.
+    """
+    if is_run_id(text):
+        return text
+    known: list[RunSummary] = client.runs()
+    ids = [run.run_id for run in known]
+    found = ids[:1] if text == LATEST else [run_id for run_id in ids if run_id.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if not ids:
+        raise usage_error("no_such_run", f"There is no run {text!r}: no runs are known.")
+    if found:
+        raise usage_error(
+            "ambiguous_run", f"{len(found)} runs begin with {text!r}.", f"Such as {found[0]} and {found[1]}."
+        )
+    hint = did_you_mean(text, ids)
+    raise usage_error(
+        "no_such_run",
+        f"There is no run {text!r}.{hint}",
+        f"`dbt-relay runs` lists them; {LATEST!r} is the newest.",
+    )
+
+
+def _json(found: DbtResult) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()

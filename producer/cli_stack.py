@@ -1,0 +1,158 @@
+"""``dbt-relay up``, ``down``, ``status``, ``worker`` and ``flower``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import click
+
+from producer import cli_broker, embedded
+from producer.usage import usage_error
+from workers.contract.settings import celery_url, read_settings
+
+EXIT_NOT_RUNNING = 1
+READY_SECONDS = 60.0
+
+
+@click.command("up", help=cli_broker.about("up"))
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Worker processes. Default: DBT_RELAY_WORKERS or the cores, 4 at most.",
+)
+def up(workers: int | None) -> None:
+    running = embedded.find_running(os.environ)
+    info = embedded.up(workers, wait_ready=READY_SECONDS)
+    if running is not None:
+        click.echo(f"dbt-relay was up already: {cli_broker.processes(info.workers)}.")
+        if workers is not None and workers != info.workers:
+            click.echo("To change their number: dbt-relay down, then up again.")
+    else:
+        click.echo(f"dbt-relay is up: {cli_broker.processes(info.workers)}, logs in {info.runtime_dir}.")
+    if embedded.configured_broker(os.environ):
+        click.echo(
+            "But DBT_RELAY_BROKER_URL or REDIS_URL is set: commands go there, not to this stack.", err=True
+        )
+
+
+@click.command("down", help=cli_broker.about("down"))
+def down() -> None:
+    click.echo("dbt-relay is down." if embedded.down() else "dbt-relay was not up.")
+
+
+@click.command("status", help=cli_broker.about("status"))
+def status() -> int:
+    url = embedded.configured_broker(os.environ)
+    if url:
+        return _broker_status(url)
+    stack = embedded.status()
+    if stack.info is None:
+        click.echo("dbt-relay is not up: a command starts a private stack and stops it at its end.")
+        if stack.failure:
+            click.echo(f"The last warm stack failed: {stack.failure}")
+        return EXIT_NOT_RUNNING
+    info = stack.info
+    click.echo(
+        f"dbt-relay is up since {cli_broker.moment(info.started_at)}: {cli_broker.processes(info.workers)}."
+    )
+    if not stack.ready:
+        click.echo("The worker has not said hello: it is starting, or in trouble.")
+    click.echo(f"runs in progress: {stack.active}, messages waiting: {stack.queued}")
+    click.echo(f"broker: {info.broker_url}")
+    click.echo(f"logs: {info.runtime_dir}")
+    return 0
+
+
+def _broker_status(url: str) -> int:
+    from workers.contract.scrub import scrub
+
+    client = cli_broker.client_of(url)
+    workers = client.workers()
+    active = [run for run in client.runs() if run.state in ("active", "stopping")]
+    click.echo(f"broker: {scrub(url)}")
+    for worker in workers:
+        click.echo(
+            f"worker {worker.host}:{worker.pid}: {cli_broker.processes(worker.processes)}, queue {worker.queue}, "
+            f"release {worker.version}, since {cli_broker.moment(worker.since)}"
+        )
+    click.echo(f"runs in progress: {len(active)}")
+    if not workers:
+        click.echo("No worker is connected. Start one: dbt-relay worker")
+        return EXIT_NOT_RUNNING
+    return 0
+
+
+PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+
+@click.command("worker", context_settings=PASSED_ON)
+@click.option(
+    "--workers",
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    help="Worker processes. Default: the cores.",
+)
+@click.argument("celery_options", nargs=-1, type=click.UNPROCESSED)
+def worker(workers: int | None, celery_options: tuple[str, ...]) -> NoReturn:
+    """Start a worker on the broker of DBT_RELAY_BROKER_URL or REDIS_URL.
+
+    The same as `celery -A workers.app worker` with defaults that suit; options that are not listed
+    here are Celery's.
+    """
+    _needs("celery", "celery", "dbt-relay")
+    _needs("dbt.adapters", "dbt-core and an adapter", "dbt-relay[worker]")
+    settings = read_settings(os.environ)
+    if not settings.broker_url:
+        raise usage_error(
+            "no_broker",
+            "A worker needs a broker, and none is configured.",
+            "Set DBT_RELAY_BROKER_URL, such as redis://localhost:6379/0. "
+            "For a private server with workers: dbt-relay up.",
+        )
+    words = ["--without-gossip", "--without-mingle", "--queues", settings.queue]
+    words += ["--loglevel", "warning"] if not _given(celery_options, "-l", "--loglevel") else []
+    words += ["--concurrency", str(workers)] if workers else []
+    _celery(["worker", *words, *celery_options], os.environ)
+
+
+@click.command("flower", context_settings=PASSED_ON)
+@click.argument("flower_options", nargs=-1, type=click.UNPROCESSED)
+def flower(flower_options: tuple[str, ...]) -> NoReturn:
+    """Start Flower on the configured broker, or on the stack of `dbt-relay up`.
+
+    It listens on 127.0.0.1 alone unless --address says otherwise: give it --basic-auth then. Options
+    are Flower's.
+    """
+    _needs("flower", "flower", "dbt-relay[flower]")
+    environ = dict(os.environ)
+    environ["DBT_RELAY_BROKER_URL"] = celery_url(cli_broker.broker_url(environ))
+    address = [] if _given(flower_options, "--address") else ["--address=127.0.0.1"]
+    _celery(["flower", *address, *flower_options], environ)
+
+
+def _celery(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    """Become a Celery command: signals then reach Celery itself."""
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", "celery", "-A", "workers.app", *words], environ)  # noqa: S606
+
+
+def _given(words: Sequence[str], *names: str) -> bool:
+    return any(word == name or word.startswith(f"{name}=") for word in words for name in names)
+
+
+def _needs(module: str, what: str, requirement: str) -> None:
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise usage_error(
+            "not_installed",
+            f"This needs {what}, which is not installed here.",
+            f'pip install "{requirement}"',
+        )

@@ -1,0 +1,212 @@
+"""The features project: everything that dbt can do, on DuckDB."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.parity.compare import Allowance
+from tests.parity.harness import Change, Dbt, Pair, Step, check, edit, remove, sql, write
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+SNAPSHOTS = Allowance(measured=frozenset({"dbt_scd_id"}))
+"""dbt_scd_id is a hash over the moment of the snapshot."""
+
+DuckDBPair = Callable[..., Pair]
+
+
+def keep(target: str, folder: str) -> Change:
+    """Keep the artifacts of the last command as a state to compare with."""
+
+    def make(side: object) -> None:
+        project = side.project  # type: ignore[attr-defined]
+        shutil.rmtree(project / folder, ignore_errors=True)
+        (project / folder).mkdir()
+        for name in ("manifest.json", "run_results.json", "sources.json"):
+            if (project / target / name).exists():
+                shutil.copy(project / target / name, project / folder / name)
+
+    return Change(f"keep {target} as {folder}", make)
+
+
+def play(pair: Pair, name: str, *steps: Step) -> None:
+    check(pair.play(name, steps))
+
+
+def test_build_again_and_again(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "build again and again",
+        Dbt("build"),
+        sql("insert into main.raw_orders values (7, 3, date '2025-01-06', 3.5, 'paid')"),
+        sql("update main.raw_orders set status = 'returned' where order_id = 2"),
+        sql("delete from main.raw_orders where order_id = 4"),
+        sql("delete from main.raw_customers where customer_id = 3"),
+        Dbt("build --exclude resource_type:seed --vars '{region: all}'"),
+        Dbt("build --full-refresh --vars '{region: all, with_status: true, with_optional: true}'"),
+        Dbt("build --exclude resource_type:seed", env={"DBT_FEATURES_MOOD": "wild"}),
+    )
+
+
+def test_one_thread_gives_the_same_order(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "one thread",
+        Dbt("seed --threads 1", order=True),
+        Dbt("run --threads 1", order=True),
+        Dbt("test --threads 1", order=True),
+        Dbt("snapshot --threads 1", order=True),
+    )
+
+
+def test_commands_that_follow_each_other(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "one command after the other",
+        Dbt("seed"),
+        Dbt("run"),
+        Dbt("snapshot"),
+        Dbt("test"),
+        Dbt("run --vars '{with_status: true, region: south}'"),
+        Dbt("test --vars '{broken_threshold: 1}' --select amount_thresholds amount_is_low", exit_code=1),
+        Dbt("test --store-failures --select stg_orders", exit_code=0),
+        Dbt("seed --full-refresh --select raw_orders"),
+        Dbt("run --full-refresh --select appended merged+ never_refreshed"),
+    )
+
+
+def test_selection(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "selection",
+        Dbt("build --select tag:nightly"),
+        Dbt("build --selector nightly"),
+        Dbt("build --select +customer_totals --exclude resource_type:test"),
+        Dbt("build --select marts"),
+        Dbt("run --select 1+daily_orders path:models/contracts"),
+        Dbt("build --resource-type model --resource-type seed --select stg_orders+1"),
+        Dbt("build --exclude-resource-type unit_test test --select stg_customers"),
+        Dbt("test --select appended --indirect-selection cautious"),
+        Dbt("test --select stg_orders --indirect-selection buildable"),
+        Dbt("test --select 'test_type:unit'"),
+        Dbt("build --select package:helpers dim_customer.v1"),
+        Dbt("build --select exposure:weekly_report +exposure:weekly_report,group:finance"),
+        Dbt("run --select no_such_model"),
+        Dbt("run --select source:shop.rates+ --exclude '*'"),
+        Dbt("run --select group:finance --cache-selected-only"),
+        Dbt("run --select stg_orders appended --no-populate-cache"),
+        Dbt("ls --select tag:staging --output json"),
+        Dbt("ls --resource-type test --output name"),
+    )
+
+
+def test_time_and_size(duckdb_pair: DuckDBPair) -> None:
+    days = "--event-time-start 2025-01-01 --event-time-end 2025-01-06"
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "time and size",
+        Dbt("build --empty --exclude resource_type:snapshot"),
+        Dbt(f"build --exclude resource_type:snapshot --vars '{{batch_size: day}}' {days} --full-refresh"),
+        Dbt(f"run --select daily_orders --vars '{{batch_size: day}}' {days}"),
+        Dbt("run --select +daily_orders --sample '{start: 2025-01-02, end: 2025-01-04}' --vars '{batch_size: day}'"),
+        Dbt("run --select daily_orders"),
+    )
+
+
+def test_states(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "states",
+        Dbt("build"),
+        keep("target", "state"),
+        edit("models/marts/customer_totals.sql", "coalesce(t.total, 0)", "coalesce(t.total, 0) + 1"),
+        Dbt("build --select state:modified+ --state state --exclude resource_type:unit_test"),
+        Dbt("run --target duckdb_other --select state:modified --state state --defer"),
+        Dbt("run --target duckdb_other --select marts run_facts --state state --defer --favor-state"),
+        Dbt("compile --target duckdb_other --select marts --state state --defer"),
+        Dbt("test --target duckdb_other --select stg_customers --state state --defer"),
+        Dbt("clone --target duckdb_other --select customer_totals stg_orders --state state"),
+        Dbt("build --select result:warn --state state"),
+        Dbt("ls --select result:warn --state target"),
+        Dbt("source freshness"),
+        keep("target", "state"),
+        Dbt("build --select source_status:warn+ --state state"),
+    )
+
+
+def test_failures_on_purpose(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "failures on purpose",
+        Dbt("build --select +stg_orders --vars '{broken_threshold: 1}'", exit_code=1),
+        Dbt("retry --vars '{broken_threshold: 1}'", exit_code=1),
+        Dbt("retry", exit_code=0),
+        Dbt("--warn-error build --select stg_orders", exit_code=2),
+        Dbt(["--warn-error-options", '{"error": ["NoNodesForSelectionCriteria"]}', "run", "--select", "nothing"],
+            exit_code=2),
+        Dbt("build --threads 1 --fail-fast --select +stg_orders --vars '{broken_threshold: 1}'", exit_code=1),
+        Dbt("run --vars '{on_schema_change: fail}' --select +merged"),
+        Dbt("run --vars '{on_schema_change: fail, with_status: true}' --select merged+", exit_code=1),
+    )  # fmt: skip
+
+
+def test_everything_that_is_no_node(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "commands",
+        Dbt("deps"),
+        Dbt("parse"),
+        Dbt("build"),
+        Dbt("compile"),
+        Dbt("compile --select customer_totals"),
+        Dbt(["show", "--inline", "select * from {{ ref('raw_orders') }} order by 1"]),
+        Dbt("show --select customer_totals --limit 2"),
+        Dbt(["run-operation", "add_order", "--args", "{order_id: 80, amount: 8.5}"]),
+        Dbt("docs generate"),
+        Dbt("source freshness"),
+        Dbt("seed --show"),
+        Dbt("debug", skip_lines=("python path", "python version", "os info", "adapter version")),
+    )
+
+
+def test_state_between_processes(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("features", allowance=SNAPSHOTS),
+        "state between processes",
+        Dbt("build"),
+        # a view becomes a table, and a table a view
+        edit("models/staging/stg_customers.sql", "select customer_id", "{{ config(materialized='table') }}\nselect customer_id"),
+        edit("models/marts/customers.sql", "materialized='table'", "materialized='view'"),
+        Dbt("run"),
+        # somebody else drops, and makes, relations
+        sql("drop table main_facts.appended"),
+        sql("drop view main_helpers.helper_factors"),
+        sql("create table main_helpers.helper_factors as select 1 as other"),
+        Dbt("run"),
+        sql("drop schema main_facts cascade"),
+        sql("drop table main_marts.marts"),
+        sql("create view main_marts.marts as select 1 as made_by_somebody_else"),
+        Dbt("run"),
+        # files come, change and go
+        write("models/marts/new_model.sql", "select * from {{ ref('marts') }}"),
+        remove("models/marts/package_user.sql"),
+        edit("seeds/raw_orders.csv", "6,3,2025-01-05,7.75,paid", "6,3,2025-01-05,8.75,paid\n9,1,2025-01-07,1.25,paid"),
+        edit("macros/names.sql", "::decimal(12, 2)", "::decimal(14, 3)"),
+        Dbt("build --exclude resource_type:snapshot", exit_code=0),
+        # a package is upgraded, the profile edited
+        edit("packages/helpers/models/customers.sql", "from the package", "from its next release"),
+        edit("profiles.yml", "schema: other", "schema: third"),
+        Dbt("run"),
+        Dbt("run --target duckdb_other --select +customer_totals", exit_code=1),
+        Dbt("build --target duckdb_other --exclude resource_type:snapshot"),
+        # two var sets, two targets, two environments in turn
+        Dbt("run --select stg_customers+ --vars '{region: south}'"),
+        Dbt("run --select stg_customers+ --vars '{region: north}'"),
+        Dbt("run --select stg_customers+ --vars '{region: south}'"),
+        Dbt("run --select customer_totals --target duckdb_other"),
+        Dbt("run --select customer_totals run_facts", env={"DBT_FEATURES_MOOD": "wild"}),
+        Dbt("run --select customer_totals run_facts"),
+    )  # fmt: skip
