@@ -150,7 +150,7 @@ class RelayClient:
                 if on_idle is not None:
                     on_idle()
                 continue
-            for position, fields in answer[0][1]:  # noqa: B020 - the next read starts after the last entry
+            for position, fields in answer[0][1]:
                 event = decode_event(fields[b"e"], seq=int(fields[b"s"]))
                 if expected and event.seq > expected:
                     raise RelayError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from producer.embedded_dirs import configured_broker
 from producer.usage import did_you_mean, usage_error
 from producer.vars import load_yaml
 from workers.contract.errors import DbtUsageError
@@ -176,6 +177,8 @@ def _check_profile(
 ) -> str | None:
     """The name of the target, where it can be told without rendering Jinja. Raises DbtUsageError."""
     if not path.is_file():
+        if configured_broker(environ):
+            return None  # the workers have a profile of their own
         raise usage_error(
             "no_profiles_file",
             f"Could not find profile named {profile!r}: there is no {path}",

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from producer.embedded_dirs import new_stack_dir
+from producer.embedded_dirs import configured_broker, new_stack_dir
 from producer.embedded_errors import setup_error
 from producer.embedded_handle import Handle, check, wait_for_worker
 from producer.embedded_launch import (
@@ -41,16 +41,6 @@ __all__ = [
     "up",
     "worker_command",
 ]
-
-
-def configured_broker(environ: Mapping[str, str] | None = None) -> str | None:
-    """``DBT_RELAY_BROKER_URL``, else ``REDIS_URL``; None when neither says anything."""
-    environ = os.environ if environ is None else environ
-    for name in ("DBT_RELAY_BROKER_URL", "REDIS_URL"):
-        url = environ.get(name, "").strip()
-        if url:
-            return url
-    return None
 
 
 class EmbeddedStack:

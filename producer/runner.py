@@ -95,10 +95,11 @@ class DbtRunner:
         if self._broker_url:
             environ["DBT_RELAY_BROKER_URL"] = self._broker_url
         cwd = self.working_dir.absolute()
-        args = with_vars(list(command_args), simulation_year, dbt_vars)
+        args = with_vars(command_args, simulation_year, dbt_vars)
         invocation = parse_invocation(args, environ=environ, cwd=cwd)
         if self.threads and _takes_threads(invocation):
-            args = [*args, "--threads", str(self.threads)]
+            end = args.index("--") if "--" in args else len(args)
+            args = [*args[:end], "--threads", str(self.threads), *args[end:]]
             invocation = parse_invocation(args, environ=environ, cwd=cwd)
         check_project(invocation, cwd=cwd, environ=environ)
         say = on_line or print

@@ -127,7 +127,8 @@ class Follower:
             given = {name: environ[name] for name in names if name in environ}
             env = allowed(given, self.settings.env_deny)
         request = RunRequest(
-            run_id=run_id, args=tuple(invocation.args), cwd=str(cwd), project_dir=str(project), env=env,
+            run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
+            project_dir=str(project), env=env,
             env_file=None if env_file is None else str(env_file), retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
             debug=bool(invocation.options.get("debug")), description=description,
@@ -215,11 +216,11 @@ class _Interrupts:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
 
-    def _hear(self, signum: int, frame: object) -> None:
+    def _hear(self, _signum: int, _frame: object) -> None:
         self.count += 1
         if self.count > 1:
             raise KeyboardInterrupt("left running")
-        print("cancelling the run; Ctrl-C again leaves it running", file=sys.stderr)
+        sys.stderr.write("cancelling the run; Ctrl-C again leaves it running\n")
         threading.Thread(target=self._cancel, daemon=True).start()
 
 

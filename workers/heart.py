@@ -17,15 +17,15 @@ from collections.abc import Callable, Iterator
 
 import redis
 
-from workers.ledger import Claim, Ledger
 from workers.contract.log import log
+from workers.ledger import Claim, Ledger
 from workers.warehouse_lock import Session
 
 LOST, STOP = "lost", "stop"
 _SIGNAL = signal.SIGUSR2
 
 
-class StepInterrupted(KeyboardInterrupt):  # noqa: N818 - dbt lets only KeyboardInterrupt through
+class StepInterrupted(KeyboardInterrupt):
     """The step must not go on: its lease was lost (`LOST`), or its run is being stopped (`STOP`)."""
 
     def __init__(self, why: str) -> None:
@@ -96,7 +96,7 @@ class Heart:
         if self._why is not None:
             raise StepInterrupted(self._why)
 
-    def _raise(self, signum: int, frame: object) -> None:
+    def _raise(self, _signum: int, _frame: object) -> None:
         if self._executing and self._why is not None:
             raise StepInterrupted(self._why)
 

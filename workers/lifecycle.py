@@ -16,9 +16,9 @@ from celery import signals
 
 from workers.app import settings
 from workers.contract.connection import connect
+from workers.contract.log import configure, log
 from workers.contract.names import Keys
 from workers.ledger import Ledger
-from workers.contract.log import configure, log
 from workers.reaper import Reaper
 from workers.runtime import publish
 
@@ -58,14 +58,14 @@ class _Presence:
         while not self._stop.wait(_HELLO_SECONDS):
             try:
                 self.say()
-            except redis.RedisError as error:
+            except redis.RedisError as error:  # noqa: PERF203 - every five seconds
                 log("could not say hello", error=str(error))
 
 
 _alive: dict[str, Any] = {}
 
 
-@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+@signals.setup_logging.connect
 def _logging(loglevel: Any = None, **_: Any) -> None:
     """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off."""
     import logging
@@ -74,17 +74,17 @@ def _logging(loglevel: Any = None, **_: Any) -> None:
     configure(settings.log_format, settings.log_level)
 
 
-@signals.worker_init.connect  # type: ignore[untyped-decorator]
+@signals.worker_init.connect
 def _preload(**_: Any) -> None:
     """Load dbt before the pool forks: its children share the pages."""
-    import workers.engine.engine  # noqa: F401
+    import workers.engine.engine
     import workers.tasks  # noqa: F401
 
     gc.collect()
     gc.freeze()
 
 
-@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+@signals.worker_ready.connect
 def _ready(sender: Any = None, **_: Any) -> None:
     keys = Keys(settings.namespace)
     client = connect(settings.broker_url or "redis://127.0.0.1:6379/0")
@@ -100,14 +100,14 @@ def _ready(sender: Any = None, **_: Any) -> None:
     log("worker ready", processes=processes)
 
 
-@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutting_down.connect
 def _shutting_down(**_: Any) -> None:
     presence = _alive.get("presence")
     if presence is not None:
         presence.stop()
 
 
-@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
     reaper = _alive.get("reaper")
     if reaper is not None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import redis
 
-from workers.ledger import Ledger
 from workers.contract.log import log
+from workers.ledger import Ledger
 
 Publish = Callable[[str, Sequence[str]], None]
 
@@ -45,7 +45,7 @@ class Reaper:
         while not self._stop.wait(self._interval):
             try:
                 self.sweep()
-            except redis.RedisError as error:
+            except redis.RedisError as error:  # noqa: PERF203 - every other second
                 log("sweep failed", phase="reap", error=str(error))
 
     def sweep(self) -> int:

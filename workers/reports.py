@@ -35,7 +35,7 @@ def cancelled(reason: str) -> ErrorInfo:
     )  # fmt: skip
 
 
-def worker_lost(run: Any, claim: Claim, began: float) -> StepOutcome:
+def worker_lost(claim: Claim, began: float) -> StepOutcome:
     """The result of a node under which too many workers died."""
     error = ErrorInfo(
         code="worker_lost", category=Category.WORKER_LOST.value, error_class="WorkerLostError",
@@ -70,7 +70,7 @@ def _bad_node(claim: Claim, error: ErrorInfo, worker: str, began: float) -> Step
     return StepOutcome(result=result, blocks=True)
 
 
-def final_of(run: Any, finished: Finished, steps: list[StepResult], attempts: list[Attempt]) -> bytes:
+def final_of(finished: Finished, steps: list[StepResult], attempts: list[Attempt]) -> bytes:
     """The final record of a run, JSON. Node results come in the order of dbt's run results."""
     by_id = {step.unique_id: step for step in steps}
     tried: dict[str, list[Attempt]] = {}

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from workers.app import app, settings
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
+from workers.contract.log import log
 from workers.contract.messages import RunRequest
 from workers.contract.names import TASK_SESSION, Keys, task_name
 from workers.engine.engine import Engine
@@ -24,7 +25,6 @@ from workers.engine.invocation import dbt_environment
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import Heart
 from workers.ledger import SESSION, Ledger
-from workers.contract.log import log
 from workers.progress import Progress
 from workers.warehouse_lock import WarehouseLock
 

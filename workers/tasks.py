@@ -21,6 +21,7 @@ from celery.exceptions import Ignore
 from workers import reports
 from workers.app import app, settings
 from workers.contract.errors import Category, DbtError, DbtUsageError, ErrorInfo, InvalidMessageError
+from workers.contract.log import log, phase
 from workers.contract.messages import step_task
 from workers.contract.names import (
     STEP_CLOSE,
@@ -40,7 +41,6 @@ from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
 from workers.heart import LOST, StepInterrupted
 from workers.ledger import SESSION, Claim, FenceLostError, Move, Refusal, StagedNode
-from workers.contract.log import log, phase
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime, runtime
 
@@ -112,7 +112,7 @@ def command(self: Task, run_id: Any, step: Any = STEP_COMMAND, version: Any = 1)
 
 
 @_task(TASK_SESSION)
-def session(self: Task, run_id: Any, step: Any = SESSION, version: Any = 1) -> dict[str, Any]:
+def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> dict[str, Any]:
     """Hold a single-process warehouse and execute whatever is ready of its run, step by step."""
     body = _accept(run_id, STEP_PLAN, version)
     held = runtime()
@@ -349,7 +349,7 @@ def _start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 def _node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
-        return _store(held, run, claim, began, reports.worker_lost(run, claim, began))
+        return _store(held, run, claim, began, reports.worker_lost(claim, began))
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     try:
         outcome = _execute(
@@ -427,7 +427,7 @@ def _command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.stopping:
         return _end_cancelled(held, run, claim, began)
-    name = run.request.command
+    name = run.request.word
     if not run.spec.invocation_id:
         warehouse = _execute(held, lambda: held.engine.warehouse(run.spec, name))
         run.spec = msgspec.structs.replace(
@@ -480,7 +480,7 @@ def _end(
     if finished.error is not None and claim.tries > 1:
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
     attempt = _attempt(held, claim, began, state, finished.error)
-    final = reports.final_of(run, finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
+    final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
     if run.request.return_artifacts:
         reports.return_artifacts(held.ledger, run)
     move = Move(

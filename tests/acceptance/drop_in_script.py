@@ -21,8 +21,7 @@ def dbt(*args: str) -> tuple[float, list[str]]:
     """Run a command in the project; seconds it took and its lines."""
     began = time.perf_counter()
     done = subprocess.run(
-        [EXECUTABLE, *args], cwd=PROJECT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        check=False,
+        [EXECUTABLE, *args], cwd=PROJECT, env=ENV, capture_output=True, text=True, check=False,
     )  # fmt: skip
     took = time.perf_counter() - began
     if done.returncode != 0:

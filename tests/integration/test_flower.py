@@ -16,6 +16,7 @@ from tests.support.runs import node, runner
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 
+
 @pytest.fixture(scope="module")
 def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
     with postgres.database() as database:

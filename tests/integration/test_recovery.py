@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,14 +57,14 @@ class Background:
 
 
 @pytest.fixture(params=["duckdb", "postgres"])
-def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The slow project on either kind of warehouse."""
     monkeypatch.setenv("RELAY_TEST_TARGET", request.param)
     if request.param == "postgres":
         request.getfixturevalue("postgres_database")
     else:
         monkeypatch.setenv("RELAY_TEST_DUCKDB", str(tmp_path / "slow.duckdb"))
-    yield copy_project("slow", tmp_path / "project")
+    return copy_project("slow", tmp_path / "project")
 
 
 def assert_all_right(result: DbtResult) -> None:
@@ -142,7 +142,8 @@ def test_a_node_that_kills_its_worker_is_given_up(
     statuses = {node.name: node.status for node in result.nodes}
     assert statuses == {"first": "success", "left": "error", "right": "success", "last": "skipped"}
     error = next(node.error for node in result.nodes if node.name == "left")
-    assert error is not None and error.code == "worker_lost"
+    assert error is not None
+    assert error.code == "worker_lost"
     assert "memory" in error.suggested_fix
     assert result.return_code == 1
 

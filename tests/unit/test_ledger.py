@@ -85,7 +85,8 @@ def test_a_run_goes_through_its_steps_in_order(ledger: Ledger) -> None:
     assert ledger.fact(run_id, "state") == "succeeded"
     assert ledger.active_runs() == []
     word = ledger.final(run_id)
-    assert word is not None and word.return_code == 0
+    assert word is not None
+    assert word.return_code == 0
 
 
 def test_submitting_twice_is_one_run(ledger: Ledger) -> None:

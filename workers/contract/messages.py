@@ -54,6 +54,8 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         args: dbt's own arguments, ``["run", "--select", "x"]``.
+        command: dbt's command, ``docs generate``, told apart from global flags and option values by the
+            producer, which knows dbt's options; empty: the first argument.
         cwd: absolute path of the caller's working directory; relative paths resolve against it.
         project_dir: absolute path of the project, where the caller's dbt would find it.
         env: environment values that the caller contributes to the worker's own.
@@ -69,6 +71,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
     run_id: RunId
     args: Annotated[tuple[Argument, ...], msgspec.Meta(min_length=1, max_length=4096)]
+    command: Text = ""
     cwd: Text
     project_dir: Text
     env: dict[Text, Argument] = {}
@@ -82,12 +85,9 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     submitted_at: float = 0.0
 
     @property
-    def command(self) -> str:
-        """dbt's sub-command: the first argument that is one (global flags may stand before it)."""
-        for arg in self.args:
-            if arg in NODE_COMMANDS or arg in OTHER_COMMANDS:
-                return arg
-        return self.args[0]
+    def word(self) -> str:
+        """The first word of the command: ``docs`` of ``docs generate``."""
+        return (self.command or self.args[0]).partition(" ")[0]
 
 
 class StepTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

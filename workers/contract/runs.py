@@ -73,7 +73,7 @@ class RunStore:
 
     def submit(self, request: RunRequest) -> str:
         """Record a run; its first step is returned, to be published. Submitting it again is a no-op."""
-        step = STEP_PLAN if request.command in NODE_COMMANDS else STEP_COMMAND
+        step = STEP_PLAN if request.word in NODE_COMMANDS else STEP_COMMAND
         self.call("submit", request.run_id, encode_request(request), step, self.result_ttl)
         return step
 

@@ -11,8 +11,8 @@ from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 from dbt.deprecations import active_deprecations
 from dbt.task.build import BuildTask
-from dbt import selected_resources
 
+from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
 from workers.engine.spec import Plan, PlannedNode, RunFacts
 from workers.engine.view import RunView

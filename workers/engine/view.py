@@ -8,13 +8,12 @@ what one run compiled can never reach another.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 import functools
 import os
+from collections import Counter
 from typing import Any
 
 import msgspec
-from dbt import selected_resources
 from dbt.cli.flags import Flags
 from dbt.compilation import _generate_stats, print_compile_stats
 from dbt.config.runtime import RuntimeConfig
@@ -30,6 +29,7 @@ from dbt.task.seed import SeedTask
 from dbt.task.snapshot import SnapshotTask
 from dbt.task.test import TestTask
 
+from dbt import selected_resources
 from workers.engine.cache import CacheRecorder
 from workers.engine.context import Context
 from workers.engine.invocation import use_flags
