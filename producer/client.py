@@ -81,11 +81,11 @@ class RelayClient:
 
     def publish(self, run_id: str, steps: Sequence[str]) -> None:
         """Send the messages of steps."""
-        from kombu import Connection  # 0.1 s that a reader does not need
+        from kombu.connection import Connection  # 0.1 s that a reader does not need
 
         if not steps:
             return
-        with Connection(celery_url(self.broker_url)) as connection:
+        with Connection(celery_url(self.broker_url)) as connection:  # type: ignore[no-untyped-call]
             producer = connection.Producer(serializer="json")
             for step in steps:
                 identity = str(uuid.uuid4())
@@ -150,7 +150,8 @@ class RelayClient:
                 if on_idle is not None:
                     on_idle()
                 continue
-            for position, fields in answer[0][1]:
+            for entry, fields in answer[0][1]:
+                position = entry
                 event = decode_event(fields[b"e"], seq=int(fields[b"s"]))
                 if expected and event.seq > expected:
                     raise RelayError(

@@ -13,7 +13,7 @@ import msgspec
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.runs import LastWord
-from workers.engine.spec import Finished, StepOutcome, StepResult, encode
+from workers.engine.spec import Finished, RunSpec, StepOutcome, StepResult, encode
 from workers.ledger import Claim, Ledger
 
 
@@ -123,24 +123,23 @@ def bare_final(finished: Finished) -> bytes:
     return encode(LastWord(return_code=finished.return_code, error=finished.error))
 
 
-def return_artifacts(ledger: Ledger, run: Any) -> None:
+def return_artifacts(ledger: Ledger, spec: RunSpec, target_path: str) -> None:
     """Put the files that dbt left in the target folder where a caller on another machine can get them."""
-    target = target_path(run.spec)
-    for name in ("manifest.json", "run_results.json", "catalog.json", "sources.json"):
-        path = Path(target) / name
+    target = Path(target_path or _target_path(spec))
+    for name in ("manifest.json", "catalog.json", "sources.json"):
+        path = target / name
         try:
-            if path.stat().st_mtime >= run.spec.started_at - 1:
-                ledger.store_artifact(run.spec.run_id, name, zlib.compress(path.read_bytes(), 6))
+            if path.stat().st_mtime >= spec.started_at - 1:
+                ledger.store_artifact(spec.run_id, name, zlib.compress(path.read_bytes(), 6))
         except OSError:
-            continue
+            continue  # not every command leaves every file
 
 
-def target_path(spec: Any) -> str:
-    """Where dbt leaves the artifacts of a run (dbt.cli.params.target_path, then the project's own)."""
-    args: tuple[str, ...] = spec.args
-    for position, arg in enumerate(args):
-        if arg == "--target-path" and position + 1 < len(args):
-            return os.path.join(spec.cwd, args[position + 1])
+def _target_path(spec: RunSpec) -> str:
+    """Where a whole command leaves its artifacts, as its arguments and environment say."""
+    for position, arg in enumerate(spec.args):
+        if arg == "--target-path" and position + 1 < len(spec.args):
+            return os.path.join(spec.cwd, spec.args[position + 1])
         if arg.startswith("--target-path="):
             return os.path.join(spec.cwd, arg.partition("=")[2])
     return os.path.join(spec.project_dir, spec.env.get("DBT_TARGET_PATH", "target"))

@@ -11,16 +11,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from celery import Task
 from celery.app.trace import trace_task
 from celery.exceptions import Ignore
 
-from workers import reports
+from workers import steps
 from workers.app import app, settings
-from workers.contract.errors import Category, DbtError, DbtUsageError, ErrorInfo, InvalidMessageError
+from workers.contract.errors import DbtUsageError, InvalidMessageError
 from workers.contract.log import log, phase
 from workers.contract.messages import step_task
 from workers.contract.names import (
@@ -36,43 +35,22 @@ from workers.contract.names import (
     TASK_START,
     task_name,
 )
-from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
-from workers.engine.engine import CommandFailedError
-from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
-from workers.heart import LOST, StepInterrupted
-from workers.ledger import SESSION, Claim, FenceLostError, Move, Refusal, StagedNode
-from workers.retries import delay_before, may_retry
+from workers.heart import StepInterrupted
+from workers.ledger import SESSION, Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
-
-Answer = TypeVar("Answer")
-
-
-class PassingError(Exception):
-    """A step failed for a reason that may pass. Celery's autoretry brings its message back."""
-
-    def __init__(self, message: str, delay: float) -> None:
-        super().__init__(message)
-        self.delay = delay
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (str(self), self.delay))
-
-
-class StepFailedError(Exception):
-    """A step ended badly. The ledger has the result; Celery and Flower show the failure."""
 
 
 class RelayTask(Task):  # type: ignore[misc]
     """Celery's autoretry with the wait that the run asked for; the ledger counts the attempts."""
 
-    autoretry_for = (PassingError,)
+    autoretry_for = (steps.PassingError,)
     max_retries = None
-    throws = (StepFailedError,)
+    throws = (steps.StepFailedError,)
     ignore_result = True
 
     def retry(self, *args: Any, exc: BaseException | None = None, **options: Any) -> Any:
         """Celery's, with the countdown of the run's own retry policy."""
-        if isinstance(exc, PassingError):
+        if isinstance(exc, steps.PassingError):
             options["countdown"] = exc.delay
         return super().retry(*args, exc=exc, **options)
 
@@ -84,31 +62,31 @@ def _task(name: str) -> Callable[[Callable[..., Any]], Any]:
 @_task(TASK_PLAN)
 def plan(self: Task, run_id: Any, step: Any = STEP_PLAN, version: Any = 1) -> dict[str, Any]:
     """Let dbt select; stage its nodes; hand out the first step."""
-    return _perform(self, run_id, step, version, _plan)
+    return _perform(self, run_id, step, version, steps.plan)
 
 
 @_task(TASK_START)
 def start(self: Task, run_id: Any, step: Any = STEP_START, version: Any = 1) -> dict[str, Any]:
     """Schemas, relation cache and on-run-start hooks."""
-    return _perform(self, run_id, step, version, _start)
+    return _perform(self, run_id, step, version, steps.start)
 
 
 @_task(TASK_NODE)
 def node(self: Task, run_id: Any, step: Any, version: Any = 1) -> dict[str, Any]:
     """One dbt node."""
-    return _perform(self, run_id, step, version, _node)
+    return _perform(self, run_id, step, version, steps.node)
 
 
 @_task(TASK_CLOSE)
 def close(self: Task, run_id: Any, step: Any = STEP_CLOSE, version: Any = 1) -> dict[str, Any]:
     """on-run-end hooks, the merged artifacts, and the run's result."""
-    return _perform(self, run_id, step, version, _close)
+    return _perform(self, run_id, step, version, steps.close)
 
 
 @_task(TASK_COMMAND)
 def command(self: Task, run_id: Any, step: Any = STEP_COMMAND, version: Any = 1) -> dict[str, Any]:
     """A command that is not split into nodes."""
-    return _perform(self, run_id, step, version, _command)
+    return _perform(self, run_id, step, version, steps.command)
 
 
 @_task(TASK_SESSION)
@@ -208,298 +186,14 @@ def _perform(
                     return {"run": granted.run_id, "refused": "unknown run"}
                 return body(held, run, granted)
             except (DbtUsageError, InvalidMessageError) as error:
-                _end_unread(held, granted, error)
-                raise StepFailedError(str(error)) from error
+                steps.end_unread(held, granted, error)
+                raise steps.StepFailedError(str(error)) from error
     except FenceLostError as error:
         held.engine.forget(granted.run_id)
         return {"run": granted.run_id, "step": granted.step, "refused": f"not recorded: {error}"}
     except StepInterrupted as interruption:
         held.engine.forget(granted.run_id)
-        return _interrupted(held, granted, interruption, began)
+        return steps.interrupted(held, granted, interruption, began)
     finally:
         if not inside_session:
             held.engine.release()
-
-
-def _interrupted(
-    held: Runtime, claim: Claim, interruption: StepInterrupted, began: float
-) -> dict[str, Any]:
-    answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
-    if interruption.why == LOST:
-        return answer
-    try:
-        if claim.step in (STEP_PLAN, STEP_COMMAND):
-            request = held.run(claim.run_id)
-            if request is not None:
-                _end_cancelled(held, request, claim, began)
-        else:
-            held.publish(claim.run_id, held.ledger.give_back(claim, "release"))
-    except FenceLostError:
-        answer["interrupted"] = LOST
-    return answer
-
-
-def _execute(held: Runtime, work: Callable[[], Answer]) -> Answer:
-    """Run the engine where it may be interrupted; its lines are on Redis before its result is."""
-    try:
-        with held.heart.interruptible():
-            return work()
-    finally:
-        held.progress.flush()
-
-
-def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
-    return Attempt(
-        step=claim.step, number=claim.tries, worker=held.owner, started_at=began,
-        finished_at=time.time(), status=status, error=error,
-    )  # fmt: skip
-
-
-def _try_again(
-    held: Runtime, run: Run, claim: Claim, began: float, error: ErrorInfo | None
-) -> PassingError | None:
-    """Give a step back for another attempt when its failure may pass; the exception to raise then."""
-    policy = run.request.retry
-    if error is None or not may_retry(claim.step, error, claim.tries, policy):
-        return None
-    delay = delay_before(claim.tries, policy)
-    attempt = _attempt(held, claim, began, "error", error)
-    held.publish(claim.run_id, held.ledger.give_back(claim, "retry", wait=delay, attempt=attempt))
-    log("will be tried again", run=claim.run_id, node=claim.step, attempt=claim.tries,
-        reason=error.code, wait=round(delay, 2))  # fmt: skip
-    return PassingError(f"{error.code}: {error.message}", delay)
-
-
-# -- the steps -------------------------------------------------------------------------------------
-
-
-def _plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
-    began = time.time()
-    if claim.stopping:
-        return _end_cancelled(held, run, claim, began)
-    if run.whole:
-        return _command(held, run, claim)
-    run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
-    try:
-        planned = _execute(
-            held, lambda: held.engine.plan(run.spec, held.progress.emit, attempt=claim.tries)
-        )
-    except CommandFailedError as failed:
-        return _end(held, run, claim, began, failed.finished, [])
-    facts: dict[str, str | int | float] = {
-        "invocation_id": run.spec.invocation_id, "started_at": began,
-        "mode": "session" if planned.warehouse else "message", "lock": planned.warehouse or "",
-    }  # fmt: skip
-    if planned.whole is not None:
-        held.forget(claim.run_id)
-        held.publish(
-            claim.run_id, held.ledger.give_back(claim, "release", facts={**facts, "whole": "1"})
-        )
-        return {"run": claim.run_id, "whole": planned.whole}
-    if not planned.nodes:
-        finished = _execute(
-            held,
-            lambda: held.engine.close(
-                run.spec, planned.facts, None, [], held.progress.emit, changes=lambda _: []
-            ),
-        )
-        return _end(held, run, claim, began, finished, [])
-    facts["facts"] = msgspec.json.encode(planned.facts).decode()
-    facts["parallel"] = planned.threads
-    roots = tuple(each.unique_id for each in planned.nodes if not each.parents)
-    nodes = [
-        StagedNode(each.unique_id, each.priority, max(1, len(each.parents)), each.children, each.ephemeral)
-        for each in planned.nodes
-    ]
-    held.ledger.stage(claim, nodes, roots=roots)
-    held.publish(
-        claim.run_id,
-        held.ledger.finish(
-            claim, Move(word="planned", facts=facts, nodes=len(nodes)),
-            attempt=_attempt(held, claim, began, "success", None),
-        ),
-    )  # fmt: skip
-    held.forget(claim.run_id)
-    return {"run": claim.run_id, "nodes": len(nodes)}
-
-
-def _facts(run: Run) -> RunFacts:
-    if run.facts is None:
-        raise DbtError(f"run {run.request.run_id} was not planned")
-    return run.facts
-
-
-def _start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
-    began = time.time()
-    try:
-        outcome = _execute(
-            held,
-            lambda: held.engine.start(run.spec, _facts(run), held.progress.emit, attempt=claim.tries),
-        )
-    except CommandFailedError as failed:
-        again = _try_again(held, run, claim, began, failed.finished.error)
-        if again is not None:
-            raise again from failed
-        return _end(held, run, claim, began, failed.finished, [])
-    answer = _store(held, run, claim, began, outcome, facts={"began": began})
-    held.forget(claim.run_id)
-    return answer
-
-
-def _node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
-    began = time.time()
-    if claim.losses >= settings.max_losses:
-        return _store(held, run, claim, began, reports.worker_lost(claim, began))
-    cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
-    try:
-        outcome = _execute(
-            held,
-            lambda: held.engine.node(
-                run.spec, _facts(run), claim.step, claim.index, held.progress.emit,
-                changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
-                attempt=claim.tries, skip=claim.skip,
-                cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
-            ),
-        )  # fmt: skip
-    except CommandFailedError as failed:
-        outcome = reports.failed_node(claim, failed.finished, held.owner, began)
-    again = _try_again(held, run, claim, began, outcome.result.error)
-    if again is not None:
-        raise again
-    answer = _store(held, run, claim, began, outcome)
-    if outcome.result.status in {"error", "fail", "partial success"}:
-        info = outcome.result.error
-        raise StepFailedError(f"{claim.step}: {info.message if info else outcome.result.message}")
-    return answer
-
-
-def _store(
-    held: Runtime,
-    run: Run,
-    claim: Claim,
-    began: float,
-    outcome: StepOutcome,
-    facts: dict[str, str | int | float] | None = None,
-) -> dict[str, Any]:
-    result = outcome.result
-    if result.error is not None:
-        result.error = msgspec.structs.replace(result.error, attempts=claim.tries)
-    move = Move(
-        word=result.status, blocks=outcome.blocks, stop=outcome.stop, cache=outcome.cache, facts=facts
-    )
-    publish = held.ledger.finish(
-        claim, move, result=held.engine.mask(run.spec, encode(result)),
-        attempt=_attempt(held, claim, began, result.status, result.error),
-    )  # fmt: skip
-    held.publish(claim.run_id, publish)
-    return {"run": claim.run_id, "node": claim.step, "status": result.status}
-
-
-def _close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
-    began = time.time()
-    raw = held.ledger.results(claim.run_id)
-    started = msgspec.json.decode(raw.pop(STEP_START), type=StepResult) if STEP_START in raw else None
-    attempts = held.ledger.attempts(claim.run_id)
-    order = {attempt.step: place for place, attempt in enumerate(attempts)}
-    steps = sorted(
-        (msgspec.json.decode(body, type=StepResult) for body in raw.values()),
-        key=lambda step: order.get(step.unique_id, 0),
-    )
-    stop = held.ledger.fact(claim.run_id, "stop")
-    try:
-        finished = _execute(
-            held,
-            lambda: held.engine.close(
-                run.spec, _facts(run), started, steps, held.progress.emit,
-                changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
-                stop=stop, attempt=claim.tries,
-            ),
-        )  # fmt: skip
-    except CommandFailedError as failed:
-        again = _try_again(held, run, claim, began, failed.finished.error)
-        if again is not None:
-            raise again from failed
-        finished = failed.finished
-    return _end(held, run, claim, began, finished, steps, stop=stop)
-
-
-def _command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
-    began = time.time()
-    if claim.stopping:
-        return _end_cancelled(held, run, claim, began)
-    name = run.request.word
-    if not run.spec.invocation_id:
-        warehouse = _execute(held, lambda: held.engine.warehouse(run.spec, name))
-        run.spec = msgspec.structs.replace(
-            run.spec, invocation_id=str(uuid.uuid4()), started_at=began
-        )
-        if warehouse is not None and run.lock is None:
-            facts: dict[str, str | int | float] = {
-                "mode": "session", "lock": warehouse, "invocation_id": run.spec.invocation_id,
-                "started_at": began,
-            }  # fmt: skip
-            held.forget(claim.run_id)
-            held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts=facts))
-            return {"run": claim.run_id, "warehouse": warehouse}
-    try:
-        finished = _execute(
-            held,
-            lambda: held.engine.command(run.spec, name, held.progress.emit, attempt=claim.tries),
-        )
-    except CommandFailedError as failed:
-        finished = failed.finished
-    again = _try_again(held, run, claim, began, finished.error)
-    if again is not None:
-        raise again
-    return _end(held, run, claim, began, finished, finished.results)
-
-
-def _end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
-    reason = held.ledger.fact(claim.run_id, "stop") or "cancelled"
-    finished = Finished(return_code=1, error=reports.cancelled(reason))
-    return _end(held, run, claim, began, finished, [], stop=reason)
-
-
-def _end(
-    held: Runtime,
-    run: Run,
-    claim: Claim,
-    began: float,
-    finished: Finished,
-    steps: list[StepResult],
-    *,
-    stop: str | None = None,
-) -> dict[str, Any]:
-    """Store the run's result; nothing of it happens afterwards but reading."""
-    held.engine.release()  # the caller may open the file the moment the result is there
-    cancelled = stop is not None and stop != "fail_fast"
-    if cancelled:
-        finished.return_code = finished.return_code or 1
-        finished.error = reports.cancelled(stop or "cancelled")
-    state = RUN_CANCELLED if cancelled else RUN_SUCCEEDED if finished.return_code == 0 else RUN_FAILED
-    if finished.error is not None and claim.tries > 1:
-        finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
-    attempt = _attempt(held, claim, began, state, finished.error)
-    final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
-    if run.request.return_artifacts:
-        reports.return_artifacts(held.ledger, run)
-    move = Move(
-        word="done" if finished.return_code == 0 else "error", final_state=state,
-        final=held.engine.mask(run.spec, final).decode(),
-    )  # fmt: skip
-    held.ledger.finish(claim, move, attempt=attempt)
-    held.forget(claim.run_id)
-    held.engine.forget(claim.run_id)
-    log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)
-    return {"run": claim.run_id, "state": state, "return_code": finished.return_code}
-
-
-def _end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
-    """End a run whose request this worker cannot use."""
-    finished = Finished(
-        return_code=2,
-        error=reports.refused(str(error), Category.MESSAGE if isinstance(error, InvalidMessageError)
-                              else Category.USAGE),
-    )  # fmt: skip
-    final = reports.bare_final(finished)
-    held.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))

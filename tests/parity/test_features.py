@@ -57,8 +57,8 @@ def test_one_thread_gives_the_same_order(duckdb_pair: DuckDBPair) -> None:
         "one thread",
         Dbt("seed --threads 1", order=True),
         Dbt("run --threads 1", order=True),
-        Dbt("test --threads 1", order=True),
         Dbt("snapshot --threads 1", order=True),
+        Dbt("test --threads 1", order=True),
     )
 
 

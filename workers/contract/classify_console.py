@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_TIME = re.compile(r"^\d{2}:\d{2}:\d{2}(?:\.\d+)? {1,2}(?:\[[a-z]+ ?\] \[[^\]]+\]: )?")
+_TIME = re.compile(r"^\d{2}:\d{2}:\d{2}(?:\.\d+)?(?: {1,2}|$)(?:\[[a-z]+ ?\] \[[^\]]+\]: )?")
 _NODE = re.compile(r"^(?:Failure|Warning) in (?P<resource>[a-z_ ]+?) (?P<name>\S+)(?: \((?P<path>[^)]*)\))?$")
 _ENCOUNTERED = re.compile(r"^Encountered an error(?: while running operation)?:[ \n]*")
 _USAGE = re.compile(r"^Error: (?P<text>.*(?:\n(?!\d{2}:).+)*)", re.MULTILINE)

@@ -203,8 +203,9 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
         fire_event(ArtifactWritten(artifact_type=type(result).__name__, artifact_path=path))
     task.task_end_messages(result.results)
     return Finished(
-        return_code=0 if task.interpret_results(result.results) else 1, run_results=run_results
-    )
+        return_code=0 if task.interpret_results(result.results) else 1, run_results=run_results,
+        target_path=view.config.project_target_path,
+    )  # fmt: skip
 
 
 def write_manifest(view: RunView, changed: set[str]) -> None:

@@ -138,13 +138,14 @@ class Finished(msgspec.Struct, kw_only=True):
         return_code: dbt's: 0, 1 or 2.
         results: one entry a node and hook, in dbt's order.
         run_results: dbt's artifact, or None where the command writes none.
+        target_path: where artifacts were left, where the engine knows.
     """
 
     return_code: int
+    target_path: str = ""
     results: list[StepResult] = []
     run_results: dict[str, Any] | None = None
     error: ErrorInfo | None = None
-    manifest: bytes | None = None
 
 
 class SharedContexts(Protocol):

@@ -1,0 +1,2 @@
+{{ config(materialized='table') }}
+select number from {{ ref('ephemeral_second') }}
