@@ -1,0 +1,103 @@
+"""The broken project: a failure of every kind at every stage, and what dbt skips because of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.parity.harness import Dbt, Pair, Step, check, edit, sql
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+DuckDBPair = Callable[..., Pair]
+
+
+def with_broken(command: str, *broken: str, exit_code: int = 1) -> Dbt:
+    return Dbt(
+        [*command.split(), "--vars", json.dumps({"broken": list(broken)})], exit_code=exit_code
+    )
+
+
+def play(pair: Pair, name: str, *steps: Step) -> None:
+    check(pair.play(name, steps))
+
+
+def test_nodes(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("broken"),
+        "broken nodes",
+        with_broken("build", exit_code=0),
+        with_broken("build", "seed"),
+        with_broken("build", "view"),
+        with_broken("build", "table_compile"),
+        with_broken("build", "ephemeral_compile"),
+        with_broken("run", "ephemeral_compile"),
+        with_broken("build", "pre_hook", "contract"),
+        with_broken("build", "post_hook", "schema_change"),
+        with_broken("build", "snapshot"),
+        with_broken("run", "table"),
+        with_broken("run", "table", "batch"),
+    )
+
+
+def test_tests(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("broken"),
+        "broken tests",
+        with_broken("build", "test"),
+        with_broken("build", "test", "test_warns", exit_code=0),
+        with_broken("test", "test", "singular_test", "unit_test"),
+        with_broken("build", "unit_test"),
+        with_broken("build", "unit_test_error"),
+        with_broken("build", "singular_test_compile"),
+        with_broken("build --select solid+", "view", "unit_test"),
+    )
+
+
+def test_batches(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("broken"),
+        "broken batches",
+        with_broken("build", "batch"),
+        with_broken("retry", "batch"),
+        with_broken("retry", exit_code=0),
+        with_broken("build --select batches+", "batches"),
+        with_broken("retry", exit_code=0),
+    )
+
+
+def test_hooks(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("broken"),
+        "broken hooks",
+        with_broken("build", "on_run_start"),
+        with_broken("build", "on_run_start_compile", exit_code=2),
+        with_broken("build", "on_run_end"),
+        with_broken("build", "on_run_end_compile", exit_code=2),
+        with_broken("run", "on_run_start", "on_run_end", "view"),
+        edit("dbt_project.yml", "skip_nodes_if_on_run_start_fails: false", "skip_nodes_if_on_run_start_fails: true"),
+        with_broken("build", "on_run_start"),
+        with_broken("run", "on_run_start"),
+        with_broken("retry", exit_code=0),
+    )  # fmt: skip
+
+
+def test_early_ends(duckdb_pair: DuckDBPair) -> None:
+    play(
+        duckdb_pair("broken"),
+        "early ends",
+        with_broken("build --fail-fast", "seed"),
+        with_broken("build --fail-fast", "view"),
+        with_broken("retry", exit_code=0),
+        with_broken("build --fail-fast --select +solid", "unit_test"),
+        edit("models/after_kept.sql", "ref('kept')", "ref('nowhere')"),
+        with_broken("build", exit_code=2),
+        edit("models/after_kept.sql", "ref('nowhere')", "ref('kept')"),
+        with_broken("build --select bad:method", exit_code=2),
+        with_broken("build --selector none", exit_code=2),
+        with_broken("build --target nowhere", exit_code=2),
+        sql("create table main.kept as select 1 as strange"),
+        with_broken("build"),
+    )

@@ -1,0 +1,38 @@
+"""The documents say what is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from workers.contract.classify_kinds import KINDS
+from workers.contract.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("code", sorted(KINDS))
+def test_every_code_is_documented_with_its_category(code: str) -> None:
+    rows = [row for row in (ROOT / "docs" / "errors.md").read_text().splitlines() if row.startswith("| ")]
+    mark = f"`{code}`\\*" if KINDS[code].retryable else f"`{code}`"
+    assert any(
+        row.startswith(f"| {KINDS[code].category.value} |")
+        and mark in [cell.strip() for cell in row.split("|")[3].split(",")]
+        for row in rows
+        if row.count("|") == 4
+    )
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    documented = set(re.findall(rf"`{PREFIX}([A-Z_]+)`", (ROOT / "README.md").read_text()))
+    settings = {field.name.upper() for field in msgspec.structs.fields(Settings)} - {"EMBEDDED"}
+    assert settings <= documented
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
