@@ -46,7 +46,8 @@ class Heart:
         self._wake = threading.Event()
         self._why: str | None = None
         self._executing = False
-        self._interval = ledger.lease_ms / 3000
+        # also how soon a cancelled node hears of it
+        self._interval = min(1.0, ledger.lease_ms / 3000)
 
     @contextlib.contextmanager
     def session(self, session: Session) -> Iterator[None]:

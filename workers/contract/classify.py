@@ -38,6 +38,8 @@ _LONGEST_MESSAGE: Final = 300
 
 _EVERY_BATCH_FAILED: Final = "ERROR"  # dbt.task.run.MicrobatchModelRunner.merge_batch_results
 
+_STALE: Final = frozenset({"", "Status: error"})  # no text, and what dbt prints in its stead
+
 _OWN_CODE: Final = {
     "test": "test_errored",
     "unit_test": "test_errored",
@@ -157,10 +159,10 @@ def _by_status(failure: Failure, reading: Reading) -> str:
     status = failure.status.lower()
     if status == "partial success" or (status == "error" and reading.core == _EVERY_BATCH_FAILED):
         return "batches_failed"
+    if failure.resource_type == "source":
+        return "source_stale" if status in {"error", "warn"} and reading.core in _STALE else ""
     if status in {"fail", "warn"}:
         return "unit_test_failed" if failure.resource_type == "unit_test" else "test_failed"
-    if failure.resource_type == "source" and status == "error" and reading.core in {"", "Status: error"}:
-        return "source_stale"
     return "cancelled" if status == "cancelled" else ""
 
 
@@ -188,13 +190,13 @@ def _by_exception(names: tuple[str, ...], text: str, known: tuple[Rule, ...], *,
             continue
         if len(codes) == 1:
             return codes[0]
-        found = [rule.code for rule in known if rule.code in codes and rule.pattern.search(text)]
+        found = [rule.code for rule in known if rule.code in codes and rule.search(text)]
         return found[0] if found else codes[-1]
     return ""
 
 
 def _by_text(text: str, known: tuple[Rule, ...]) -> str:
-    return next((rule.code for rule in known if rule.pattern.search(text)), "")
+    return next((rule.code for rule in known if rule.search(text)), "")
 
 
 def _general(names: tuple[str, ...], reading: Reading) -> str:
@@ -210,7 +212,7 @@ def _facts(code: str, text: str, known: tuple[Rule, ...], reason: str) -> dict[s
     """The groups of the first wording of `code` that is found in `text`."""
     facts = {"reason": reason} if reason else {}
     for rule in known:
-        found = rule.pattern.search(text) if rule.code == code else None
+        found = rule.search(text) if rule.code == code else None
         if found is not None:
             groups = {name: value.strip() for name, value in found.groupdict().items() if value}
             return {**facts, **groups}
@@ -263,14 +265,9 @@ def _line_in_file(failure: Failure, reading: Reading, cause: str, facts: dict[st
         return int(facts["line"]) if "line" in facts else None
     if cause == "seed_error" and "row" in facts:
         return int(facts["row"]) + 2  # agate counts rows from 0, below the header
-    for pattern in (_JINJA_LINE, _CSV_LINE, _PYTHON_LINE):
-        applies = {_JINJA_LINE: cause == "jinja_syntax", _PYTHON_LINE: cause == "python_syntax"}.get(
-            pattern, True
-        )
-        found = pattern.search(reading.text) if applies else None
-        if found is not None:
-            return int(next(group for group in found.groups() if group))
-    return None
+    pattern = {"jinja_syntax": _JINJA_LINE, "python_syntax": _PYTHON_LINE}.get(cause, _CSV_LINE)
+    found = pattern.search(reading.text)
+    return int(next(group for group in found.groups() if group)) if found is not None else None
 
 
 def _line_in_sql(

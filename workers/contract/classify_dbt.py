@@ -12,15 +12,23 @@ from typing import Final, NamedTuple
 
 
 class Rule(NamedTuple):
-    """A wording: when `pattern` is found in the text the error has this code, and its groups are facts."""
+    """A wording: when it is found in the text the error has this code, and its groups are facts."""
 
     code: str
-    pattern: re.Pattern[str]
+    wording: str
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """Where `text` has the wording; ``^`` and ``$`` are those of a line.
+
+        It is compiled when it is first needed (and kept by `re`): most programs that import this
+        never see an error.
+        """
+        return re.search(self.wording, text, re.MULTILINE)
 
 
 def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
-    """Rules from pairs of code and pattern; ``^`` and ``$`` are those of a line."""
-    return tuple(Rule(code, re.compile(pattern, re.MULTILINE)) for code, pattern in pairs)
+    """Rules from pairs of code and wording."""
+    return tuple(Rule(code, wording) for code, wording in pairs)
 
 
 DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
@@ -151,7 +159,7 @@ DBT_RULES: Final = rules(
     ("invalid_config", r"does not define a required config parameter '(?P<path>\w+)'"),
     ("dbt_version_mismatch", (r"This version of dbt is not supported with the '(?P<name>[^']+)' package"
                              r"[\s\S]*?Required version of dbt for \S+ \[(?P<versions>.*?)\]")),
-    ("dependency_cycle", r"Found a cycle: (?P<cycle>.*)"),
+    ("dependency_cycle", r"Found a cycle: ?(?P<cycle>.*)"),
     ("deps_not_installed", r"dbt found (?P<count>\d+) package\(s\)\s+specified in (?P<file>\S+), but only"),
     ("deps_not_installed", r"The required package \"(?P<name>[^\"]+)\" was not found"),
     ("missing_package", r"Package (?P<name>\S+) was not found in the package index"),

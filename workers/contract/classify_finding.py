@@ -90,6 +90,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         """What the text says, or `default`."""
         return self.facts.get(name, default)
 
+    def named(self, name: str) -> str:
+        """What the text says, or a placeholder to be shown in its stead."""
+        return self.facts.get(name) or f"<{name}>"
+
     def refs(self) -> list[str]:
         """What the node's own code names in ref(), in order."""
         return [found["name"] for found in _REF.finditer(self.failure.raw_code or "")]

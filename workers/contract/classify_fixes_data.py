@@ -109,7 +109,7 @@ def _snapshot_error(finding: Finding) -> str:
     if finding.fact("missing"):
         return (
             f"The table that {finding.name or 'the snapshot'} writes to was not made by a snapshot (it has no "
-            f"{finding.fact('missing')}): drop or rename it, or give the snapshot another alias or schema."
+            f"{finding.named('missing')}): drop or rename it, or give the snapshot another alias or schema."
         )
     if finding.fact("strategy"):
         likely = nearest(finding.fact("strategy"), ("timestamp", "check"))
@@ -124,7 +124,7 @@ def seed_error(finding: Finding) -> str:
     column = finding.fact("column")
     if finding.fact("value"):
         return (
-            f"Correct '{finding.fact('value')}'{' in column ' + column if column else ''} of {finding.place}, or give the "
+            f"Correct '{finding.named('value')}'{' in column ' + column if column else ''} of {finding.place}, or give the "
             "column another type under +column_types."
         )
     if finding.fact("row"):
@@ -139,7 +139,7 @@ def _test_errored(finding: Finding) -> str:
     there = listed(finding.fact("candidates"))
     likely = nearest(column, there)
     hint = f"Did you mean '{likely[0]}'? " if likely else ""
-    return f"{hint}Correct '{column}' in the given rows in {finding.place}: {finding.fact('table')} has {', '.join(there)}."
+    return f"{hint}Correct '{column}' in the given rows in {finding.place}: {finding.named('table')} has {', '.join(there)}."
 
 
 def _python_model_error(finding: Finding) -> str:
@@ -169,7 +169,7 @@ DATA_FIXES: Final[dict[str, Fix]] = {
     "batches_failed": _batches_failed,
     "python_model_error": _python_model_error,
     "python_missing_package": lambda f: (
-        f"Install it where every worker runs: `pip install {f.fact('name')}`, or take the import out of {f.file or 'the model'}."
+        f"Install it where every worker runs: `pip install {f.named('name')}`, or take the import out of {f.file or 'the model'}."
     ),
     # the run
     "time_limit": lambda f: f"Make {f.where or 'it'} faster, or raise the time limit of the workers.",

@@ -30,20 +30,20 @@ _METHODS: Final = (
 
 
 def _missing_ref(finding: Finding) -> str:
-    name = finding.fact("name")
+    name = finding.named("name")
     if finding.fact("version"):
         return (
-            f"Add version {finding.fact('version')} to the versions of {name} in its YAML, or refer to one "
+            f"Add version {finding.named('version')} to the versions of {name} in its YAML, or refer to one "
             f"that is there, in {finding.place}."
         )
     if finding.fact("what", "node") != "node":
-        return f"Correct the reference to {finding.fact('what')} '{name}' in {finding.place}."
+        return f"Correct the reference to {finding.named('what')} '{name}' in {finding.place}."
     hint = did_you_mean(name, finding.known())
     return f"{hint} Correct the ref in {finding.place}, or add the model or seed '{name}'.".strip()
 
 
 def _missing_source(finding: Finding) -> str:
-    name = finding.fact("name")
+    name = finding.named("name")
     hint = did_you_mean(name, finding.known())
     source, _, table = name.partition(".")
     return (
@@ -53,7 +53,7 @@ def _missing_source(finding: Finding) -> str:
 
 
 def _undefined_macro(finding: Finding) -> str:
-    name = finding.fact("name")
+    name = finding.named("name")
     if name.startswith("test_"):
         hint = did_you_mean(name.removeprefix("test_"), _GENERIC_TESTS)
         test = name.removeprefix("test_")
@@ -74,7 +74,7 @@ def _undefined_macro(finding: Finding) -> str:
 
 
 def _undefined_variable(finding: Finding) -> str:
-    name = finding.fact("name", "<name>")
+    name = finding.named("name")
     given = json.dumps({name: "<value>"})
     return f"Give it a value: `--vars '{given}'`, or a default under vars: in dbt_project.yml."
 
@@ -138,7 +138,7 @@ def _dependency_cycle(finding: Finding) -> str:
 def _missing_package(finding: Finding) -> str:
     versions = finding.fact("versions")
     if versions:
-        return f"Ask for a version of {finding.fact('name')} that exists, in packages.yml: {versions}."
+        return f"Ask for a version of {finding.named('name')} that exists, in packages.yml: {versions}."
     return (
         f"Correct {finding.fact('name', 'the package')} in packages.yml (name, version, path or git address), "
         "then run `dbt-relay deps`."
@@ -160,7 +160,9 @@ def _no_target(finding: Finding) -> str:
     likely = nearest(finding.fact("name"), targets) or targets
     given = f"`--target {likely[0]}`" if likely else "a target that is there"
     there = f" (targets: {', '.join(targets)})" if targets else ""
-    return f"Use {given}, or add target '{finding.fact('name')}' to profile {finding.fact('profile')}{there}."
+    return (
+        f"Use {given}, or add target '{finding.named('name')}' to profile {finding.named('profile')}{there}."
+    )
 
 
 def _unknown_selector(finding: Finding) -> str:
@@ -175,7 +177,7 @@ def _invalid_selector(finding: Finding) -> str:
     if method:
         return f"{did_you_mean(method, _METHODS)} Methods are: {', '.join(_METHODS)}.".strip()
     if finding.fact("name"):
-        return f"Correct {finding.fact('name')} in --select, --exclude or selectors.yml."
+        return f"Correct {finding.named('name')} in --select, --exclude or selectors.yml."
     return "Correct selectors.yml."
 
 
@@ -195,11 +197,11 @@ def _unknown_command(finding: Finding) -> str:
 
 
 def _hidden_dependency(finding: Finding) -> str:
-    return f"Add `-- depends_on: {finding.fact('hint')}` at the top of {finding.place}."
+    return f"Add `-- depends_on: {finding.named('hint')}` at the top of {finding.place}."
 
 
 def _missing_materialization(finding: Finding) -> str:
-    name = finding.fact("name")
+    name = finding.named("name")
     hint = did_you_mean(name, _MATERIALIZATIONS)
     return f"{hint} Correct materialized='{name}' in {finding.place} or in dbt_project.yml.".strip()
 
@@ -219,17 +221,17 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     "usage_error": lambda f: f"See `dbt-relay {f.failure.command or '<command>'} --help` for what it takes.",
     "missing_ref": _missing_ref,
     "disabled_ref": lambda f: (
-        f"Enable {f.fact('name')} (config enabled: true), or take the ref out of {f.place}."
+        f"Enable {f.named('name')} (config enabled: true), or take the ref out of {f.place}."
     ),
     "private_ref": lambda f: (
-        f"Put both nodes into the same group, or set access: protected or public on {f.fact('name')}."
+        f"Put both nodes into the same group, or set access: protected or public on {f.named('name')}."
     ),
     "missing_source": _missing_source,
-    "missing_doc": lambda f: f"Add a {{% docs {f.fact('name')} %}} block, or correct doc() in {f.place}.",
+    "missing_doc": lambda f: f"Add a {{% docs {f.named('name')} %}} block, or correct doc() in {f.place}.",
     "hidden_dependency": _hidden_dependency,
     "undefined_macro": _undefined_macro,
     "undefined_variable": _undefined_variable,
-    "macro_arguments": lambda f: f"Call {f.fact('name')} with the arguments it takes, in {f.place}.",
+    "macro_arguments": lambda f: f"Call {f.named('name')} with the arguments it takes, in {f.place}.",
     "macro_recursion": lambda f: f"Give the macro that {f.place} calls an end to its recursion.",
     "jinja_syntax": _jinja_syntax,
     "duplicate_name": _duplicate_name,
@@ -262,8 +264,8 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     ),
     "invalid_config": _invalid_config,
     "env_var_missing": lambda f: (
-        f"Set it where you start the command, `export {f.fact('name')}=…`, or give a default: "
-        f"env_var('{f.fact('name')}', '<default>')."
+        f"Set it where you start the command, `export {f.named('name')}=…`, or give a default: "
+        f"env_var('{f.named('name')}', '<default>')."
     ),
     "secret_env_var": "Use a variable whose name does not begin with DBT_ENV_SECRET_ there.",
     "no_project": (
@@ -272,18 +274,18 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     "no_profile": _no_profile,
     "no_target": _no_target,
     "invalid_profile": lambda f: (
-        f"Correct target {f.fact('target', '<target>')} of profile {f.fact('profile')} in profiles.yml"
+        f"Correct target {f.fact('target', '<target>')} of profile {f.named('profile')} in profiles.yml"
         f"{': ' + f.fact('reason') if f.fact('reason') and f.fact('target') else ''}."
     ),
     "missing_adapter": lambda f: (
-        f"Install it where the workers run, `pip install dbt-{f.fact('name')}`, or correct type: in profiles.yml."
+        f"Install it where the workers run, `pip install dbt-{f.named('name')}`, or correct type: in profiles.yml."
     ),
     "unsupported_language": lambda f: (
         f"Write {f.place} in {f.fact('languages', 'sql').strip(chr(39))}, or run it on a warehouse that takes "
-        f"{f.fact('name')} models."
+        f"{f.named('name')} models."
     ),
     "dbt_version_mismatch": lambda f: (
-        f"Install a dbt-core that {f.fact('name')} supports ({f.fact('versions')}), or correct its "
+        f"Install a dbt-core that {f.named('name')} supports ({f.named('versions')}), or correct its "
         "require-dbt-version."
     ),
     "dbt_not_found": "Install dbt-core and the adapter in the environment that is used, or put dbt on PATH.",

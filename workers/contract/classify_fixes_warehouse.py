@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from workers.contract.classify_finding import Finding, Fix, did_you_mean, listed, nearest
+from workers.contract.classify_finding import Finding, Fix, did_you_mean, nearest
 
 _CANDIDATES: Final = re.compile(r"Candidate (?:bindings|tables|columns): *:? *(?P<names>.*)")
 _PERHAPS: Final = re.compile(r"Perhaps you meant to reference the (?:column|table alias) (?P<names>.*)")
 _SUGGESTION: Final = re.compile(
-    r"(?i)did you mean (?:one of the following\? \[(?P<several>.*?)\]|\"?(?P<one>[\w.$]+))"
+    r"(?i)did you mean (?:one of the following\? \[(?P<several>[^\]]*)\]|[\"'`]?(?P<one>[\w.$]+))"
 )
 
 _AGAIN: Final = "It is tried again by itself."
@@ -24,13 +24,14 @@ def candidates(finding: Finding) -> list[str]:
         found = pattern.search(text)
         if found is not None:
             names += re.findall(r"\"([^\"]+)\"", found["names"])
-    if not names and finding.fact("candidates"):
-        names = listed(finding.fact("candidates"))
+    proposed = _SUGGESTION.search(text) if not names else None
+    if proposed is not None:
+        names = re.findall(r"[\w.$]+", proposed["several"] or proposed["one"])
     return [name.rpartition(".")[2] for name in names]
 
 
 def _missing_column(finding: Finding) -> str:
-    column = finding.fact("column").rpartition(".")[2]
+    column = finding.named("column").rpartition(".")[2]
     there = candidates(finding)
     likely = nearest(column, there) or there[:1]
     if likely:
@@ -47,7 +48,7 @@ def _missing_column(finding: Finding) -> str:
 
 
 def _missing_relation(finding: Finding) -> str:
-    name = finding.fact("relation").rpartition(".")[2].strip('"')
+    name = finding.named("relation").rpartition(".")[2].strip('"')
     known = finding.known()
     source = finding.source_of(name)
     kind = known.get(name, "")
@@ -75,11 +76,11 @@ def _missing_relation(finding: Finding) -> str:
 
 
 def _missing_function(finding: Finding) -> str:
-    said = _SUGGESTION.search(finding.reading.core)
-    hint = f"Did you mean {said['one']}? " if said is not None and said["one"] else ""
-    typed = " or cast its arguments," if finding.fact("arguments") else ""
+    function = finding.named("function")
+    hint = did_you_mean(function, candidates(finding))
+    typed = " cast its arguments," if finding.fact("arguments") else ""
     return (
-        f"{hint}Correct {finding.fact('function')} in {finding.place},{typed} or create the function first."
+        f"{hint} Correct {function} in {finding.place_in_sql},{typed} or create the function first.".strip()
     )
 
 
@@ -87,7 +88,7 @@ def _missing_alias(finding: Finding) -> str:
     there = candidates(finding)
     hint = did_you_mean(finding.fact("table"), there) or (f"There is: {', '.join(there)}." if there else "")
     return (
-        f"{hint} Add {finding.fact('table')} to FROM or correct the alias in {finding.place_in_sql}.".strip()
+        f"{hint} Add {finding.named('table')} to FROM or correct the alias in {finding.place_in_sql}.".strip()
     )
 
 
@@ -214,11 +215,11 @@ WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
     "too_many_connections": f"Lower threads or the number of workers, or raise the limit. {_AGAIN}",
     "authentication_failed": _authentication,
     "missing_database": lambda f: (
-        f"Create database {f.fact('database')}, or correct dbname: (database:) in profiles.yml."
+        f"Create database {f.named('database')}, or correct dbname: (database:) in profiles.yml."
     ),
     "missing_file": _missing_file,
     "missing_extension": lambda f: (
-        f"Run `INSTALL {f.fact('extension')}` once where the workers run, and list it under extensions: in profiles.yml."
+        f"Run `INSTALL {f.named('extension')}` once where the workers run, and list it under extensions: in profiles.yml."
     ),
     "incompatible_database_version": _incompatible,
     "invalid_database_file": lambda f: (
@@ -246,15 +247,15 @@ WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
     "missing_column": _missing_column,
     "missing_relation": _missing_relation,
     "missing_schema": lambda f: (
-        f"Correct schema {f.fact('schema')} in {f.place_in_sql}, or create it: `create schema {f.fact('schema')}`."
+        f"Correct schema {f.named('schema')} in {f.place_in_sql}, or create it: `create schema {f.named('schema')}`."
     ),
     "missing_function": _missing_function,
     "missing_table_alias": _missing_alias,
     "ambiguous_column": lambda f: (
-        f"Say which table {f.fact('column')} is of, in {f.place_in_sql}"
+        f"Say which table {f.named('column')} is of, in {f.place_in_sql}"
         f"{': ' + f.fact('choices').replace(chr(34), '') if f.fact('choices') else ''}."
     ),
-    "duplicate_column": lambda f: f"Rename one of the two columns {f.fact('column')} in {f.place_in_sql} with `as`.",
+    "duplicate_column": lambda f: f"Rename one of the two columns {f.named('column')} in {f.place_in_sql} with `as`.",
     "column_count_mismatch": lambda f: f"Give both sides the same columns in {f.place_in_sql}.",
     "syntax_error": _syntax_error,
     "grouping_error": lambda f: f"Add the column to GROUP BY or aggregate it, in {f.place_in_sql}.",

@@ -156,7 +156,7 @@ KINDS: Final[dict[str, Kind]] = {
     "query_canceled": Kind(Category.CANCELLED, "somebody cancelled the query"),
     "fail_fast": Kind(Category.CANCELLED, "stopped because another node failed (--fail-fast)"),
     "worker_lost": Kind(Category.WORKER_LOST, "the worker died under it"),
-    "broker_unavailable": Kind(Category.BROKER, "the broker could not be reached"),
+    "broker_unavailable": Kind(Category.BROKER, "the broker could not be reached", True),
     "invalid_message": Kind(Category.MESSAGE, "{reason}"),
     "internal": Kind(Category.INTERNAL, "{reason}"),
 }

@@ -36,7 +36,7 @@ SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "DivisionByZero": ("division_by_zero",),
     "CardinalityViolation": ("cardinality_violation",),
     "NotNullViolation": ("constraint_violation",),
-    "UniqueViolation": ("constraint_violation",),
+    "UniqueViolation": ("serialization_failure", "constraint_violation"),
     "CheckViolation": ("constraint_violation",),
     "ForeignKeyViolation": ("constraint_violation",),
     "ExclusionViolation": ("constraint_violation",),
@@ -101,6 +101,7 @@ _DUCKDB: Final = rules(
     ("serialization_failure", (r"Conflict on (?:update|tuple deletion|append)|[Ww]rite-write conflict"
                               r"|Transaction conflict|Failed to commit DuckLake transaction")),
     ("transaction_aborted", r"Current transaction is aborted"),
+    ("connection_lost", r"^FATAL Error: .*database has been invalidated"),
     ("connection_lost", r"^HTTP Error: .*\(HTTP (?:429|5\d\d)"),
     ("missing_column", r"Referenced column \"(?P<column>[^\"]+)\" not found in FROM clause"),
     ("missing_column", r"Table \"(?P<table>[^\"]+)\" does not have a column named \"(?P<column>[^\"]+)\""),
@@ -131,6 +132,8 @@ _DUCKDB: Final = rules(
 )  # fmt: skip
 
 _POSTGRES: Final = rules(
+    # two sessions make the same schema or table at once: the catalogue's own indexes, not the user's
+    ("serialization_failure", r"unique constraint \"pg_\w+_index\"|tuple concurrently (?:updated|deleted)"),
     ("authentication_failed", r"authentication failed for user \"(?P<user>[^\"]+)\""),
     ("authentication_failed", r"no pg_hba\.conf entry for host|no password supplied"),
     ("authentication_failed", r"FATAL: +role \"(?P<user>[^\"]+)\" (?:does not exist|is not permitted to log in)"),

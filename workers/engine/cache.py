@@ -10,9 +10,11 @@ invocation each) travels the same way.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -32,7 +34,7 @@ class CacheRecorder:
         self.changes: list[list[Any]] = []
         self.deprecated: Counter[str] = Counter()
         self.cache = _recording(type(adapter.cache), self)
-        self._quiet = False
+        self._local = threading.local()
 
     def use(self) -> None:
         """Make it the adapter's cache, and the run's deprecations dbt's."""
@@ -40,10 +42,20 @@ class CacheRecorder:
         active_deprecations.clear()
         active_deprecations.update(self.deprecated)
 
-    def record(self, change: list[Any]) -> None:
-        """Note one change, unless it is being replayed."""
-        if not self._quiet:
-            self.changes.append(change)
+    @contextlib.contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Note nothing that this thread changes."""
+        before = getattr(self._local, "quiet", False)
+        self._local.quiet = True
+        try:
+            yield
+        finally:
+            self._local.quiet = before
+
+    def record(self, what: str, *about: Any) -> None:
+        """Note one change, unless it is being replayed or part of another."""
+        if not getattr(self._local, "quiet", False):
+            self.changes.append([what, *(_plain(each) for each in about)])
 
     def take(self) -> tuple[str, ...]:
         """The changes since the last call, JSON each."""
@@ -75,15 +87,12 @@ class CacheRecorder:
 
     def replay(self, changes: Iterable[bytes]) -> None:
         """Apply the run's next changes; those that came from here are in the cache already."""
-        self._quiet = True
-        try:
+        with self.quietly():
             for raw in changes:
                 self.position += 1
                 origin, *change = msgspec.json.decode(raw)
                 if origin != self.origin:
                     self._apply(change)
-        finally:
-            self._quiet = False
 
     def _apply(self, change: list[Any]) -> None:
         cache = self.cache
@@ -122,9 +131,9 @@ class CacheRecorder:
         return self.adapter.Relation.from_dict(plain)
 
 
-def _plain(relation: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = relation.to_dict(omit_none=True)
-    return plain
+def _plain(about: Any) -> Any:
+    """A relation as JSON can carry it; names of schemas and databases are carried as they are."""
+    return about.to_dict(omit_none=True) if hasattr(about, "to_dict") else about
 
 
 def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:
@@ -138,28 +147,29 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
 
         def add(self, relation: Any) -> None:
             super().add(relation)
-            recorder.record(["add", _plain(relation)])
+            recorder.record("add", relation)
 
         def drop(self, relation: Any) -> None:
             super().drop(relation)
-            recorder.record(["drop", _plain(relation)])
+            recorder.record("drop", relation)
 
         def rename(self, old: Any, new: Any) -> None:
             super().rename(old, new)
-            recorder.record(["rename", _plain(old), _plain(new)])
+            recorder.record("rename", old, new)
 
         def add_link(self, referenced: Any, dependent: Any) -> None:
             super().add_link(referenced, dependent)
-            recorder.record(["add_link", _plain(referenced), _plain(dependent)])
+            recorder.record("add_link", referenced, dependent)
 
         def update_schemas(self, schemas: Any) -> None:
             schemas = list(schemas)
             super().update_schemas(schemas)
-            recorder.record(["update_schemas", [list(schema) for schema in schemas]])
+            recorder.record("update_schemas", [list(schema) for schema in schemas])
 
         def drop_schema(self, database: Any, schema: Any) -> None:
-            super().drop_schema(database, schema)
-            recorder.record(["drop_schema", database, schema])
+            with recorder.quietly():  # it drops relation by relation, by their keys
+                super().drop_schema(database, schema)
+            recorder.record("drop_schema", database, schema)
 
     made = RecordingCache(log_cache_events=False)
     return made  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from dbt.adapters.factory import FACTORY
@@ -66,5 +67,9 @@ def cancel_queries() -> None:
                 connection for connection in manager.thread_connections.values()
                 if connection.handle is not None and str(connection.state) == "open"
             ]  # fmt: skip
-        for connection in open_connections:
-            manager.cancel(connection)
+        # dbt's adapters ask the server to end a query over the calling thread's own connection, which
+        # this thread must have; DuckDB has no server to ask
+        own: Any = nullcontext() if adapter.type() == "duckdb" else adapter.connection_named("cancel")
+        with own:
+            for connection in open_connections:
+                manager.cancel(connection)

@@ -1,0 +1,271 @@
+"""Whole runs on the engine alone, on one process's engine and on several in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.support.engine import Ran, Shared, drive, spec_for
+from workers.contract.events import DEBUG, LINE
+from workers.engine.engine import Engine
+from workers.engine.warehouse import cancel_queries, close_warehouse
+
+Copy = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_warehouse()
+
+
+@pytest.fixture
+def small(copy_project: Copy, duckdb_file: Path) -> Path:
+    return copy_project("small")
+
+
+@pytest.fixture
+def broken(copy_project: Copy, duckdb_file: Path) -> Path:
+    return copy_project("broken")
+
+
+def failing(project: Path, command: str, *what: str) -> Ran:
+    engine = Engine(Shared(), worker="here:1")
+    return drive(engine, spec_for(project, *command.split(), "--vars", json.dumps({"broken": what})))
+
+
+def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
+    close_warehouse()
+    with duckdb.connect(str(path), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_a_build_on_one_engine(small: Path, duckdb_file: Path) -> None:
+    ran = drive(Engine(Shared(), worker="here:1"), spec_for(small, "build"))
+    assert ran.finished.return_code == 0, ran.lines
+    assert set(ran.statuses.values()) == {"success", "pass"}
+    assert all(outcome.result.worker == "here:1" for outcome in ran.outcomes.values())
+    assert rows(duckdb_file, "select count(distinct invocation_id) from run_log") == [(1,)]
+    assert any("Done. PASS=" in line for line in ran.lines)
+    assert (small / "target" / "run_results.json").exists()
+    assert json.loads((small / "target" / "manifest.json").read_text())["metadata"]["project_name"] == "small"
+
+
+def test_engines_in_turn_give_what_one_gives(small: Path, tmp_path: Path, copy_project: Copy) -> None:
+    shared = Shared()
+    alone = drive(Engine(Shared()), spec_for(small, "build"))
+    close_warehouse()
+    os.environ["RELAY_TEST_DUCKDB"] = str(tmp_path / "second.duckdb")
+    second = copy_project("small", tmp_path / "second")
+    engines = [Engine(shared, worker=f"w:{number}") for number in range(3)]
+    together = drive(engines, spec_for(second, "build"))
+    assert together.statuses == alone.statuses
+    assert {outcome.result.worker for outcome in together.outcomes.values()} == {"w:0", "w:1", "w:2"}
+    said = [line for line in together.lines if "Registered adapter" in line or "Found " in line]
+    assert len(said) == 2, "the plan says it, and no other process again"
+
+
+def test_nothing_selected(small: Path) -> None:
+    ran = drive(Engine(Shared()), spec_for(small, "run", "--select", "nothing_like_it"))
+    assert ran.finished.return_code == 0
+    assert ran.finished.run_results is not None
+    assert ran.finished.run_results["results"] == []
+    assert any("Nothing to do" in line for line in ran.lines)
+
+
+def test_an_unknown_required_model_is_refused_with_the_nearest(small: Path) -> None:
+    spec = spec_for(small, "run", required_models=("customer_total",))
+    ran = drive(Engine(Shared()), spec)
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    assert "customer_totals" in ran.finished.error.message
+
+
+def test_a_working_directory_that_is_not_there(small: Path) -> None:
+    spec = spec_for(small, "run")
+    import msgspec
+
+    ran = drive(Engine(Shared()), msgspec.structs.replace(spec, cwd="/no/such/folder"))
+    assert ran.finished.return_code == 2
+    assert any("/no/such/folder" in line for line in ran.lines)
+
+
+def test_arguments_that_dbt_refuses(small: Path) -> None:
+    ran = drive(Engine(Shared()), spec_for(small, "run", "--no-such-flag"))
+    assert ran.finished.return_code == 2
+    assert any("no-such-flag" in line for line in ran.lines)
+
+
+def test_the_process_is_as_it_was_after_a_step(small: Path) -> None:
+    before = dict(os.environ), os.getcwd(), list(sys.argv), threading.current_thread().name, sys.stdout
+    engine = Engine(Shared())
+    drive(engine, spec_for(small, "run", env={"ONLY_IN_THE_RUN": "1"}))
+    drive(engine, spec_for(small, "run", "--no-such-flag"))
+    after = dict(os.environ), os.getcwd(), list(sys.argv), threading.current_thread().name, sys.stdout
+    assert after == before
+
+
+def test_a_command_sees_its_callers_environment_directory_and_arguments(small: Path) -> None:
+    (small / "macros").mkdir(exist_ok=True)
+    (small / "macros" / "tell.sql").write_text(
+        "{% macro tell() %}{{ print(env_var('WHERE') ~ ' ' ~ invocation_id ~ ' ' ~ run_started_at.isoformat()) }}"
+        "{{ print(invocation_args_dict.invocation_command) }}{% endmacro %}"
+    )
+    events = []
+    spec = spec_for(small, "run-operation", "tell", env={"WHERE": "here"})
+    finished = Engine(Shared()).command(spec, "run-operation", events.append)
+    lines = [event.text for event in events if event.kind == LINE]
+    assert finished.return_code == 0, lines
+    assert any(line.startswith(f"here {spec.invocation_id}") for line in lines) or any(
+        line.startswith("here ") for line in lines
+    )
+    assert "dbt run-operation tell" in lines
+
+
+def test_debug_events_are_kept_apart_from_lines(small: Path) -> None:
+    plain = drive(Engine(Shared()), spec_for(small, "run"))
+    debugged = drive(Engine(Shared()), spec_for(small, "run", debug=True))
+    assert not [event for event in plain.events if event.kind == DEBUG]
+    assert [event for event in debugged.events if event.kind == DEBUG]
+    assert len(debugged.lines) == len(plain.lines)
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--log-level=none"])
+def test_quiet_runs_say_nothing(small: Path, option: str) -> None:
+    assert drive(Engine(Shared()), spec_for(small, option, "run")).lines == []
+
+
+def test_json_lines(small: Path) -> None:
+    spec = spec_for(small, "--log-format", "json", "run")
+    for line in drive(Engine(Shared()), spec).lines:
+        assert json.loads(line)["info"]["invocation_id"] == spec.invocation_id
+
+
+def test_secrets_are_not_said(small: Path) -> None:
+    (small / "models" / "leak.sql").write_text("{{ log('the word is ' ~ var('word'), info=true) }} select 1 as one")
+    spec = spec_for(
+        small, "run", "--vars", "{word: opensesame}", env={"DBT_ENV_SECRET_WORD": "opensesame"}
+    )
+    ran = drive(Engine(Shared()), spec)
+    assert any("the word is *****" in line for line in ran.lines)
+    assert not any("opensesame" in line for line in ran.lines)
+    assert b"opensesame" not in Engine(Shared()).mask(spec, b'{"a": "opensesame"}')
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def test_a_failed_view_skips_what_is_below(broken: Path) -> None:
+    ran = failing(broken, "build", "view")
+    assert ran.finished.return_code == 1
+    assert ran.statuses["staging"] == "error"
+    assert ran.statuses["solid"] == ran.statuses["last"] == ran.statuses["tenfold_is_tenfold"] == "skipped"
+    info = ran.outcomes["model.broken.staging"].result.error
+    assert info is not None
+    assert info.node == "model.broken.staging"
+
+
+def test_a_failed_unit_test_skips_its_model(broken: Path) -> None:
+    ran = failing(broken, "build", "unit_test")
+    assert ran.statuses["tenfold_is_tenfold"] == "fail"
+    assert ran.statuses["solid"] == ran.statuses["unique_solid_number"] == "skipped"
+
+
+def test_a_failed_ephemeral_model_is_named_by_those_it_fails(broken: Path) -> None:
+    ran = failing(broken, "run", "ephemeral_compile")
+    assert ran.finished.return_code == 1
+    message = ran.outcomes["model.broken.reads_ephemeral"].result.message or ""
+    assert "caused by compilation error in referenced ephemeral model" in message
+
+
+def test_batches_partly_fail(broken: Path) -> None:
+    ran = failing(broken, "run", "batch")
+    assert ran.statuses["batches"] == "partial success"
+    entry = ran.outcomes["model.broken.batches"].result.result
+    assert len(entry["batch_results"]["failed"]) == 1
+    assert ran.statuses["after_batches"] == "skipped"
+
+
+def test_fail_fast_stops_the_run(broken: Path) -> None:
+    ran = failing(broken, "build --fail-fast", "seed")
+    assert ran.finished.return_code == 1
+    assert list(ran.outcomes) == ["seed.broken.numbers"]
+    assert ran.statuses["last"] == "skipped"
+
+
+def test_a_failed_start_hook_skips_everything_where_the_project_says_so(broken: Path) -> None:
+    text = (broken / "dbt_project.yml").read_text()
+    (broken / "dbt_project.yml").write_text(
+        text.replace("skip_nodes_if_on_run_start_fails: false", "skip_nodes_if_on_run_start_fails: true")
+    )
+    ran = failing(broken, "build", "on_run_start")
+    assert ran.finished.return_code == 1
+    assert ran.outcomes == {}
+    nodes = {entry["unique_id"]: entry["status"] for entry in ran.finished.run_results["results"]}  # type: ignore[index]
+    assert {status for node, status in nodes.items() if not node.startswith("operation")} == {"skipped"}
+
+
+def test_an_end_hook_that_cannot_be_compiled_gives_the_command_up(broken: Path) -> None:
+    ran = failing(broken, "run", "on_run_end_compile")
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    assert "on_run_end was told to fail" in ran.finished.error.message
+
+
+def test_a_parse_error_gives_the_command_up(broken: Path) -> None:
+    (broken / "models" / "last.sql").write_text("{{ nothing_like_it( }}")
+    ran = failing(broken, "build")
+    assert ran.finished.return_code == 2
+    assert any("Encountered an error" in line for line in ran.lines)
+
+
+def test_a_second_attempt_asks_the_warehouse_what_there_is(small: Path, duckdb_file: Path) -> None:
+    assert drive(Engine(Shared()), spec_for(small, "build")).finished.return_code == 0
+    close_warehouse()
+    with duckdb.connect(str(duckdb_file)) as connection:
+        connection.execute("create view main.orders_by_year_backup as select 1 as one")
+    ran = drive(Engine(Shared()), spec_for(small, "run"), attempt=2)
+    assert ran.finished.return_code == 0
+    told = [json.loads(change) for outcome in ran.outcomes.values() for change in outcome.cache]
+    snapshots = [change for change in told if change[1] == "snapshot"]
+    assert snapshots
+    assert "orders_by_year_backup" in json.dumps(snapshots[0])
+
+
+# -- the warehouse ---------------------------------------------------------------------------------
+
+
+def test_the_file_is_free_once_the_engine_lets_go(small: Path, duckdb_file: Path) -> None:
+    engine = Engine(Shared())
+    drive(engine, spec_for(small, "build"))
+    engine.release()
+    with duckdb.connect(str(duckdb_file)) as connection:
+        assert connection.execute("select count(*) from run_log").fetchone() is not None
+
+
+def test_the_warehouse_is_named_by_its_file(small: Path, duckdb_file: Path) -> None:
+    engine = Engine(Shared())
+    assert engine.warehouse(spec_for(small, "compile"), "compile") == f"duckdb:{duckdb_file}"
+    assert engine.warehouse(spec_for(small, "ls"), "ls") is None
+    assert engine.warehouse(spec_for(small, "compile", "--target", "none"), "compile") is None
+
+
+def test_a_query_is_cancelled_from_another_thread(small: Path) -> None:
+    (small / "models" / "endless.sql").write_text(
+        "{{ config(materialized='table') }} "
+        "select count(*) as n from range(10000000) a, range(10000000) b where a.range + b.range = -1"
+    )
+    engine = Engine(Shared())
+    timer = threading.Timer(3.0, cancel_queries)
+    timer.start()
+    ran = drive(engine, spec_for(small, "run", "--select", "endless"))
+    timer.cancel()
+    assert ran.finished.return_code == 1
+    assert "INTERRUPT" in (ran.outcomes["model.small.endless"].result.message or "").upper()

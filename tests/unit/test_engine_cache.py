@@ -1,0 +1,152 @@
+"""The relation cache of a run, told from process to process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dbt.adapters.base.relation import BaseRelation
+from dbt.adapters.cache import RelationsCache
+from dbt.adapters.contracts.relation import RelationType
+from dbt.deprecations import active_deprecations
+
+from workers.engine.cache import CacheRecorder
+
+
+@pytest.fixture(autouse=True)
+def no_deprecations() -> Iterator[None]:
+    active_deprecations.clear()
+    yield
+    active_deprecations.clear()
+
+
+def process() -> CacheRecorder:
+    """A recorder as each process of a run has one, over an adapter of its own."""
+    adapter: Any = SimpleNamespace(cache=RelationsCache(), Relation=BaseRelation)
+    recorder = CacheRecorder(adapter)
+    recorder.use()
+    return recorder
+
+
+def relation(name: str, schema: str = "s", kind: RelationType = RelationType.Table) -> BaseRelation:
+    return BaseRelation.create(database="d", schema=schema, identifier=name, type=kind)
+
+
+def names(recorder: CacheRecorder) -> list[str]:
+    return sorted(str(each.identifier) for each in recorder.cache.get_relations("d", "s"))
+
+
+def tell(teller: CacheRecorder, *listeners: CacheRecorder) -> None:
+    changes = [change.encode() for change in teller.take()]
+    for recorder in (teller, *listeners):
+        recorder.replay(changes)
+
+
+def test_the_adapter_uses_the_recorders_cache() -> None:
+    recorder = process()
+    recorder.adapter.cache.add(relation("a"))
+    assert len(recorder.take()) == 1
+
+
+def test_what_one_process_adds_and_drops_the_other_sees() -> None:
+    one, other = process(), process()
+    for recorder in (one, other):
+        recorder.cache.update_schemas([("d", "s")])
+    one.cache.add(relation("a"))
+    one.cache.add(relation("b", kind=RelationType.View))
+    tell(one, other)
+    assert names(one) == names(other) == ["a", "b"]
+    other.cache.drop(relation("a"))
+    tell(other, one)
+    assert names(one) == names(other) == ["b"]
+    assert other.cache.get_relations("d", "s")[0].type == RelationType.View
+
+
+def test_a_replayed_change_is_not_told_again() -> None:
+    one, other = process(), process()
+    one.cache.add(relation("a"))
+    tell(one, other)
+    assert one.take() == other.take() == ()
+    assert one.position == other.position == 1
+
+
+def test_a_rename_is_told_whether_or_not_the_old_name_was_known() -> None:
+    one, knows, does_not = process(), process(), process()
+    for recorder in (one, knows, does_not):
+        recorder.cache.update_schemas([("d", "s")])
+    one.cache.add(relation("a__dbt_tmp"))
+    knows.cache.add(relation("a__dbt_tmp"))
+    one.take()
+    knows.take()
+    one.cache.rename(relation("a__dbt_tmp"), relation("a"))
+    tell(one, knows, does_not)
+    assert names(one) == names(knows) == names(does_not) == ["a"]
+
+
+def test_dropping_a_relation_drops_what_depends_on_it_everywhere() -> None:
+    one, other = process(), process()
+    for recorder in (one, other):
+        recorder.cache.update_schemas([("d", "s")])
+    one.cache.add(relation("table"))
+    one.cache.add(relation("view", kind=RelationType.View))
+    one.cache.add_link(relation("table"), relation("view"))
+    tell(one, other)
+    other.cache.drop(relation("table"))
+    assert names(other) == []
+
+
+def test_a_dropped_schema_is_dropped_everywhere() -> None:
+    one, other = process(), process()
+    one.cache.update_schemas([("d", "s")])
+    one.cache.add(relation("a"))
+    tell(one, other)
+    assert ("d", "s") in other.cache
+    one.cache.drop_schema("d", "s")
+    tell(one, other)
+    assert ("d", "s") not in other.cache
+    assert names(other) == []
+
+
+def test_a_snapshot_replaces_all_that_was_known_links_included() -> None:
+    one, other = process(), process()
+    one.cache.update_schemas([("d", "s"), ("d", "empty")])
+    one.cache.add(relation("table"))
+    one.cache.add(relation("view", kind=RelationType.View))
+    one.cache.add_link(relation("table"), relation("view"))
+    other.cache.add(relation("of_yesterday"))
+    other.take()
+    snapshot = one.snapshot()
+    assert one.take() == (), "what led to the snapshot is in it"
+    other.replay([snapshot.encode()])
+    assert names(other) == ["table", "view"]
+    assert ("d", "empty") in other.cache
+    other.cache.drop(relation("table"))
+    assert names(other) == []
+
+
+def test_a_recorder_on_an_adapter_that_was_recorded_before_starts_afresh() -> None:
+    first = process()
+    first.cache.add(relation("a"))
+    second = CacheRecorder(first.adapter)
+    second.use()
+    second.cache.add(relation("b"))
+    assert len(second.take()) == 1
+    assert len(first.take()) == 1
+
+
+def test_a_deprecation_is_told_once_and_counted_everywhere() -> None:
+    one, other = process(), process()
+    one.use()
+    active_deprecations["custom-key"] += 2
+    changes = [change.encode() for change in one.take()]
+    assert len(changes) == 1
+    assert one.take() == ()
+    one.replay(changes)
+    assert one.deprecated["custom-key"] == 2
+    other.use()  # as another process
+    assert not active_deprecations
+    other.replay(changes)
+    assert active_deprecations["custom-key"] == 2
+    assert other.take() == ()

@@ -1,0 +1,119 @@
+"""What a project's files say, in one hash: every change changes it, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from workers.engine import fingerprint as module
+from workers.engine.fingerprint import fingerprint
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "models" / "deep").mkdir(parents=True)
+    (tmp_path / "dbt_project.yml").write_text("name: p\n")
+    (tmp_path / "models" / "a.sql").write_text("select 1")
+    (tmp_path / "models" / "deep" / "b.sql").write_text("select 2")
+    return tmp_path
+
+
+def of(project: Path) -> str:
+    return fingerprint(str(project), [str(project / "dbt_project.yml")], [str(project / "models")])
+
+
+def age(path: Path, seconds: float) -> None:
+    past = time.time() - seconds
+    os.utime(path, (past, past))
+
+
+def test_nothing_changed(project: Path) -> None:
+    assert of(project) == of(project)
+
+
+@pytest.mark.parametrize("name", ["dbt_project.yml", "models/a.sql", "models/deep/b.sql"])
+def test_changed_content_of_the_same_length_changes_it(project: Path, name: str) -> None:
+    before = of(project)
+    text = (project / name).read_text()
+    (project / name).write_text(text[:-1] + ("3" if text[-1] != "3" else "4"))
+    assert of(project) != before
+
+
+def test_a_touched_file_with_its_old_content_does_not_change_it(project: Path) -> None:
+    before = of(project)
+    os.utime(project / "models" / "a.sql")
+    assert of(project) == before
+
+
+def test_files_that_appear_move_or_go_change_it(project: Path) -> None:
+    seen = {of(project)}
+    (project / "models" / "c.yml").write_text("")
+    seen.add(of(project))
+    (project / "models" / "c.yml").rename(project / "models" / "d.yml")
+    seen.add(of(project))
+    (project / "models" / "d.yml").unlink()
+    (project / "models" / "a.sql").unlink()
+    seen.add(of(project))
+    (project / "dbt_project.yml").unlink()
+    seen.add(of(project))
+    assert len(seen) == 5
+
+
+def test_files_that_dbt_does_not_read_do_not_matter(project: Path) -> None:
+    before = of(project)
+    (project / "models" / "notes.txt").write_text("x")
+    (project / "models" / "__pycache__").mkdir()
+    (project / "models" / "__pycache__" / "m.py").write_text("x")
+    assert of(project) == before
+
+
+def test_it_does_not_depend_on_where_the_project_is(project: Path, tmp_path: Path) -> None:
+    before = of(project)
+    moved = tmp_path.parent / f"{tmp_path.name}_moved"
+    project.rename(moved)
+    assert of(moved) == before
+
+
+def test_a_change_that_the_time_stamp_hides_is_seen(project: Path) -> None:
+    """Two writes within the resolution of the file system's clock, of the same length."""
+    path = project / "models" / "a.sql"
+    before = of(project)
+    stat = path.stat()
+    path.write_text("select 7")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert of(project) != before
+
+
+def test_an_old_untouched_file_is_not_read_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what was hashed long after its last change needs no second look
+    monkeypatch.setattr(module, "RACY_SECONDS", -1.0)
+    before = of(project)
+    reads: list[Path] = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: reads.append(self) or plain(self))
+    assert of(project) == before
+    assert reads == []
+
+
+def test_a_recent_file_is_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of(project)
+    reads: list[Path] = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: reads.append(self) or plain(self))
+    of(project)
+    assert len(reads) == 3
+
+
+def test_a_folder_that_is_not_there_is_like_an_empty_one(project: Path) -> None:
+    one = fingerprint(str(project), [], [str(project / "nowhere")])
+    assert one == fingerprint(str(project), [], [])
+
+
+def test_a_file_that_cannot_be_read_has_a_value(project: Path) -> None:
+    one = fingerprint(str(project), [str(project / "models")], [])  # a folder in a file's place
+    assert one != fingerprint(str(project), [str(project / "absent")], [])
