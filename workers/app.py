@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from workers.contract.settings import celery_url, read_settings
 
 settings = read_settings()
+
+# What is no message must not end the worker (`workers.intake` says how it would).
+TRANSPORT_ALIASES.update(redis="workers.intake:GuardedTransport", rediss="workers.intake:GuardedTransport")
 
 app = Celery("dbt-relay", broker=celery_url(settings.broker_url or "redis://127.0.0.1:6379/0"))
 app.conf.update(
@@ -40,6 +44,8 @@ app.conf.update(
         "retry_on_timeout": True,
         "health_check_interval": 15,
     },
+    # Nor must what is no task.
+    worker_consumer="workers.intake:GuardedConsumer",
     # dbt writes to stdout; those lines are taken by the engine, not by Celery's log.
     worker_redirect_stdouts=False,
     # dbt-relay's own log says what happened to a node; Celery's says when something is wrong.

@@ -18,6 +18,7 @@ from workers.app import settings
 from workers.contract.connection import connect
 from workers.contract.log import configure, log
 from workers.contract.names import Keys
+from workers.intake import count_with
 from workers.ledger import Ledger
 from workers.reaper import Reaper
 from workers.runtime import publish
@@ -94,6 +95,7 @@ def _ready(sender: Any = None, **_: Any) -> None:
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
     presence = _Presence(client, keys, processes)
     reaper = Reaper(ledger, publish, queue=settings.queue, interval=settings.reap_seconds)
+    count_with(ledger.count_rejected)
     _alive.update(presence=presence, reaper=reaper)
     presence.start()
     reaper.start()

@@ -180,7 +180,8 @@ def _timeless(manifest: dict[str, Any], rules: Rules) -> Any:
         if isinstance(value, dict):
             return {
                 key: type(item).__name__
-                if key in {"created_at", "generated_at", "invocation_id", "invocation_started_at"}
+                if key in {"created_at", "generated_at", "invocation_id", "invocation_started_at",
+                           "run_started_at"}
                 else clean(item)
                 for key, item in value.items()
             }

@@ -140,7 +140,9 @@ class Pair:
                 self.allowance, order=step.order, skip_lines=(*self.allowance.skip_lines, *step.skip_lines)
             )
             rules = (self.plain.rules, self.relay.rules)
-            report.add(shlex.join(step.words), compare(plain, relay, rules, allowance))
+            seen = compare(plain, relay, rules, allowance)
+            report.add(shlex.join(step.words), seen)
+            print(f"dbt {shlex.join(step.words)}: {len(seen.differences)} differences", flush=True)
         return report
 
 

@@ -191,7 +191,7 @@ def test_state_between_processes(duckdb_pair: DuckDBPair) -> None:
         sql("create view main_marts.marts as select 1 as made_by_somebody_else"),
         Dbt("run"),
         # files come, change and go
-        write("models/marts/new_model.sql", "select * from {{ ref('marts') }}"),
+        write("models/marts/new_model.sql", "select * from {{ ref('customers') }}"),
         remove("models/marts/package_user.sql"),
         edit("seeds/raw_orders.csv", "6,3,2025-01-05,7.75,paid", "6,3,2025-01-05,8.75,paid\n9,1,2025-01-07,1.25,paid"),
         edit("macros/names.sql", "::decimal(12, 2)", "::decimal(14, 3)"),

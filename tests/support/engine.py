@@ -70,7 +70,8 @@ class Ran:
     def statuses(self) -> dict[str, str]:
         """dbt's word for each entry of the run results, by the node's name."""
         entries = (self.finished.run_results or {}).get("results", [])
-        return {entry["unique_id"].split(".")[2]: entry["status"] for entry in entries}
+        parts = [(entry["unique_id"].split("."), entry["status"]) for entry in entries]
+        return {part[3 if part[0] == "unit_test" else 2]: status for part, status in parts}
 
 
 def drive(engines: Engine | Sequence[Engine], spec: RunSpec, *, attempt: int = 1) -> Ran:

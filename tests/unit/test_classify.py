@@ -6,6 +6,8 @@ cannot be brought about in a test, other wordings of the same, and the rules tha
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -829,6 +831,19 @@ def test_any_failure_can_be_classified(
     assert info.code in KINDS
     assert info.message
     assert info.suggested_fix
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["x", '"', "'", "a b ", "a\n", " ", '"a" ', "a: ", "a.", "a/", "http://a:", "(", "LINE 1: x\n", "[", "password ", "path '",
+     "Model 'a.b' (c) ", "at path [", "function a(", "column a ", "Error: ", "Error in ", "06:21:32  ", "Failure in model a "],
+)  # fmt: skip
+def test_no_text_takes_long(piece: str) -> None:
+    text = piece * (20_000 // len(piece))
+    began = time.process_time()
+    classify(Failure(message=text, exceptions=("TargetNotFoundError",)))
+    classify_text(text, text, 1)
+    assert time.process_time() - began < 3
 
 
 @given(stdout=st.text(), stderr=st.text(), return_code=st.integers(-64, 255))

@@ -154,7 +154,7 @@ DBT_RULES: Final = rules(
                         r"(?!Runtime Error)(?P<reason>.*)")),
     ("invalid_profile", r"outputs not specified in profile '(?P<profile>[^']+)'"),
     ("missing_adapter", r"Could not find adapter type (?P<name>\w+)"),
-    ("invalid_config", r"at path \[(?P<path>.*?)\]: (?P<problem>.*)"),
+    ("invalid_config", r"at path \[(?P<path>.{0,300}?)\]: (?P<problem>.*)"),
     ("invalid_config", r"Required \"(?P<path>\w+)\" field not present in project"),
     ("invalid_config", r"does not define a required config parameter '(?P<path>\w+)'"),
     ("dbt_version_mismatch", (r"This version of dbt is not supported with the '(?P<name>[^']+)' package"
@@ -189,7 +189,7 @@ DBT_RULES: Final = rules(
     ("invalid_vars", r"--vars argument must be a YAML dictionary|YAML provided in the --vars argument is not valid"),
     ("usage_error", r"max_workers must be greater than 0"),
     ("python_syntax", (r"dbt allows exactly one model defined per python file|literal_eval an arg to dbt"
-                      r"|\(\S+\.py, line \d+\)$")),
+                      r"|\([^\s(]{1,300}\.py, line \d+\)$")),
     ("invalid_encoding", r"'utf-8' codec can't decode"),
     ("jinja_syntax", (r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
                      r"|Reached EOF without finding a close tag|unexpected EOF, expected "

@@ -164,7 +164,7 @@ _POSTGRES: Final = rules(
                        r"(?: of relation \"(?P<relation>[^\"]+)\")? does not exist")),
     ("missing_relation", r"(?:relation|table|view) \"(?P<relation>[^\"]+)\" does not exist"),
     ("missing_schema", r"schema \"(?P<schema>[^\"]+)\" does not exist"),
-    ("missing_function", r"(?:function|procedure) (?P<function>[\w.\"]+)\((?P<arguments>.*)\) does not exist"),
+    ("missing_function", r"(?:function|procedure) (?P<function>[\w.\"]+)\((?P<arguments>[^()\n]*)\) does not exist"),
     ("missing_table_alias", r"missing FROM-clause entry for table \"(?P<table>[^\"]+)\""),
     ("missing_table_alias", r"invalid reference to FROM-clause entry for table \"(?P<table>[^\"]+)\""),
     ("type_mismatch", r"invalid input syntax for type (?P<type>[\w ]+): \"(?P<value>[^\"]*)\""),
@@ -214,7 +214,7 @@ _ANY: Final = rules(
     ("syntax_error", r"(?i)syntax error|parse error|mismatched input|incorrect syntax"),
     ("type_mismatch", r"(?i)type mismatch|cannot (?:be )?(?:cast|convert)|no matching signature"),
     ("constraint_violation", r"(?i)violates .*constraint|duplicate (?:key|entry)|cannot be null"),
-    ("relation_exists", r"(?i)['\"`]?(?P<relation>[\w.$-]+)['\"`]? already exists"),
+    ("relation_exists", r"(?i)(?<![\w.$-])(?P<relation>[\w.$-]{1,300})['\"`]? already exists"),
 )  # fmt: skip
 
 _WITH_DUCKDB: Final = frozenset({"duckdb", ""})

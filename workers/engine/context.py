@@ -30,6 +30,7 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.graph import Graph
 from dbt.mp_context import get_mp_context
 from dbt.parser.manifest import (
+    ManifestLoader,
     _check_manifest,
     extended_mashumaro_encoder,
     extended_mashumuro_decoder,
@@ -112,7 +113,7 @@ class ContextStore:
             found = self._parse(family, spec, click_context, flags, config)
         else:
             self._adopt(found, click_context, config)
-            _check_manifest(found.manifest, config)  # its warnings belong to every invocation
+            _check_again(found.manifest, config)
         self._keep(found)
         return found, config
 
@@ -228,6 +229,23 @@ class ContextStore:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """The command that dbt's decorators prepare for."""
+
+
+_CHECKS = (
+    "check_for_model_deprecations", "check_for_spaces_in_resource_names",
+    "check_for_microbatch_deprecations", "check_forcing_batch_concurrency",
+    "check_microbatch_model_has_a_filtered_input", "check_function_default_arguments_ordering",
+)  # fmt: skip
+
+
+def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
+    """What dbt checks, and warns of, in every invocation (dbt.parser.manifest.ManifestLoader.load)."""
+    loader: ManifestLoader = ManifestLoader.__new__(ManifestLoader)
+    loader.manifest, loader.root_project = manifest, config
+    for check in _CHECKS:
+        if hasattr(loader, check):  # the later ones: dbt-core >= 1.11
+            getattr(loader, check)()
+    _check_manifest(manifest, config)
 
 
 def pack(manifest: Manifest) -> bytes:

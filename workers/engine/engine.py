@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
+from workers.engine.masking import mask_json
 from workers.engine.node import execute_node
 from workers.engine.plan import check_models, make_plan
 from workers.engine.spec import (
@@ -38,7 +38,7 @@ from workers.engine.view import RunView, build_view
 from workers.engine.warehouse import cancel_queries, close_warehouse, warehouse_of
 
 MAX_VIEWS = 8
-_SECRET_PREFIX = "DBT_ENV_SECRET_"  # dbt_common.constants.SECRET_ENV_PREFIX
+_PRIVATE_PREFIX = "DBT_ENV_SECRET_"  # dbt_common.constants.SECRET_ENV_PREFIX
 
 
 class CommandFailedError(Exception):
@@ -182,11 +182,8 @@ class Engine:
         self._secrets.pop(run_id, None)
 
     def mask(self, spec: RunSpec, raw: bytes) -> bytes:
-        """JSON without the values of secrets."""
-        for secret in self._secrets_of(spec):
-            raw = raw.replace(json.dumps(secret)[1:-1].encode(), b"*****")
-            raw = raw.replace(json.dumps(secret, ensure_ascii=False)[1:-1].encode(), b"*****")
-        return raw
+        """JSON without the values of secrets in its texts."""
+        return mask_json(raw, self._secrets_of(spec))
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -267,7 +264,7 @@ class Engine:
 
     @contextmanager
     def _quiet_step(self, spec: RunSpec) -> Iterator[None]:
-        sink = LineSink(None, spec.run_id, "", lambda event: None, scrub=str)
+        sink = LineSink(None, spec.run_id, "", lambda _: None, scrub=str)
         with standing_in(spec, sink):
             yield
 
@@ -282,5 +279,5 @@ def _text(error: BaseException) -> str:
 
 def _env_secrets(spec: RunSpec) -> tuple[str, ...]:
     return tuple(
-        value for name, value in spec.env.items() if name.startswith(_SECRET_PREFIX) and value.strip()
+        value for name, value in spec.env.items() if name.startswith(_PRIVATE_PREFIX) and value.strip()
     )

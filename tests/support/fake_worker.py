@@ -1,0 +1,188 @@
+"""A worker that executes nothing: it plays the steps of runs on a ledger in fakeredis, by a script."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import fakeredis
+import msgspec
+import pytest
+
+from producer import client as client_module
+from producer.client import RelayClient
+from workers import reports
+from workers.contract.errors import ErrorInfo
+from workers.contract.events import LINE, Event, encode_event
+from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
+from workers.engine.spec import Finished, StepResult, encode
+from workers.ledger import Claim, Ledger, Move, StagedNode
+from workers.retries import delay_before, may_retry
+
+Behaviour = Callable[[Claim], ErrorInfo | None]
+"""What a node does: None for success."""
+
+
+class FakeWorker:
+    """Plays every run that is submitted in this process.
+
+    Args:
+        nodes: what the project holds: name → names of its parents.
+        behaviour: name → what the node does; others succeed.
+        threads: how many steps at once.
+    """
+
+    def __init__(
+        self, nodes: Mapping[str, tuple[str, ...]], behaviour: Mapping[str, Behaviour] | None = None, threads: int = 2
+    ) -> None:
+        self.server = fakeredis.FakeServer()
+        self.ledger = Ledger(self.redis())
+        self.nodes, self.behaviour = nodes, behaviour or {}
+        self.waits: list[float] = []
+        self.failure: BaseException | None = None
+        self._due: queue.Queue[tuple[str, str] | None] = queue.Queue()
+        self._events: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+
+    def redis(self) -> fakeredis.FakeRedis:
+        return fakeredis.FakeRedis(server=self.server)
+
+    def publish(self, run_id: str, steps: tuple[str, ...]) -> None:
+        for step in steps:
+            self._due.put((run_id, step))
+
+    @contextmanager
+    def at_work(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
+        """Clients of this process talk to it."""
+        monkeypatch.setattr(client_module, "connect", lambda url, **_: self.redis())
+        monkeypatch.setattr(RelayClient, "publish", lambda _, run_id, steps: self.publish(run_id, steps))
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            for _ in self._threads:
+                self._due.put(None)
+            for thread in self._threads:
+                thread.join(10)
+            assert self.failure is None, self.failure
+
+    def _work(self) -> None:
+        try:
+            while (due := self._due.get()) is not None:
+                run_id, step = due
+                claim = self.ledger.claim(run_id, step, f"fake:{threading.get_ident()}")
+                if isinstance(claim, Claim):
+                    self._step(claim)
+        except BaseException as error:  # shown by the test
+            self.failure = error
+
+    def _step(self, claim: Claim) -> None:
+        play = {"@plan": self._plan, "@start": self._start, "@close": self._close, "@command": self._command}
+        self.publish(claim.run_id, play.get(claim.step, self._node)(claim))
+
+    def say(self, claim: Claim, text: str) -> None:
+        """A line."""
+        event = Event(kind=LINE, run_id=claim.run_id, node=claim.step, text=text, at=time.time(), worker="fake")
+        with self._lock:
+            first = self._events[claim.run_id] = self._events.get(claim.run_id, 0) + 1
+            self.ledger.append_events(claim.run_id, "fake", first, [encode_event(event)])
+
+    def _selected(self, run_id: str) -> list[str]:
+        request = self.ledger.request(run_id)
+        assert request is not None
+        args = list(request.args)
+        if "--select" not in args:
+            return list(self.nodes)
+        rest = args[args.index("--select") + 1 :]
+        end = next((place for place, arg in enumerate(rest) if arg.startswith("-")), len(rest))
+        return [name for name in self.nodes if name in rest[:end]]
+
+    def _plan(self, claim: Claim) -> tuple[str, ...]:
+        request = self.ledger.request(claim.run_id)
+        assert request is not None
+        names = self._selected(claim.run_id)
+        args = list(request.args)
+        threads = int(args[args.index("--threads") + 1]) if "--threads" in args else 1
+        self.say(claim, f"Found {len(self.nodes)} models")
+        staged = [
+            StagedNode(
+                unique(name), place, max(1, sum(parent in names for parent in self.nodes[name])),
+                tuple(unique(child) for child in names if name in self.nodes[child]),
+            )
+            for place, name in enumerate(names)
+        ]  # fmt: skip
+        roots = tuple(unique(name) for name in names if not any(parent in names for parent in self.nodes[name]))
+        self.ledger.stage(claim, staged, roots=roots)
+        facts: dict[str, str | int | float] = {"mode": "message", "parallel": threads}
+        return self.ledger.finish(claim, Move(word="planned", facts=facts, nodes=len(staged)))
+
+    def _start(self, claim: Claim) -> tuple[str, ...]:
+        return self.ledger.finish(claim, Move(word="success"))
+
+    def _node(self, claim: Claim) -> tuple[str, ...]:
+        began, name = time.time(), claim.step.rpartition(".")[2]
+        if claim.skip:
+            return self._store(claim, StepResult(unique_id=claim.step, status="skipped", name=name), began)
+        self.say(claim, f"{claim.index} START {name}")
+        error = self.behaviour.get(name, lambda _: None)(claim)
+        request = self.ledger.request(claim.run_id)
+        assert request is not None
+        if error is not None and may_retry(claim.step, error, claim.tries, request.retry):
+            wait = delay_before(claim.tries, request.retry)
+            self.waits.append(wait)
+            self.ledger.give_back(claim, "retry", wait=wait, attempt=attempt(claim, began, "error", error))
+            return (claim.step,)
+        status = "success" if error is None else "fail" if error.category == "data_quality" else "error"
+        self.say(claim, f"{claim.index} {'OK' if error is None else 'ERROR'} {name}")
+        result = StepResult(
+            unique_id=claim.step, status=status, name=name, resource_type="model", error=error,
+            message="OK" if error is None else error.message,
+        )  # fmt: skip
+        return self._store(claim, result, began)
+
+    def _store(self, claim: Claim, result: StepResult, began: float) -> tuple[str, ...]:
+        if result.error is not None:
+            result.error = msgspec.structs.replace(result.error, attempts=claim.tries)
+        return self.ledger.finish(
+            claim, Move(word=result.status, blocks=result.status == "error"), result=encode(result),
+            attempt=attempt(claim, began, result.status, result.error),
+        )  # fmt: skip
+
+    def _close(self, claim: Claim) -> tuple[str, ...]:
+        stored = self.ledger.results(claim.run_id).values()
+        steps = [msgspec.json.decode(raw, type=StepResult) for raw in stored]
+        stop = self.ledger.fact(claim.run_id, "stop")
+        good = stop is None and all(step.status in {"success", "pass"} for step in steps)
+        finished = Finished(return_code=0 if good else 1, error=reports.cancelled(stop) if stop else None)
+        self.say(claim, f"Done. TOTAL={len(steps)}")
+        return self._end(claim, finished, steps)
+
+    def _command(self, claim: Claim) -> tuple[str, ...]:
+        self.say(claim, "a line of the command")
+        return self._end(claim, Finished(return_code=0), [])
+
+    def _end(self, claim: Claim, finished: Finished, steps: list[StepResult]) -> tuple[str, ...]:
+        final = reports.final_of(None, finished, steps, self.ledger.attempts(claim.run_id))
+        cancelled = self.ledger.fact(claim.run_id, "stop") is not None
+        state = RUN_CANCELLED if cancelled else RUN_FAILED if finished.return_code else RUN_SUCCEEDED
+        return self.ledger.finish(claim, Move(word="done", final=final.decode(), final_state=state))
+
+
+def unique(name: str) -> str:
+    """dbt's unique id of a model."""
+    return f"model.trial.{name}"
+
+
+def attempt(claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
+    return Attempt(
+        step=claim.step, number=claim.tries, worker="fake", started_at=began, finished_at=time.time(),
+        status=status, error=error,
+    )  # fmt: skip
+
+

@@ -1,0 +1,103 @@
+"""What a worker takes from its queue: garbage is refused with a reason, and the worker goes on.
+
+Celery refuses a task that it does not know and a body that it cannot decode; a body that decodes to
+something else than a task, or a queue entry that is no message at all, ends its consumer
+(celery.worker.request.Request, kombu.transport.redis.Channel._brpop_read) and with it the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from celery.worker.consumer import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.transport import redis as kombu_redis
+
+from workers.contract.log import log
+
+
+class _Headers(msgspec.Struct):
+    """Headers of a task that Celery acts on (docs.celeryq.dev, "Message protocol", version 2)."""
+
+    task: str
+    id: str
+    retries: int | None = 0
+    eta: str | None = None
+    expires: str | float | None = None
+    timelimit: tuple[float | None, float | None] | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group: str | None = None
+
+
+class _Body(msgspec.Struct, array_like=True):
+    args: list[Any]
+    kwargs: dict[str, Any]
+    embed: dict[str, Any] | None
+
+
+_counters: list[Callable[[str], None]] = []
+
+
+def count_with(counter: Callable[[str], None]) -> None:
+    """Tell `counter` each reason for which something was refused."""
+    _counters[:] = [counter]
+
+
+def refuse(reason: str) -> None:
+    """Log and count something that was on the queue."""
+    log("message refused", reason=reason, phase="intake")
+    for counter in _counters:
+        counter(reason)
+
+
+def problem_with(headers: Any, payload: Any) -> str | None:
+    """Why a decoded message is no task that Celery could handle, or None."""
+    try:
+        msgspec.convert(headers, _Headers)
+        msgspec.convert(payload, _Body)
+    except msgspec.ValidationError as error:
+        return f"not a task message: {error}"
+    return None
+
+
+class GuardedConsumer(Consumer):  # type: ignore[misc]
+    """Celery's, but for messages that it would not survive."""
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
+        """Celery's handler behind a check."""
+        handle: Callable[[Any], Any] = super().create_task_handler(*args, **options)
+
+        def check(message: Any) -> Any:
+            try:
+                payload = message.payload
+            except (ContentDisallowed, DecodeError) as error:
+                reason: str | None = f"not a task message: {type(error).__name__}: {error}"
+            else:
+                reason = problem_with(message.headers, payload)
+            if reason is None:
+                return handle(message)
+            refuse(reason)
+            return message.ack()
+
+        return check
+
+
+class GuardedChannel(kombu_redis.Channel):  # type: ignore[misc]
+    """kombu's, but for queue entries that are no messages. They are gone with the read."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            refuse(f"not a message: {type(error).__name__}: {error}")
+            return True
+
+
+class GuardedTransport(kombu_redis.Transport):  # type: ignore[misc]
+    """kombu's Redis transport with `GuardedChannel`."""
+
+    Channel = GuardedChannel
+
