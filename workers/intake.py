@@ -85,18 +85,18 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
         return check
 
 
-class GuardedChannel(kombu_redis.Channel):  # type: ignore[misc]
+class GuardedChannel(kombu_redis.Channel):
     """kombu's, but for queue entries that are no messages. They are gone with the read."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             refuse(f"not a message: {type(error).__name__}: {error}")
             return True
 
 
-class GuardedTransport(kombu_redis.Transport):  # type: ignore[misc]
+class GuardedTransport(kombu_redis.Transport):
     """kombu's Redis transport with `GuardedChannel`."""
 
     Channel = GuardedChannel

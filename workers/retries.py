@@ -34,7 +34,7 @@ def delay_before(tries: int, policy: RetryPolicy) -> float:
     With a factor of 2 this is Celery's own backoff (celery.utils.time); its jitter can give 0 s, so
     half of the wait stays fixed.
     """
-    if policy.backoff_factor == 2.0 and policy.base_delay >= 1 and policy.base_delay.is_integer():
+    if policy.backoff_factor == 2.0 and policy.base_delay >= 1 and float(policy.base_delay).is_integer():
         wait = float(
             get_exponential_backoff_interval(int(policy.base_delay), tries - 1, int(policy.max_delay) or 1)
         )

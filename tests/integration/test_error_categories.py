@@ -88,7 +88,10 @@ def start_dbt(jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
 
 def outcomes_of(process: subprocess.Popen[str]) -> dict[str, Outcome]:
     """What the commands of a started helper gave, by name."""
-    stdout, stderr = process.communicate(timeout=170)
+    try:
+        stdout, stderr = process.communicate(timeout=170)
+    finally:
+        process.kill()
     assert process.returncode == 0, stderr
     return msgspec.json.decode(stdout, type=dict[str, Outcome])
 
@@ -428,6 +431,7 @@ def _with_other_sessions(database: PostgresDatabase, jobs: list[dict[str, Any]])
             keeper.execute("select pg_advisory_lock(%s)", (number,))
         locker.execute("set deadlock_timeout = '60s'; lock table second")
         process = start_dbt(jobs)
+        stack.callback(process.kill)
 
         def meet(job: int) -> int:
             """The server's process of dbt once it waits: for the lock of that number, or for a table."""

@@ -143,6 +143,8 @@ class Pair:
             seen = compare(plain, relay, rules, allowance)
             report.add(shlex.join(step.words), seen)
             print(f"dbt {shlex.join(step.words)}: {len(seen.differences)} differences", flush=True)
+            for difference in seen.differences:
+                print(f"  {difference}", flush=True)
         return report
 
 

@@ -129,7 +129,7 @@ class FakeWorker:
         began, name = time.time(), claim.step.rpartition(".")[2]
         if claim.skip:
             return self._store(claim, StepResult(unique_id=claim.step, status="skipped", name=name), began)
-        self.say(claim, f"{claim.index} START {name}")
+        self.say(claim, f"{claim.index} START model main.{name} [RUN]")
         error = self.behaviour.get(name, lambda _: None)(claim)
         request = self.ledger.request(claim.run_id)
         assert request is not None
@@ -139,7 +139,7 @@ class FakeWorker:
             self.ledger.give_back(claim, "retry", wait=wait, attempt=attempt(claim, began, "error", error))
             return (claim.step,)
         status = "success" if error is None else "fail" if error.category == "data_quality" else "error"
-        self.say(claim, f"{claim.index} {'OK' if error is None else 'ERROR'} {name}")
+        self.say(claim, f"{claim.index} {'OK' if error is None else 'ERROR'} model main.{name} [..]")
         result = StepResult(
             unique_id=claim.step, status=status, name=name, resource_type="model", error=error,
             message="OK" if error is None else error.message,
@@ -168,7 +168,7 @@ class FakeWorker:
         return self._end(claim, Finished(return_code=0), [])
 
     def _end(self, claim: Claim, finished: Finished, steps: list[StepResult]) -> tuple[str, ...]:
-        final = reports.final_of(None, finished, steps, self.ledger.attempts(claim.run_id))
+        final = reports.final_of(finished, steps, self.ledger.attempts(claim.run_id))
         cancelled = self.ledger.fact(claim.run_id, "stop") is not None
         state = RUN_CANCELLED if cancelled else RUN_FAILED if finished.return_code else RUN_SUCCEEDED
         return self.ledger.finish(claim, Move(word="done", final=final.decode(), final_state=state))

@@ -90,7 +90,7 @@ def test_dbt_runner_streaming_output_capture(play: Play, capsys: pytest.CaptureF
 
     def on_line(line: str) -> None:
         lines.append(line)
-        if "START int_model_a" in line:
+        if "START model main.int_model_a" in line:
             heard_start.set()
 
     result = runner.execute_command(["run"], on_line=on_line)
@@ -289,7 +289,7 @@ def test_parallel_model_execution(play: Play) -> None:
     assert [[node.name for node in result.nodes] for result in results] == [["int_model_a"], ["int_model_b"]]
     [first, second] = [result.nodes[0] for result in results]
     assert max(first.started_at, second.started_at) < min(first.finished_at, second.finished_at)
-    assert "START int_model_a" in results[0].stdout
+    assert "START model main.int_model_a" in results[0].stdout
     assert "int_model_b" not in results[0].stdout
     assert request_of(worker, results[0]).required_models == ("int_model_a", "int_model_b")
 

@@ -83,4 +83,4 @@ def test_blank_secrets_mask_nothing() -> None:
 def test_a_secret_never_comes_through(secret: str, before: str, after: str) -> None:
     if secret in MASK or (before + after) in MASK:
         return
-    assert secret not in scrub(before + secret + after, [secret]).replace(MASK, "\0")
+    assert not any(secret in part for part in scrub(before + secret + after, [secret]).split(MASK))

@@ -36,8 +36,8 @@ TASK_OF_STEP: Final = {
     STEP_COMMAND: TASK_COMMAND,
 }
 
-RUN_ID_PATTERN: Final = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{12}$"
-STEP_ID_PATTERN: Final = r"^(@(plan|start|close|command)|[A-Za-z_]+\.[^\x00-\x1f/\\]{1,1000})$"
+RUN_ID_PATTERN: Final = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{12}\Z"
+STEP_ID_PATTERN: Final = r"^(@(plan|start|close|command)|[A-Za-z_]+\.[^\x00-\x1f/\\]{1,1000})\Z"
 
 _RUN_ID = re.compile(RUN_ID_PATTERN)
 

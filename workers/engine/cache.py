@@ -98,15 +98,7 @@ class CacheRecorder:
         cache = self.cache
         what, *rest = change
         if what == "snapshot":
-            relations, links, schemas = rest
-            cache.clear()
-            for relation in relations:
-                cache.add(self._relation(relation))
-            with cache.lock:
-                for key, referrer in links:
-                    if tuple(key) in cache.relations and tuple(referrer) in cache.relations:
-                        cache._add_link(tuple(key), tuple(referrer))
-            cache.update_schemas([(database, schema) for database, schema in schemas])
+            self._restore(*rest)
         elif what == "add":
             cache.add(self._relation(rest[0]))
         elif what == "drop":
@@ -126,6 +118,17 @@ class CacheRecorder:
         elif what == "deprecated":
             self.deprecated.update(rest[0])
             active_deprecations.update(rest[0])
+
+    def _restore(self, relations: list[Any], links: list[Any], schemas: list[Any]) -> None:
+        cache = self.cache
+        cache.clear()
+        for relation in relations:
+            cache.add(self._relation(relation))
+        with cache.lock:
+            for key, referrer in links:
+                if tuple(key) in cache.relations and tuple(referrer) in cache.relations:
+                    cache._add_link(tuple(key), tuple(referrer))
+        cache.update_schemas([(database, schema) for database, schema in schemas])
 
     def _relation(self, plain: dict[str, Any]) -> Any:
         return self.adapter.Relation.from_dict(plain)
@@ -171,5 +174,4 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
                 super().drop_schema(database, schema)
             recorder.record("drop_schema", database, schema)
 
-    made = RecordingCache(log_cache_events=False)
-    return made  # type: ignore[no-any-return]
+    return RecordingCache(log_cache_events=False)

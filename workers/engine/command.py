@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import agate
+import agate  # type: ignore[import-untyped]
 import click
 from dbt.adapters.factory import FACTORY
 from dbt.artifacts.schemas.freshness import FreshnessResult
@@ -47,14 +47,14 @@ def execute_command(spec: RunSpec, command: str, sink: LineSink) -> Finished:
     said: list[str] = []
     with _remembering(sink, said), _tables_on_stdout():
         outcome = dbtRunner().invoke(list(spec.args))
-    if isinstance(outcome.exception, (KeyboardInterrupt, SystemExit)):
-        raise outcome.exception
-    if outcome.exception is not None:
-        error = outcome.exception
+    error: BaseException | None = outcome.exception
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
+    if error is not None:
         if isinstance(error, click.UsageError) or type(error).__name__ == "DbtUsageException":
             sink.line(f"Error: {error}", level="error")
         return Finished(return_code=2, error=classify_command(error, command))
-    result = outcome.result
+    result: Any = outcome.result
     finished = Finished(return_code=0 if outcome.success else 1)
     if isinstance(result, RunExecutionResult):
         finished.run_results = run_results_of(result)

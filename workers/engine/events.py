@@ -78,7 +78,8 @@ class LineSink:
         """dbt's callback."""
         if self._muted:
             return
-        level = msg.info.level
+        info: Any = msg.info
+        level = info.level
         shown = (
             not self._silent
             and (_RANK.get(level, 2) >= self.level or _is_print_event(msg))
@@ -86,8 +87,8 @@ class LineSink:
         )
         if shown:
             self.line(self._logger.create_line(msg), level=level)
-        elif self.debug and msg.info.msg:
-            self._emit(DEBUG, msg.info.msg, level)
+        elif self.debug and info.msg:
+            self._emit(DEBUG, info.msg, level)
 
     def line(self, text: str, *, level: str = "info") -> None:
         """Say a text as dbt's console would show it, one event a line."""

@@ -73,7 +73,8 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
             spec.started_at, timezone.utc
         ).replace(tzinfo=None)
         dbt.tracking.initialize_from_flags(False, None)
-        dbt.tracking.active_user.run_started_at = datetime.fromtimestamp(
+        user: Any = dbt.tracking.active_user
+        user.run_started_at = datetime.fromtimestamp(
             spec.started_at, timezone.utc
         )
         cleanup_event_logger()

@@ -6,7 +6,7 @@ import difflib
 import itertools
 from typing import Any
 
-import networkx
+import networkx as nx
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 from dbt.deprecations import active_deprecations
@@ -31,7 +31,7 @@ def make_plan(view: RunView) -> Plan:
     """
     task = view.task
     task._runtime_initialize()
-    graph: networkx.DiGraph = task.job_queue.graph
+    graph: nx.DiGraph = task.job_queue.graph
     scores: dict[str, int] = task.job_queue._scores
     unit_tests: dict[str, list[str]] = getattr(task, "model_to_unit_test_map", {})
 

@@ -156,6 +156,7 @@ def _sharing_graph(base: type[RunTask]) -> Any:
 
     class Sharing(base):  # type: ignore[valid-type, misc]
         relay_graphs: dict[bool, Graph]
+        graph: Any
 
         def compile_manifest(self) -> None:
             of_build = issubclass(base, BuildTask)

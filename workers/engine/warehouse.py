@@ -46,7 +46,8 @@ def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
 
 def close_warehouse() -> None:
     """Close every connection of this process; a DuckDB file is free for others afterwards."""
-    for adapter in FACTORY.adapters.values():
+    adapters: list[Any] = list(FACTORY.adapters.values())
+    for adapter in adapters:
         adapter.cleanup_connections()
     duckdb = sys.modules.get("dbt.adapters.duckdb.connections")
     if duckdb is not None:
@@ -60,7 +61,8 @@ def close_warehouse() -> None:
 
 def cancel_queries() -> None:
     """Interrupt whatever this process's connections are executing."""
-    for adapter in list(FACTORY.adapters.values()):
+    adapters: list[Any] = list(FACTORY.adapters.values())
+    for adapter in adapters:
         manager: Any = adapter.connections
         with manager.lock:
             open_connections = [

@@ -1,0 +1,54 @@
+"""Which of a remote caller's values reach a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.projects import PROJECTS
+from workers.contract.environment import MAX_FILE_BYTES, allowed, denied, names_used
+from workers.contract.settings import Settings
+
+DENY = Settings().env_deny
+
+
+def test_names_are_found_where_dbt_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.sql").write_text("{{ env_var('ONE') }} {{ env_var( \"TWO\" , 'x') }}")
+    (tmp_path / "models" / "b.py").write_text("env_var('THREE')")
+    (tmp_path / "profiles.yml").write_text("path: \"{{ env_var('FOUR') }}\"")
+    (tmp_path / "notes.txt").write_text("env_var('NOT_READ')")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "a.sql").write_text("env_var('COMPILED')")
+    assert names_used([tmp_path]) == {"ONE", "TWO", "THREE", "FOUR"}
+
+
+def test_odd_files_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_bytes(b"\xff\xfe env_var('KEPT') \x00")
+    (tmp_path / "huge.sql").write_bytes(b"x" * MAX_FILE_BYTES + b" env_var('HUGE')")
+    (tmp_path / "folder.sql").mkdir()
+    (tmp_path / "gone.sql").symlink_to(tmp_path / "nowhere")
+    assert names_used([tmp_path, tmp_path / "absent"]) == {"KEPT"}
+
+
+def test_a_real_project() -> None:
+    assert {"RELAY_TEST_DUCKDB", "PGHOST", "DBT_ENV_SECRET_PG_PASSWORD"} <= names_used([PROJECTS / "small"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("DATABASE_PATH", True), ("PGHOST", True), ("DBT_TARGET", True),
+        ("DBT_ENV_SECRET_TOKEN", False), ("dbt_env_secret_x", False), ("DBT_RELAY_BROKER_URL", False),
+        ("REDIS_URL", False), ("AWS_REGION", False), ("PGPASSWORD", False), ("MY_TOKEN", False),
+        ("LD_PRELOAD", False), ("PATH", False), ("PYTHONPATH", False),
+    ],
+)  # fmt: skip
+def test_the_deny_list(name: str, kept: bool) -> None:
+    assert allowed({name: "x"}, DENY) == ({name: "x"} if kept else {})
+    assert denied(name, DENY) is not kept
+
+
+def test_secrets_are_kept_back_whatever_the_list_says() -> None:
+    assert allowed({"DBT_ENV_SECRET_A": "x", "DBT_RELAY_QUEUE": "x", "PATH": "/bin"}, " , ") == {"PATH": "/bin"}

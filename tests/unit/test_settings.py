@@ -1,0 +1,63 @@
+"""Settings from the environment, and broker addresses in the forms that libraries want."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.contract.errors import DbtUsageError
+from workers.contract.settings import Settings, celery_url, read_settings, redis_url
+
+
+def test_without_any_there_are_the_defaults() -> None:
+    assert read_settings({}) == Settings()
+    assert read_settings({"DBT_RELAY_QUEUE": ""}) == Settings()
+
+
+def test_every_kind_of_value() -> None:
+    settings = read_settings(
+        {
+            "DBT_RELAY_BROKER_URL": "redis://h/1", "DBT_RELAY_LEASE_SECONDS": "2.5", "DBT_RELAY_CONTEXTS": "3",
+            "DBT_RELAY_EMBEDDED": "true", "DBT_RELAY_QUEUE": "q", "DBT_RELAY_SOMETHING_ELSE": "x", "HOME": "/h",
+        }
+    )  # fmt: skip
+    assert (settings.broker_url, settings.lease_seconds, settings.contexts) == ("redis://h/1", 2.5, 3)
+    assert (settings.embedded, settings.queue) == (True, "q")
+
+
+def test_redis_url_stands_in() -> None:
+    assert read_settings({"REDIS_URL": "redis://a"}).broker_url == "redis://a"
+    both = {"REDIS_URL": "redis://a", "DBT_RELAY_BROKER_URL": "redis://b"}
+    assert read_settings(both).broker_url == "redis://b"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEASE_SECONDS", "soon"), ("LEASE_SECONDS", "0"), ("LEASE_SECONDS", "-1"), ("CONTEXTS", "0"),
+        ("CONTEXTS", "2.5"), ("RESULT_TTL", "day"), ("MAX_LOSSES", "0"), ("EMBEDDED", "perhaps"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named(name: str, value: str) -> None:
+    with pytest.raises(DbtUsageError, match=f"DBT_RELAY_{name}='{value}'"):
+        read_settings({f"DBT_RELAY_{name}": value})
+
+
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBT_RELAY_NAMESPACE", "mine")
+    assert read_settings().namespace == "mine"
+
+
+@pytest.mark.parametrize(
+    ("celery", "plain"),
+    [
+        ("redis+socket:///run/r.sock", "unix:///run/r.sock"),
+        ("redis+socket://:pw@/run/r.sock?virtual_host=2", "unix://:pw@/run/r.sock?db=2"),
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("rediss://h", "rediss://h"),
+    ],
+)
+def test_addresses(celery: str, plain: str) -> None:
+    assert redis_url(celery) == plain
+    assert celery_url(plain) == celery
+    assert redis_url(plain) == plain
+    assert celery_url(celery) == celery
