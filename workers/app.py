@@ -12,7 +12,11 @@ settings = read_settings()
 # What is no message must not end the worker (`workers.intake` says how it would).
 TRANSPORT_ALIASES.update(redis="workers.intake:GuardedTransport", rediss="workers.intake:GuardedTransport")
 
-app = Celery("dbt-relay", broker=celery_url(settings.broker_url or "redis://127.0.0.1:6379/0"))
+app = Celery(
+    "dbt-relay",
+    broker=celery_url(settings.broker_url or "redis://127.0.0.1:6379/0"),
+    amqp="workers.intake:ReticentAMQP",
+)
 app.conf.update(
     task_default_queue=settings.queue,
     # The ledger recovers what a worker loses; late acks would run every node in flight twice after

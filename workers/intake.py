@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
+from kombu import Connection
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.transport import redis as kombu_redis
 
 from workers.contract.log import log
+from workers.contract.scrub import scrub
 
 
 class _Headers(msgspec.Struct):
@@ -101,3 +104,19 @@ class GuardedTransport(kombu_redis.Transport):
 
     Channel = GuardedChannel
 
+
+class ReticentConnection(Connection):  # type: ignore[misc]
+    """kombu's, whose host of a unix socket is the whole address, its password included; workers tell it
+    to whoever asks for their statistics (Flower does)."""
+
+    def info(self) -> Any:
+        """What may be told of the connection."""
+        told = super().info()
+        told["hostname"] = scrub(str(told.get("hostname") or ""))
+        return told
+
+
+class ReticentAMQP(AMQP):  # type: ignore[misc]
+    """Celery's, with `ReticentConnection`."""
+
+    Connection = ReticentConnection

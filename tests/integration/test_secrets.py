@@ -5,6 +5,7 @@ The project itself holds none: the database says them, which no care of the proj
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -57,8 +58,12 @@ def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
 
 
 @pytest.fixture(scope="module")
-def pool(module_worker_pool: WorkerPools, database: PostgresDatabase, server: RedisServer) -> WorkerPool:
-    return module_worker_pool(2, env={**database.env, "DBT_ENV_SECRET_API_KEY": API_KEY}, server=server)
+def pool(
+    module_worker_pool: WorkerPools, database: PostgresDatabase, server: RedisServer
+) -> Iterator[WorkerPool]:
+    pool = module_worker_pool(2, env={**database.env, "DBT_ENV_SECRET_API_KEY": API_KEY}, server=server)
+    yield pool
+    pool.stop()  # before its server
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +123,11 @@ class Eavesdropper:
     def _listen(self) -> None:
         with self._server.client() as client, client.monitor() as monitor:
             self._ready.set()
-            for command in monitor.listen():
-                if self._end in command["command"]:
-                    return
-                self.heard.append(command["command"])
+            with contextlib.suppress(redis.ConnectionError):  # a test that failed did not stop it
+                for command in monitor.listen():
+                    if self._end in command["command"]:
+                        return
+                    self.heard.append(command["command"])
 
     def stop(self) -> str:
         with self._server.client() as client:
@@ -144,10 +150,8 @@ def everything_in(client: redis.Redis) -> str:
     for key in client.scan_iter(count=1000):
         value: Any = readers[client.type(key)](key)  # type: ignore[index]
         if isinstance(value, bytes):
-            try:
+            with contextlib.suppress(zlib.error):
                 value = zlib.decompress(value)
-            except zlib.error:
-                pass
         found.append((key, value))
     return repr(found)
 
@@ -205,7 +209,7 @@ def test_a_profile_that_cannot_be_used_does_not_tell_its_secrets(
     profiles.write_text(
         profiles.read_text().replace(
             "      schema: main\n",
-            "      schema: main\n      settings: {memory_limit: \"{{ env_var('DBT_ENV_SECRET_API_KEY') }}\"}\n",
+            "      schema: main\n      settings: {threads: \"{{ env_var('DBT_ENV_SECRET_API_KEY') }}\"}\n",
         )
     )
     eavesdropper = Eavesdropper(server)

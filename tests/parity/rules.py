@@ -7,7 +7,9 @@ same rule, and the replacements are compared:
   any other time, a business date say, stays as it is;
 - the invocation id of command 2 is ``<invocation 2>``;
 - a duration is ``<duration>``; the side's own folder and database are ``<side>`` and ``<database>``;
-- a node's number in dbt's lines (``3 of 9``) is ``#``: dbt numbers nodes as its threads get to them;
+- a node's number in dbt's lines (``3 of 9``) is ``#``: dbt numbers nodes as its threads get to them; so is
+  the 9 of a build with unit tests, which dbt counts again for each node that it takes before one has a
+  number (dbt.task.build.BuildTask.handle_job_queue);
 - the stamp in a temporary relation's name is ``<stamp>``.
 """
 

@@ -6,13 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.parity.compare import Allowance
 from tests.parity.harness import Dbt, Pair, check
 
 pytestmark = pytest.mark.slow
-
-SNAPSHOT = Allowance(measured=frozenset({"dbt_scd_id"}))
-"""dbt_scd_id is a hash over the moment of the snapshot."""
 
 
 def build(year: int) -> Dbt:
@@ -21,5 +17,5 @@ def build(year: int) -> Dbt:
 
 @pytest.mark.timeout(300)
 def test_three_simulated_years_equal_three_plain_builds(duckdb_pair: Callable[..., Pair]) -> None:
-    pair = duckdb_pair("demo", allowance=SNAPSHOT)
+    pair = duckdb_pair("demo")
     check(pair.play("demo", [build(2025), build(2026), build(2027)]))

@@ -7,13 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.parity.compare import Allowance
 from tests.parity.harness import Change, Dbt, Pair, Step, check, edit, remove, sql, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-SNAPSHOTS = Allowance(measured=frozenset({"dbt_scd_id"}))
-"""dbt_scd_id is a hash over the moment of the snapshot."""
 
 DuckDBPair = Callable[..., Pair]
 
@@ -38,7 +34,7 @@ def play(pair: Pair, name: str, *steps: Step) -> None:
 
 def test_build_again_and_again(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "build again and again",
         Dbt("build"),
         sql("insert into main.raw_orders values (7, 3, date '2025-01-06', 3.5, 'paid')"),
@@ -53,7 +49,7 @@ def test_build_again_and_again(duckdb_pair: DuckDBPair) -> None:
 
 def test_one_thread_gives_the_same_order(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "one thread",
         Dbt("seed --threads 1", order=True),
         Dbt("run --threads 1", order=True),
@@ -64,7 +60,7 @@ def test_one_thread_gives_the_same_order(duckdb_pair: DuckDBPair) -> None:
 
 def test_commands_that_follow_each_other(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "one command after the other",
         Dbt("seed"),
         Dbt("run"),
@@ -80,7 +76,7 @@ def test_commands_that_follow_each_other(duckdb_pair: DuckDBPair) -> None:
 
 def test_selection(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "selection",
         Dbt("build --select tag:nightly"),
         Dbt("build --selector nightly"),
@@ -106,7 +102,7 @@ def test_selection(duckdb_pair: DuckDBPair) -> None:
 def test_time_and_size(duckdb_pair: DuckDBPair) -> None:
     days = "--event-time-start 2025-01-01 --event-time-end 2025-01-06"
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "time and size",
         Dbt("build --empty --exclude resource_type:snapshot"),
         Dbt(f"build --exclude resource_type:snapshot --vars '{{batch_size: day}}' {days} --full-refresh"),
@@ -118,7 +114,7 @@ def test_time_and_size(duckdb_pair: DuckDBPair) -> None:
 
 def test_states(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "states",
         Dbt("build"),
         keep("target", "state"),
@@ -139,7 +135,7 @@ def test_states(duckdb_pair: DuckDBPair) -> None:
 
 def test_failures_on_purpose(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "failures on purpose",
         Dbt("build --select +stg_orders --vars '{broken_threshold: 1}'", exit_code=1),
         Dbt("retry --vars '{broken_threshold: 1}'", exit_code=1),
@@ -155,7 +151,7 @@ def test_failures_on_purpose(duckdb_pair: DuckDBPair) -> None:
 
 def test_everything_that_is_no_node(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "commands",
         Dbt("deps"),
         Dbt("parse"),
@@ -174,7 +170,7 @@ def test_everything_that_is_no_node(duckdb_pair: DuckDBPair) -> None:
 
 def test_state_between_processes(duckdb_pair: DuckDBPair) -> None:
     play(
-        duckdb_pair("features", allowance=SNAPSHOTS),
+        duckdb_pair("features"),
         "state between processes",
         Dbt("build"),
         # a view becomes a table, and a table a view

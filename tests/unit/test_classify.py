@@ -354,7 +354,7 @@ Runtime Error in model p (models/p.py)
     File "site-packages/dbt/adapters/duckdb/environments/__init__.py", line 286, in run_python_job
       df = module.model(dbt, con)
            ^^^^^^^^^^^^^^^^^^^^^^
-    File "/tmp/tmpnjc7gmen.py", line 2, in model
+    File "tmpnjc7gmen.py", line 2, in model
       return load()
              ^^^^^^
   {raised}

@@ -43,6 +43,7 @@ def classify_node(
             compiled_code=getattr(node, "compiled_code", None),
             failures=failures,
             known_names=known_names(view),
+            secrets=view.context.secrets,
         )
     )
 
@@ -64,9 +65,10 @@ def classify_command(
 
 
 def known_names(view: RunView) -> tuple[str, ...]:
-    """Names that a reference may have meant."""
-    return tuple(
-        node.name
-        for node in view.manifest.nodes.values()
+    """Unique ids that a reference may have meant."""
+    nodes = (
+        unique_id
+        for unique_id, node in view.manifest.nodes.items()
         if str(node.resource_type) in {"model", "seed", "snapshot"}
     )
+    return (*nodes, *view.manifest.sources)

@@ -1,0 +1,210 @@
+"""RelayClient against a ledger in fakeredis: watching, listing, cancelling, and Redis' own troubles."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from producer.client import RelayClient
+from tests.support.fake_worker import FakeWorker
+from workers.contract.errors import BrokerUnavailableError, Category, RelayError
+from workers.contract.events import LINE, RUN, Event, encode_event
+from workers.contract.messages import RunRequest
+from workers.contract.names import new_run_id
+from workers.ledger import Claim
+
+NODES: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",)}
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
+    with FakeWorker(NODES).at_work(monkeypatch) as worker:
+        yield worker
+
+
+@pytest.fixture
+def relay(worker: FakeWorker) -> RelayClient:
+    return RelayClient("redis://nowhere:1/0")
+
+
+def request(*args: str, **options: Any) -> RunRequest:
+    return RunRequest(run_id=new_run_id(), args=args or ("run",), cwd="/p", project_dir="/p", **options)
+
+
+def test_a_run_from_submit_to_result(relay: RelayClient) -> None:
+    asked = request("run", "--threads", "2")
+    run_id = relay.submit(asked)
+    result = relay.result(run_id, timeout=20)
+    assert (result.success, result.run_id, result.command) == (True, run_id, ["dbt", *asked.args])
+    assert result.stdout.splitlines()[0] == "Found 2 models"
+    assert [node.name for node in result.nodes] == ["a", "b"]
+    assert [attempt.step for attempt in result.attempts] == []  # this worker notes none for its own steps
+    assert 0 <= result.execution_time < 20
+
+
+def test_watching_from_the_start_and_from_now(relay: RelayClient, worker: FakeWorker) -> None:
+    asked = request()
+    relay.store.submit(asked)
+    first: list[Event] = []
+    second: list[Event] = []
+    threads = [
+        threading.Thread(target=lambda: first.extend(relay.watch(asked.run_id, timeout=20))),
+        threading.Thread(target=lambda: second.extend(relay.watch(asked.run_id, from_start=False, timeout=20))),
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)  # the second is blocked in its first read: only then does the run go on
+    worker.publish(asked.run_id, ("@plan",))
+    for thread in threads:
+        thread.join(20)
+    assert (first[0].kind, first[0].state) == (RUN, "active")
+    assert (first[-1].kind, first[-1].state) == (RUN, "succeeded")
+    assert second == first[1:]
+    assert [event.seq for event in first] == list(range(1, len(first) + 1))
+
+
+def test_a_run_that_said_too_much_is_told_from_one_that_is_whole(relay: RelayClient, worker: FakeWorker) -> None:
+    asked = request("ls")
+    relay.store.submit(asked)
+    lines = [encode_event(Event(kind=LINE, run_id=asked.run_id, text=str(number))) for number in range(10)]
+    worker.ledger.append_events(asked.run_id, "x", 1, lines)
+    worker.redis().xtrim(relay.store.keys.events(asked.run_id), maxlen=5, approximate=False)
+    with pytest.raises(RelayError, match="events 1 to 6 of run .* are no longer kept"):
+        list(relay.watch(asked.run_id, timeout=5))
+
+
+def test_watching_ends_where_the_last_event_was_lost(relay: RelayClient, worker: FakeWorker) -> None:
+    run_id = relay.submit(request("ls"))
+    assert relay.result(run_id, timeout=20).success
+    stream = relay.store.keys.events(run_id)
+    [(last, _)] = worker.redis().xrevrange(stream, count=1)
+    worker.redis().xdel(stream, last)
+    events = list(relay.watch(run_id, timeout=20))
+    assert events
+    assert events[-1].state not in {"succeeded", "failed", "cancelled"}
+
+
+def test_idle_watchers_are_asked_to_look_around(relay: RelayClient) -> None:
+    asked = request()
+    relay.store.submit(asked)
+    looks: list[int] = []
+    with pytest.raises(TimeoutError, match="did not end in 3 s"):
+        list(relay.watch(asked.run_id, timeout=3, on_idle=lambda: looks.append(1)))
+    assert looks
+
+
+def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
+    going = threading.Event()
+    stopped = threading.Event()
+
+    def at_work(claim: Claim) -> None:
+        going.set()
+        assert stopped.wait(10)
+
+    worker.behaviour = {"a": at_work}
+    run_id = relay.submit(request())
+    assert going.wait(10)
+    assert relay.cancel(run_id, "enough") is True
+    assert relay.cancel(run_id) is False  # it is being stopped already
+    stopped.set()
+    result = relay.result(run_id, timeout=20)
+    assert not result.success
+    assert result.error is not None
+    assert (result.error.category, result.error.message) == ("cancelled", "the run was cancelled: enough")
+    assert relay.cancel("20250101T000000-000000000000") is False
+
+
+def test_what_nobody_knows(relay: RelayClient) -> None:
+    for ask in (lambda run_id: next(relay.watch(run_id)), relay.result, lambda run_id: relay.collect(run_id, [])):
+        with pytest.raises(RelayError, match="there is no run 20250101T000000-000000000000") as caught:
+            ask("20250101T000000-000000000000")
+        assert caught.value.info is not None
+        assert caught.value.info.code == "no_such_run"
+        assert "dbt-relay runs" in caught.value.suggested_fix
+    assert relay.artifact("20250101T000000-000000000000", "manifest.json") is None
+
+
+def test_an_unfinished_run_has_no_result(relay: RelayClient) -> None:
+    asked = request()
+    relay.store.submit(asked)
+    with pytest.raises(RelayError):
+        relay.collect(asked.run_id, [])
+
+
+def test_runs_are_listed_newest_first(relay: RelayClient, worker: FakeWorker) -> None:
+    first, second = request(submitted_at=1.0), request("build")
+    first_id = relay.submit(first)
+    relay.result(first_id, timeout=20)
+    relay.store.submit(second)
+    listed = {summary.run_id: summary for summary in relay.runs()}
+    assert [summary.run_id for summary in relay.runs()] == sorted(listed, reverse=True)
+    done = listed[first_id]
+    assert (done.state, done.command, done.done, done.total, done.submitted_at) == ("succeeded", "run", 2, 2, 1.0)
+    assert (listed[second.run_id].state, listed[second.run_id].command) == ("active", "build")
+    worker.redis().delete(relay.store.keys.run(first_id))  # expired
+    assert [summary.run_id for summary in relay.runs()] == [second.run_id]
+
+
+def test_workers_that_fell_silent_are_not_listed(relay: RelayClient, worker: FakeWorker) -> None:
+    said = {"host": "h", "pid": 1, "processes": 2, "version": "1", "queue": "q", "since": 0}
+    for name, seen in (("h:1", time.time()), ("h:2", time.time() - 60)):
+        worker.redis().hset(relay.store.keys.workers(), name, json.dumps({**said, "seen": seen}))
+    [info] = relay.workers()
+    assert (info.host, info.processes) == ("h", 2)
+
+
+@pytest.mark.parametrize(
+    "error", [redis.ConnectionError("refused"), redis.TimeoutError("late"), OSError("gone"), OperationalError("gone")]
+)
+def test_a_server_that_is_away_is_one_kind_of_error(
+    relay: RelayClient, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    relay.broker_url = "redis://:hunter2@somewhere:6379/0"
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(relay.store, "submit", fail)
+    with pytest.raises(BrokerUnavailableError, match="Redis at .*somewhere:6379/0 cannot be reached") as caught:
+        relay.submit(request())
+    assert caught.value.retryable
+    assert caught.value.info is not None
+    assert caught.value.info.category == Category.BROKER.value
+    assert "hunter2" not in str(caught.value) + repr(caught.value.info)
+    assert caught.value.__cause__ is error
+
+
+def test_other_errors_stay_what_they_are(relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(relay.store, "submit", fail)
+    with pytest.raises(ZeroDivisionError):
+        relay.submit(request())
+
+
+def test_the_message_is_celerys(redis_server: Any) -> None:
+    """A worker of Celery's reads what the client writes without Celery."""
+    from celery import Celery
+
+    redis_server.flush()
+    relay = RelayClient(redis_server.broker_url, queue="wire")
+    relay.publish("20250101T000000-0123456789ab", ("@plan", "model.p.a", "@session"))
+    with Celery(broker=redis_server.broker_url).connection() as connection, connection.SimpleQueue("wire") as queue:
+        messages = [queue.get(timeout=5) for _ in range(3)]
+        for message in messages:
+            message.ack()
+    assert [message.headers["task"] for message in messages] == ["relay.plan", "relay.node", "relay.session"]
+    assert messages[1].payload[0] == ["20250101T000000-0123456789ab", "model.p.a"]
+    assert messages[1].content_type == "application/json"
+    assert messages[1].headers["argsrepr"] == "('20250101T000000-0123456789ab', 'model.p.a')"
+    relay.publish("20250101T000000-0123456789ab", ())
+    with redis_server.client() as client:
+        assert client.llen("wire") == 0

@@ -1,0 +1,134 @@
+"""Beats, and what happens when one is answered with lost or stop, or not at all."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.waiting import wait_until
+from workers.heart import LOST, STOP, Heart, StepInterrupted
+from workers.ledger import Claim
+from workers.warehouse_lock import Session
+
+RUN = "20250101T000000-0123456789ab"
+
+
+class Ledger:
+    """Answers beats from a list of words; the last one for ever."""
+
+    def __init__(self, *answers: str | Exception, lease_ms: int = 60) -> None:
+        self.lease_ms = lease_ms
+        self.answers: list[str | Exception] = list(answers) or ["ok"]
+        self.beats: list[tuple[str, list[tuple[str, int]], str | None]] = []
+
+    def beat(self, run_id: str, held: Iterable[tuple[str, int]], lock: str | None = None) -> list[str]:
+        pairs = list(held)
+        self.beats.append((run_id, pairs, lock))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer] * len(pairs)
+
+
+def claim(step: str = "model.p.a", fence: int = 3) -> Claim:
+    return Claim(run_id=RUN, step=step, fence=fence, tries=1, losses=0, index=1, skip=False, cause="", stopping=False)
+
+
+def heart_of(ledger: Ledger, cancel: Any = lambda: None) -> Heart:
+    made: Any = Heart(ledger, cancel)  # type: ignore[arg-type]
+    return made  # type: ignore[no-any-return]
+
+
+def test_a_lease_is_renewed_every_third_of_it_while_it_is_held() -> None:
+    ledger = Ledger()
+    heart = heart_of(ledger)
+    began = time.monotonic()
+    with heart.holding(claim()):
+        wait_until(lambda: len(ledger.beats) >= 5, 5)
+    assert time.monotonic() - began >= 4 * 0.02 * 0.8
+    assert ledger.beats[0] == (RUN, [("model.p.a", 3)], None)
+    said = len(ledger.beats)
+    time.sleep(0.1)
+    assert len(ledger.beats) <= said + 1  # one may have been under way
+
+
+@pytest.mark.parametrize("why", [LOST, STOP])
+def test_a_step_that_must_not_go_on_is_interrupted(why: str) -> None:
+    cancelled = threading.Event()
+    ledger = Ledger("ok", why)
+    heart = heart_of(ledger, cancelled.set)
+    with pytest.raises(StepInterrupted) as caught, heart.holding(claim()), heart.interruptible():
+        signal.pause()  # until the interruption
+    assert caught.value.why == why
+    assert cancelled.is_set()
+
+
+def test_outside_of_dbt_an_interruption_waits_for_the_next_time() -> None:
+    ledger = Ledger(STOP)
+    heart = heart_of(ledger)
+    with heart.holding(claim()):
+        wait_until(lambda: len(ledger.beats) >= 2, 5)  # nothing is raised here
+        wait_until(lambda: heart._why, 5)
+        with pytest.raises(StepInterrupted), heart.interruptible():
+            pytest.fail("it began")
+
+
+def test_a_new_step_begins_with_a_clean_slate() -> None:
+    ledger = Ledger(STOP)
+    heart = heart_of(ledger)
+    with heart.holding(claim()):
+        wait_until(lambda: heart._why, 5)
+    ledger.answers = ["ok"]
+    with heart.holding(claim("model.p.b", 1)), heart.interruptible():
+        wait_until(lambda: ledger.beats[-1][1] == [("model.p.b", 1)], 5)
+
+
+def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
+    heart = heart_of(Ledger(redis.ConnectionError("away")))
+    began = time.monotonic()
+    with pytest.raises(StepInterrupted) as caught, heart.holding(claim()), heart.interruptible():
+        signal.pause()
+    assert caught.value.why == LOST
+    assert time.monotonic() - began >= 0.05
+
+
+def test_a_server_that_is_away_for_less_is_ridden_out() -> None:
+    ledger = Ledger(redis.ConnectionError("away"), "ok", lease_ms=3000)
+    heart = heart_of(ledger)
+    heart._interval = 0.02
+    with heart.holding(claim()), heart.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 4, 5)
+
+
+def test_a_cancel_that_fails_does_not_keep_the_step_alive() -> None:
+    def cancel() -> None:
+        raise OSError("the driver is confused")
+
+    heart = heart_of(Ledger(STOP), cancel)
+    with pytest.raises(StepInterrupted), heart.holding(claim()), heart.interruptible():
+        signal.pause()
+
+
+def test_a_session_keeps_its_warehouse_with_its_step() -> None:
+    ledger = Ledger()
+    heart = heart_of(ledger)
+    with heart.session(Session(RUN, "duckdb:/x", 7)):
+        wait_until(lambda: ledger.beats, 5)
+        with heart.holding(claim()):
+            wait_until(lambda: len(ledger.beats[-1][1]) == 2, 5)
+    assert ledger.beats[0] == (RUN, [("@session", 7)], "duckdb:/x")
+    assert set(ledger.beats[-1][1]) >= {("@session", 7)}
+
+
+def test_the_signal_handler_of_before_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGUSR2)
+    heart = heart_of(Ledger())
+    with heart.holding(claim()), heart.interruptible():
+        assert signal.getsignal(signal.SIGUSR2) != before
+    assert signal.getsignal(signal.SIGUSR2) == before

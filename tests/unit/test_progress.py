@@ -1,0 +1,111 @@
+"""Events on their way to Redis: in order, in batches, once, and whatever Redis does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from workers import progress as module
+from workers.contract.events import LINE, Event, decode_event
+from workers.progress import Progress
+
+RUN = "20250101T000000-0123456789ab"
+
+
+class Recorder:
+    """A ledger that remembers what it was sent, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, int, list[str]]] = []
+        self.errors: list[Exception] = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def append_events(self, run_id: str, publisher: str, first: int, bodies: Sequence[bytes]) -> int:
+        self.open.wait(10)
+        self.calls.append((run_id, publisher, first, [decode_event(body).text for body in bodies]))
+        if self.errors:
+            raise self.errors.pop(0)
+        return len(bodies)
+
+
+@pytest.fixture
+def ledger() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def progress(ledger: Recorder) -> Progress:
+    made: Any = Progress(ledger)  # type: ignore[arg-type]
+    return made  # type: ignore[no-any-return]
+
+
+def say(progress: Progress, *texts: object, run_id: str = RUN) -> None:
+    for text in texts:
+        progress.emit(Event(kind=LINE, run_id=run_id, text=str(text)))
+
+
+def test_events_arrive_in_order_and_are_numbered(ledger: Recorder, progress: Progress) -> None:
+    say(progress, *range(1200))
+    assert progress.flush(10)
+    assert [text for call in ledger.calls for text in call[3]] == [str(number) for number in range(1200)]
+    expected = 1
+    for _, _, first, texts in ledger.calls:
+        assert first == expected
+        assert len(texts) <= module.MAX_BATCH
+        expected += len(texts)
+    assert len({publisher for _, publisher, _, _ in ledger.calls}) == 1
+
+
+def test_runs_are_not_mixed(ledger: Recorder, progress: Progress) -> None:
+    other = "20250101T000000-ba9876543210"
+    ledger.open.clear()
+    say(progress, "a", "b")
+    say(progress, "c", run_id=other)
+    say(progress, "d")
+    ledger.open.set()
+    assert progress.flush(10)
+    sent = {run: [t for r, _, _, texts in ledger.calls if r == run for t in texts] for run in (RUN, other)}
+    assert sent == {RUN: ["a", "b", "d"], other: ["c"]}
+    assert [first for run, _, first, _ in ledger.calls if run == RUN][-1] == 3
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("away"), redis.TimeoutError("late")])
+def test_a_batch_is_repeated_as_it_was(ledger: Recorder, progress: Progress, error: Exception) -> None:
+    ledger.errors = [error]
+    say(progress, "a")
+    assert progress.flush(10)
+    assert len(ledger.calls) == 2
+    assert ledger.calls[0] == ledger.calls[1]
+    assert progress.dropped == 0
+
+
+def test_a_server_that_is_full_costs_lines_and_nothing_else(ledger: Recorder, progress: Progress) -> None:
+    ledger.errors = [redis.ResponseError("OOM command not allowed")]
+    say(progress, "a")
+    assert progress.flush(10)
+    assert progress.dropped == 1
+    say(progress, "b")
+    assert progress.flush(10)
+    assert ledger.calls[-1][3] == ["b"]
+
+
+def test_a_server_that_is_away_does_not_fill_the_memory(
+    ledger: Recorder, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_HELD", 10)
+    ledger.open.clear()
+    say(progress, *range(100))
+    assert not progress.flush(0.05)
+    ledger.open.set()
+    assert progress.flush(10)
+    assert progress.dropped >= 80
+    assert sum(len(texts) for *_, texts in ledger.calls) == 100 - progress.dropped
+
+
+def test_flushing_nothing_takes_no_time(progress: Progress) -> None:
+    assert progress.flush(0)

@@ -1,0 +1,138 @@
+"""What the reaper does about watches that ran out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.waiting import wait_until
+from workers.reaper import Reaper
+
+RUN = "20250101T000000-0123456789ab"
+
+
+class Client:
+    """As much of Redis as the reaper asks."""
+
+    def __init__(self) -> None:
+        self.run_id, self.uptime, self.waiting = "server1", 1000, 0
+
+    def info(self, section: str) -> dict[str, Any]:
+        assert section == "server"
+        return {"run_id": self.run_id, "uptime_in_seconds": self.uptime}
+
+    def llen(self, queue: str) -> int:
+        assert queue == "q"
+        return self.waiting
+
+
+class Ledger:
+    """Has what it was given to find."""
+
+    lease_ms = 100
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self.watches: dict[str, dict[str, Any]] = {}
+        self.asked: list[tuple[str, bool]] = []
+        self.due: tuple[str, ...] = ()
+        self.error: Exception | None = None
+
+    def overdue(self) -> list[tuple[str, str]]:
+        if self.error is not None:
+            raise self.error
+        return [(RUN, step) for step in self.watches]
+
+    def reap(self, run_id: str, step: str, *, queue_empty: bool) -> dict[str, Any]:
+        self.asked.append((step, queue_empty))
+        return {"publish": (), "losses": 1, **self.watches[step]}
+
+    def active_runs(self) -> list[str]:
+        return [RUN]
+
+    def dispatch(self, run_id: str) -> tuple[str, ...]:
+        due, self.due = self.due, ()
+        return due
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def published() -> list[tuple[str, tuple[str, ...]]]:
+    return []
+
+
+@pytest.fixture
+def reaper(ledger: Ledger, published: list[tuple[str, tuple[str, ...]]]) -> Reaper:
+    def publish(run_id: str, steps: Sequence[str]) -> None:
+        if steps:
+            published.append((run_id, tuple(steps)))
+
+    made: Any = Reaper(ledger, publish, queue="q", interval=0.02)  # type: ignore[arg-type]
+    return made  # type: ignore[no-any-return]
+
+
+def test_a_lost_message_is_sent_again(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
+    ledger.watches = {"@plan": {"what": "publish"}, "model.p.a": {"what": "nothing"}}
+    assert reaper.sweep() == 1
+    assert published == [(RUN, ("@plan",))]
+    assert ledger.asked == [("@plan", True), ("model.p.a", True)]
+
+
+def test_a_deep_queue_is_said_to_be_one(ledger: Ledger, reaper: Reaper) -> None:
+    ledger.client.waiting = 10
+    ledger.watches = {"model.p.a": {"what": "nothing"}}
+    assert reaper.sweep() == 0
+    assert ledger.asked == [("model.p.a", False)]
+
+
+def test_what_a_lost_worker_held_is_handed_out(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
+    ledger.watches = {"model.p.a": {"what": "lost", "owner": "h:1", "publish": ("model.p.a", "model.p.b")}}
+    assert reaper.sweep() == 1
+    assert published == [(RUN, ("model.p.a", "model.p.b"))]
+
+
+def test_what_was_ready_and_never_handed_out_is_found(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
+    ledger.due = ("model.p.c",)
+    assert reaper.sweep() == 1
+    assert published == [(RUN, ("model.p.c",))]
+    ledger.due = ("model.p.d",)
+    assert reaper.sweep() == 0  # it looks for those less often
+    wait_until(lambda: reaper.sweep() == 1, 2)
+
+
+def test_after_a_restart_of_redis_the_living_may_renew_first(ledger: Ledger, reaper: Reaper) -> None:
+    ledger.watches = {"@plan": {"what": "publish"}}
+    assert reaper.sweep() == 1
+    ledger.client.run_id = "server2"
+    assert reaper.sweep() == 0
+    ledger.asked.clear()
+    wait_until(lambda: reaper.sweep() == 1, 2)
+    assert ledger.asked == [("@plan", True)]
+
+
+def test_a_server_that_is_up_for_less_than_a_lease_is_new_too(ledger: Ledger, reaper: Reaper) -> None:
+    ledger.client.uptime = 0
+    ledger.watches = {"@plan": {"what": "publish"}}
+    assert reaper.sweep() == 0
+    wait_until(lambda: reaper.sweep() == 1, 2)
+
+
+def test_its_thread_survives_a_server_that_goes_away(
+    ledger: Ledger, reaper: Reaper, published: list[tuple[str, tuple[str, ...]]]
+) -> None:
+    ledger.error = redis.ConnectionError("away")
+    reaper.start()
+    wait_until(lambda: ledger.client.run_id, 1)
+    ledger.watches = {"@plan": {"what": "publish"}}
+    ledger.error = None
+    wait_until(lambda: published, 5)
+    reaper.stop()
+    assert not any(thread.name == "reaper" for thread in threading.enumerate())
