@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from producer import DbtRunner
+from producer.embedded_dirs import configured_broker
 from producer.live import LiveView, PlainView, short_name, status_style, view_for
 from producer.report import WIDTH_OF_A_FILE, print_result, summary
 from workers.contract.events import Event
@@ -93,7 +94,8 @@ def run_demo(
     if not console.is_terminal:
         console = Console(file=file, highlight=False, width=WIDTH_OF_A_FILE)
     demo = Demo(view_for(file), console, file)
-    console.print(Text(f"Simulating {years[0]} to {years[-1]} with {workers} worker processes", style="bold"))
+    own = "" if configured_broker() else f" with {workers} worker processes"
+    console.print(Text(f"Simulating {years[0]} to {years[-1]}{own}", style="bold"))
     return demo.run(DbtRunner(project, workers=workers, on_event=demo.hear), years)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
-from kombu import Connection
+from kombu.connection import Connection
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.transport import redis as kombu_redis
 
@@ -105,13 +105,13 @@ class GuardedTransport(kombu_redis.Transport):
     Channel = GuardedChannel
 
 
-class ReticentConnection(Connection):  # type: ignore[misc]
+class ReticentConnection(Connection):
     """kombu's, whose host of a unix socket is the whole address, its password included; workers tell it
     to whoever asks for their statistics (Flower does)."""
 
     def info(self) -> Any:
         """What may be told of the connection."""
-        told = super().info()
+        told: Any = super().info()  # type: ignore[no-untyped-call]
         told["hostname"] = scrub(str(told.get("hostname") or ""))
         return told
 

@@ -18,6 +18,7 @@ from workers.app import settings
 from workers.contract.connection import connect
 from workers.contract.log import configure, log
 from workers.contract.names import Keys
+from workers.draining import drain
 from workers.intake import count_with
 from workers.ledger import Ledger
 from workers.reaper import Reaper
@@ -104,6 +105,7 @@ def _ready(sender: Any = None, **_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _shutting_down(**_: Any) -> None:
+    drain()
     presence = _alive.get("presence")
     if presence is not None:
         presence.stop()

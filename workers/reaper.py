@@ -7,6 +7,7 @@ so that whoever is alive can renew first.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ class Reaper:
             log("message lost, sent again", run=run_id, node=step, phase="reap")
             self._publish(run_id, (step,))
         elif what == "lost":
-            log("worker lost", run=run_id, node=step, worker=answer.get("owner"),
+            log("worker lost", level=logging.WARNING, run=run_id, node=step, worker=answer.get("owner"),
                 losses=answer["losses"], phase="reap")  # fmt: skip
             self._publish(run_id, answer["publish"])
         return int(what != "nothing")

@@ -35,6 +35,7 @@ from workers.contract.names import (
     TASK_START,
     task_name,
 )
+from workers.draining import draining
 from workers.heart import StepInterrupted
 from workers.ledger import SESSION, Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
@@ -103,7 +104,7 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     done = 0
     with held.heart.session(entered):
         try:
-            while True:
+            while not draining():  # another worker goes on where a stopping one leaves
                 claim = held.ledger.claim(body.run_id, "", held.owner, session=entered.fence)
                 if isinstance(claim, Refusal):
                     break

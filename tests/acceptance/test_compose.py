@@ -136,10 +136,19 @@ def test_workers_scale_and_stop_gracefully(services: dict[str, Any]) -> None:
     worker = services["worker"]
     assert "container_name" not in worker, "a fixed name forbids --scale"
     assert "ports" not in worker
+    assert worker["scale"] == 2
     assert worker["stop_grace_period"] == "2m0s"
     assert worker["init"] is True
     assert "ping" in worker["healthcheck"]["test"][-1]
     assert worker["depends_on"]["redis"]["condition"] == "service_healthy"
+
+
+def test_the_number_of_workers_is_a_setting_that_every_command_reads() -> None:
+    """`docker compose run` starts its dependencies as the file says and forgets an earlier --scale."""
+    example = str(ROOT / ".env.example")
+    done = compose("--env-file", example, "config", "--format", "json", env={"WORKERS": "5"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["services"]["worker"]["scale"] == 5
 
 
 def test_the_producer_runs_once_after_the_workers_are_healthy(services: dict[str, Any]) -> None:

@@ -45,7 +45,9 @@ def message(
     """A message as kombu keeps it in its list, with what the case makes of it."""
     identity = str(uuid.uuid4())
     if body is None:
-        body = json.dumps([args, kwargs or {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
+        body = json.dumps(
+            [args, kwargs or {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+        ).encode()
     return json.dumps(
         {
             "body": base64.b64encode(body).decode(), "content-encoding": "utf-8", "content-type": content_type,
@@ -102,7 +104,9 @@ def test_a_bad_task_is_refused_and_counted(
 NOT_OUR_TASK: dict[str, tuple[str | bytes, str]] = {
     "a task that is a number": (message([NO_RUN, "@plan"], task=5), "task"),
     "pickle": (
-        message(body=pickle.dumps(([NO_RUN, "@plan"], {}, {})), content_type="application/x-python-serialize"),
+        message(
+            body=pickle.dumps(([NO_RUN, "@plan"], {}, {})), content_type="application/x-python-serialize"
+        ),
         "not a task message",
     ),
     "yaml": (message(body=b"- [x]\n- {}\n- {}\n", content_type="application/x-yaml"), "not a task message"),
@@ -137,7 +141,10 @@ def test_what_is_no_task_is_refused_and_counted(
 
 
 LEFT_TO_CELERY = {
-    "a task that nobody knows": (message([NO_RUN, "@plan"], task="relay.format_the_disk"), "relay.format_the_disk"),
+    "a task that nobody knows": (
+        message([NO_RUN, "@plan"], task="relay.format_the_disk"),
+        "relay.format_the_disk",
+    ),
     "too many arguments": (message([NO_RUN, "@plan", 1, "more"]), "positional arguments"),
     "no arguments": (message([]), "missing"),
     "a name that is no argument": (message([NO_RUN, "@plan"], {"sudo": True}), "sudo"),
@@ -166,7 +173,9 @@ def assert_at_work(pool: WorkerPool, server: RedisServer) -> None:
     with server.client() as client:
         before = sum(rejected(client).values())
         client.lpush(QUEUE, message(["are you there?", "@plan"]))
-        wait_until(lambda: sum(rejected(client).values()) == before + 1, 15, lambda: f"an answer:\n{pool.log()}")
+        wait_until(
+            lambda: sum(rejected(client).values()) == before + 1, 15, lambda: f"an answer:\n{pool.log()}"
+        )
 
 
 def test_a_real_run_is_done_among_all_of_them(
@@ -182,8 +191,13 @@ def test_a_real_run_is_done_among_all_of_them(
 
 
 def test_forged_steps_change_nothing(
-    pool: WorkerPool, project: Path, redis_server: RedisServer, redis_client: redis.Redis, duckdb_file: Path,
-    tmp_path: Path, module_worker_pool: WorkerPools,
+    pool: WorkerPool,
+    project: Path,
+    redis_server: RedisServer,
+    redis_client: redis.Redis,
+    duckdb_file: Path,
+    tmp_path: Path,
+    module_worker_pool: WorkerPools,
 ) -> None:
     """Messages for steps that are done, running or not due yet, while the run is at its gate."""
     second = module_worker_pool(1)
@@ -192,7 +206,15 @@ def test_forged_steps_change_nothing(
     for event in relay.watch(run_id, timeout=60):
         if "before the gate" in event.text:
             break
-    steps = ["@plan", "@start", "@close", "@command", "model.trial.gated", "model.trial.after_gated", "model.trial.nobody"]
+    steps = [
+        "@plan",
+        "@start",
+        "@close",
+        "@command",
+        "model.trial.gated",
+        "model.trial.after_gated",
+        "model.trial.nobody",
+    ]
     states = redis_client.hgetall(KEYS.states(run_id))
     for step in steps:
         redis_client.lpush(QUEUE, message([run_id, step], task="relay.node"))
@@ -216,16 +238,14 @@ def busy(pool: WorkerPool, client: redis.Redis) -> bool:
 
 REQUESTS: dict[str, tuple[Callable[[str], bytes], str]] = {
     "another version": (
-        lambda run_id: json.dumps(
-            {**json.loads(encode_request(request(run_id))), "version": 9}
-        ).encode(),
+        lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "version": 9}).encode(),
         "version 9",
     ),
     "an unknown field": (
         lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "sudo": 1}).encode(),
         "sudo",
     ),
-    "no JSON": (lambda run_id: b"\x00\x01garbage", "not a valid run request"),
+    "no JSON": (lambda _: b"\x00\x01garbage", "not a valid run request"),
     "no arguments": (
         lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "args": []}).encode(),
         "args",

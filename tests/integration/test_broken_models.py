@@ -108,7 +108,9 @@ def copy_project_(tmp_path: Path) -> Path:
     return copy_project("trial", tmp_path / "trial")
 
 
-def test_a_model_that_was_mended_runs(pool: WorkerPool, copy_project_: Path, redis_server: RedisServer) -> None:
+def test_a_model_that_was_mended_runs(
+    pool: WorkerPool, copy_project_: Path, redis_server: RedisServer
+) -> None:
     """A warm worker never answers from what the file was before."""
     dbt = runner(redis_server, copy_project_)
     command = ["build", "--select", "+broken_column"]

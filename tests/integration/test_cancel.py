@@ -126,7 +126,12 @@ def test_an_ended_run_cannot_be_cancelled(
 
 
 def test_ctrl_c_cancels_what_the_script_waits_for(
-    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path, tmp_path: Path
+    pool: WorkerPool,
+    project: Path,
+    redis_server: RedisServer,
+    relay: RelayClient,
+    duckdb_file: Path,
+    tmp_path: Path,
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(

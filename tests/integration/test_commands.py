@@ -213,9 +213,9 @@ def test_a_model_that_is_not_there_is_refused_before_any_node_runs(
     dbt: DbtRunner, redis_server: RedisServer
 ) -> None:
     relay = RelayClient(redis_server.broker_url)
-    with pytest.raises(DbtUsageError, match="no model named 'int_modle_a'.*int_model_a"):
+    with pytest.raises(DbtUsageError, match=r"no model named 'int_modle_a'.*int_model_a"):
         dbt.run_model("int_modle_a", stream_output=False)
-    with pytest.raises(DbtUsageError, match="no model named 'int_modle_b'.*int_model_b"):
+    with pytest.raises(DbtUsageError, match=r"no model named 'int_modle_b'.*int_model_b"):
         dbt.run_models(["int_model_a", "int_modle_b"], parallel=True, stream_output=False)
     with pytest.raises(DbtUsageError, match="int_modle_b"):
         dbt.run_models(["int_model_a", "int_modle_b"], stream_output=False)

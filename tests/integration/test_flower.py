@@ -61,10 +61,7 @@ def test_flower_shows_each_node_of_a_duckdb_run(
     )
     tasks = tasks_of(flower, result.run_id)
     assert {"relay.plan", "relay.start", "relay.node", "relay.close"} <= {task["name"] for task in tasks}
-    shown = {
-        each.unique_id: node_tasks(tasks, each.unique_id)
-        for each in result.nodes
-    }
+    shown = {each.unique_id: node_tasks(tasks, each.unique_id) for each in result.nodes}
     assert {unique_id: len(found) for unique_id, found in shown.items()} == dict.fromkeys(shown, 1)
     good, bad = node(result, "int_raised"), node(result, "broken_macro")
     [task] = shown[good.unique_id]

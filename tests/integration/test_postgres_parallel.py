@@ -68,7 +68,7 @@ def nodes_of(result: DbtResult) -> list[NodeResult]:
 def test_the_run_succeeds(result: DbtResult) -> None:
     assert result.success, result.stdout[-3000:]
     assert 35 <= len(nodes_of(result)) <= 60
-    assert {node.status for node in result.nodes} == {"success"}
+    assert {node.status for node in result.nodes} <= {"success", "no-op"}  # an exposure is a no-op
 
 
 def test_nodes_overlap_in_time_on_two_processes(result: DbtResult) -> None:

@@ -98,6 +98,24 @@ def test_a_killed_worker_loses_nothing(
 
 
 @pytest.mark.slow
+def test_a_stopping_worker_hands_its_run_over(
+    tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
+) -> None:
+    project = copy_project("slow", tmp_path / "project")
+    pools = [worker_pool(n=1, env=QUICK), worker_pool(n=1, env=QUICK)]
+    run = Background(project, redis_server.broker_url)
+    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
+    leaving = run.worker_of("first")
+    next(pool for pool in pools if leaving in pool.children).terminate()
+    result = run.wait()
+    assert_all_right(result)
+    workers = {node.name: node.worker for node in result.nodes}
+    assert workers["first"].endswith(f":{leaving}")
+    assert not workers["last"].endswith(f":{leaving}")
+    assert all(len(node.attempts) == 1 for node in result.nodes)
+
+
+@pytest.mark.slow
 def test_lost_messages_are_sent_again(
     tmp_path: Path, duckdb_file: Path, worker_pool: WorkerPools, redis_server: RedisServer
 ) -> None:

@@ -72,11 +72,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = copy_project("trial", tmp_path_factory.mktemp("trial"))
     profiles = project / "profiles.yml"
     profiles.write_text(
-        profiles.read_text()
-        + "      application_name: \"{{ env_var('DBT_ENV_SECRET_API_KEY') }}\"\n"
+        profiles.read_text() + "      application_name: \"{{ env_var('DBT_ENV_SECRET_API_KEY') }}\"\n"
     )
     config = project / "dbt_project.yml"
-    config.write_text(config.read_text() + "\non-run-start: \"{{ tell_all() }}\"\n")
+    config.write_text(config.read_text() + '\non-run-start: "{{ tell_all() }}"\n')
     (project / "macros" / "tell_all.sql").write_text(
         """
         {% macro tell_all() %}
@@ -194,7 +193,13 @@ def test_secrets_appear_nowhere(
         assert_silent(everything_in(client), database)
     assert_silent(pool.log_path.read_text(), database)
     wait_until(lambda: flower.finished(result.run_id, "relay.close"), 20, "the last task")
-    for page in ("/api/tasks?limit=1000", "/api/workers?refresh=1", "/api/queues/length", "/tasks", "/broker"):
+    for page in (
+        "/api/tasks?limit=1000",
+        "/api/workers?refresh=1",
+        "/api/queues/length",
+        "/tasks",
+        "/broker",
+    ):
         assert_silent(flower.read(page), database)
     for name in ("run_results.json", "manifest.json"):
         assert_silent((project / "target" / name).read_text(), database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -68,9 +69,11 @@ def test_threads_on_one_file_take_turns(
     with ThreadPoolExecutor(THREADS) as threads:
         results = list(threads.map(build, range(THREADS)))
     assert all(result.success for result in results), [result.stdout for result in results]
-    assert all(node.attempts[0].number == len(node.attempts) == 1 for result in results for node in result.nodes)
+    assert all(
+        node.attempts[0].number == len(node.attempts) == 1 for result in results for node in result.nodes
+    )
     spans = sorted(
         (min(node.started_at for node in result.nodes), max(node.finished_at for node in result.nodes))
         for result in results
     )
-    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False)), spans
+    assert all(first[1] <= second[0] for first, second in pairwise(spans)), spans

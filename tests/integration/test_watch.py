@@ -58,7 +58,9 @@ def test_a_late_watcher_has_the_same_lines_as_an_early_one(
 ) -> None:
     gate = Gate(tmp_path / "gate")
     run_id = submit(
-        redis_server, project, ["run", "--select", "gated+", "int_model_a", "--vars", f"{{gate: {gate.path}}}"]
+        redis_server,
+        project,
+        ["run", "--select", "gated+", "int_model_a", "--vars", f"{{gate: {gate.path}}}"],
     )
     early = Watcher(relay, run_id)
     assert early.at_the_gate.wait(60)
@@ -127,4 +129,4 @@ def test_a_watcher_may_lose_patience(
         list(relay.watch(run_id, timeout=0.5))
     gate.open()
     assert relay.result(run_id, timeout=60).success
-    assert [each.run_id for each in relay.runs()][0] == run_id
+    assert relay.runs()[0].run_id == run_id

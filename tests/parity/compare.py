@@ -76,7 +76,8 @@ def compare(
     _relations(seen, plain.relations, relay.relations, rules, allowance)
     _manifest(seen, plain.manifest, relay.manifest, rules)
     _files(seen, plain.files, relay.files, rules)
-    _lines(seen, plain, relay, rules, allowance)
+    if not relay.refused:
+        _lines(seen, plain, relay, rules, allowance)
     return seen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -128,18 +129,22 @@ class Pair:
                 step.make(self.plain)
                 step.make(self.relay)
                 continue
-            plain = self.plain.run(step.words, step.env, step.target)
+            surprises = len(report.surprises)
+            with ThreadPoolExecutor(1) as beside:  # a process of its own: it need not wait for the other
+                running = beside.submit(self.plain.run, step.words, step.env, step.target)
+                relay = self.relay.run(step.words, step.env, step.target)
+                plain = running.result()
             if plain.return_code != step.exit_code:
                 report.surprises.append(
                     f"plain dbt {shlex.join(step.words)} ended with {plain.return_code}, not "
                     f"{step.exit_code}:\n" + "\n".join(plain.lines[-25:]) + plain.stderr
                 )
-            relay = self.relay.run(step.words, step.env, step.target)
             self.outcomes.append((plain, relay))
             allowance = replace(
                 self.allowance, order=step.order, skip_lines=(*self.allowance.skip_lines, *step.skip_lines)
             )
             rules = (self.plain.rules, self.relay.rules)
+            print("\n".join(report.surprises[surprises:]), end="")
             seen = compare(plain, relay, rules, allowance)
             report.add(shlex.join(step.words), seen)
             print(f"dbt {shlex.join(step.words)}: {len(seen.differences)} differences", flush=True)

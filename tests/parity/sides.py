@@ -30,6 +30,8 @@ class Outcome:
     """Text of every file below target/compiled and target/run; other artifacts by name alone."""
     relations: dict[str, Relation]
     stderr: str = ""
+    refused: bool = False
+    """dbt-relay saw that dbt could not do it, said so and queued nothing: there are no lines."""
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Side:
 
     def __post_init__(self) -> None:
         self.rules = Rules(str(self.folder), self.warehouse.database)
+        self.refused = False
 
     @property
     def project(self) -> Path:
@@ -56,15 +59,16 @@ class Side:
     def run(self, args: Sequence[str], env: Mapping[str, str], target: str = "target") -> Outcome:
         """Run a command and look at everything it left."""
         folder = self.project / target
-        for name in ("run_results.json", "sources.json", "catalog.json"):
-            (folder / name).unlink(missing_ok=True)
+        before = _changed_at(folder / "run_results.json")
         for name in ("compiled", "run"):
             shutil.rmtree(folder / name, ignore_errors=True)
+        self.refused = False
         window = Window(began=time.time(), ended=float("inf"))
         self.rules.windows.append(window)
         code, lines, stderr = self.execute(args, {**self.env, **env})
         window.ended = time.time()
-        run_results = _json(folder / "run_results.json")
+        rewritten = _changed_at(folder / "run_results.json") != before
+        run_results = _json(folder / "run_results.json") if rewritten else None
         manifest = _json(folder / "manifest.json")
         for artifact in (run_results, manifest):
             if artifact is not None and window.invocation_id is None:
@@ -72,6 +76,7 @@ class Side:
         return Outcome(
             return_code=code, lines=lines, run_results=run_results, manifest=manifest,
             files=_files(folder), relations=self.warehouse.relations(), stderr=stderr,
+            refused=self.refused,
         )  # fmt: skip
 
 
@@ -103,6 +108,7 @@ class Relay(Side):
         try:
             result = runner.execute_command(list(args), stream_output=False)
         except DbtUsageError as error:
+            self.refused = True
             return 2, [], str(error)
         return result.return_code, result.stdout.splitlines(), result.stderr
 
@@ -114,6 +120,10 @@ def _environment() -> dict[str, str]:
 
 def _path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+def _changed_at(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _json(path: Path) -> dict[str, Any] | None:

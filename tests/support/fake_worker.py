@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import fakeredis
 import msgspec
@@ -37,7 +36,10 @@ class FakeWorker:
     """
 
     def __init__(
-        self, nodes: Mapping[str, tuple[str, ...]], behaviour: Mapping[str, Behaviour] | None = None, threads: int = 2
+        self,
+        nodes: Mapping[str, tuple[str, ...]],
+        behaviour: Mapping[str, Behaviour] | None = None,
+        threads: int = 2,
     ) -> None:
         self.server = fakeredis.FakeServer()
         self.ledger = Ledger(self.redis())
@@ -59,7 +61,7 @@ class FakeWorker:
     @contextmanager
     def at_work(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
         """Clients of this process talk to it."""
-        monkeypatch.setattr(client_module, "connect", lambda url, **_: self.redis())
+        monkeypatch.setattr(client_module, "connect", lambda _, **__: self.redis())
         monkeypatch.setattr(RelayClient, "publish", lambda _, run_id, steps: self.publish(run_id, steps))
         for thread in self._threads:
             thread.start()
@@ -79,7 +81,7 @@ class FakeWorker:
                 claim = self.ledger.claim(run_id, step, f"fake:{threading.get_ident()}")
                 if isinstance(claim, Claim):
                     self._step(claim)
-        except BaseException as error:  # shown by the test
+        except BaseException as error:  # noqa: BLE001 - the test shows it
             self.failure = error
 
     def _step(self, claim: Claim) -> None:
@@ -88,7 +90,9 @@ class FakeWorker:
 
     def say(self, claim: Claim, text: str) -> None:
         """A line."""
-        event = Event(kind=LINE, run_id=claim.run_id, node=claim.step, text=text, at=time.time(), worker="fake")
+        event = Event(
+            kind=LINE, run_id=claim.run_id, node=claim.step, text=text, at=time.time(), worker="fake"
+        )
         with self._lock:
             first = self._events[claim.run_id] = self._events.get(claim.run_id, 0) + 1
             self.ledger.append_events(claim.run_id, "fake", first, [encode_event(event)])
@@ -117,7 +121,9 @@ class FakeWorker:
             )
             for place, name in enumerate(names)
         ]  # fmt: skip
-        roots = tuple(unique(name) for name in names if not any(parent in names for parent in self.nodes[name]))
+        roots = tuple(
+            unique(name) for name in names if not any(parent in names for parent in self.nodes[name])
+        )
         self.ledger.stage(claim, staged, roots=roots)
         facts: dict[str, str | int | float] = {"mode": "message", "parallel": threads}
         return self.ledger.finish(claim, Move(word="planned", facts=facts, nodes=len(staged)))
@@ -184,5 +190,3 @@ def attempt(claim: Claim, began: float, status: str, error: ErrorInfo | None) ->
         step=claim.step, number=claim.tries, worker="fake", started_at=began, finished_at=time.time(),
         status=status, error=error,
     )  # fmt: skip
-
-

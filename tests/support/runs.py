@@ -48,7 +48,12 @@ class Ear:
 
 
 def runner(
-    server: RedisServer, project: Path, *, env: Mapping[str, str] | None = None, threads: int = 4, **options: Any
+    server: RedisServer,
+    project: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    threads: int = 4,
+    **options: Any,
 ) -> DbtRunner:
     """A DbtRunner on a project and a server, with `env` on top of the test's environment."""
     environ = None if env is None else {**os.environ, **env}
@@ -95,7 +100,8 @@ def duckdb_held_elsewhere(path: Path) -> Iterator[Callable[[], None]]:
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
 
     def release() -> None:

@@ -56,7 +56,9 @@ def test_watching_from_the_start_and_from_now(relay: RelayClient, worker: FakeWo
     second: list[Event] = []
     threads = [
         threading.Thread(target=lambda: first.extend(relay.watch(asked.run_id, timeout=20))),
-        threading.Thread(target=lambda: second.extend(relay.watch(asked.run_id, from_start=False, timeout=20))),
+        threading.Thread(
+            target=lambda: second.extend(relay.watch(asked.run_id, from_start=False, timeout=20))
+        ),
     ]
     for thread in threads:
         thread.start()
@@ -70,13 +72,15 @@ def test_watching_from_the_start_and_from_now(relay: RelayClient, worker: FakeWo
     assert [event.seq for event in first] == list(range(1, len(first) + 1))
 
 
-def test_a_run_that_said_too_much_is_told_from_one_that_is_whole(relay: RelayClient, worker: FakeWorker) -> None:
+def test_a_run_that_said_too_much_is_told_from_one_that_is_whole(
+    relay: RelayClient, worker: FakeWorker
+) -> None:
     asked = request("ls")
     relay.store.submit(asked)
     lines = [encode_event(Event(kind=LINE, run_id=asked.run_id, text=str(number))) for number in range(10)]
     worker.ledger.append_events(asked.run_id, "x", 1, lines)
     worker.redis().xtrim(relay.store.keys.events(asked.run_id), maxlen=5, approximate=False)
-    with pytest.raises(RelayError, match="events 1 to 6 of run .* are no longer kept"):
+    with pytest.raises(RelayError, match=r"events 1 to 6 of run .* are no longer kept"):
         list(relay.watch(asked.run_id, timeout=5))
 
 
@@ -122,7 +126,11 @@ def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
 
 
 def test_what_nobody_knows(relay: RelayClient) -> None:
-    for ask in (lambda run_id: next(relay.watch(run_id)), relay.result, lambda run_id: relay.collect(run_id, [])):
+    for ask in (
+        lambda run_id: next(relay.watch(run_id)),
+        relay.result,
+        lambda run_id: relay.collect(run_id, []),
+    ):
         with pytest.raises(RelayError, match="there is no run 20250101T000000-000000000000") as caught:
             ask("20250101T000000-000000000000")
         assert caught.value.info is not None
@@ -146,7 +154,13 @@ def test_runs_are_listed_newest_first(relay: RelayClient, worker: FakeWorker) ->
     listed = {summary.run_id: summary for summary in relay.runs()}
     assert [summary.run_id for summary in relay.runs()] == sorted(listed, reverse=True)
     done = listed[first_id]
-    assert (done.state, done.command, done.done, done.total, done.submitted_at) == ("succeeded", "run", 2, 2, 1.0)
+    assert (done.state, done.command, done.done, done.total, done.submitted_at) == (
+        "succeeded",
+        "run",
+        2,
+        2,
+        1.0,
+    )
     assert (listed[second.run_id].state, listed[second.run_id].command) == ("active", "build")
     worker.redis().delete(relay.store.keys.run(first_id))  # expired
     assert [summary.run_id for summary in relay.runs()] == [second.run_id]
@@ -161,7 +175,8 @@ def test_workers_that_fell_silent_are_not_listed(relay: RelayClient, worker: Fak
 
 
 @pytest.mark.parametrize(
-    "error", [redis.ConnectionError("refused"), redis.TimeoutError("late"), OSError("gone"), OperationalError("gone")]
+    "error",
+    [redis.ConnectionError("refused"), redis.TimeoutError("late"), OSError("gone"), OperationalError("gone")],
 )
 def test_a_server_that_is_away_is_one_kind_of_error(
     relay: RelayClient, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -172,7 +187,9 @@ def test_a_server_that_is_away_is_one_kind_of_error(
         raise error
 
     monkeypatch.setattr(relay.store, "submit", fail)
-    with pytest.raises(BrokerUnavailableError, match="Redis at .*somewhere:6379/0 cannot be reached") as caught:
+    with pytest.raises(
+        BrokerUnavailableError, match=r"Redis at .*somewhere:6379/0 cannot be reached"
+    ) as caught:
         relay.submit(request())
     assert caught.value.retryable
     assert caught.value.info is not None
@@ -197,7 +214,10 @@ def test_the_message_is_celerys(redis_server: Any) -> None:
     redis_server.flush()
     relay = RelayClient(redis_server.broker_url, queue="wire")
     relay.publish("20250101T000000-0123456789ab", ("@plan", "model.p.a", "@session"))
-    with Celery(broker=redis_server.broker_url).connection() as connection, connection.SimpleQueue("wire") as queue:
+    with (
+        Celery(broker=redis_server.broker_url).connection() as connection,
+        connection.SimpleQueue("wire") as queue,
+    ):
         messages = [queue.get(timeout=5) for _ in range(3)]
         for message in messages:
             message.ack()

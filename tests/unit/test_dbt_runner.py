@@ -44,7 +44,9 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
     """A runner whose runs are played by a script."""
     with ExitStack() as stack:
 
-        def start(behaviour: Mapping[str, Behaviour] | None = None, **options: Any) -> tuple[DbtRunner, FakeWorker]:
+        def start(
+            behaviour: Mapping[str, Behaviour] | None = None, **options: Any
+        ) -> tuple[DbtRunner, FakeWorker]:
             worker = stack.enter_context(FakeWorker(MODELS, behaviour).at_work(monkeypatch))
             return DbtRunner(PROJECT, broker_url="redis://nowhere:1/0", **options), worker
 
@@ -132,7 +134,9 @@ def test_retries_end(play: Play) -> None:
 
 
 def test_what_cannot_pass_is_not_retried(play: Play) -> None:
-    error = classify(Failure(message="Compilation Error\n  'rat' is undefined", exceptions=("CompilationError",)))
+    error = classify(
+        Failure(message="Compilation Error\n  'rat' is undefined", exceptions=("CompilationError",))
+    )
     runner, worker = play({"int_model_a": lambda _: error})
     result = runner.execute_command(["run"], stream_output=False, retry=IMPATIENT)
     assert [len(node.attempts) for node in result.nodes if node.name == "int_model_a"] == [1]
@@ -174,7 +178,9 @@ def test_a_call_that_raises_is_retried_while_that_can_pass() -> None:
 
 
 def failed(error: ErrorInfo) -> DbtResult:
-    return DbtResult(success=False, stdout="", stderr="", execution_time=1, return_code=1, command=["dbt"], error=error)
+    return DbtResult(
+        success=False, stdout="", stderr="", execution_time=1, return_code=1, command=["dbt"], error=error
+    )
 
 
 def succeeded() -> DbtResult:

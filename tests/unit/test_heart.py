@@ -37,7 +37,9 @@ class Ledger:
 
 
 def claim(step: str = "model.p.a", fence: int = 3) -> Claim:
-    return Claim(run_id=RUN, step=step, fence=fence, tries=1, losses=0, index=1, skip=False, cause="", stopping=False)
+    return Claim(
+        run_id=RUN, step=step, fence=fence, tries=1, losses=0, index=1, skip=False, cause="", stopping=False
+    )
 
 
 def heart_of(ledger: Ledger, cancel: Any = lambda: None) -> Heart:

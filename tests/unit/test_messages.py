@@ -46,7 +46,10 @@ def test_a_request_comes_back_as_it_was() -> None:
     assert decode_request(encode_request(given_request)) == given_request
 
 
-@given(st.lists(st.text(max_size=50), min_size=1, max_size=5), st.dictionaries(st.text(max_size=9), st.text(max_size=9)))
+@given(
+    st.lists(st.text(max_size=50), min_size=1, max_size=5),
+    st.dictionaries(st.text(max_size=9), st.text(max_size=9)),
+)
 def test_any_text_survives(args: list[str], env: dict[str, str]) -> None:
     given_request = request(args=tuple(args), env=env)
     assert decode_request(encode_request(given_request)) == given_request
@@ -89,7 +92,9 @@ def test_what_is_no_request_is_refused(raw: bytes) -> None:
 
 
 def test_a_huge_request_is_not_even_read() -> None:
-    with pytest.raises(InvalidMessageError, match=f"{MAX_REQUEST_BYTES + 1} bytes: at most {MAX_REQUEST_BYTES}"):
+    with pytest.raises(
+        InvalidMessageError, match=f"{MAX_REQUEST_BYTES + 1} bytes: at most {MAX_REQUEST_BYTES}"
+    ):
         decode_request(b"x" * (MAX_REQUEST_BYTES + 1))
 
 
@@ -103,7 +108,8 @@ def test_run_ids_sort_by_time_and_are_recognised() -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["@plan", "@start", "@close", "@command", "model.p.a", "test.p.not_null_a.1f", "model.p.Ü with space"]
+    "step",
+    ["@plan", "@start", "@close", "@command", "model.p.a", "test.p.not_null_a.1f", "model.p.Ü with space"],
 )
 def test_good_steps(step: str) -> None:
     assert step_task(RUN, step).step == step
@@ -125,11 +131,21 @@ def test_bad_steps(run_id: object, step: object, version: object) -> None:
 
 def test_every_key_of_a_run_is_under_its_name() -> None:
     keys = Keys("ns")
-    assert all(key.startswith(f"ns:run:{RUN}") for key in [*keys.of_run(RUN), keys.artifact(RUN, "x"), keys.channel(RUN)])
+    assert all(
+        key.startswith(f"ns:run:{RUN}")
+        for key in [*keys.of_run(RUN), keys.artifact(RUN, "x"), keys.channel(RUN)]
+    )
     assert len(set(keys.of_run(RUN))) == 11
 
 
-HEADERS = {"task": "relay.plan", "id": "1", "retries": 0, "eta": None, "timelimit": [None, None], "lang": "py"}
+HEADERS = {
+    "task": "relay.plan",
+    "id": "1",
+    "retries": 0,
+    "eta": None,
+    "timelimit": [None, None],
+    "lang": "py",
+}
 BODY = [[RUN, "@plan"], {}, {"callbacks": None}]
 
 

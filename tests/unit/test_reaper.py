@@ -99,7 +99,9 @@ def test_what_a_lost_worker_held_is_handed_out(ledger: Ledger, reaper: Reaper, p
     assert published == [(RUN, ("model.p.a", "model.p.b"))]
 
 
-def test_what_was_ready_and_never_handed_out_is_found(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
+def test_what_was_ready_and_never_handed_out_is_found(
+    ledger: Ledger, reaper: Reaper, published: list[Any]
+) -> None:
     ledger.due = ("model.p.c",)
     assert reaper.sweep() == 1
     assert published == [(RUN, ("model.p.c",))]

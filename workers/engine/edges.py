@@ -123,14 +123,16 @@ def close(
         if not step.ephemeral:
             task.node_results.append(run_result(view, step))
     cancelled = stop is not None and stop != "fail_fast"
+    told = task.node_results
     if started is not None and not cancelled and _skips_all(started.status):
         _skip_all(view)
+        told = []  # dbt tells on-run-end hooks of nothing then
     elif stop is not None:
         _skip_the_rest(view, results, "Skipping due to fail_fast" if not cancelled else stop)
     adapter = view.context.adapter
     try:
         if not cancelled:  # dbt runs no on-run-end hooks after an interrupt
-            task.after_run(adapter, task.node_results)
+            task.after_run(adapter, told)
     finally:
         adapter.cleanup_connections()
         elapsed = time.time() - task.started_at

@@ -32,7 +32,8 @@ from dbt_common.utils import cast_dict_to_dict_of_strings
 from workers.engine.events import LineSink, StdoutLines
 from workers.engine.spec import RunSpec
 
-THREAD_NAME = "Thread-1 (worker)"  # what dbt calls the first thread of its pool
+MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
+"""What dbt's first thread is called, and the first of its pool, in results and events."""
 
 _OUR_ENVIRONMENT = ("DBT_RELAY_",)
 
@@ -60,7 +61,7 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
     os.chdir(spec.cwd)
     _set_environment(spec.env)
     sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
-    thread.name = THREAD_NAME
+    thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
     stdout = StdoutLines(sink)
     try:
         set_invocation_context({})

@@ -39,7 +39,9 @@ class ManifestFile:
         sections: dict[str, Any] = dict(self._parsed())
         metadata: Any = view.metadata
         sections["metadata"] = _encode(metadata.to_dict(omit_none=False, context=_ARTIFACT))
-        for name in ("nodes", "unit_tests"):
+        for name in ("nodes", "unit_tests", "functions"):
+            if name not in sections:  # functions: dbt-core >= 1.11
+                continue
             known, own = sections[name], getattr(view, name)
             ours = {
                 unique_id: _encode(

@@ -14,6 +14,7 @@ from dbt.contracts.graph.nodes import UnitTestDefinition, UnitTestNode
 from dbt.graph.thread_pool import DbtThreadPool
 from dbt.node_types import NodeType
 from dbt.task.base import BaseRunner
+from dbt.task.build import BuildTask
 from dbt.task.run import MicrobatchModelRunner
 from dbt_common.context import get_invocation_context
 
@@ -51,7 +52,7 @@ def execute_node(
     Args:
         index: dbt's number of the node in the run.
         skip: a parent failed; dbt's runner only says so.
-        cause: the failed parent when that is an ephemeral model, which dbt reports with the skip.
+        cause: what made it skip. dbt reports an ephemeral model with the skip.
 
     Raises:
         KeyboardInterrupt, SystemExit: something stopped this process's work from outside.
@@ -80,6 +81,12 @@ def execute_node(
             pool.close()
             pool.join()
     fail_fast, task._raise_next_tick = task._raise_next_tick is not None, None
+    if isinstance(task, BuildTask):
+        # a build takes a model and its unit tests in one go: the model is skipped before the run stops
+        if isinstance(node, UnitTestDefinition):
+            fail_fast = False
+        elif skip and cause is not None and cause.resource_type == str(NodeType.Unit):
+            fail_fast = bool(view.flags.FAIL_FAST)
     status = str(result.status)
     error = None
     if status in BAD_STATUSES and status != "skipped":

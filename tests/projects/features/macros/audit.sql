@@ -4,6 +4,13 @@
     create table if not exists {{ audit_relation() }} (invocation varchar(64), what varchar(200), moment varchar(64), number integer, more varchar(2000))
 {% endmacro %}
 
+{# Roles belong to the whole server, so two runs may want the same one at the same moment. #}
+{% macro create_reader() %}
+    {% if target.type == 'postgres' %}
+    do $$ begin create role parity_reader; exception when duplicate_object or unique_violation then null; end $$
+    {% else %} select 1 as nothing {% endif %}
+{% endmacro %}
+
 {% macro create_rates() %}
     create table if not exists {{ target.schema }}.rates as select 1 as rate_id, cast('2025-01-01' as timestamp) as loaded_at
 {% endmacro %}

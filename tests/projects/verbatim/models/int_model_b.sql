@@ -1,0 +1,2 @@
+{{ config(materialized='table') }}
+select {{ var('cola_rate') }} as cola_rate
