@@ -50,6 +50,10 @@ demo: $(STAMP) ## Simulate 2025 to 2027 on an embedded Redis server and two work
 test: $(STAMP) ## Run the whole test suite, with its coverage
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
+.PHONY: parity
+parity: $(STAMP) ## Compare dbt-relay with plain dbt at length, on DuckDB and Postgres
+	$(BIN)/python -m pytest tests/parity -m "parity or not parity" --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

@@ -80,8 +80,9 @@ def main() -> int:
             dbt_runner = dbtRunner()
 
             def in_process() -> None:
-                with contextlib.chdir(inside) if sys.version_info >= (3, 11) else contextlib.nullcontext(), (
-                    contextlib.redirect_stdout(io.StringIO())
+                with (
+                    contextlib.chdir(inside) if sys.version_info >= (3, 11) else contextlib.nullcontext(),
+                    contextlib.redirect_stdout(io.StringIO()),
                 ):
                     assert dbt_runner.invoke([*MODEL, "--project-dir", str(inside)]).success
 
@@ -91,7 +92,11 @@ def main() -> int:
                     [BIN / "dbt-relay", *MODEL], cwd=ours, env=relay_env, check=True, capture_output=True
                 ),
                 "dbt command": lambda: subprocess.run(
-                    [BIN / "dbt", *MODEL], cwd=theirs, env=environment(theirs), check=True, capture_output=True
+                    [BIN / "dbt", *MODEL],
+                    cwd=theirs,
+                    env=environment(theirs),
+                    check=True,
+                    capture_output=True,
                 ),
                 "dbtRunner": in_process,
             }
@@ -102,7 +107,9 @@ def main() -> int:
                 for each, work in ways.items():
                     times[each].append(timed(work))
     medians = {each: statistics.median(values) for each, values in times.items()}
-    versions = {p: importlib.metadata.version(p) for p in ("dbt-relay", "dbt-core", "dbt-duckdb", "duckdb", "celery")}
+    versions = {
+        p: importlib.metadata.version(p) for p in ("dbt-relay", "dbt-core", "dbt-duckdb", "duckdb", "celery")
+    }
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     print(f"{'way':16}{'median':>9}{'min':>9}{'max':>9}   times relay")
     for each, values in times.items():
@@ -111,7 +118,9 @@ def main() -> int:
             f"   {medians[each] / medians['relay']:6.1f}"
         )
     if options.json:
-        options.json.write_text(json.dumps({"versions": versions, "seconds": times, "medians": medians}, indent=1))
+        options.json.write_text(
+            json.dumps({"versions": versions, "seconds": times, "medians": medians}, indent=1)
+        )
     return 0
 
 

@@ -1,8 +1,8 @@
 """The producer side of dbt-relay: submit dbt commands, watch them, get classified results.
 
-    from producer import DbtRunner
+from producer import DbtRunner
 
-    result = DbtRunner().execute_command(["build"])
+result = DbtRunner().execute_command(["build"])
 """
 
 from __future__ import annotations

@@ -127,9 +127,7 @@ class DbtRunner:
         _raise_usage(result)
         return result
 
-    def run_models(
-        self, models: Sequence[str], parallel: bool = False, **kwargs: Any
-    ) -> list[DbtResult]:
+    def run_models(self, models: Sequence[str], parallel: bool = False, **kwargs: Any) -> list[DbtResult]:
         """Run several models; one result each, in their order.
 
         Args:
@@ -144,9 +142,7 @@ class DbtRunner:
             return []
         kwargs.setdefault("description", f"Running {len(names)} models")
         if not parallel:
-            return [
-                self._one_of(name, tuple(names), kwargs) for name in names
-            ]
+            return [self._one_of(name, tuple(names), kwargs) for name in names]
         result = self.execute_command(["run", "--select", *names], required_models=tuple(names), **kwargs)
         _raise_usage(result)
         return [_part(result, name) for name in names]
@@ -201,5 +197,3 @@ def _lines_about(stdout: str, node: NodeResult) -> str:
         line for line in stdout.splitlines(keepends=True)
         if f".{node.name} " in line or f" {node.name} " in line
     )  # fmt: skip
-
-

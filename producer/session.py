@@ -63,9 +63,7 @@ class Follower:
     def __init__(self, stack: Stack, settings: Settings) -> None:
         self.stack = stack
         self.settings = settings
-        self.client = RelayClient(
-            stack.broker_url, namespace=settings.namespace, queue=settings.queue
-        )
+        self.client = RelayClient(stack.broker_url, namespace=settings.namespace, queue=settings.queue)
 
     def run(
         self,
@@ -188,9 +186,7 @@ def run_invocation(
         if event.kind == LINE:
             on_line(event.text)
 
-    return follower.run(
-        invocation, cwd=cwd, environ=environ, on_event=heard, description=description
-    )
+    return follower.run(invocation, cwd=cwd, environ=environ, on_event=heard, description=description)
 
 
 class _Interrupts:
@@ -284,5 +280,3 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
-
-

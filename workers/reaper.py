@@ -93,5 +93,3 @@ class Reaper:
                 self._quiet_until = time.monotonic() + self._ledger.lease_ms / 1000
                 log("server restarted, waiting for renewals", phase="reap")
         return time.monotonic() < self._quiet_until
-
-

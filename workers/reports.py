@@ -88,7 +88,10 @@ def final_of(finished: Finished, steps: list[StepResult], attempts: list[Attempt
         error = _from_statuses(nodes)
     return encode(
         LastWord(
-            return_code=finished.return_code, nodes=nodes, error=error, run_results=finished.run_results,
+            return_code=finished.return_code,
+            nodes=nodes,
+            error=error,
+            run_results=finished.run_results,
             attempts=[attempt for attempt in attempts if attempt.step.startswith("@")],
         )
     )

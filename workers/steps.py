@@ -84,9 +84,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         return command(held, run, claim)
     run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
     try:
-        planned = _execute(
-            held, lambda: held.engine.plan(run.spec, held.progress.emit, attempt=claim.tries)
-        )
+        planned = _execute(held, lambda: held.engine.plan(run.spec, held.progress.emit, attempt=claim.tries))
     except CommandFailedError as failed:
         return _end(held, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {
@@ -95,9 +93,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     }  # fmt: skip
     if planned.whole is not None:
         held.forget(claim.run_id)
-        held.publish(
-            claim.run_id, held.ledger.give_back(claim, "release", facts={**facts, "whole": "1"})
-        )
+        held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts={**facts, "whole": "1"}))
         return {"run": claim.run_id, "whole": planned.whole}
     if not planned.nodes:
         finished = _execute(
@@ -233,9 +229,7 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     name = run.request.word
     if not run.spec.invocation_id:
         warehouse = _execute(held, lambda: held.engine.warehouse(run.spec, name))
-        run.spec = msgspec.structs.replace(
-            run.spec, invocation_id=str(uuid.uuid4()), started_at=began
-        )
+        run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
         if warehouse is not None and run.lock is None:
             facts: dict[str, str | int | float] = {
                 "mode": "session", "lock": warehouse, "invocation_id": run.spec.invocation_id,
@@ -308,9 +302,7 @@ def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
     held.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))
 
 
-def interrupted(
-    held: Runtime, claim: Claim, interruption: StepInterrupted, began: float
-) -> dict[str, Any]:
+def interrupted(held: Runtime, claim: Claim, interruption: StepInterrupted, began: float) -> dict[str, Any]:
     answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
     if interruption.why == LOST:
         return answer

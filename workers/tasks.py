@@ -178,8 +178,9 @@ def _perform(
         return {"run": message.run_id, "step": message.step, "refused": granted.reason}
     began = time.time()
     try:
-        with held.heart.holding(granted), phase(
-            "step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=held.owner
+        with (
+            held.heart.holding(granted),
+            phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=held.owner),
         ):
             try:
                 run = held.run(granted.run_id)

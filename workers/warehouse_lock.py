@@ -54,7 +54,5 @@ class WarehouseLock:
         Returns:
             the run whose session has to be published next, or an empty string.
         """
-        answer = self.ledger.call(
-            "leave", session.run_id, session.fence, extra=self._keys(session.warehouse)
-        )
+        answer = self.ledger.call("leave", session.run_id, session.fence, extra=self._keys(session.warehouse))
         return str(answer.decode())

@@ -14,7 +14,11 @@ import time
 import duckdb
 
 EXECUTABLE, PROJECT, CALLS = sys.argv[1], sys.argv[2], int(sys.argv[3])
-ENV = {**os.environ, "DATABASE_PATH": "warehouse/simulation.duckdb", "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+ENV = {
+    **os.environ,
+    "DATABASE_PATH": "warehouse/simulation.duckdb",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+}
 
 
 def dbt(*args: str) -> tuple[float, list[str]]:

@@ -97,7 +97,7 @@ def test_vars_target_and_flags_that_a_parse_reads_give_a_new_context(project: Pa
 
 
 def test_an_environment_value_that_the_project_reads_gives_a_new_context(project: Path) -> None:
-    (project / "models" / "more.sql").write_text("select '{{ env_var(\"MOOD\", \"calm\") }}' as mood")
+    (project / "models" / "more.sql").write_text('select \'{{ env_var("MOOD", "calm") }}\' as mood')
     engine = Engine(Shared())
     calm = key_of(engine, project)
     assert key_of(engine, project, MOOD="wild") != calm

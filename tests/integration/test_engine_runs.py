@@ -149,10 +149,10 @@ def test_json_lines(small: Path) -> None:
 
 
 def test_secrets_are_not_said(small: Path) -> None:
-    (small / "models" / "leak.sql").write_text("{{ log('the word is ' ~ var('word'), info=true) }} select 1 as one")
-    spec = spec_for(
-        small, "run", "--vars", "{word: opensesame}", env={"DBT_ENV_SECRET_WORD": "opensesame"}
+    (small / "models" / "leak.sql").write_text(
+        "{{ log('the word is ' ~ var('word'), info=true) }} select 1 as one"
     )
+    spec = spec_for(small, "run", "--vars", "{word: opensesame}", env={"DBT_ENV_SECRET_WORD": "opensesame"})
     ran = drive(Engine(Shared()), spec)
     assert any("the word is *****" in line for line in ran.lines)
     assert not any("opensesame" in line for line in ran.lines)

@@ -130,7 +130,10 @@ def test_lost_messages_are_sent_again(
 
 @pytest.mark.slow
 def test_a_redis_restart_in_the_middle_of_a_run(
-    tmp_path: Path, duckdb_file: Path, make_redis: Callable[..., RedisServer], worker_pool: Callable[..., WorkerPool]
+    tmp_path: Path,
+    duckdb_file: Path,
+    make_redis: Callable[..., RedisServer],
+    worker_pool: Callable[..., WorkerPool],
 ) -> None:
     project = copy_project("slow", tmp_path / "project")
     server = make_redis(appendonly="yes", appendfsync="always")
@@ -164,4 +167,3 @@ def test_a_node_that_kills_its_worker_is_given_up(
     assert error.code == "worker_lost"
     assert "memory" in error.suggested_fix
     assert result.return_code == 1
-

@@ -66,9 +66,7 @@ class Compared:
             self.differences.append(Difference(where, plain, relay))
 
 
-def compare(
-    plain: Outcome, relay: Outcome, rules: tuple[Rules, Rules], allowance: Allowance
-) -> Compared:
+def compare(plain: Outcome, relay: Outcome, rules: tuple[Rules, Rules], allowance: Allowance) -> Compared:
     """Everything that the two outcomes do not share."""
     seen = Compared()
     seen.note("exit code", plain.return_code, relay.return_code)
@@ -182,8 +180,8 @@ def _timeless(manifest: dict[str, Any], rules: Rules) -> Any:
         if isinstance(value, dict):
             return {
                 key: type(item).__name__
-                if key in {"created_at", "generated_at", "invocation_id", "invocation_started_at",
-                           "run_started_at"}
+                if key
+                in {"created_at", "generated_at", "invocation_id", "invocation_started_at", "run_started_at"}
                 else clean(item)
                 for key, item in value.items()
             }
@@ -194,9 +192,7 @@ def _timeless(manifest: dict[str, Any], rules: Rules) -> Any:
     return rules.value(clean(manifest))
 
 
-def _files(
-    seen: Compared, plain: dict[str, str], relay: dict[str, str], rules: tuple[Rules, Rules]
-) -> None:
+def _files(seen: Compared, plain: dict[str, str], relay: dict[str, str], rules: tuple[Rules, Rules]) -> None:
     left = {name: text for name, text in plain.items() if name not in OWN_FILES}
     right = {name: text for name, text in relay.items() if name not in OWN_FILES}
     seen.note(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.parity.harness import Change, Dbt, Pair, Step, check, edit, remove, sql, write
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DuckDBPair = Callable[..., Pair]
 
@@ -58,7 +58,6 @@ def test_one_thread_gives_the_same_order(duckdb_pair: DuckDBPair) -> None:
     )
 
 
-@pytest.mark.xfail(reason="dbt takes nodes in the order in which they became ready; the ledger by depth, then by name")
 def test_one_thread_runs_models_in_the_same_order(duckdb_pair: DuckDBPair) -> None:
     play(
         duckdb_pair("features"),
@@ -117,7 +116,9 @@ def test_time_and_size(duckdb_pair: DuckDBPair) -> None:
         Dbt("build --empty --exclude resource_type:snapshot"),
         Dbt(f"build --exclude resource_type:snapshot --vars '{{batch_size: day}}' {days} --full-refresh"),
         Dbt(f"run --select daily_orders --vars '{{batch_size: day}}' {days}"),
-        Dbt("run --select +daily_orders --sample '{start: 2025-01-02, end: 2025-01-04}' --vars '{batch_size: day}'"),
+        Dbt(
+            "run --select +daily_orders --sample '{start: 2025-01-02, end: 2025-01-04}' --vars '{batch_size: day}'"
+        ),
         Dbt("run --select daily_orders"),
     )
 

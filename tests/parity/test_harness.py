@@ -71,7 +71,9 @@ def change(path: str, value: Any) -> Outcome:
     *way, last = path.split("/")
     holder = changed
     for part in way:
-        holder = getattr(holder, part) if hasattr(holder, part) else holder[int(part) if part.isdigit() else part]
+        holder = (
+            getattr(holder, part) if hasattr(holder, part) else holder[int(part) if part.isdigit() else part]
+        )
     if isinstance(holder, (Outcome, Relation)):
         setattr(holder, last, value)
     elif isinstance(holder, list):
@@ -155,7 +157,10 @@ def test_a_report_says_where_the_texts_part() -> None:
 
 def test_a_time_outside_of_every_command_stays_as_it_is() -> None:
     side = rules("plain")
-    assert side.text("at 2020-01-01 00:00:00 and 2023-11-14T22:13:23.5Z") == "at 2020-01-01 00:00:00 and <during 1>"
+    assert (
+        side.text("at 2020-01-01 00:00:00 and 2023-11-14T22:13:23.5Z")
+        == "at 2020-01-01 00:00:00 and <during 1>"
+    )
     assert side.value(datetime(2023, 11, 14, 22, 13, 21)) == "<during 1>"
     assert side.value(datetime(2023, 11, 14, 22, 13, 45)) == "2023-11-14T22:13:45"
     assert side.text("2023-13-77 22:13:20") == "2023-13-77 22:13:20"

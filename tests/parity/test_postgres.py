@@ -9,7 +9,7 @@ import pytest
 
 from tests.parity.harness import Dbt, Pair, Step, check, edit, sql
 
-pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(900)]
 
 PostgresPair = Callable[..., Pair]
 

@@ -87,9 +87,7 @@ def test_a_change_that_the_time_stamp_hides_is_seen(project: Path) -> None:
     assert of(project) != before
 
 
-def test_an_old_untouched_file_is_not_read_again(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_untouched_file_is_not_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what was hashed long after its last change needs no second look
     monkeypatch.setattr(module, "RACY_SECONDS", -1.0)
     before = of(project)

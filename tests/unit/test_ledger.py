@@ -157,6 +157,22 @@ def test_no_more_nodes_at_once_than_threads(ledger: Ledger) -> None:
     assert ledger.finish(first, Move(word="success")) == ("model.p.n2",)
 
 
+def test_nodes_start_in_the_order_in_which_they_became_ready(ledger: Ledger) -> None:
+    nodes = [
+        StagedNode("model.p.a", 0, 1, ("model.p.deep",)),
+        StagedNode("model.p.b", 0, 1, ("model.p.child",)),
+        StagedNode("model.p.child", 1, 1, ()),
+        StagedNode("model.p.deep", 2, 1, ()),
+    ]
+    run_id, handed = planned(ledger, nodes, parallel=1, roots=2)
+    order = []
+    while handed and handed != ("@close",):
+        step = claim(ledger, run_id, handed[0])
+        order.append(step.step.rpartition(".")[2])
+        handed = ledger.finish(step, Move(word="success"))
+    assert order == ["a", "b", "deep", "child"]
+
+
 def test_fail_fast_starts_nothing_more_but_waits_for_what_runs(ledger: Ledger) -> None:
     nodes = [StagedNode(f"model.p.n{place}", 0, 1, ()) for place in range(4)]
     run_id, _ = planned(ledger, nodes, parallel=2, roots=4)

@@ -63,9 +63,7 @@ class CacheRecorder:
         if deprecated:
             self.deprecated += deprecated
             self.changes.append(["deprecated", deprecated])
-        taken = tuple(
-            msgspec.json.encode([self.origin, *change]).decode() for change in self.changes
-        )
+        taken = tuple(msgspec.json.encode([self.origin, *change]).decode() for change in self.changes)
         self.changes = []
         return taken
 
@@ -81,9 +79,7 @@ class CacheRecorder:
             relations = [_plain(cached.inner) for cached in cache.relations.values()]
             schemas = [list(schema) for schema in cache.schemas]
         self.changes = []
-        return msgspec.json.encode(
-            [self.origin, "snapshot", relations, links, schemas]
-        ).decode()
+        return msgspec.json.encode([self.origin, "snapshot", relations, links, schemas]).decode()
 
     def replay(self, changes: Iterable[bytes]) -> None:
         """Apply the run's next changes; those that came from here are in the cache already."""

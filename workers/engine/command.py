@@ -29,7 +29,9 @@ from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.spec import Finished, RunSpec, StepResult
 
-_CONNECTION_TEST = re.compile(r"returned the following error:\s+>(?P<said>.+?)\n\s*\nCheck your database", re.DOTALL)
+_CONNECTION_TEST = re.compile(
+    r"returned the following error:\s+>(?P<said>.+?)\n\s*\nCheck your database", re.DOTALL
+)
 """dbt.task.debug: what ``dbt debug`` says when it cannot connect."""
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})

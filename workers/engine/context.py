@@ -156,9 +156,7 @@ class ContextStore:
         packed = self._shared.load(key)
         if packed is None:
             return None
-        manifest = Manifest.from_msgpack(
-            zlib.decompress(packed), decoder=extended_mashumuro_decoder
-        )
+        manifest = Manifest.from_msgpack(zlib.decompress(packed), decoder=extended_mashumuro_decoder)
         manifest.build_flat_graph()
         return Context(
             key=key, manifest=manifest, adapter=None, secrets=(), manifest_file=ManifestFile(manifest)
@@ -329,9 +327,7 @@ def _read_set(config: RuntimeConfig, manifest: Manifest, flags: Flags) -> ReadSe
             folders.extend(os.path.join(root, path) for path in getattr(project, attribute, None) or ())
     packages = os.path.join(config.project_root, config.packages_install_path)
     try:
-        files.extend(
-            os.path.join(packages, name, "dbt_project.yml") for name in sorted(os.listdir(packages))
-        )
+        files.extend(os.path.join(packages, name, "dbt_project.yml") for name in sorted(os.listdir(packages)))
     except OSError:
         files.append(packages)
     return ReadSet(

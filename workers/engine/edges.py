@@ -171,9 +171,7 @@ def _skip_the_rest(view: RunView, results: Sequence[StepResult], message: str) -
         if unique_id not in executed:
             skipped: Any = mark_node_as_skipped(node, executed, message)
             task.node_results.append(skipped)
-    culprit = next(
-        (step for step in results if step.status in {"error", "fail", "partial success"}), None
-    )
+    culprit = next((step for step in results if step.status in {"error", "fail", "partial success"}), None)
     if culprit is not None and message == "Skipping due to fail_fast":
         print_run_result_error(run_result(view, culprit))
 

@@ -75,9 +75,7 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         ).replace(tzinfo=None)
         dbt.tracking.initialize_from_flags(False, None)
         user: Any = dbt.tracking.active_user
-        user.run_started_at = datetime.fromtimestamp(
-            spec.started_at, timezone.utc
-        )
+        user.run_started_at = datetime.fromtimestamp(spec.started_at, timezone.utc)
         cleanup_event_logger()
         dbt.deprecations.reset_deprecations()
         dbt.deprecations.buffered_deprecations.clear()

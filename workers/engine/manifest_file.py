@@ -44,9 +44,7 @@ class ManifestFile:
                 continue
             known, own = sections[name], getattr(view, name)
             ours = {
-                unique_id: _encode(
-                    own[unique_id].to_resource().to_dict(omit_none=False, context=_ARTIFACT)
-                )
+                unique_id: _encode(own[unique_id].to_resource().to_dict(omit_none=False, context=_ARTIFACT))
                 for unique_id in changed
                 if unique_id in own
             }
@@ -55,9 +53,7 @@ class ManifestFile:
 
     def _parsed(self) -> dict[str, msgspec.Raw | dict[str, msgspec.Raw]]:
         if self._sections is None:
-            plain: Any = self._manifest.writable_manifest().to_dict(
-                omit_none=False, context=_ARTIFACT
-            )
+            plain: Any = self._manifest.writable_manifest().to_dict(omit_none=False, context=_ARTIFACT)
             self._sections = {
                 name: {key: _encode(entry) for key, entry in value.items()}
                 if isinstance(value, dict)

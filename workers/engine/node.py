@@ -90,9 +90,7 @@ def execute_node(
     status = str(result.status)
     error = None
     if status in BAD_STATUSES and status != "skipped":
-        error = classify_node(
-            view, result.node, status, result.message or "", result.failures, runner.raised
-        )
+        error = classify_node(view, result.node, status, result.message or "", result.failures, runner.raised)
     return StepOutcome(
         result=step_result(view, unique_id, result, started, error=error),
         blocks=result.status in task.MARK_DEPENDENT_ERRORS_STATUSES,
@@ -111,9 +109,7 @@ class _BatchQueue:
 def _pool(view: RunView, task: Any) -> DbtThreadPool:
     # batches of one model run side by side in dbt's threads; they do so here, within one process
     task.job_queue = _BatchQueue("")
-    return DbtThreadPool(
-        view.config.threads, task._pool_thread_initializer, [get_invocation_context()]
-    )
+    return DbtThreadPool(view.config.threads, task._pool_thread_initializer, [get_invocation_context()])
 
 
 def plain_result(result: RunResult) -> dict[str, Any]:
@@ -130,9 +126,7 @@ def plain_result(result: RunResult) -> dict[str, Any]:
     }
 
 
-def step_result(
-    view: RunView, unique_id: str, result: RunResult, started: float, **more: Any
-) -> StepResult:
+def step_result(view: RunView, unique_id: str, result: RunResult, started: float, **more: Any) -> StepResult:
     """A node's result for the ledger."""
     node: Any = result.node
     also = {

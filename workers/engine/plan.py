@@ -56,9 +56,7 @@ def make_plan(view: RunView) -> Plan:
         for unique_id in parents
     )
     # BuildTask adds its unit tests when it starts its first node (handle_job_queue)
-    total = task.num_nodes + (
-        len(task.selected_unit_tests) if isinstance(task, BuildTask) else 0
-    )
+    total = task.num_nodes + (len(task.selected_unit_tests) if isinstance(task, BuildTask) else 0)
     facts = RunFacts(
         context_key=view.context.key,
         selected=tuple(selected_resources.SELECTED_RESOURCES),
@@ -111,6 +109,4 @@ def check_models(manifest: Manifest, config: RuntimeConfig, names: tuple[str, ..
             else f"Did you mean {', '.join(near)}?" if near
             else "`dbt-relay ls --resource-type model` lists the project's models."
         )  # fmt: skip
-        raise DbtUsageError(
-            f"project {config.project_name!r} has no model named {name!r}. {hint}"
-        )
+        raise DbtUsageError(f"project {config.project_name!r} has no model named {name!r}. {hint}")

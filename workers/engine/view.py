@@ -133,9 +133,7 @@ class RunView(msgspec.Struct, kw_only=True):
         raise KeyError(unique_id)
 
 
-def build_view(
-    run_id: str, command: str, flags: Flags, config: RuntimeConfig, context: Context
-) -> RunView:
+def build_view(run_id: str, command: str, flags: Flags, config: RuntimeConfig, context: Context) -> RunView:
     """dbt's task for a command over a fresh view."""
     manifest = view_of(context.manifest)
     task = _sharing_graph(TASKS[command])(flags, config, manifest)

@@ -29,8 +29,10 @@ def warehouse_of(config: RuntimeConfig) -> str | None:
 
 
 def _is_local_file(path: str) -> bool:
-    return path != ":memory:" and not path.startswith(("md:", "motherduck:")) and (
-        "://" not in path and not path.startswith("ducklake:")
+    return (
+        path != ":memory:"
+        and not path.startswith(("md:", "motherduck:"))
+        and ("://" not in path and not path.startswith("ducklake:"))
     )
 
 

@@ -65,9 +65,17 @@ local function hold_slot(step, held)
   end
 end
 
+-- dbt starts nodes in the order in which they became ready; of those that did at the same moment the
+-- least deep, then by name (dbt.graph.queue.GraphQueue, dbt.task.runnable.run_queue).
+local batch
 local function make_ready(step)
   set_state(step, 'ready')
-  redis.call('ZADD', READY, read_step(step).priority or 0, step)
+  local depth = read_step(step).priority or 0
+  if is_node(step) then
+    batch = batch or redis.call('HINCRBY', RUN, 'batch', 1)
+    depth = depth + batch * 65536
+  end
+  redis.call('ZADD', READY, depth, step)
 end
 
 -- Hand out what may start now. Returns the steps whose messages the caller has to publish.
