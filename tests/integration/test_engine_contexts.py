@@ -49,7 +49,7 @@ def test_a_lost_manifest_is_parsed_again_to_the_same_key(project: Path) -> None:
 def test_an_index_that_cannot_be_read_is_like_none(project: Path) -> None:
     shared = Shared()
     first = key_of(Engine(shared), project)
-    shared.indexes = {family: b"garbage" for family in shared.indexes}
+    shared.indexes = dict.fromkeys(shared.indexes, b"garbage")
     assert key_of(Engine(shared), project) == first
 
 

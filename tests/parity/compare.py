@@ -272,5 +272,5 @@ def _from_where_they_part(one: Any, other: Any) -> tuple[Any, Any]:
     """Two long texts without what they begin with in common."""
     if not (isinstance(one, str) and isinstance(other, str)):
         return one, other
-    shared = max(0, len(os.path.commonprefix([one, other])) - 60)
+    shared = max(0, len(os.path.commonprefix([one, other])) - 60)  # noqa: RUF071 - of any texts
     return one[shared:], other[shared:]

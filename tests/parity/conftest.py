@@ -25,6 +25,19 @@ def live_workers(redis_server: RedisServer) -> Iterator[WorkerPool]:
         yield pools(2)
 
 
+@pytest.fixture(scope="session")
+def postgres_workers(
+    redis_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
+) -> Iterator[WorkerPool]:
+    """Two processes that have PostgreSQL's password of their own, for secrets do not travel.
+
+    They take the place of `live_workers`, on the same queue, for the rest of the session.
+    """
+    live_workers.stop()
+    with postgres.database() as database, WorkerPools.on(redis_server) as pools:
+        yield pools(2, env={name: value for name, value in database.env.items() if "SECRET" in name})
+
+
 @pytest.fixture
 def duckdb_pair(tmp_path: Path, live_workers: WorkerPool) -> Callable[..., Pair]:
     """``duckdb_pair("demo")``: the project twice, each with a DuckDB file of its own."""
@@ -46,7 +59,7 @@ def duckdb_pair(tmp_path: Path, live_workers: WorkerPool) -> Callable[..., Pair]
 
 @pytest.fixture
 def postgres_pair(
-    tmp_path: Path, live_workers: WorkerPool, postgres: PostgresServer
+    tmp_path: Path, postgres_workers: WorkerPool, postgres: PostgresServer
 ) -> Iterator[Callable[..., Pair]]:
     """``postgres_pair("features")``: the project twice, each with a database of its own."""
     import contextlib
@@ -63,7 +76,7 @@ def postgres_pair(
                 warehouse = PostgresDatabase(database.connect, database.dbname)
                 sides.append(kind(name, folder, warehouse, values))
             assert isinstance(sides[1], Relay)
-            sides[1].broker_url = live_workers.broker
+            sides[1].broker_url = postgres_workers.broker
             return Pair(*sides, allowance=allowance or Allowance())
 
         yield make

@@ -12,6 +12,8 @@ import pytest
 from tests.parity.compare import Allowance, Compared, Difference, compare
 from tests.parity.sides import Outcome, Side
 
+MOST_SHOWN = 20
+
 
 @dataclass(frozen=True)
 class Dbt:
@@ -108,7 +110,8 @@ class Report:
             f"{self.name}: {self.commands} commands, {self.nodes} node results, {self.relations} relations"
             f" compared: {len(self.differences)} differences"
         )
-        lines = [f"  dbt {command}: {difference}" for command, difference in self.differences]
+        shown = self.differences[: 3 * MOST_SHOWN]
+        lines = [f"  dbt {command}: {difference}" for command, difference in shown]
         return "\n".join([head, *lines, *self.surprises])
 
 
@@ -148,7 +151,7 @@ class Pair:
             seen = compare(plain, relay, rules, allowance)
             report.add(shlex.join(step.words), seen)
             print(f"dbt {shlex.join(step.words)}: {len(seen.differences)} differences", flush=True)
-            for difference in seen.differences:
+            for difference in seen.differences[:MOST_SHOWN]:
                 print(f"  {difference}", flush=True)
         return report
 

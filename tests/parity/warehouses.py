@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import duckdb
+
 
 @dataclass
 class Relation:
@@ -44,15 +46,11 @@ class DuckDBFile:
 
     def execute(self, sql: str) -> None:
         """See `Warehouse`."""
-        import duckdb
-
         with contextlib.closing(duckdb.connect(str(self.path))) as connection:
             connection.execute(sql)
 
     def relations(self) -> dict[str, Relation]:
         """See `Warehouse`."""
-        import duckdb
-
         if not self.path.exists():
             return {}
         with contextlib.closing(duckdb.connect(str(self.path), read_only=True)) as connection:

@@ -33,8 +33,8 @@ from workers.contract.errors import DbtUsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = "shop: {target: dev, outputs: {dev: {type: duckdb, path: shop.duckdb}, prod: {type: duckdb}}}\n"
-DAY = datetime(2025, 1, 2)  # noqa: DTZ001 - dbt takes moments without a zone
-YEAR_1000 = datetime(1000, 1, 1)  # noqa: DTZ001 - and so does YAML
+DAY = datetime(2025, 1, 2)
+YEAR_1000 = datetime(1000, 1, 1)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 {% macro audit_relation() %}{{ return(target.schema ~ '.run_audit') }}{% endmacro %}
 
 {% macro create_audit() %}
-    create table if not exists {{ audit_relation() }} (invocation varchar(64), what varchar(200), moment varchar(64), number integer, more varchar(2000))
+    create table if not exists {{ audit_relation() }} (invocation varchar(64), what varchar(200), moment varchar(400), number integer, more varchar(2000))
 {% endmacro %}
 
 {# Roles belong to the whole server, so two runs may want the same one at the same moment. #}

@@ -1,4 +1,4 @@
 def model(dbt, session):
-    dbt.config(materialized="table", enabled=True)
+    dbt.config(materialized="table")
     totals = dbt.ref("customer_totals")
     return totals.aggregate("count(*) as customers, sum(total) as total")
