@@ -10,7 +10,8 @@ same rule, and the replacements are compared:
 - a node's number in dbt's lines (``3 of 9``) is ``#``: dbt numbers nodes as its threads get to them; so is
   the 9 of a build with unit tests, which dbt counts again for each node that it takes before one has a
   number (dbt.task.build.BuildTask.handle_job_queue);
-- the stamp in a temporary relation's name is ``<stamp>``.
+- the stamp in a temporary relation's name is ``<stamp>``, and so is the name of an index on PostgreSQL, a
+  hash over the moment (postgres__get_create_index_sql).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TIME = re.compile(
     r"(?<![\d.])\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?P<fraction>\.\d{1,9})?(?:Z|[+-]\d\d(?::?\d\d)?)?(?!\d)"
 )
 _DURATION = re.compile(r"\d+(?:\.\d+)?(?= ?s(?:econds)?\b)|\d+(?= (?:hours?|minutes?) )")
-_STAMP = re.compile(r"20\d{18}(?!\d)|(?<=__dbt_tmp)\d{12}(?!\d)")
+_STAMP = re.compile(r"(?<=__dbt_tmp)_?\d{12,}|(?<=index if not exists\n  \")[0-9a-f]{32}(?=\")")
 _NUMBER = re.compile(r"(^|\s)\d+ of (\d+) ")
 _CLOCK = re.compile(r"^((?:\x1b\[[\d;]*m)*)\d\d:\d\d:\d\d(?:\.\d+)?(?= |$)")
 _THREAD = re.compile(r"Thread-\d+ \(worker\)")

@@ -29,7 +29,7 @@ from dbt_common.events.types import Formatting
 from dbt_common.utils.encoding import ForgivingJSONEncoder
 
 from workers.engine.manifest_file import write_bytes, write_json
-from workers.engine.node import apply_patch, plain_result, run_result
+from workers.engine.node import apply_patch, patch_of, plain_result, run_result
 from workers.engine.spec import Finished, StepOutcome, StepResult
 from workers.engine.view import RunView
 
@@ -80,15 +80,18 @@ def _skips_all(status: str) -> bool:
 
 def _hook_result(result: RunResult) -> dict[str, Any]:
     node: Any = result.node
-    return {"unique_id": node.unique_id, "index": node.index, **plain_result(result)}
+    return {
+        "unique_id": node.unique_id, "index": node.index, "patch": patch_of(node), **plain_result(result)
+    }  # fmt: skip
 
 
 def _hook(view: RunView, plain: dict[str, Any]) -> RunResult:
     node = view.own(plain["unique_id"])
     node.index = plain["index"]
     step = StepResult(
-        unique_id=plain["unique_id"], status=plain["status"], resource_type="operation", result=plain
-    )
+        unique_id=plain["unique_id"], status=plain["status"], resource_type="operation",
+        patch=plain["patch"], result=plain,
+    )  # fmt: skip
     return run_result(view, step)
 
 

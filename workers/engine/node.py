@@ -6,7 +6,7 @@ import functools
 import time
 from typing import Any
 
-from dbt.artifacts.resources import CompiledResource, InjectedCTE
+from dbt.artifacts.resources import InjectedCTE
 from dbt.artifacts.schemas.batch_results import BatchResults
 from dbt.artifacts.schemas.results import RunStatus, TestStatus, TimingInfo
 from dbt.artifacts.schemas.run import RunResult
@@ -130,7 +130,7 @@ def step_result(view: RunView, unique_id: str, result: RunResult, started: float
     """A node's result for the ledger."""
     node: Any = result.node
     also = {
-        other: _patch(view.manifest.nodes[other])
+        other: patch_of(view.manifest.nodes[other])
         for other in view.owned
         if other != unique_id and other in view.manifest.nodes
         and getattr(view.manifest.nodes[other], "compiled", False)
@@ -139,18 +139,24 @@ def step_result(view: RunView, unique_id: str, result: RunResult, started: float
     return StepResult(
         unique_id=unique_id, status=str(result.status), name=node.name,
         resource_type=str(node.resource_type), ephemeral=bool(node.is_ephemeral_model),
-        message=result.message, result=plain_result(result), patch=_patch(node), also=also,
+        message=result.message, result=plain_result(result), patch=patch_of(node), also=also,
         node=node.to_dict(omit_none=False) if isinstance(node, UnitTestNode) else None,
         started_at=started, finished_at=time.time(), **more,
     )  # fmt: skip
 
 
-def _patch(node: Any) -> dict[str, Any]:
-    if not isinstance(node, CompiledResource):  # a seed compiles nothing
-        return {}
-    patch = {name: getattr(node, name) for name in _COMPILED if getattr(node, name, None) is not None}
+def patch_of(node: Any) -> dict[str, Any]:
+    """What compiling and executing changed on a node."""
+    patch = {
+        name: getattr(node, name)
+        for name in _COMPILED
+        # a seed has some of them as constants
+        if getattr(node, name, None) is not None and not isinstance(getattr(type(node), name, None), property)
+    }
     if getattr(node, "extra_ctes", None):
         patch["extra_ctes"] = [[cte.id, cte.sql] for cte in node.extra_ctes]
+    if getattr(node, "depends_on", None) is not None:
+        patch["macros"] = node.depends_on.macros  # dbt adds those that it saw called
     return patch
 
 
@@ -159,6 +165,8 @@ def apply_patch(node: Any, patch: dict[str, Any]) -> None:
     for name, value in patch.items():
         if name == "extra_ctes":
             node.extra_ctes = [InjectedCTE(id=cte_id, sql=sql) for cte_id, sql in value]
+        elif name == "macros":
+            node.depends_on.macros = value
         else:
             setattr(node, name, value)
 

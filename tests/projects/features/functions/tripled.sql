@@ -1,1 +1,1 @@
-number * 3
+select number * 3
