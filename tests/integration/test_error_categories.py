@@ -89,7 +89,7 @@ def start_dbt(jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
 def outcomes_of(process: subprocess.Popen[str]) -> dict[str, Outcome]:
     """What the commands of a started helper gave, by name."""
     try:
-        stdout, stderr = process.communicate(timeout=170)
+        stdout, stderr = process.communicate(timeout=900)
     finally:
         process.kill()
     assert process.returncode == 0, stderr
