@@ -15,7 +15,7 @@ import pytest
 from tests.support.engine import Ran, Shared, drive, spec_for
 from workers.contract.events import DEBUG, LINE
 from workers.engine.engine import Engine
-from workers.engine.warehouse import cancel_queries, close_warehouse
+from workers.engine.warehouse import close_warehouse
 
 Copy = Callable[..., Path]
 
@@ -255,17 +255,3 @@ def test_the_warehouse_is_named_by_its_file(small: Path, duckdb_file: Path) -> N
     assert engine.warehouse(spec_for(small, "compile"), "compile") == f"duckdb:{duckdb_file}"
     assert engine.warehouse(spec_for(small, "ls"), "ls") is None
     assert engine.warehouse(spec_for(small, "compile", "--target", "none"), "compile") is None
-
-
-def test_a_query_is_cancelled_from_another_thread(small: Path) -> None:
-    (small / "models" / "endless.sql").write_text(
-        "{{ config(materialized='table') }} "
-        "select count(*) as n from range(10000000) a, range(10000000) b where a.range + b.range = -1"
-    )
-    engine = Engine(Shared())
-    timer = threading.Timer(3.0, cancel_queries)
-    timer.start()
-    ran = drive(engine, spec_for(small, "run", "--select", "endless"))
-    timer.join()
-    assert ran.finished.return_code == 1
-    assert "INTERRUPT" in (ran.outcomes["model.small.endless"].result.message or "").upper()
