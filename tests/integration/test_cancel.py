@@ -34,7 +34,7 @@ def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerPool:
-    return module_worker_pool(2, env={**database.env, "DBT_RELAY_LEASE_SECONDS": str(LEASE)})
+    return module_worker_pool(2, env={**database.env, "DBT_RELAY_LEASE_SECONDS": str(LEASE)}, measured=True)
 
 
 @pytest.fixture(scope="module")

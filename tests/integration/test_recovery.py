@@ -102,7 +102,7 @@ def test_a_stopping_worker_hands_its_run_over(
     tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
 ) -> None:
     project = copy_project("slow", tmp_path / "project")
-    pools = [worker_pool(n=1, env=QUICK), worker_pool(n=1, env=QUICK)]
+    pools = [worker_pool(n=1, env=QUICK, measured=True), worker_pool(n=1, env=QUICK, measured=True)]
     run = Background(project, redis_server.broker_url)
     wait_until(lambda: run.said("working on first"), 40, "the first node to run")
     leaving = run.worker_of("first")
@@ -158,7 +158,7 @@ def test_a_node_that_kills_its_worker_is_given_up(
         "    return dbt.ref('first')\n"
     )
     (project / "models" / "left.sql").unlink()
-    worker_pool(n=2, env=QUICK)
+    worker_pool(n=2, env=QUICK, measured=True)
     result = Background(project, redis_server.broker_url, seconds=0.1).wait(90)
     statuses = {node.name: node.status for node in result.nodes}
     assert statuses == {"first": "success", "left": "error", "right": "success", "last": "skipped"}

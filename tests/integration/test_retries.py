@@ -31,7 +31,7 @@ def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerPool:
-    return module_worker_pool(2, env=database.env)
+    return module_worker_pool(2, env=database.env, measured=True)
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,10 @@ def test_a_node_that_lost_its_server_is_tried_again(
     postgres: PostgresServer,
     database: PostgresDatabase,
 ) -> None:
-    """Postgres is restarted while a node's query is on it; its parent is not run again."""
+    """Postgres is restarted while a node's query is on it; a node that had ended is not run again."""
     env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
-    dbt = runner(redis_server, project, env=env, retry=PROMPT_RETRIES)
+    ear = Ear()
+    dbt = runner(redis_server, project, env=env, retry=PROMPT_RETRIES, on_event=ear)
     results: list[DbtResult] = []
     holder = database.connect()
     with contextlib.closing(holder), holder.cursor() as cursor:
@@ -145,6 +146,7 @@ def test_a_node_that_lost_its_server_is_tried_again(
         caller.start()
         waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted"
         wait_until(lambda: database.query(waiting), 30, "the model to be at the gate")
+        wait_until(lambda: ear.has("model.trial.int_model_a", "success"), 30, "the other model's end")
         postgres.restart()  # the lock is gone with its holder
     caller.join(60)
     [result] = results

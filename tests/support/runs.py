@@ -41,6 +41,10 @@ class Ear:
     def __call__(self, event: Event) -> None:
         self.heard.append(Heard(event, time.time()))
 
+    def has(self, node: str, state: str) -> bool:
+        """Whether `node` was heard to be in `state`, now or before."""
+        return any((each.event.node, each.event.state) == (node, state) for each in self.heard)
+
     @property
     def lines(self) -> list[Heard]:
         """Lines alone."""

@@ -15,7 +15,7 @@ from typing import ClassVar
 import psutil
 import redis
 
-from tests.support.processes import end_process, kill_group, short_directory, tail
+from tests.support.processes import end_process, kill_group, short_directory, tail, unmeasured
 from tests.support.projects import ROOT
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -36,6 +36,7 @@ class WorkerPool:
         broker: another address than the server's unix socket.
         arguments: further arguments of ``celery worker``.
         cwd: its working directory.
+        measured: whether its coverage counts; see `unmeasured`.
     """
 
     _count = 0
@@ -48,6 +49,7 @@ class WorkerPool:
         broker: str | None = None,
         arguments: tuple[str, ...] = (),
         cwd: Path | None = None,
+        measured: bool = False,
     ) -> None:
         WorkerPool._count += 1
         self.name = f"pool{WorkerPool._count}"
@@ -62,7 +64,10 @@ class WorkerPool:
             "PYTHONUNBUFFERED": "1",
             **(env or {}),
         }
-        merged = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}
+        merged = {
+            **(os.environ if measured else unmeasured()),
+            **{name: value for name, value in changes.items() if value is not None},
+        }
         self.env = {name: value for name, value in merged.items() if changes.get(name, "") is not None}
         self.prefix = self.env.get("DBT_RELAY_NAMESPACE", "relay")
         self.command = [
@@ -173,9 +178,10 @@ class WorkerPools:
         cwd: Path | None = None,
         server: RedisServer | None = None,
         wait: bool = True,
+        measured: bool = False,
     ) -> WorkerPool:
         """Starts a pool of `n` processes. See `WorkerPool`."""
-        pool = WorkerPool(server or self.server, n, env, broker, arguments, cwd)
+        pool = WorkerPool(server or self.server, n, env, broker, arguments, cwd, measured)
         self._mine.append(pool)
         WorkerPools.live.append(pool)
         return pool.start(wait=wait)
