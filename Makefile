@@ -54,6 +54,15 @@ test: $(STAMP) ## Run the whole test suite, with its coverage
 parity: $(STAMP) ## Compare dbt-relay with plain dbt at length, on DuckDB and Postgres
 	$(BIN)/python -m pytest tests/parity -m "parity or not parity" --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
+.PHONY: conformance
+conformance: $(STAMP) ## Run dbt's own adapter tests through dbt-relay and through plain dbt
+	$(BIN)/python -m tests.conformance $(CONFORMANCE_ARGS)
+
+.PHONY: model
+model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODEL_EXAMPLES, RELAY_MODEL_SEED)
+	RELAY_MODEL_EXAMPLES=$${RELAY_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest \
+		tests/integration/test_ledger_model.py -m model -s $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .
@@ -75,7 +84,7 @@ compose: $(STAMP) ## Check compose.yaml with Docker Compose itself; needs no eng
 lock: $(STAMP) ## Resolve the lock files anew
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOCK) $(ALL_EXTRAS) --output-file requirements.lock
-	$(LOCK) $(ALL_EXTRAS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(LOCK) $(ALL_EXTRAS) --group dev --group conformance --constraints requirements.lock --output-file requirements-dev.lock
 	printf 'dbt-core<1.11\ndbt-duckdb<1.11\n' > $(VENV)/dbt110.txt
 	$(LOCK) $(ALL_EXTRAS) --group dev --constraints $(VENV)/dbt110.txt --output-file requirements-dbt110.lock
 

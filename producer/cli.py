@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -70,6 +70,12 @@ def run_dbt(words: Sequence[str]) -> int:
 
     environ = dict(os.environ)
     cwd = working_directory()
+    if "retry" in words:
+        from producer.retry_run import named_run
+
+        named = named_run(words)
+        if named is not None:
+            return _retry_run(*named, environ)
     invocation = parse_invocation(words, environ=environ, cwd=cwd)
     if invocation.wants_help:
         _say(sys.stdout, command_help(invocation.command) if invocation.command else root_help())
@@ -80,15 +86,39 @@ def run_dbt(words: Sequence[str]) -> int:
     check_project(invocation, cwd=cwd, environ=environ)
     from producer.session import run_invocation
 
+    return _told(
+        lambda: run_invocation(invocation, cwd=cwd, environ=environ, on_line=print_line),
+        quiet=_wants_only_dbts_lines(invocation),
+    )
+
+
+def _retry_run(run: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """``dbt-relay retry RUN``: what failed and was skipped in a run, once more."""
+    from producer import cli_broker
+    from producer.cli_runs import find_run
+    from producer.dbt_args import parse_invocation
+    from producer.session import retry_run
+
+    invocation = parse_invocation(words, environ=environ, cwd=working_directory())
+    client = cli_broker.client()
+    run_id = find_run(client, run)
+    return _told(
+        lambda: retry_run(run_id, words, environ=environ, on_line=print_line),
+        quiet=_wants_only_dbts_lines(invocation),
+    )
+
+
+def _told(carry: Callable[[], DbtResult], *, quiet: bool) -> int:
+    """The exit code of a command that is carried through, with what there is to say about a failure."""
     with _termination_cancels() as heard:
         try:
-            result = run_invocation(invocation, cwd=cwd, environ=environ, on_line=print_line)
+            result = carry()
         except KeyboardInterrupt as error:
             if not heard:
                 raise
             _say(sys.stderr, f"dbt-relay: {str(error) or 'terminated'}")
             return 128 + heard[0]
-    if not result.success and not _wants_only_dbts_lines(invocation):
+    if not result.success and not quiet:
         _explain(result)
     return result.return_code
 

@@ -16,6 +16,8 @@ OWN_COMMANDS = {
     "watch": "follow a run from its first line",
     "result": "show what became of a run: nodes, times, errors, fixes",
     "cancel": "stop a run",
+    "purge": "remove ended runs and what dead workers left",
+    "verify": "compare with plain dbt: same commands, two copies of project and warehouse",
     "demo": "simulate three years with the project in ./dbt",
 }
 """Commands that are not dbt's, each with what it does."""
@@ -31,7 +33,7 @@ DBT_COMMANDS = {
     "init": "make a new project",
     "list": "list nodes (also ls)",
     "parse": "parse the project",
-    "retry": "run again what failed in the command before",
+    "retry": "run again what failed in the command before, or in the run that is named",
     "run": "models",
     "run-operation": "call a macro",
     "seed": "load CSV files",
@@ -87,6 +89,13 @@ def command_help(words: str) -> str:
         return "\n".join(lines)
     if words in DBT_COMMANDS:
         lines += [f"  dbt's own command ({DBT_COMMANDS[words]}), run on warm workers.", ""]
+    if words == "retry":
+        lines[0] += " [RUN]"
+        lines += [
+            "  RUN is a run id of `dbt-relay runs`, the beginning of one, or `latest`: what failed and was",
+            "  skipped in that run is run again. Without it, dbt looks into the target folder.",
+            "",
+        ]
     lines.append(
         f"Options (those of dbt-core {' and '.join(_series())}; dbt's documentation says what each does:"
     )

@@ -104,8 +104,8 @@ def worker(workers: int | None, celery_options: tuple[str, ...]) -> NoReturn:
     The same as `celery -A workers.app worker` with defaults that suit; options that are not listed
     here are Celery's.
     """
-    _needs("celery", "celery", "dbt-relay")
-    _needs("dbt.adapters", "dbt-core and an adapter", "dbt-relay[worker]")
+    needs("celery", "celery", "dbt-relay")
+    needs("dbt.adapters", "dbt-core and an adapter", "dbt-relay[worker]")
     settings = read_settings(os.environ)
     if not settings.broker_url:
         raise usage_error(
@@ -128,7 +128,7 @@ def flower(flower_options: tuple[str, ...]) -> NoReturn:
     It listens on 127.0.0.1 alone unless --address says otherwise: give it --basic-auth then. Options
     are Flower's.
     """
-    _needs("flower", "flower", "dbt-relay[flower]")
+    needs("flower", "flower", "dbt-relay[flower]")
     environ = dict(os.environ)
     environ["DBT_RELAY_BROKER_URL"] = celery_url(cli_broker.broker_url(environ))
     address = [] if _given(flower_options, "--address") else ["--address=127.0.0.1"]
@@ -145,7 +145,7 @@ def _given(words: Sequence[str], *names: str) -> bool:
     return any(word == name or word.startswith(f"{name}=") for word in words for name in names)
 
 
-def _needs(module: str, what: str, requirement: str) -> None:
+def needs(module: str, what: str, requirement: str) -> None:
     try:
         found = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

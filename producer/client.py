@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis
@@ -18,10 +18,13 @@ from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
 from workers.contract.messages import RunRequest
-from workers.contract.names import TASK_SESSION, Keys, task_name
+from workers.contract.names import TASK_SESSION, Keys, submitted_at, task_name
 from workers.contract.results import RUN_TERMINAL, DbtResult
-from workers.contract.runs import LastWord, RunStore
+from workers.contract.runs import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings, celery_url
+
+if TYPE_CHECKING:
+    from workers.contract.purge import Purged
 
 _BLOCK_MS = 2000
 _STALE_SECONDS = 30.0
@@ -85,6 +88,7 @@ class RelayClient:
 
         if not steps:
             return
+        priority = self.store.priority(run_id)
         with Connection(celery_url(self.broker_url)) as connection:  # type: ignore[no-untyped-call]
             producer = connection.Producer(serializer="json")
             for step in steps:
@@ -93,7 +97,7 @@ class RelayClient:
                 name = TASK_SESSION if step == "@session" else task_name(step)
                 producer.publish(
                     (args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
-                    exchange="", routing_key=self.queue, correlation_id=identity,
+                    exchange="", routing_key=self.queue, correlation_id=identity, priority=priority,
                     headers={
                         "lang": "py", "task": name, "id": identity, "root_id": identity,
                         "parent_id": None, "group": None, "retries": 0, "eta": None, "expires": None,
@@ -108,6 +112,64 @@ class RelayClient:
             state, steps = self.store.cancel(run_id, reason)
             self.publish(run_id, steps)
         return state == "active"
+
+    def purge(
+        self,
+        *,
+        older_than: float | None = None,
+        named: Sequence[str] | None = None,
+        force: bool = False,
+        wait: float = 15.0,
+    ) -> Purged:
+        """Remove ended runs before their time, and what dead workers left.
+
+        Args:
+            older_than: seconds since a run's end from which on it is removed; None: none is.
+            named: these runs alone, whatever their age.
+            force: named runs that are still going too: they are cancelled, and removed when they ended
+                or `wait` seconds later.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        from workers.contract.purge import purge
+
+        with _reaching(self.broker_url):
+            if force:
+                self._cancel_and_wait(named or (), wait)
+            return purge(self.store, older_than=older_than, named=named, force=force)
+
+    def _cancel_and_wait(self, run_ids: Sequence[str], wait: float) -> None:
+        for run_id in run_ids:
+            self.cancel(run_id, "purged")
+        deadline = time.monotonic() + wait
+        while set(run_ids) & set(self.store.active_runs()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def retry(self, run_id: str, args: Sequence[str] = ("retry",)) -> str:
+        """Submit what failed and was skipped in a run once more, as ``dbt retry`` would; the new run's id.
+
+        Args:
+            args: dbt's command line of the retry, such as ``["retry", "--threads", "8"]``.
+
+        Raises:
+            RelayError: there is no such run (any more).
+            DbtUsageError: it is still going, or it cannot be retried.
+            BrokerUnavailableError: Redis cannot be reached; nothing was queued.
+        """
+        from producer.retry_run import check_environment
+
+        request = self.retry_request(run_id, args)
+        with _reaching(self.broker_url):
+            check_environment(self.store, run_id)
+        return self.submit(request)
+
+    def retry_request(self, run_id: str, args: Sequence[str] = ("retry",)) -> RunRequest:
+        """What `retry` submits, which it raises the errors of."""
+        from producer.retry_run import retry_request
+
+        with _reaching(self.broker_url):
+            return retry_request(self.store, run_id, args)
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -247,12 +309,17 @@ def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines:
 
 
 def no_such_run(run_id: str) -> RelayError:
-    """The error for a run that is not (or no longer) known."""
-    message = f"there is no run {run_id} (results are kept for a day by default)"
+    """The error for a run that is not, or no longer, known."""
+    code, message = "no_such_run", f"there is no run {run_id} (results are kept for a day by default)"
+    began = submitted_at(run_id)
+    if began and time.time() - began > RESULT_TTL:
+        day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(began))
+        code = "run_expired"
+        message = f"run {run_id} of {day} UTC is no longer kept (DBT_RELAY_RESULT_TTL, a day by default)"
     return RelayError(
         message,
         ErrorInfo(
-            code="no_such_run", category=Category.USAGE.value, error_class="RelayError", message=message,
+            code=code, category=Category.USAGE.value, error_class="RelayError", message=message,
             suggested_fix="`dbt-relay runs` lists the runs that are known.",
         ),
     )  # fmt: skip

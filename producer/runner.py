@@ -91,9 +91,7 @@ class DbtRunner:
             DbtUsageError: the command cannot be what the caller meant; nothing was queued.
             RelayError: Redis or workers are not there.
         """
-        environ = dict(os.environ if self._environ is None else self._environ)
-        if self._broker_url:
-            environ["DBT_RELAY_BROKER_URL"] = self._broker_url
+        environ = self._environment()
         cwd = self.working_dir.absolute()
         args = with_vars(command_args, simulation_year, dbt_vars)
         invocation = parse_invocation(args, environ=environ, cwd=cwd)
@@ -102,6 +100,18 @@ class DbtRunner:
             args = [*args[:end], "--threads", str(self.threads), *args[end:]]
             invocation = parse_invocation(args, environ=environ, cwd=cwd)
         check_project(invocation, cwd=cwd, environ=environ)
+        return self._following(environ).run(
+            invocation, cwd=cwd, environ=environ, on_event=self._ear(stream_output, on_line),
+            description=description, retry=retry or self._retry, required_models=required_models,
+        )  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        environ = dict(os.environ if self._environ is None else self._environ)
+        if self._broker_url:
+            environ["DBT_RELAY_BROKER_URL"] = self._broker_url
+        return environ
+
+    def _ear(self, stream_output: bool, on_line: OnLine | None) -> Callable[[Event], None]:
         say = on_line or print
 
         def heard(event: Event) -> None:
@@ -110,9 +120,30 @@ class DbtRunner:
             if self._on_event is not None:
                 self._on_event(event)
 
-        return self._following(environ).run(
-            invocation, cwd=cwd, environ=environ, on_event=heard, description=description,
-            retry=retry or self._retry, required_models=required_models,
+        return heard
+
+    def retry(
+        self,
+        run_id: str,
+        options: Sequence[str] = (),
+        stream_output: bool = True,
+        on_line: OnLine | None = None,
+    ) -> DbtResult:
+        """Run again what failed and was skipped in an earlier run, as ``dbt retry`` would.
+
+        Args:
+            run_id: `DbtResult.run_id` of the earlier run, whoever submitted it.
+            options: of ``dbt retry``, such as ``["--vars", "{year: 2026}"]``.
+            stream_output, on_line: as in `execute_command`.
+
+        Raises:
+            DbtUsageError: it is still going, or it cannot be retried.
+            RelayError: there is no such run (any more); Redis or workers are not there.
+        """
+        environ = self._environment()
+        return self._following(environ).retry(
+            run_id, ["retry", *options], environ=environ, on_event=self._ear(stream_output, on_line),
+            description=f"Retrying {run_id}",
         )  # fmt: skip
 
     def run_model(self, name: str, **kwargs: Any) -> DbtResult:

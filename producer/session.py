@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
-from workers.contract.environment import allowed, names_used
+from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event
 from workers.contract.log import phase
@@ -86,6 +86,43 @@ class Follower:
             invocation, cwd=cwd, environ=environ, description=description, retry=retry,
             required_models=required_models,
         )  # fmt: skip
+        return self._carry(request, env_file, invocation, environ=environ, on_event=on_event)
+
+    def retry(
+        self,
+        run_id: str,
+        args: Sequence[str] = ("retry",),
+        *,
+        environ: Mapping[str, str],
+        on_event: Callable[[Event], None] | None = None,
+        description: str = "",
+    ) -> DbtResult:
+        """Run again what failed and was skipped in an earlier run, and follow it to its end.
+
+        Args:
+            args: dbt's command line of the retry.
+
+        Raises:
+            as `run`, and as `RelayClient.retry`.
+        """
+        again = self.client.retry_request(run_id, args)
+        cwd = Path(again.cwd)
+        invocation = dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd)
+        request, env_file = self.request(invocation, cwd=cwd, environ=environ, description=description)
+        request = msgspec.structs.replace(
+            request, project_dir=again.project_dir, retry_of=run_id, retry=again.retry
+        )
+        return self._carry(request, env_file, invocation, environ=environ, on_event=on_event)
+
+    def _carry(
+        self,
+        request: RunRequest,
+        env_file: Path | None,
+        invocation: Invocation,
+        *,
+        environ: Mapping[str, str],
+        on_event: Callable[[Event], None] | None,
+    ) -> DbtResult:
         submitted = time.monotonic()
         try:
             with phase("submit", run=request.run_id):
@@ -99,7 +136,7 @@ class Follower:
                 env_file.unlink(missing_ok=True)
         result.execution_time = time.monotonic() - submitted
         if request.return_artifacts:
-            self._write_artifacts(invocation, result, cwd=cwd, environ=environ)
+            self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result
 
     def request(
@@ -121,7 +158,7 @@ class Follower:
         if embedded_dir is not None:
             env_file = _write_env(embedded_dir, run_id, environ)
         else:
-            names = names_used([project]) | _option_variables()
+            names = names_used([project]) | names_noted(environ) | _option_variables()
             given = {name: environ[name] for name in names if name in environ}
             env = allowed(given, self.settings.env_deny)
         request = RunRequest(
@@ -129,7 +166,8 @@ class Follower:
             project_dir=str(project), env=env,
             env_file=None if env_file is None else str(env_file), retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
-            debug=bool(invocation.options.get("debug")), description=description,
+            priority=self.settings.priority, debug=bool(invocation.options.get("debug")),
+            description=description,
             submitted_by=f"{socket.gethostname()}:{os.getpid()}", submitted_at=time.time(),
         )  # fmt: skip
         return request, env_file
@@ -187,6 +225,23 @@ def run_invocation(
             on_line(event.text)
 
     return follower.run(invocation, cwd=cwd, environ=environ, on_event=heard, description=description)
+
+
+def retry_run(
+    run_id: str, args: Sequence[str], *, environ: Mapping[str, str], on_line: Callable[[str], None]
+) -> DbtResult:
+    """Run again what failed and was skipped in a run, line by line.
+
+    Raises:
+        as `Follower.retry`.
+    """
+    follower = Follower(find_stack(environ), read_settings(environ))
+
+    def heard(event: Event) -> None:
+        if event.kind == LINE:
+            on_line(event.text)
+
+    return follower.retry(run_id, args, environ=environ, on_event=heard)
 
 
 class _Interrupts:

@@ -40,7 +40,6 @@ class Heart:
         self._ledger = ledger
         self._cancel = cancel
         self._held: dict[str, dict[str, int]] = {}
-        self._session: Session | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -54,13 +53,11 @@ class Heart:
         """Keep a session's lock."""
         self._start()
         with self._lock:
-            self._session = session
             self._held.setdefault(session.run_id, {})[session.held[0]] = session.fence
         try:
             yield
         finally:
             with self._lock:
-                self._session = None
                 self._drop(session.run_id, session.held[0])
 
     @contextlib.contextmanager
@@ -118,17 +115,13 @@ class Heart:
             self._wake.wait(self._interval)
             with self._lock:
                 held = {run_id: dict(steps) for run_id, steps in self._held.items()}
-                session = self._session
             if not held:
                 last_answer = time.monotonic()
                 continue
             try:
                 for run_id, steps in held.items():
-                    lock = session.warehouse if session and session.run_id == run_id else None
                     pairs = list(steps.items())
-                    for (step, fence), answer in zip(
-                        pairs, self._ledger.beat(run_id, pairs, lock), strict=True
-                    ):
+                    for (step, fence), answer in zip(pairs, self._ledger.beat(run_id, pairs), strict=True):
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
                 last_answer = time.monotonic()

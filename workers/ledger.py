@@ -10,7 +10,9 @@ and the ``@`` steps of `contract.names`. Their life::
                                 └──<── claim <── retrying <── giveback ────┘
 
 A claim gives a fence, a number that grows with each claim; whoever finishes, gives back or renews
-must show it. Times that decide anything are the Redis server's.
+must show it. Times that decide anything are the Redis server's. Every script may be repeated, as a
+client does whose answer was lost. `tests/integration/test_ledger_model.py` holds all of it against a
+model.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from workers.contract.names import Keys
+from workers.contract.names import QUEUE_LEVELS, Keys
+from workers.contract.purge import forget_workers
 from workers.contract.results import Attempt
 from workers.contract.runs import RESULT_TTL, RunStore, steps_of
 
@@ -30,6 +33,13 @@ LEASE_MS: Final = 10_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
 
 SESSION: Final = "@session"
+
+PATIENCE_MS: Final = 300_000
+"""For how long a message may wait in a queue that is not empty before it is sent again."""
+
+MAX_REASONS: Final = 200
+OTHER_REASONS: Final = "(other reasons)"
+"""What is on the wire decides the reasons, so their number is bounded."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +53,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
         stopping: whether the run is being stopped (the close and first steps still run then).
+        publish: other steps whose messages have to be published now.
     """
 
     run_id: str
@@ -54,6 +65,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     skip: bool
     cause: str
     stopping: bool
+    publish: tuple[str, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -112,8 +124,9 @@ class Ledger(RunStore):
         lease_ms: int = LEASE_MS,
         result_ttl: int = RESULT_TTL,
     ) -> None:
-        super().__init__(client, keys=keys, result_ttl=result_ttl)
+        super().__init__(client, keys=keys)
         self.lease_ms = lease_ms
+        self.result_ttl = result_ttl
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -145,19 +158,19 @@ class Ledger(RunStore):
             "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
             secrets.token_hex(6),
         )  # fmt: skip
+        answer["publish"] = steps_of(answer.get("publish"))
         if not answer.pop("claimed"):
-            return Refusal(answer["reason"], steps_of(answer.get("publish")))
+            return Refusal(answer["reason"], answer["publish"])
         return msgspec.convert({"run_id": run_id, **answer}, Claim)
 
-    def beat(self, run_id: str, held: Iterable[tuple[str, int]], lock: str | None = None) -> list[str]:
+    def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
         """Renew the leases of (step, fence) pairs: ``ok``, ``lost`` or ``stop`` for each."""
         flat = [part for pair in held for part in pair]
-        extra = [self.keys.lock(lock)] if lock else []
-        answer = self.call("beat", run_id, self.lease_ms, *flat, extra=extra)
+        answer = self.call("beat", run_id, self.lease_ms, *flat)
         return [word.decode() for word in answer]
 
     def stage(
-        self, claim: Claim, nodes: Sequence[StagedNode], *, roots: tuple[str, ...], chunk: int = 500
+        self, claim: Claim, nodes: Sequence[StagedNode], *, roots: tuple[str, ...], chunk: int = 100
     ) -> None:
         """Put planned nodes in place before the plan step is finished.
 
@@ -191,7 +204,7 @@ class Ledger(RunStore):
         """
         answer = self.call_json(
             "finish", claim.run_id, claim.step, claim.fence, result,
-            msgspec.json.encode(attempt) if attempt else b"", msgspec.json.encode(move),
+            msgspec.json.encode(attempt) if attempt else b"", msgspec.json.encode(move), self.result_ttl,
         )  # fmt: skip
         if not answer["accepted"]:
             raise FenceLostError(answer["reason"])
@@ -238,27 +251,56 @@ class Ledger(RunStore):
         self.client.set(self.keys.artifact(run_id, name), packed, ex=self.result_ttl)
 
     def count_rejected(self, reason: str) -> None:
-        """Count a message that was refused."""
-        self.client.hincrby(self.keys.rejected(), reason[:200], 1)
+        """Count a message that was refused. Past `MAX_REASONS` new reasons are counted together."""
+        key, field = self.keys.rejected(), reason[:200]
+        if not self.client.hexists(key, field) and int(_answer(self.client.hlen(key))) >= MAX_REASONS:
+            field = OTHER_REASONS
+        self.client.hincrby(key, field, 1)
+
+    def queue_length(self, queue: str) -> int:
+        """How many messages wait in a Celery queue, whatever their priority."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for level in QUEUE_LEVELS:
+                pipe.llen(queue + level)
+            return sum(pipe.execute())
 
     # -- the reaper --------------------------------------------------------------------------------
 
-    def overdue(self, limit: int = 200) -> list[tuple[str, str]]:
-        """(run, step) pairs whose watch ran out, the longest overdue first."""
-        now = self.server_time()
-        raw: Any = self.client.zrange(
-            self.keys.leases(), 0, int(now * 1000), byscore=True, offset=0, num=limit
-        )
-        pairs = (item.decode().split(" ", 1) for item in raw)
+    def overdue(self, *, queue_empty: bool, limit: int = 200) -> list[tuple[str, str]]:
+        """(run, step) pairs to look at: leases that ran out, then messages that nobody claimed.
+
+        While messages wait in the queue those are left alone for `PATIENCE_MS`: they are not lost, the
+        queue is deep.
+        """
+        now = int(self.server_time() * 1000)
+        missed = now if queue_empty else now - PATIENCE_MS
+        pairs = []
+        for key, until in ((self.keys.leases(), now), (self.keys.watches(), missed)):
+            raw: Any = self.client.zrange(key, 0, until, byscore=True, offset=0, num=limit)
+            pairs += [item.decode().split(" ", 1) for item in raw]
         return [(run_id, step) for run_id, step in pairs]
 
-    def reap(self, run_id: str, step: str, *, queue_empty: bool) -> dict[str, Any]:
-        """Look at one overdue watch: ``what`` is nothing, publish or lost."""
-        answer = self.call_json("reap", run_id, step, "1" if queue_empty else "0")
+    def reap(self, run_id: str, step: str) -> dict[str, Any]:
+        """Look at one overdue lease or watch: ``what`` is nothing, publish or lost."""
+        answer = self.call_json("reap", run_id, step)
         answer["publish"] = steps_of(answer.get("publish"))
         return answer
 
+    def some_active_runs(self, count: int = 20) -> list[str]:
+        """Unfinished runs, drawn at random."""
+        raw: Any = self.client.zrandmember(self.keys.active(), count)
+        return [run_id.decode() for run_id in raw or ()]
+
+    def forget_dead_workers(self) -> None:
+        """Remove the hellos of workers that ended without a goodbye an hour ago or more."""
+        forget_workers(self, silent_for=3600)
+
     def server_time(self) -> float:
         """Redis' clock, seconds since the epoch."""
-        clock: Any = self.client.time()
+        clock = _answer(self.client.time())
         return int(clock[0]) + int(clock[1]) / 1e6
+
+
+def _answer(value: Any) -> Any:
+    """redis-py types every answer as perhaps awaitable."""
+    return value

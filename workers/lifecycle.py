@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.metadata
 import json
@@ -95,7 +96,8 @@ def _ready(sender: Any = None, **_: Any) -> None:
     )
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
     presence = _Presence(client, keys, processes)
-    reaper = Reaper(ledger, publish, queue=settings.queue, interval=settings.reap_seconds)
+    send = functools.partial(publish, ledger)
+    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
     count_with(ledger.count_rejected)
     _alive.update(presence=presence, reaper=reaper)
     presence.start()

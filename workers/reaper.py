@@ -16,7 +16,7 @@ from typing import Any
 import redis
 
 from workers.contract.log import log
-from workers.ledger import Ledger
+from workers.ledger import SESSION, Ledger
 
 Publish = Callable[[str, Sequence[str]], None]
 
@@ -54,21 +54,21 @@ class Reaper:
         if self._server_is_fresh():
             return 0
         moved = 0
-        overdue = self._ledger.overdue()
-        if overdue:
-            empty = self._queue_is_empty()
-            for run_id, step in overdue:
-                moved += self._look(run_id, step, queue_empty=empty)
+        empty = self._ledger.queue_length(self._queue) == 0
+        for run_id, step in self._ledger.overdue(queue_empty=empty):
+            moved += self._look(run_id, step)
         if time.monotonic() - self._last_dispatch > 5 * self._interval:
             self._last_dispatch = time.monotonic()
-            for run_id in self._ledger.active_runs():
+            self._ledger.forget_dead_workers()
+            # nothing should be found here: each move hands out what it made ready
+            for run_id in self._ledger.some_active_runs():
                 steps = self._ledger.dispatch(run_id)
                 self._publish(run_id, steps)
                 moved += len(steps)
         return moved
 
-    def _look(self, run_id: str, step: str, *, queue_empty: bool) -> int:
-        answer = self._ledger.reap(run_id, step, queue_empty=queue_empty)
+    def _look(self, run_id: str, step: str) -> int:
+        answer = self._ledger.reap(run_id, step)
         what = answer["what"]
         if what == "publish":
             log("message lost, sent again", run=run_id, node=step, phase="reap")
@@ -77,12 +77,9 @@ class Reaper:
             log("worker lost", level=logging.WARNING, run=run_id, node=step, worker=answer.get("owner"),
                 losses=answer["losses"], phase="reap")  # fmt: skip
             self._publish(run_id, answer["publish"])
+        if answer.get("following"):
+            self._publish(answer["following"], (SESSION,))
         return int(what != "nothing")
-
-    def _queue_is_empty(self) -> bool:
-        # kombu keeps a queue as a list under its name
-        waiting: Any = self._ledger.client.llen(self._queue)
-        return int(waiting) == 0
 
     def _server_is_fresh(self) -> bool:
         info: Any = self._ledger.client.info("server")

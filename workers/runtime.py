@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import redis
 from kombu.exceptions import OperationalError
 
 from workers.app import app, settings
@@ -126,17 +127,20 @@ class Runtime:
         A message that cannot be sent is not an error: the ledger knows that the step is due, and the
         reaper sends it again.
         """
-        publish(run_id, steps)
+        publish(self.ledger, run_id, steps)
 
 
-def publish(run_id: str, steps: Sequence[str]) -> None:
+def publish(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
     """See `Runtime.publish`."""
-    for step in steps:
-        name = TASK_SESSION if step == SESSION else task_name(step)
-        try:
-            app.send_task(name, args=(run_id, step), queue=settings.queue)
-        except OperationalError as error:
-            log("message not sent, the reaper will", run=run_id, node=step, error=str(error))
+    if not steps:
+        return
+    try:
+        priority = ledger.priority(run_id)
+        for step in steps:
+            name = TASK_SESSION if step == SESSION else task_name(step)
+            app.send_task(name, args=(run_id, step), queue=settings.queue, priority=priority)
+    except (OperationalError, redis.RedisError) as error:
+        log("messages not sent, the reaper will", run=run_id, nodes=list(steps), error=str(error))
 
 
 def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> RunSpec:

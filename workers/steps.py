@@ -84,7 +84,11 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         return command(held, run, claim)
     run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
     try:
-        planned = _execute(held, lambda: held.engine.plan(run.spec, held.progress.emit, attempt=claim.tries))
+        previous = _previous(held, run)
+        planned = _execute(
+            held,
+            lambda: held.engine.plan(run.spec, held.progress.emit, attempt=claim.tries, previous=previous),
+        )
     except CommandFailedError as failed:
         return _end(held, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {
@@ -120,6 +124,19 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     )  # fmt: skip
     held.forget(claim.run_id)
     return {"run": claim.run_id, "nodes": len(nodes)}
+
+
+def _previous(held: Runtime, run: Run) -> dict[str, Any] | None:
+    """Run results of the run that this one repeats in part, where it does."""
+    if run.request.retry_of is None:
+        return None
+    last = held.ledger.final(run.request.retry_of)
+    if last is None or last.run_results is None:
+        error = reports.refused(
+            f"run {run.request.retry_of}, which was to be retried, is no longer kept", Category.USAGE
+        )
+        raise CommandFailedError(Finished(return_code=2, error=error))
+    return last.run_results
 
 
 def _facts(run: Run) -> RunFacts:
@@ -241,7 +258,9 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     try:
         finished = _execute(
             held,
-            lambda: held.engine.command(run.spec, name, held.progress.emit, attempt=claim.tries),
+            lambda: held.engine.command(
+                run.spec, name, held.progress.emit, attempt=claim.tries, previous=_previous(held, run)
+            ),
         )
     except CommandFailedError as failed:
         finished = failed.finished
@@ -249,6 +268,17 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if again is not None:
         raise again
     return _end(held, run, claim, began, finished, finished.results)
+
+
+def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+    """End a run one of whose own steps ended its worker too often: it would for ever."""
+    began = time.time()
+    error = reports.worker_lost(claim, began).result.error
+    raw = held.ledger.results(claim.run_id)
+    raw.pop(STEP_START, None)
+    steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
+    finished = Finished(return_code=2, error=error and msgspec.structs.replace(error, node=None))
+    return _end(held, run, claim, began, finished, steps, stop=held.ledger.fact(claim.run_id, "stop"))
 
 
 def _end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:

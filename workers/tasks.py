@@ -101,10 +101,11 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     entered = held.locks.enter(body.run_id, run.lock, held.owner)
     if isinstance(entered, str):
         return {"run": body.run_id, "refused": entered}
-    done = 0
+    done, began = 0, time.monotonic()
     with held.heart.session(entered):
         try:
-            while not draining():  # another worker goes on where a stopping one leaves
+            # another worker goes on where this one leaves
+            while not draining() and not (done and _is_wanted(held, began)):
                 claim = held.ledger.claim(body.run_id, "", held.owner, session=entered.fence)
                 if isinstance(claim, Refusal):
                     break
@@ -116,6 +117,13 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     if following:
         held.publish(following, (SESSION,))
     return {"run": body.run_id, "steps": done}
+
+
+def _is_wanted(held: Runtime, began: float) -> bool:
+    """Whether a session has had this process long enough and other messages wait."""
+    return time.monotonic() - began > settings.session_seconds and bool(
+        held.ledger.queue_length(settings.queue)
+    )
 
 
 _handed: dict[str, Claim] = {}
@@ -176,6 +184,7 @@ def _perform(
     if isinstance(granted, Refusal):
         held.publish(message.run_id, granted.publish)
         return {"run": message.run_id, "step": message.step, "refused": granted.reason}
+    held.publish(message.run_id, granted.publish)
     began = time.time()
     try:
         with (
@@ -186,6 +195,8 @@ def _perform(
                 run = held.run(granted.run_id)
                 if run is None:
                     return {"run": granted.run_id, "refused": "unknown run"}
+                if granted.step.startswith("@") and granted.losses >= settings.max_losses:
+                    return steps.give_up(held, run, granted)
                 return body(held, run, granted)
             except (DbtUsageError, InvalidMessageError) as error:
                 steps.end_unread(held, granted, error)

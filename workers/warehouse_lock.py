@@ -3,13 +3,16 @@
 A DuckDB file belongs to one process at a time, readers included. A run on such a warehouse is
 executed by *sessions*: one process takes the warehouse's lock, executes whatever is ready of the
 run, step by step, and closes the file before it lets go. Other runs on the same file wait in line
-(`lua/enter.lua`), and hold no worker while they wait. The lock is a lease: it ends with its holder.
+(`lua/enter.lua`), and hold no worker while they wait.
 
-A session holds the file for its whole run rather than handing it over after each node: interleaved
-runs on one file would leave tables that no order of plain dbt commands leaves.
+The file belongs to the run, from its first session to its end: interleaved runs on one file would
+leave tables that no order of plain dbt commands leaves. A session is a lease and ends with its holder;
+the run goes on in another one, as it does after a retry's wait or when its process was wanted elsewhere.
 """
 
 from __future__ import annotations
+
+import secrets
 
 import msgspec
 
@@ -35,14 +38,10 @@ class WarehouseLock:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
 
-    def _keys(self, warehouse: str) -> list[str]:
-        keys = self.ledger.keys
-        return [keys.lock(warehouse), keys.lock_waiters(warehouse)]
-
     def enter(self, run_id: str, warehouse: str, owner: str) -> Session | str:
         """Begin a session, or say why not (``parked``: somebody else has it, the run waits in line)."""
         answer = self.ledger.call_json(
-            "enter", run_id, owner, self.ledger.lease_ms, extra=self._keys(warehouse)
+            "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6)
         )
         if not answer["entered"]:
             return str(answer["reason"])
@@ -54,5 +53,5 @@ class WarehouseLock:
         Returns:
             the run whose session has to be published next, or an empty string.
         """
-        answer = self.ledger.call("leave", session.run_id, session.fence, extra=self._keys(session.warehouse))
+        answer = self.ledger.call("leave", session.run_id, session.warehouse, session.fence)
         return str(answer.decode())

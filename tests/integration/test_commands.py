@@ -23,7 +23,7 @@ Run = Callable[..., DbtResult]
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools) -> WorkerPool:
-    return module_worker_pool(2)
+    return module_worker_pool(2, measured=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,15 @@ def run(dbt: DbtRunner) -> Run:
 def artifact(project: Path, name: str) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads((project / "target" / name).read_text())
     return plain
+
+
+def test_artifacts_note_what_the_caller_set_for_them(
+    redis_server: RedisServer, dbt: DbtRunner, project: Path
+) -> None:
+    caller = runner(redis_server, project, env={"DBT_ENV_CUSTOM_ENV_TEAM": "north"})
+    assert caller.execute_command(["run", "--select", "int_model_a"], stream_output=False).success
+    for name in ("manifest.json", "run_results.json"):
+        assert artifact(project, name)["metadata"]["env"] == {"TEAM": "north"}
 
 
 def test_the_file_is_free_when_a_command_returns(run: Run, project: Path) -> None:

@@ -63,7 +63,11 @@ class World:
 
     def named(self, word: str) -> list[psutil.Process]:
         """Those with `word` in their command line."""
-        return [process for process in self.processes() if word in " ".join(process.cmdline())]
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):  # it may be ending
+                found += [process] if word in " ".join(process.cmdline()) else []
+        return found
 
     def assert_nothing_left(self, within: float = 0.0) -> None:
         """No process and no folder of a stack after `within` seconds."""
@@ -100,11 +104,11 @@ class World:
 
     def close(self) -> None:
         """End what a failed test left."""
+        for left in self.processes():  # first: a fork of a caller would keep its pipes open
+            left.kill()
         for process in self.callers:
             process.kill()
             process.communicate()
-        for left in self.processes():
-            left.kill()
         for path in self.base.iterdir():
             subprocess.run(["rm", "-rf", str(path)], check=True)
         self.base.rmdir()

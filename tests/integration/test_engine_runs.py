@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from tests.support.engine import Ran, Shared, drive, spec_for
+from tests.support.projects import copy_project
 from workers.contract.events import DEBUG, LINE
 from workers.engine.engine import Engine
 from workers.engine.warehouse import close_warehouse
 
-Copy = Callable[..., Path]
+ENGINE = Engine(Shared(), worker="here:1")
+"""Warm for all tests: each finds its project at the same place."""
 
 
 @pytest.fixture(autouse=True)
@@ -26,19 +29,36 @@ def closed() -> Iterator[None]:
     close_warehouse()
 
 
-@pytest.fixture
-def small(copy_project: Copy, duckdb_file: Path) -> Path:
-    return copy_project("small")
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture
-def broken(copy_project: Copy, duckdb_file: Path) -> Path:
-    return copy_project("broken")
+def duckdb_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = home / "warehouse.duckdb"
+    path.unlink(missing_ok=True)
+    monkeypatch.setenv("RELAY_TEST_DUCKDB", str(path))
+    return path
+
+
+def fresh(home: Path, name: str) -> Path:
+    shutil.rmtree(home / name, ignore_errors=True)
+    return copy_project(name, home / name)
+
+
+@pytest.fixture
+def small(home: Path, duckdb_file: Path) -> Path:
+    return fresh(home, "small")
+
+
+@pytest.fixture
+def broken(home: Path, duckdb_file: Path) -> Path:
+    return fresh(home, "broken")
 
 
 def failing(project: Path, command: str, *what: str) -> Ran:
-    engine = Engine(Shared(), worker="here:1")
-    return drive(engine, spec_for(project, *command.split(), "--vars", json.dumps({"broken": what})))
+    return drive(ENGINE, spec_for(project, *command.split(), "--vars", json.dumps({"broken": what})))
 
 
 def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
@@ -48,7 +68,7 @@ def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def test_a_build_on_one_engine(small: Path, duckdb_file: Path) -> None:
-    ran = drive(Engine(Shared(), worker="here:1"), spec_for(small, "build"))
+    ran = drive(ENGINE, spec_for(small, "build"))
     assert ran.finished.return_code == 0, ran.lines
     assert set(ran.statuses.values()) == {"success", "pass"}
     assert all(outcome.result.worker == "here:1" for outcome in ran.outcomes.values())
@@ -58,9 +78,9 @@ def test_a_build_on_one_engine(small: Path, duckdb_file: Path) -> None:
     assert json.loads((small / "target" / "manifest.json").read_text())["metadata"]["project_name"] == "small"
 
 
-def test_engines_in_turn_give_what_one_gives(small: Path, tmp_path: Path, copy_project: Copy) -> None:
+def test_engines_in_turn_give_what_one_gives(small: Path, tmp_path: Path) -> None:
     shared = Shared()
-    alone = drive(Engine(Shared()), spec_for(small, "build"))
+    alone = drive(ENGINE, spec_for(small, "build"))
     close_warehouse()
     os.environ["RELAY_TEST_DUCKDB"] = str(tmp_path / "second.duckdb")
     second = copy_project("small", tmp_path / "second")
@@ -73,7 +93,7 @@ def test_engines_in_turn_give_what_one_gives(small: Path, tmp_path: Path, copy_p
 
 
 def test_nothing_selected(small: Path) -> None:
-    ran = drive(Engine(Shared()), spec_for(small, "run", "--select", "nothing_like_it"))
+    ran = drive(ENGINE, spec_for(small, "run", "--select", "nothing_like_it"))
     assert ran.finished.return_code == 0
     assert ran.finished.run_results is not None
     assert ran.finished.run_results["results"] == []
@@ -82,7 +102,7 @@ def test_nothing_selected(small: Path) -> None:
 
 def test_an_unknown_required_model_is_refused_with_the_nearest(small: Path) -> None:
     spec = spec_for(small, "run", required_models=("customer_total",))
-    ran = drive(Engine(Shared()), spec)
+    ran = drive(ENGINE, spec)
     assert ran.finished.return_code == 2
     assert ran.finished.error is not None
     assert "customer_totals" in ran.finished.error.message
@@ -92,22 +112,24 @@ def test_a_working_directory_that_is_not_there(small: Path) -> None:
     spec = spec_for(small, "run")
     import msgspec
 
-    ran = drive(Engine(Shared()), msgspec.structs.replace(spec, cwd="/no/such/folder"))
+    ran = drive(ENGINE, msgspec.structs.replace(spec, cwd="/no/such/folder"))
     assert ran.finished.return_code == 2
     assert any("/no/such/folder" in line for line in ran.lines)
 
 
 def test_arguments_that_dbt_refuses(small: Path) -> None:
-    ran = drive(Engine(Shared()), spec_for(small, "run", "--no-such-flag"))
+    ran = drive(ENGINE, spec_for(small, "run", "--no-such-flag"))
     assert ran.finished.return_code == 2
-    assert any("no-such-flag" in line for line in ran.lines)
+    assert ran.finished.error is not None
+    assert ran.finished.error.code == "unknown_option"
+    assert "no-such-flag" in ran.finished.error.message
+    assert ran.lines == []  # it is for stderr
 
 
 def test_the_process_is_as_it_was_after_a_step(small: Path) -> None:
     before = dict(os.environ), os.getcwd(), list(sys.argv), threading.current_thread().name, sys.stdout
-    engine = Engine(Shared())
-    drive(engine, spec_for(small, "build", env={"ONLY_IN_THE_RUN": "1"}))
-    drive(engine, spec_for(small, "run", "--no-such-flag"))
+    drive(ENGINE, spec_for(small, "build", env={"ONLY_IN_THE_RUN": "1"}))
+    drive(ENGINE, spec_for(small, "run", "--no-such-flag"))
     after = dict(os.environ), os.getcwd(), list(sys.argv), threading.current_thread().name, sys.stdout
     assert after == before
 
@@ -120,18 +142,25 @@ def test_a_command_sees_its_callers_environment_directory_and_arguments(small: P
     )
     events = []
     spec = spec_for(small, "run-operation", "tell", env={"WHERE": "here"})
-    finished = Engine(Shared()).command(spec, "run-operation", events.append)
+    finished = ENGINE.command(spec, "run-operation", events.append)
     lines = [event.text for event in events if event.kind == LINE]
     assert finished.return_code == 0, lines
     assert any(line.startswith("here ") for line in lines)
     assert "dbt run-operation tell" in lines
 
 
+def test_artifacts_note_the_environment_of_their_own_run(small: Path) -> None:
+    for team in ("north", "south"):
+        drive(ENGINE, spec_for(small, "run", "--select", "stg_orders", env={"DBT_ENV_CUSTOM_ENV_TEAM": team}))
+        for name in ("manifest", "run_results"):
+            written = json.loads((small / "target" / f"{name}.json").read_text())
+            assert written["metadata"]["env"] == {"TEAM": team}, name
+
+
 def test_debug_events_are_kept_apart_from_lines(small: Path) -> None:
-    engine = Engine(Shared())
-    drive(engine, spec_for(small, "build"))
-    plain = drive(engine, spec_for(small, "build"))
-    debugged = drive(engine, spec_for(small, "build", debug=True))
+    drive(ENGINE, spec_for(small, "build"))
+    plain = drive(ENGINE, spec_for(small, "build"))
+    debugged = drive(ENGINE, spec_for(small, "build", debug=True))
     assert not [event for event in plain.events if event.kind == DEBUG]
     assert [event for event in debugged.events if event.kind == DEBUG]
     assert len(debugged.lines) == len(plain.lines)
@@ -139,12 +168,12 @@ def test_debug_events_are_kept_apart_from_lines(small: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--quiet", "--log-level=none"])
 def test_quiet_runs_say_nothing(small: Path, option: str) -> None:
-    assert drive(Engine(Shared()), spec_for(small, option, "build")).lines == []
+    assert drive(ENGINE, spec_for(small, option, "build")).lines == []
 
 
 def test_json_lines(small: Path) -> None:
     spec = spec_for(small, "--log-format", "json", "build")
-    for line in drive(Engine(Shared()), spec).lines:
+    for line in drive(ENGINE, spec).lines:
         assert json.loads(line)["info"]["invocation_id"] == spec.invocation_id
 
 
@@ -153,10 +182,10 @@ def test_secrets_are_not_said(small: Path) -> None:
         "{{ log('the word is ' ~ var('word'), info=true) }} select 1 as one"
     )
     spec = spec_for(small, "run", "--vars", "{word: opensesame}", env={"DBT_ENV_SECRET_WORD": "opensesame"})
-    ran = drive(Engine(Shared()), spec)
+    ran = drive(ENGINE, spec)
     assert any("the word is *****" in line for line in ran.lines)
     assert not any("opensesame" in line for line in ran.lines)
-    assert b"opensesame" not in Engine(Shared()).mask(spec, b'{"a": "opensesame"}')
+    assert b"opensesame" not in ENGINE.mask(spec, b'{"a": "opensesame"}')
 
 
 # -- failures --------------------------------------------------------------------------------------
@@ -227,11 +256,11 @@ def test_a_parse_error_gives_the_command_up(broken: Path) -> None:
 
 
 def test_a_second_attempt_asks_the_warehouse_what_there_is(small: Path, duckdb_file: Path) -> None:
-    assert drive(Engine(Shared()), spec_for(small, "build")).finished.return_code == 0
+    assert drive(ENGINE, spec_for(small, "build")).finished.return_code == 0
     close_warehouse()
     with duckdb.connect(str(duckdb_file)) as connection:
         connection.execute("create view main.orders_by_year_backup as select 1 as one")
-    ran = drive(Engine(Shared()), spec_for(small, "run"), attempt=2)
+    ran = drive(ENGINE, spec_for(small, "run"), attempt=2)
     assert ran.finished.return_code == 0
     told = [json.loads(change) for outcome in ran.outcomes.values() for change in outcome.cache]
     snapshots = [change for change in told if change[1] == "snapshot"]
@@ -243,15 +272,13 @@ def test_a_second_attempt_asks_the_warehouse_what_there_is(small: Path, duckdb_f
 
 
 def test_the_file_is_free_once_the_engine_lets_go(small: Path, duckdb_file: Path) -> None:
-    engine = Engine(Shared())
-    drive(engine, spec_for(small, "build"))
-    engine.release()
+    drive(ENGINE, spec_for(small, "build"))
+    ENGINE.release()
     with duckdb.connect(str(duckdb_file)) as connection:
         assert connection.execute("select count(*) from run_log").fetchone() is not None
 
 
 def test_the_warehouse_is_named_by_its_file(small: Path, duckdb_file: Path) -> None:
-    engine = Engine(Shared())
-    assert engine.warehouse(spec_for(small, "compile"), "compile") == f"duckdb:{duckdb_file}"
-    assert engine.warehouse(spec_for(small, "ls"), "ls") is None
-    assert engine.warehouse(spec_for(small, "compile", "--target", "none"), "compile") is None
+    assert ENGINE.warehouse(spec_for(small, "compile"), "compile") == f"duckdb:{duckdb_file}"
+    assert ENGINE.warehouse(spec_for(small, "ls"), "ls") is None
+    assert ENGINE.warehouse(spec_for(small, "compile", "--target", "none"), "compile") is None

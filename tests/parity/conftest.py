@@ -2,59 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.parity.compare import Allowance
-from tests.parity.harness import Pair
-from tests.parity.sides import PlainDbt, Relay
-from tests.parity.warehouses import DuckDBFile, PostgresDatabase
+from tests.parity.harness import PLAYED, Counts, Pair, in_all
 from tests.support.postgres_server import PostgresServer
+from tests.support.processes import unmeasured
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.worker_pool import WorkerPool, WorkerPools
+from workers.verify.compare import Allowance
+from workers.verify.sides import Side, dbt_program, environment, relay_program
+from workers.verify.warehouses import DuckDBFile, PostgresDatabase, Warehouse
+
+COUNTS = "parity"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test compared goes with its report: with xdist that is another process."""
+    if call.when == "call":
+        item.user_properties.extend((COUNTS, list(counts)) for counts in PLAYED)
+        PLAYED.clear()
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each project and warehouse: how much was compared, and the differences."""
+    reports = (each for group in terminalreporter.stats.values() for each in group)
+    calls = (each for each in reports if getattr(each, "when", "") == "call")
+    counts = (Counts(*value) for each in calls for name, value in each.user_properties if name == COUNTS)
+    lines = in_all(counts)
+    if lines:
+        terminalreporter.section("parity with plain dbt")
+    for line in lines:
+        terminalreporter.line(str(line), red=bool(line.differences), green=not line.differences)
 
 
 @pytest.fixture(scope="session")
-def live_workers(redis_server: RedisServer) -> Iterator[WorkerPool]:
+def parity_server() -> Iterator[RedisServer]:
+    """A server of their own: the workers live on while other tests use the shared one."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def live_workers(parity_server: RedisServer) -> Iterator[WorkerPool]:
     """Two processes that live through all sequences: what one left behind must not touch the next."""
-    redis_server.flush()
-    with WorkerPools.on(redis_server) as pools:
+    with WorkerPools.on(parity_server) as pools:
         yield pools(2)
 
 
 @pytest.fixture(scope="session")
 def postgres_workers(
-    redis_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
+    parity_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
 ) -> Iterator[WorkerPool]:
     """Two processes that have PostgreSQL's password of their own, for secrets do not travel.
 
     They take the place of `live_workers`, on the same queue, for the rest of the session.
     """
     live_workers.stop()
-    with postgres.database() as database, WorkerPools.on(redis_server) as pools:
+    with postgres.database() as database, WorkerPools.on(parity_server) as pools:
         yield pools(2, env={name: value for name, value in database.env.items() if "SECRET" in name})
+
+
+def side_of(name: str, folder: Path, warehouse: Warehouse, env: Mapping[str, str], broker: str) -> Side:
+    program = dbt_program() if name == "plain" else relay_program()
+    values = {**environment(unmeasured()), **env}
+    return Side(name, folder, program, warehouse, {**values, "DBT_RELAY_BROKER_URL": broker})
+
+
+def duckdb_pair_in(
+    folder: Path, project: str, broker: str, *, allowance: Allowance | None = None, **env: str
+) -> Pair:
+    """The project twice below `folder`, each with a DuckDB file of its own."""
+    sides = []
+    for name in ("plain", "relay"):
+        mine = folder / name
+        copy_project(project, mine / "project")
+        file = mine / "warehouse.duckdb"
+        values = {"DATABASE_PATH": str(file), "RELAY_TEST_DUCKDB": str(file), **env}
+        sides.append(side_of(name, mine, DuckDBFile(file), values, broker))
+    return Pair(*sides, allowance=allowance or Allowance(), about=f"{project} on DuckDB")
 
 
 @pytest.fixture
 def duckdb_pair(tmp_path: Path, live_workers: WorkerPool) -> Callable[..., Pair]:
     """``duckdb_pair("demo")``: the project twice, each with a DuckDB file of its own."""
-
-    def make(project: str, *, allowance: Allowance | None = None, **env: str) -> Pair:
-        sides = []
-        for kind, name in ((PlainDbt, "plain"), (Relay, "relay")):
-            folder = tmp_path / name
-            copy_project(project, folder / "project")
-            file = folder / "warehouse.duckdb"
-            values = {"DATABASE_PATH": str(file), "RELAY_TEST_DUCKDB": str(file), **env}
-            sides.append(kind(name, folder, DuckDBFile(file), values))
-        assert isinstance(sides[1], Relay)
-        sides[1].broker_url = live_workers.broker
-        return Pair(*sides, allowance=allowance or Allowance())
-
-    return make
+    return functools.partial(duckdb_pair_in, tmp_path, broker=live_workers.broker)
 
 
 @pytest.fixture
@@ -62,21 +105,29 @@ def postgres_pair(
     tmp_path: Path, postgres_workers: WorkerPool, postgres: PostgresServer
 ) -> Iterator[Callable[..., Pair]]:
     """``postgres_pair("features")``: the project twice, each with a database of its own."""
-    import contextlib
-
     with contextlib.ExitStack() as stack:
+        yield functools.partial(
+            postgres_pair_in, tmp_path, server=postgres, stack=stack, broker=postgres_workers.broker
+        )
 
-        def make(project: str, *, allowance: Allowance | None = None, **env: str) -> Pair:
-            sides = []
-            for kind, name in ((PlainDbt, "plain"), (Relay, "relay")):
-                folder = tmp_path / name
-                copy_project(project, folder / "project")
-                database = stack.enter_context(postgres.database())
-                values = {**database.env, "DBT_TARGET": "postgres", **env}
-                warehouse = PostgresDatabase(database.connect, database.dbname)
-                sides.append(kind(name, folder, warehouse, values))
-            assert isinstance(sides[1], Relay)
-            sides[1].broker_url = postgres_workers.broker
-            return Pair(*sides, allowance=allowance or Allowance())
 
-        yield make
+def postgres_pair_in(
+    folder: Path,
+    project: str,
+    server: PostgresServer,
+    stack: contextlib.ExitStack,
+    broker: str,
+    *,
+    allowance: Allowance | None = None,
+    **env: str,
+) -> Pair:
+    """The project twice below `folder`, each with a database of its own, for as long as `stack` lasts."""
+    sides = []
+    for name in ("plain", "relay"):
+        mine = folder / name
+        copy_project(project, mine / "project")
+        database = stack.enter_context(server.database())
+        values = {**database.env, "DBT_TARGET": "postgres", **env}
+        warehouse = PostgresDatabase(database.connect, database.dbname)
+        sides.append(side_of(name, mine, warehouse, values, broker))
+    return Pair(*sides, allowance=allowance or Allowance(), about=f"{project} on PostgreSQL")

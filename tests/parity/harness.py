@@ -1,16 +1,16 @@
-"""A sequence of dbt commands, run by plain dbt and by dbt-relay, compared after each command."""
+"""Sequences of dbt commands and of what happens between them, for `workers.verify`."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pytest
 
-from tests.parity.compare import Allowance, Compared, Difference, compare
-from tests.parity.sides import Outcome, Side
+from workers.verify import pair
+from workers.verify.sides import Side
 
 MOST_SHOWN = 20
 
@@ -21,11 +21,8 @@ class Dbt:
 
     Attributes:
         args: its arguments, a shell line or a list.
-        env: environment on top of the side's.
-        target: its target folder, relative to the project.
         exit_code: what plain dbt must end with, so that a sequence tests what it is meant to.
-        order: see `compare.Allowance`.
-        skip_lines: see `compare.Allowance`.
+        env, target, order, skip_lines: see `workers.verify.pair.Command`.
     """
 
     args: str | Sequence[str]
@@ -36,9 +33,10 @@ class Dbt:
     skip_lines: tuple[str, ...] = ()
 
     @property
-    def words(self) -> list[str]:
-        """The arguments as a list."""
-        return shlex.split(self.args) if isinstance(self.args, str) else list(self.args)
+    def command(self) -> pair.Command:
+        """As the product knows it."""
+        words = shlex.split(self.args) if isinstance(self.args, str) else list(self.args)
+        return pair.Command(tuple(words), self.env, self.target, self.order, self.skip_lines)
 
 
 @dataclass(frozen=True)
@@ -87,72 +85,89 @@ Step = Dbt | Change
 
 
 @dataclass
-class Report:
-    """What was compared, and every difference, by command."""
+class Report(pair.Report):
+    """Also whether plain dbt did what the sequence is about."""
 
-    name: str
-    commands: int = 0
-    nodes: int = 0
-    relations: int = 0
-    differences: list[tuple[str, Difference]] = field(default_factory=list)
+    name: str = ""
     surprises: list[str] = field(default_factory=list)
     """Commands with which plain dbt did not end as the sequence expects."""
 
-    def add(self, command: str, seen: Compared) -> None:
-        """Count one command's comparison in."""
-        self.commands += 1
-        self.nodes += seen.nodes
-        self.relations += seen.relations
-        self.differences.extend((command, difference) for difference in seen.differences)
+    def __str__(self) -> str:
+        shown = self.differences[: 3 * MOST_SHOWN]
+        lines = [f"  {command}: {difference}" for command, difference in shown]
+        return "\n".join([f"{self.name}: {super().__str__()}", *lines, *self.surprises])
+
+
+class Counts(NamedTuple):
+    """How much a sequence compared, for the last lines of a session."""
+
+    about: str
+    commands: int
+    nodes: int
+    relations: int
+    differences: int
+    sequences: int = 1
+
+    @classmethod
+    def of(cls, about: str, report: Report) -> Counts:
+        """Of a sequence that was played."""
+        return cls(about, report.commands, report.nodes, report.relations, len(report.differences))
 
     def __str__(self) -> str:
-        head = (
-            f"{self.name}: {self.commands} commands, {self.nodes} node results, {self.relations} relations"
-            f" compared: {len(self.differences)} differences"
+        return (
+            f"{self.about}: {self.sequences} sequences, {self.commands} commands, {self.nodes} node results, "
+            f"{self.relations} relations compared: {self.differences} differences"
         )
-        shown = self.differences[: 3 * MOST_SHOWN]
-        lines = [f"  dbt {command}: {difference}" for command, difference in shown]
-        return "\n".join([head, *lines, *self.surprises])
+
+
+def in_all(counts: Iterable[Counts]) -> list[Counts]:
+    """The sums, by what they are about."""
+    sums: dict[str, Counts] = {}
+    for each in counts:
+        before = sums.get(each.about)
+        numbers = zip(before[1:], each[1:], strict=True) if before else ((0, number) for number in each[1:])
+        sums[each.about] = Counts(each.about, *(one + other for one, other in numbers))
+    return [sums[about] for about in sorted(sums)]
+
+
+PLAYED: list[Counts] = []
+"""Sequences that were played and not yet reported (`conftest`)."""
 
 
 @dataclass
-class Pair:
-    """The two sides of a sequence."""
+class Pair(pair.Pair):
+    """The two sides of a sequence of commands and changes.
 
-    plain: Side
-    relay: Side
-    allowance: Allowance = field(default_factory=Allowance)
-    outcomes: list[tuple[Outcome, Outcome]] = field(default_factory=list)
+    Attributes:
+        about: project and warehouse.
+    """
+
+    about: str = ""
 
     def play(self, name: str, steps: Iterable[Step]) -> Report:
         """Run every step on both sides and compare after each command."""
-        report = Report(name)
+        report = Report(name=name)
         for step in steps:
             if isinstance(step, Change):
                 step.make(self.plain)
                 step.make(self.relay)
                 continue
-            surprises = len(report.surprises)
-            with ThreadPoolExecutor(1) as beside:  # a process of its own: it need not wait for the other
-                running = beside.submit(self.plain.run, step.words, step.env, step.target)
-                relay = self.relay.run(step.words, step.env, step.target)
-                plain = running.result()
+            command = step.command
+            plain, relay, seen = self.run(command)
             if plain.return_code != step.exit_code:
                 report.surprises.append(
-                    f"plain dbt {shlex.join(step.words)} ended with {plain.return_code}, not "
-                    f"{step.exit_code}:\n" + "\n".join(plain.lines[-25:]) + plain.stderr
+                    f"plain {command} ended with {plain.return_code}, not {step.exit_code}:\n"
+                    + "\n".join(plain.lines[-25:])
+                    + plain.stderr
                 )
-            self.outcomes.append((plain, relay))
-            allowance = replace(
-                self.allowance, order=step.order, skip_lines=(*self.allowance.skip_lines, *step.skip_lines)
-            )
-            rules = (self.plain.rules, self.relay.rules)
-            print("\n".join(report.surprises[surprises:]), end="")
-            seen = compare(plain, relay, rules, allowance)
-            report.add(shlex.join(step.words), seen)
-            print(f"dbt {shlex.join(step.words)}: {len(seen.differences)} differences", flush=True)
+                print(report.surprises[-1])
+            report.add(command, seen)
+            print(f"{command}: {len(seen.differences)} differences", flush=True)
             for difference in seen.differences[:MOST_SHOWN]:
                 print(f"  {difference}", flush=True)
+            if seen.differences and relay.stderr:
+                print(f"  dbt-relay said: {relay.stderr}")
+        PLAYED.append(Counts.of(self.about, report))
         return report
 
 

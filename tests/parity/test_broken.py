@@ -102,6 +102,7 @@ def test_early_ends(duckdb_pair: DuckDBPair) -> None:
         with_broken("build --select bad:method", exit_code=2),
         with_broken("build --selector none", exit_code=2),
         with_broken("build --target nowhere", exit_code=2),
+        sql("drop table main.kept"),
         sql("create table main.kept as select 1 as strange"),
         with_broken("build"),
     )

@@ -74,7 +74,13 @@ class Ran:
         return {part[3 if part[0] == "unit_test" else 2]: status for part, status in parts}
 
 
-def drive(engines: Engine | Sequence[Engine], spec: RunSpec, *, attempt: int = 1) -> Ran:
+def drive(
+    engines: Engine | Sequence[Engine],
+    spec: RunSpec,
+    *,
+    attempt: int = 1,
+    previous: Mapping[str, Any] | None = None,
+) -> Ran:
     """Plan, start, every node after its parents, close: the steps in turn on each of the engines.
 
     Results and facts go through JSON between steps, as they do in the ledger.
@@ -93,7 +99,7 @@ def drive(engines: Engine | Sequence[Engine], spec: RunSpec, *, attempt: int = 1
     ran = Ran(Finished(return_code=2), events=events)
     results: list[StepResult] = []
     try:
-        ran.plan = plan = next(turn).plan(spec, events.append)
+        ran.plan = plan = next(turn).plan(spec, events.append, previous=previous)
         facts = msgspec.json.decode(msgspec.json.encode(plan.facts), type=RunFacts)
         if not plan.nodes:
             ran.finished = next(turn).close(spec, facts, None, [], events.append, changes=changes)

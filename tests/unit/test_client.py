@@ -126,17 +126,18 @@ def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
 
 
 def test_what_nobody_knows(relay: RelayClient) -> None:
+    nobody = new_run_id()
     for ask in (
         lambda run_id: next(relay.watch(run_id)),
         relay.result,
         lambda run_id: relay.collect(run_id, []),
     ):
-        with pytest.raises(RelayError, match="there is no run 20250101T000000-000000000000") as caught:
-            ask("20250101T000000-000000000000")
+        with pytest.raises(RelayError, match=f"there is no run {nobody}") as caught:
+            ask(nobody)
         assert caught.value.info is not None
         assert caught.value.info.code == "no_such_run"
         assert "dbt-relay runs" in caught.value.suggested_fix
-    assert relay.artifact("20250101T000000-000000000000", "manifest.json") is None
+    assert relay.artifact(nobody, "manifest.json") is None
 
 
 def test_an_unfinished_run_has_no_result(relay: RelayClient) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.projects import PROJECTS
-from workers.contract.environment import MAX_FILE_BYTES, allowed, denied, names_used
+from workers.contract.environment import MAX_FILE_BYTES, allowed, denied, names_noted, names_used
 from workers.contract.settings import Settings
 
 DENY = Settings().env_deny
@@ -18,10 +18,13 @@ def test_names_are_found_where_dbt_reads_them(tmp_path: Path) -> None:
     (tmp_path / "models" / "a.sql").write_text("{{ env_var('ONE') }} {{ env_var( \"TWO\" , 'x') }}")
     (tmp_path / "models" / "b.py").write_text("env_var('THREE')")
     (tmp_path / "profiles.yml").write_text("path: \"{{ env_var('FOUR') }}\"")
+    (tmp_path / "dbt_project.yml").write_text(
+        "on-run-start: '{{ env_var(''FIVE'') }}'\non-run-end: \"{{ env_var(\\\"SIX\\\") }}\"\n"
+    )
     (tmp_path / "notes.txt").write_text("env_var('NOT_READ')")
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "a.sql").write_text("env_var('COMPILED')")
-    assert names_used([tmp_path]) == {"ONE", "TWO", "THREE", "FOUR"}
+    assert names_used([tmp_path]) == {"ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX"}
 
 
 def test_odd_files_do_no_harm(tmp_path: Path) -> None:
@@ -34,6 +37,12 @@ def test_odd_files_do_no_harm(tmp_path: Path) -> None:
 
 def test_a_real_project() -> None:
     assert {"RELAY_TEST_DUCKDB", "PGHOST", "DBT_ENV_SECRET_PG_PASSWORD"} <= names_used([PROJECTS / "small"])
+
+
+def test_what_dbt_notes_in_its_artifacts_travels_though_no_project_names_it() -> None:
+    noted = names_noted({"DBT_ENV_CUSTOM_ENV_TEAM": "x", "DBT_TARGET": "x", "TEAM": "x"})
+    assert noted == {"DBT_ENV_CUSTOM_ENV_TEAM"}
+    assert allowed(dict.fromkeys(noted, "x"), DENY) == {"DBT_ENV_CUSTOM_ENV_TEAM": "x"}
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,11 @@ class Ledger:
     def __init__(self, *answers: str | Exception, lease_ms: int = 60) -> None:
         self.lease_ms = lease_ms
         self.answers: list[str | Exception] = list(answers) or ["ok"]
-        self.beats: list[tuple[str, list[tuple[str, int]], str | None]] = []
+        self.beats: list[tuple[str, list[tuple[str, int]]]] = []
 
-    def beat(self, run_id: str, held: Iterable[tuple[str, int]], lock: str | None = None) -> list[str]:
+    def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
         pairs = list(held)
-        self.beats.append((run_id, pairs, lock))
+        self.beats.append((run_id, pairs))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -54,7 +54,7 @@ def test_a_lease_is_renewed_every_third_of_it_while_it_is_held() -> None:
     with heart.holding(claim()):
         wait_until(lambda: len(ledger.beats) >= 5, 5)
     assert time.monotonic() - began >= 4 * 0.02 * 0.8
-    assert ledger.beats[0] == (RUN, [("model.p.a", 3)], None)
+    assert ledger.beats[0] == (RUN, [("model.p.a", 3)])
     said = len(ledger.beats)
     time.sleep(0.1)
     assert len(ledger.beats) <= said + 1  # one may have been under way
@@ -124,7 +124,7 @@ def test_a_session_keeps_its_warehouse_with_its_step() -> None:
         wait_until(lambda: ledger.beats, 5)
         with heart.holding(claim()):
             wait_until(lambda: len(ledger.beats[-1][1]) == 2, 5)
-    assert ledger.beats[0] == (RUN, [("@session", 7)], "duckdb:/x")
+    assert ledger.beats[0] == (RUN, [("@session", 7)])
     assert set(ledger.beats[-1][1]) >= {("@session", 7)}
 
 

@@ -12,7 +12,18 @@ from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys, new_run_id
-from workers.ledger import SESSION, Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.ledger import (
+    MAX_REASONS,
+    OTHER_REASONS,
+    PATIENCE_MS,
+    SESSION,
+    Claim,
+    FenceLostError,
+    Ledger,
+    Move,
+    Refusal,
+    StagedNode,
+)
 from workers.warehouse_lock import Session, WarehouseLock
 
 OWNER = "host:1"
@@ -215,7 +226,7 @@ def test_a_lost_fence_can_do_nothing(ledger: Ledger, expire: Callable[[str, str]
     run_id, _ = planned(ledger, chain("a", "b"))
     slow = claim(ledger, run_id, "model.p.a")
     expire(run_id, slow.step)
-    answer = ledger.reap(run_id, slow.step, queue_empty=True)
+    answer = ledger.reap(run_id, slow.step)
     assert (answer["what"], answer["losses"], answer["publish"]) == ("lost", 1, ("model.p.a",))
     assert ledger.beat(run_id, [(slow.step, slow.fence)]) == ["lost"]
     with pytest.raises(FenceLostError):
@@ -232,9 +243,9 @@ def expire(ledger: Ledger) -> Callable[[str, str], None]:
     """Lets a watch run out at once."""
 
     def now(run_id: str, step: str) -> None:
-        assert ledger.client.zscore(ledger.keys.leases(), f"{run_id} {step}") is not None
-        ledger.client.zadd(ledger.keys.leases(), {f"{run_id} {step}": 1})
-        assert (run_id, step) in ledger.overdue()
+        for key in (ledger.keys.leases(), ledger.keys.watches()):
+            ledger.client.zadd(key, {f"{run_id} {step}": 1}, xx=True)
+        assert (run_id, step) in ledger.overdue(queue_empty=True)
 
     return now
 
@@ -242,18 +253,22 @@ def expire(ledger: Ledger) -> Callable[[str, str], None]:
 def test_a_live_lease_is_left_alone(ledger: Ledger) -> None:
     run_id, _ = planned(ledger, chain("a"))
     claim(ledger, run_id, "model.p.a")
-    assert ledger.overdue() == []
-    assert ledger.reap(run_id, "model.p.a", queue_empty=True)["what"] == "nothing"
+    assert ledger.overdue(queue_empty=True) == []
+    assert ledger.reap(run_id, "model.p.a")["what"] == "nothing"
 
 
 def test_a_lost_message_is_sent_again_but_a_deep_queue_is_left_alone(
     ledger: Ledger, expire: Callable[[str, str], None]
 ) -> None:
     run_id, _ = planned(ledger, chain("a"))
+    watched = f"{run_id} model.p.a"
+    soon = int(ledger.server_time() * 1000)
+    ledger.client.zadd(ledger.keys.watches(), {watched: soon - PATIENCE_MS + 60_000})
+    assert ledger.overdue(queue_empty=False) == []
+    ledger.client.zadd(ledger.keys.watches(), {watched: soon - PATIENCE_MS - 1})
+    assert ledger.overdue(queue_empty=False) == [(run_id, "model.p.a")]
     expire(run_id, "model.p.a")
-    assert ledger.reap(run_id, "model.p.a", queue_empty=False)["what"] == "nothing"
-    expire(run_id, "model.p.a")
-    assert ledger.reap(run_id, "model.p.a", queue_empty=True)["what"] == "publish"
+    assert ledger.reap(run_id, "model.p.a")["what"] == "publish"
 
 
 def test_a_retry_frees_its_place_and_comes_back(ledger: Ledger) -> None:
@@ -262,6 +277,8 @@ def test_a_retry_frees_its_place_and_comes_back(ledger: Ledger) -> None:
     assert handed == ("model.p.a",)
     first = claim(ledger, run_id, "model.p.a")
     assert ledger.give_back(first, "retry", wait=30) == ("model.p.b",)
+    assert ledger.claim(run_id, "model.p.a", OWNER) == Refusal("no free thread")
+    assert ledger.finish(claim(ledger, run_id, "model.p.b"), Move(word="success")) == ("model.p.a",)
     assert claim(ledger, run_id, "model.p.a").tries == 2
 
 
@@ -311,8 +328,9 @@ def test_a_dead_session_makes_room(ledger: Ledger, expire: Callable[[str, str], 
     ledger.client.hset(ledger.keys.lock("duckdb:/x"), "expires", 1)
     expire(run_id, SESSION)
     expire(run_id, start.step)
-    assert ledger.reap(run_id, SESSION, queue_empty=True)["what"] == "lost"
-    assert ledger.reap(run_id, start.step, queue_empty=True)["publish"] == (SESSION,)
+    answer = ledger.reap(run_id, SESSION)
+    assert (answer["what"], answer["publish"]) == ("lost", (SESSION,))
+    assert ledger.reap(run_id, start.step)["what"] == "nothing"
     with pytest.raises(FenceLostError):
         ledger.finish(start, Move(word="success"))
     assert ledger.claim(run_id, "", OWNER, session=dead.fence) == Refusal("session lost")
@@ -340,3 +358,246 @@ def test_every_key_of_an_ended_run_expires(ledger: Ledger) -> None:
     for key in ledger.client.keys(f"test:run:{run_id}*"):
         assert 0 < ledger.client.ttl(key) <= 100, key
     assert ledger.client.zcard(ledger.keys.leases()) == 0
+
+
+# -- regressions, most of them found with tests/integration/test_ledger_model.py
+
+
+LAST = Move(word="done", final='{"return_code":0}', final_state="succeeded")
+
+
+def test_cancel_while_a_plan_is_being_stored(ledger: Ledger) -> None:
+    """Nodes that were staged but not planned were counted as gone before they were counted at all."""
+    run_id = submit(ledger)
+    plan = claim(ledger, run_id, "@plan")
+    ledger.stage(plan, chain("a", "b"), roots=("model.p.a",))
+    ledger.cancel(run_id)
+    assert ledger.finish(plan, Move(word="planned", nodes=2)) == ("@close",)
+    assert ledger.fact(run_id, "pending") == "0"
+
+
+def test_a_second_plan_forgets_what_the_first_one_staged(
+    ledger: Ledger, expire: Callable[[str, str], None]
+) -> None:
+    run_id = submit(ledger)
+    ledger.stage(claim(ledger, run_id, "@plan"), chain("a", "gone"), roots=("model.p.a",))
+    expire(run_id, "@plan")
+    assert ledger.reap(run_id, "@plan")["publish"] == ("@plan",)
+    plan = claim(ledger, run_id, "@plan")
+    ledger.stage(plan, chain("a"), roots=("model.p.a",))
+    ledger.finish(plan, Move(word="planned", nodes=1))
+    ledger.finish(claim(ledger, run_id, "@start"), Move(word="success"))
+    assert ledger.finish(claim(ledger, run_id, "model.p.a"), Move(word="success")) == ("@close",)
+    assert ledger.claim(run_id, "model.p.gone", OWNER) == Refusal("unknown step")
+
+
+def test_nothing_is_recorded_after_the_end(ledger: Ledger) -> None:
+    """What was written then had no expiry and stayed for ever."""
+    nodes = [StagedNode(f"model.p.n{place}", 0, 1, ()) for place in range(2)]
+    run_id, _ = planned(ledger, nodes, roots=2)
+    ending, late = claim(ledger, run_id, "model.p.n0"), claim(ledger, run_id, "model.p.n1")
+    ledger.finish(ending, LAST)
+    assert ledger.beat(run_id, [(late.step, late.fence)]) == ["stop"]
+    with pytest.raises(FenceLostError):
+        ledger.finish(late, Move(word="success", cache=("[]",)), result=b"{}")
+    with pytest.raises(FenceLostError):
+        ledger.give_back(late, "retry")
+    assert ledger.append_events(run_id, "p", 1, [b"{}"]) == 1
+    for key in ledger.client.keys(f"test:run:{run_id}*"):
+        assert 0 < ledger.client.ttl(key) <= 100, key
+
+
+def test_a_session_that_asks_again_gets_the_same_step(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py repeats a call whose answer was lost; the step of the first answer was nobody's then."""
+    run_id, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    locks = WarehouseLock(ledger)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "one word")
+    session = locks.enter(run_id, "duckdb:/x", OWNER)
+    assert isinstance(session, Session)
+    assert locks.enter(run_id, "duckdb:/x", OWNER) == session
+    first = claim(ledger, run_id, "", session=session.fence)
+    assert claim(ledger, run_id, "", session=session.fence) == first
+
+
+def test_giving_back_twice_is_giving_back_once(ledger: Ledger) -> None:
+    run_id, _ = planned(ledger, chain("a"))
+    first = claim(ledger, run_id, "model.p.a")
+    assert ledger.give_back(first, "retry") == ()
+    assert ledger.give_back(first, "retry") == ()
+    assert ledger.attempts(run_id) == []
+
+
+def test_a_run_keeps_its_warehouse_while_it_waits_for_a_retry(ledger: Ledger) -> None:
+    """Another run went in between, and left tables that no order of the two leaves."""
+    locks = WarehouseLock(ledger)
+    one, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    two, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    session = locks.enter(one, "duckdb:/x", OWNER)
+    assert isinstance(session, Session)
+    ledger.give_back(claim(ledger, one, "", session=session.fence), "retry", wait=30)
+    assert locks.leave(session) == ""
+    assert locks.enter(two, "duckdb:/x", "other:2") == "parked"
+    assert ledger.claim(one, "@start", OWNER) == Refusal("left to the session", (SESSION,))
+    assert isinstance(locks.enter(one, "duckdb:/x", OWNER), Session)
+
+
+def test_a_session_that_leaves_in_the_middle_is_called_again(ledger: Ledger) -> None:
+    locks = WarehouseLock(ledger)
+    one, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    two, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    session = locks.enter(one, "duckdb:/x", OWNER)
+    assert isinstance(session, Session)
+    assert locks.leave(session) == one
+    assert locks.enter(two, "duckdb:/x", "other:2") == "parked"
+    assert isinstance(locks.enter(one, "duckdb:/x", OWNER), Session)
+
+
+def test_a_cancelled_run_need_not_wait_for_a_warehouse_that_it_never_had(ledger: Ledger) -> None:
+    locks = WarehouseLock(ledger)
+    one, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    two, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    three, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    session = locks.enter(one, "duckdb:/x", OWNER)
+    assert isinstance(session, Session)
+    assert locks.enter(two, "duckdb:/x", "other:2") == "parked"
+    assert locks.enter(three, "duckdb:/x", "other:2") == "parked"
+    assert ledger.cancel(two) == ("active", ("@close",))
+    ledger.finish(claim(ledger, two, "@close"), LAST)
+    ledger.finish(claim(ledger, one, "", session=session.fence), LAST)
+    assert locks.leave(session) == three  # a run that had ended was called, and nobody after it
+
+
+def test_an_overtaken_session_cannot_renew_the_lock_of_the_next(ledger: Ledger) -> None:
+    locks = WarehouseLock(ledger)
+    one, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    two, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    slow = locks.enter(one, "duckdb:/x", OWNER)
+    assert isinstance(slow, Session)
+    ledger.finish(claim(ledger, one, "", session=slow.fence), LAST)
+    ledger.client.hset(ledger.keys.lock("duckdb:/x"), "expires", 1)
+    session = locks.enter(two, "duckdb:/x", "other:2")
+    assert isinstance(session, Session)
+    assert ledger.beat(one, [slow.held]) == ["lost"]
+    assert locks.leave(slow) == ""
+    assert ledger.beat(two, [session.held]) == ["ok"]
+
+
+def test_the_next_in_line_is_called_when_a_session_died_after_the_end(
+    ledger: Ledger, expire: Callable[[str, str], None]
+) -> None:
+    locks = WarehouseLock(ledger)
+    one, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    two, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    dead = locks.enter(one, "duckdb:/x", OWNER)
+    assert isinstance(dead, Session)
+    assert locks.enter(two, "duckdb:/x", "other:2") == "parked"
+    expire(two, SESSION)
+    assert ledger.reap(two, SESSION)["what"] == "nothing"  # its turn has not come: no message for nothing
+    ledger.finish(claim(ledger, one, "", session=dead.fence), LAST)
+    expire(one, SESSION)
+    assert ledger.reap(one, SESSION)["following"] == two
+
+
+def test_with_a_lost_session_goes_the_step_that_it_executes(
+    ledger: Ledger, expire: Callable[[str, str], None]
+) -> None:
+    """The next session took another node, and two processes executed nodes on one file."""
+    nodes = [StagedNode(f"model.p.n{place}", 0, 1, ()) for place in range(2)]
+    run_id, _ = planned(ledger, nodes, roots=2, lock="duckdb:/x")
+    locks = WarehouseLock(ledger)
+    slow = locks.enter(run_id, "duckdb:/x", OWNER)
+    assert isinstance(slow, Session)
+    ledger.finish(claim(ledger, run_id, "", session=slow.fence), Move(word="success"))
+    step = claim(ledger, run_id, "", session=slow.fence)
+    expire(run_id, SESSION)
+    assert ledger.reap(run_id, SESSION)["publish"] == (SESSION,)
+    assert ledger.beat(run_id, [(step.step, step.fence)]) == ["lost"]
+    with pytest.raises(FenceLostError):
+        ledger.finish(step, Move(word="success"))
+
+
+def test_a_session_that_was_lost_takes_nothing_with_it_when_it_leaves(
+    ledger: Ledger, expire: Callable[[str, str], None]
+) -> None:
+    run_id, _ = planned(ledger, chain("a"), lock="duckdb:/x")
+    locks = WarehouseLock(ledger)
+    slow = locks.enter(run_id, "duckdb:/x", OWNER)
+    assert isinstance(slow, Session)
+    expire(run_id, SESSION)
+    assert ledger.reap(run_id, SESSION)["publish"] == (SESSION,)
+    session = locks.enter(run_id, "duckdb:/x", "other:2")
+    assert isinstance(session, Session)
+    ledger.finish(claim(ledger, run_id, "", session=session.fence), LAST)
+    assert locks.leave(slow) == ""
+    assert ledger.beat(run_id, [session.held]) == ["ok"]
+
+
+def test_the_cause_of_a_skip_is_the_failure_that_finished_last(ledger: Ledger) -> None:
+    nodes = [
+        StagedNode("model.p.a", 0, 1, ("model.p.low",)),
+        StagedNode("model.p.b", 0, 1, ("model.p.mid",)),
+        StagedNode("model.p.mid", 1, 1, ("model.p.low",)),
+        StagedNode("model.p.low", 2, 2, ()),
+    ]
+    run_id, _ = planned(ledger, nodes, roots=2)
+    one, two = claim(ledger, run_id, "model.p.a"), claim(ledger, run_id, "model.p.b")
+    ledger.finish(two, Move(word="error", blocks=True))
+    ledger.finish(one, Move(word="error", blocks=True))
+    mid = claim(ledger, run_id, "model.p.mid")
+    assert (mid.skip, mid.cause) == (True, "model.p.b")
+    ledger.finish(mid, Move(word="skipped"))
+    assert claim(ledger, run_id, "model.p.low").cause == "model.p.a"
+
+
+def test_a_giant_run_has_few_messages_in_the_queue(ledger: Ledger) -> None:
+    nodes = [StagedNode(f"model.p.n{place:02}", 0, 1, ()) for place in range(40)]
+    run_id, handed = planned(ledger, nodes, parallel=1000, roots=40)
+    assert len(handed) == 16
+    seen = set(handed)
+    first = claim(ledger, run_id, handed[0])
+    assert len(first.publish) == 1  # its place in the queue is the next one's
+    seen |= {*first.publish}
+    assert len(seen) == 17
+    assert ledger.finish(first, Move(word="success")) == ()
+
+
+def test_how_long_a_run_is_kept_is_said_by_who_ends_it(ledger: Ledger) -> None:
+    run_id = submit(ledger)
+    ledger.finish(claim(ledger, run_id, "@plan"), LAST)
+    assert 0 < ledger.client.ttl(ledger.keys.run(run_id)) <= 100
+    assert 0 < ledger.client.ttl(ledger.keys.finished()) <= 100
+    ledger.client.zadd(ledger.keys.finished(), {"an old run": 1})
+    other = submit(ledger)
+    ledger.finish(claim(ledger, other, "@plan"), LAST)
+    assert ledger.client.zrange(ledger.keys.finished(), 0, -1) == [run_id.encode(), other.encode()]
+
+
+def test_reasons_of_refusals_are_bounded(ledger: Ledger) -> None:
+    for number in range(MAX_REASONS + 20):
+        ledger.count_rejected(f"garbage {number}")
+    ledger.count_rejected("garbage 0")
+    counts = ledger.client.hgetall(ledger.keys.rejected())
+    assert len(counts) == MAX_REASONS + 1
+    assert (counts[b"garbage 0"], counts[OTHER_REASONS.encode()]) == (b"2", b"20")
+
+
+def test_messages_of_every_priority_are_in_the_queue(ledger: Ledger) -> None:
+    for level in ("", "\x06\x163", "\x06\x169"):
+        ledger.client.lpush("q" + level, "message")
+    assert ledger.queue_length("q") == 3
+
+
+def test_a_run_remembers_its_priority(ledger: Ledger) -> None:
+    request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p", priority=6)
+    ledger.submit(request)
+    assert ledger.priority(request.run_id) == 6
+    assert ledger.priority(new_run_id()) == 0
+
+
+def test_some_of_the_active_runs(ledger: Ledger) -> None:
+    assert ledger.some_active_runs() == []
+    runs = {submit(ledger) for _ in range(3)}
+    assert set(ledger.some_active_runs()) == runs
+    assert len(ledger.some_active_runs(2)) == 2

@@ -25,10 +25,6 @@ class Client:
         assert section == "server"
         return {"run_id": self.run_id, "uptime_in_seconds": self.uptime}
 
-    def llen(self, queue: str) -> int:
-        assert queue == "q"
-        return self.waiting
-
 
 class Ledger:
     """Has what it was given to find."""
@@ -38,20 +34,30 @@ class Ledger:
     def __init__(self) -> None:
         self.client = Client()
         self.watches: dict[str, dict[str, Any]] = {}
-        self.asked: list[tuple[str, bool]] = []
+        self.asked: list[str] = []
+        self.told_empty: bool | None = None
+        self.forgot = 0
         self.due: tuple[str, ...] = ()
         self.error: Exception | None = None
 
-    def overdue(self) -> list[tuple[str, str]]:
+    def queue_length(self, queue: str) -> int:
+        assert queue == "q"
+        return self.client.waiting
+
+    def overdue(self, *, queue_empty: bool) -> list[tuple[str, str]]:
         if self.error is not None:
             raise self.error
+        self.told_empty = queue_empty
         return [(RUN, step) for step in self.watches]
 
-    def reap(self, run_id: str, step: str, *, queue_empty: bool) -> dict[str, Any]:
-        self.asked.append((step, queue_empty))
+    def reap(self, run_id: str, step: str) -> dict[str, Any]:
+        self.asked.append(step)
         return {"publish": (), "losses": 1, **self.watches[step]}
 
-    def active_runs(self) -> list[str]:
+    def forget_dead_workers(self) -> None:
+        self.forgot += 1
+
+    def some_active_runs(self) -> list[str]:
         return [RUN]
 
     def dispatch(self, run_id: str) -> tuple[str, ...]:
@@ -83,14 +89,15 @@ def test_a_lost_message_is_sent_again(ledger: Ledger, reaper: Reaper, published:
     ledger.watches = {"@plan": {"what": "publish"}, "model.p.a": {"what": "nothing"}}
     assert reaper.sweep() == 1
     assert published == [(RUN, ("@plan",))]
-    assert ledger.asked == [("@plan", True), ("model.p.a", True)]
+    assert ledger.asked == ["@plan", "model.p.a"]
+    assert ledger.told_empty is True
 
 
 def test_a_deep_queue_is_said_to_be_one(ledger: Ledger, reaper: Reaper) -> None:
     ledger.client.waiting = 10
     ledger.watches = {"model.p.a": {"what": "nothing"}}
     assert reaper.sweep() == 0
-    assert ledger.asked == [("model.p.a", False)]
+    assert ledger.told_empty is False
 
 
 def test_what_a_lost_worker_held_is_handed_out(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
@@ -99,12 +106,21 @@ def test_what_a_lost_worker_held_is_handed_out(ledger: Ledger, reaper: Reaper, p
     assert published == [(RUN, ("model.p.a", "model.p.b"))]
 
 
+def test_a_run_that_gets_the_warehouse_of_a_dead_session_is_sent(
+    reaper: Reaper, ledger: Ledger, published: list[Any]
+) -> None:
+    ledger.watches = {"@session": {"what": "nothing", "following": "another run"}}
+    assert reaper.sweep() == 0
+    assert published == [("another run", ("@session",))]
+
+
 def test_what_was_ready_and_never_handed_out_is_found(
     ledger: Ledger, reaper: Reaper, published: list[Any]
 ) -> None:
     ledger.due = ("model.p.c",)
     assert reaper.sweep() == 1
     assert published == [(RUN, ("model.p.c",))]
+    assert ledger.forgot == 1
     ledger.due = ("model.p.d",)
     assert reaper.sweep() == 0  # it looks for those less often
     wait_until(lambda: reaper.sweep() == 1, 2)
@@ -117,7 +133,7 @@ def test_after_a_restart_of_redis_the_living_may_renew_first(ledger: Ledger, rea
     assert reaper.sweep() == 0
     ledger.asked.clear()
     wait_until(lambda: reaper.sweep() == 1, 2)
-    assert ledger.asked == [("@plan", True)]
+    assert ledger.asked == ["@plan"]
 
 
 def test_a_server_that_is_up_for_less_than_a_lease_is_new_too(ledger: Ledger, reaper: Reaper) -> None:

@@ -1,7 +1,8 @@
 """Which of a remote caller's environment values may reach a worker.
 
 An embedded worker sees all of its caller's environment. A remote one gets the names that the
-project's ``env_var`` calls use and dbt's own options, minus a deny-list that both sides apply.
+project's ``env_var`` calls use, dbt's own options and what dbt notes in its artifacts, minus a deny-list
+that both sides apply.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-_CALL = re.compile(r"""env_var\s*\(\s*['"]([^'"]+)['"]""")
+# YAML doubles quotes within quotes, or escapes them
+_CALL = re.compile(r"""env_var\s*\(\s*[\\'"]+([^\\'"]+)[\\'"]""")
 _SUFFIXES = frozenset({".sql", ".yml", ".yaml", ".py", ".md"})
 _NEVER = ("DBT_ENV_SECRET_*", "DBT_RELAY_*", "REDIS_URL")
 """Secrets belong to the worker's own environment; broker settings to nobody's project."""
+
+_NOTED = "DBT_ENV_CUSTOM_ENV_"
+"""dbt notes these in the metadata of events and artifacts (dbt_common.events.functions)."""
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
@@ -32,6 +37,11 @@ def names_used(folders: Iterable[Path]) -> set[str]:
             except OSError:
                 continue  # a file that cannot be read here is dbt's to complain about
     return names
+
+
+def names_noted(environ: Iterable[str]) -> set[str]:
+    """Those names of `environ` that dbt notes in its artifacts, whatever the project reads."""
+    return {name for name in environ if name.startswith(_NOTED)}
 
 
 def denied(name: str, deny: str) -> bool:

@@ -65,6 +65,8 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             and manifest through Redis.
         required_models: model names that the project must have, or the run is refused with the
             nearest names before any node runs (`DbtRunner.run_model`).
+        retry_of: the run whose failed and skipped nodes this one runs again; `command` is ``retry``.
+        priority: 0 goes first, 9 last, as Celery counts on Redis; 0 to 2, 3 to 5, 6 to 8 and 9 are equal.
         debug: whether dbt events below console level are published too.
     """
 
@@ -79,6 +81,8 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     retry: RetryPolicy = RetryPolicy()
     return_artifacts: bool = True
     required_models: tuple[Text, ...] = ()
+    retry_of: RunId | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     debug: bool = False
     description: Text = ""
     submitted_by: Text = ""

@@ -7,6 +7,7 @@ keeps in Redis. Every key of a run starts with ``relay:run:<run id>``; all of th
 
 from __future__ import annotations
 
+import calendar
 import os
 import re
 import secrets
@@ -15,6 +16,10 @@ from typing import Final
 
 QUEUE: Final = "dbt-relay"
 """The queue that workers consume unless they are told otherwise."""
+
+QUEUE_LEVELS: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+"""What follows a queue's name in the keys of its lists, one for each step of priority
+(kombu.transport.redis, ``priority_steps`` and ``sep``)."""
 
 TASK_PLAN: Final = "relay.plan"
 TASK_START: Final = "relay.start"
@@ -46,6 +51,14 @@ def new_run_id(now: float | None = None) -> str:
     """A run id that sorts by time of submission (UTC) and cannot be guessed."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() if now is None else now))
     return f"{stamp}-{secrets.token_hex(6)}"
+
+
+def submitted_at(run_id: str) -> float:
+    """When the run was submitted, seconds since the epoch; 0.0 where the id does not say."""
+    try:
+        return float(calendar.timegm(time.strptime(run_id[:15], "%Y%m%dT%H%M%S")))
+    except ValueError:
+        return 0.0
 
 
 def is_run_id(text: str) -> bool:
@@ -124,14 +137,20 @@ class Keys:
     def finished(self) -> str:  # sorted set: finished runs by time of expiry
         return f"{self.prefix}:finished"
 
-    def leases(self) -> str:  # sorted set: "<run> <step>" by time of expiry, ms
+    def leases(self) -> str:  # sorted set: "<run> <step>" that is claimed, by expiry of its lease, ms
         return f"{self.prefix}:leases"
 
+    def watches(self) -> str:  # sorted set: "<run> <step>" whose message should have been claimed by then, ms
+        return f"{self.prefix}:watches"
+
+    def locks(self) -> str:  # what every lock's key begins with
+        return f"{self.prefix}:lock:"
+
     def lock(self, warehouse: str) -> str:  # hash: run, session and lease of who may open it
-        return f"{self.prefix}:lock:{warehouse}"
+        return f"{self.locks()}{warehouse}"
 
     def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
-        return f"{self.prefix}:lock:{warehouse}:waiters"
+        return f"{self.lock(warehouse)}:waiters"
 
     def context(self, key: str) -> str:  # string: packed manifest of a parsed project
         return f"{self.prefix}:context:{key}"

@@ -6,7 +6,6 @@ The scripts are the ledger's (`workers/lua`); `workers.ledger` adds what only wo
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Final
 
@@ -46,35 +45,33 @@ def steps_of(value: Any) -> tuple[str, ...]:
 class RunStore:
     """Runs in Redis, over one connection pool. Safe to use from several threads."""
 
-    def __init__(
-        self, client: redis.Redis, *, keys: Keys | None = None, result_ttl: int = RESULT_TTL
-    ) -> None:
+    def __init__(self, client: redis.Redis, *, keys: Keys | None = None) -> None:
         self.client = client
         self.keys = keys or Keys()
-        self.result_ttl = result_ttl
         self._scripts: dict[str, Any] = {}
 
-    def call(self, name: str, run_id: str, *args: Any, extra: Sequence[str] = ()) -> Any:
+    def call(self, name: str, run_id: str, *args: Any) -> Any:
         """Run a script on a run's keys."""
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self.client.register_script(_script_text(name))
         keys = self.keys
         names = [
-            *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.active(), keys.finished(),
-            *extra,
+            *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.watches(), keys.active(),
+            keys.finished(), keys.locks(),
         ]  # fmt: skip
         return script(keys=names, args=[run_id, *args])
 
-    def call_json(self, name: str, run_id: str, *args: Any, extra: Sequence[str] = ()) -> dict[str, Any]:
+    def call_json(self, name: str, run_id: str, *args: Any) -> dict[str, Any]:
         """Run a script that answers JSON."""
-        decoded: dict[str, Any] = msgspec.json.decode(self.call(name, run_id, *args, extra=extra))
+        decoded: dict[str, Any] = msgspec.json.decode(self.call(name, run_id, *args))
         return decoded
 
     def submit(self, request: RunRequest) -> str:
         """Record a run; its first step is returned, to be published. Submitting it again is a no-op."""
-        step = STEP_PLAN if request.word in NODE_COMMANDS else STEP_COMMAND
-        self.call("submit", request.run_id, encode_request(request), step, self.result_ttl)
+        planned = request.word in NODE_COMMANDS or request.retry_of is not None
+        step = STEP_PLAN if planned else STEP_COMMAND
+        self.call("submit", request.run_id, encode_request(request), step, request.priority)
         return step
 
     def cancel(self, run_id: str, reason: str = "cancelled") -> tuple[str, tuple[str, ...]]:
@@ -106,6 +103,10 @@ class RunStore:
         """One field of the run's hash."""
         raw: Any = self.client.hget(self.keys.run(run_id), name)
         return None if raw is None else str(raw.decode())
+
+    def priority(self, run_id: str) -> int:
+        """Of the run's messages (`RunRequest.priority`); 0 for a run that is not known."""
+        return int(self.fact(run_id, "priority") or 0)
 
     def final(self, run_id: str) -> LastWord | None:
         """A run's last word, once it has ended."""

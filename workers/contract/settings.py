@@ -25,7 +25,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         queue: the Celery queue.
         lease_seconds: how long a claim lasts without a beat.
         reap_seconds: how often a worker looks for lost work.
-        result_ttl: seconds that a finished run stays readable.
+        result_ttl: seconds that a finished run stays readable; what the worker that ends it says counts.
+        session_seconds: for how long a run on a single-process warehouse keeps a worker process that
+            others wait for. It keeps the warehouse.
+        priority: of runs that are submitted: 0 goes first, 9 last, as Celery counts on Redis.
         max_losses: executions of one node that may end with their worker before it is given up.
         contexts: parsed projects that a worker process keeps.
         env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
@@ -42,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: Positive = 10.0
     reap_seconds: Positive = 2.0
     result_ttl: Count = 86400
+    session_seconds: Positive = 10.0
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     max_losses: Count = 3
     contexts: Count = 8
     env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"

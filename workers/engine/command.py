@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import os
 import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import agate  # type: ignore[import-untyped]
-import click
 from dbt.adapters.factory import FACTORY
 from dbt.artifacts.schemas.freshness import FreshnessResult
-from dbt.artifacts.schemas.run import RunExecutionResult
+from dbt.artifacts.schemas.run import RunExecutionResult, RunResultsArtifact
 from dbt.cli.main import dbtRunner
-from dbt.config.runtime import RuntimeConfig
+from dbt.task.retry import RETRYABLE_STATUSES
 
 from workers.contract.classify import Failure, classify, classify_text
 from workers.contract.classify_console import first_failure
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import LINE, Event
 from workers.contract.results import BAD_STATUSES
-from workers.engine.edges import run_results_of
+from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
+from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
 
 _CONNECTION_TEST = re.compile(
@@ -38,8 +36,13 @@ WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
 """Commands that open no connection."""
 
 
-def execute_command(spec: RunSpec, command: str, sink: LineSink) -> Finished:
+def execute_command(
+    spec: RunSpec, command: str, sink: LineSink, previous: Previous | None = None
+) -> Finished:
     """Execute a command whole.
+
+    Args:
+        previous: run results that ``retry`` is to repeat, instead of those in the target folder.
 
     Raises:
         KeyboardInterrupt, SystemExit: something stopped this process's work from outside; dbt's own
@@ -47,21 +50,23 @@ def execute_command(spec: RunSpec, command: str, sink: LineSink) -> Finished:
     """
     FACTORY.adapters = {}
     said: list[str] = []
-    with _remembering(sink, said), _tables_on_stdout():
-        outcome = dbtRunner().invoke(list(spec.args))
+    with _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), contextlib.ExitStack() as stack:
+        state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
+        outcome = dbtRunner().invoke([*spec.args, *state])
     error: BaseException | None = outcome.exception
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         raise error
     if error is not None:
-        if isinstance(error, click.UsageError) or type(error).__name__ == "DbtUsageException":
-            sink.line(f"Error: {error}", level="error")
         return Finished(return_code=2, error=classify_command(error, command))
     result: Any = outcome.result
     finished = Finished(return_code=0 if outcome.success else 1)
     if isinstance(result, RunExecutionResult):
         finished.run_results = run_results_of(result)
         finished.results = [_step_result(each, command) for each in result.results]
-    elif not outcome.success:
+        return finished
+    if isinstance(result, RunResultsArtifact):  # an operation's
+        finished.run_results = plain_artifact(result)
+    if not outcome.success:
         if isinstance(result, FreshnessResult):
             finished.results = [_step_result(each, command) for each in result.results]
         if not any(each.error for each in finished.results):
@@ -97,6 +102,16 @@ def _tables_on_stdout() -> Iterator[None]:
         agate.Table.print_table = printing
 
 
+@contextlib.contextmanager
+def _statuses_kept() -> Iterator[None]:
+    """``--warn-error retry`` adds to a set of the process (dbt.task.retry), for every later retry."""
+    statuses = set(RETRYABLE_STATUSES)
+    try:
+        yield
+    finally:
+        RETRYABLE_STATUSES.intersection_update(statuses)
+
+
 def _error_said(text: str, command: str) -> ErrorInfo:
     """The error of a command that returned none, from its lines."""
     if first_failure(text, "") is not None:
@@ -127,18 +142,3 @@ def _step_result(result: Any, command: str) -> StepResult:
         resource_type=str(getattr(node, "resource_type", "")), message=result.message, error=error,
         result={"execution_time": result.execution_time, "message": result.message},
     )  # fmt: skip
-
-
-def manifest_path(config: RuntimeConfig) -> str:
-    """Where dbt leaves the manifest of a project."""
-    return os.path.join(config.project_target_path, "manifest.json")
-
-
-def read_artifact(path: str) -> dict[str, Any] | None:
-    """An artifact that a command wrote, or None."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            plain: dict[str, Any] = json.load(file)
-    except (OSError, ValueError):
-        return None
-    return plain

@@ -26,6 +26,7 @@ from dbt.task.printer import print_run_result_error
 from dbt.task.runnable import mark_node_as_skipped
 from dbt_common.events.functions import fire_event, warn_or_error
 from dbt_common.events.types import Formatting
+from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.utils.encoding import ForgivingJSONEncoder
 
 from workers.engine.manifest_file import write_bytes, write_json
@@ -48,7 +49,7 @@ def start(view: RunView) -> StepOutcome:
     fire_event(
         ConcurrencyLine(
             num_threads=view.config.threads, target_name=view.config.target_name,
-            node_count=view.task.num_nodes,
+            node_count=_numbered(view),
         )
     )  # fmt: skip
     fire_event(Formatting(""))
@@ -69,6 +70,12 @@ def start(view: RunView) -> StepOutcome:
         stop="fail_fast" if _skips_all(str(status)) else None,
         cache=(snapshot,),
     )  # fmt: skip
+
+
+def _numbered(view: RunView) -> int:
+    """How many nodes dbt counts before a build adds its unit tests (GraphRunnableTask.num_nodes)."""
+    nodes = [view.node(unique_id) for unique_id in (view.facts.flattened if view.facts else ())]
+    return sum(not node.is_ephemeral_model for node in nodes)
 
 
 def _skips_all(status: str) -> bool:
@@ -136,6 +143,11 @@ def close(
     try:
         if not cancelled:  # dbt runs no on-run-end hooks after an interrupt
             task.after_run(adapter, told)
+    except DbtRuntimeError:  # dbt leaves the results of what ran, and gives the command up
+        view.run_results = run_results_of(
+            _execution_result(view, task.node_results, time.time() - task.started_at)
+        )
+        raise
     finally:
         adapter.cleanup_connections()
         elapsed = time.time() - task.started_at
@@ -152,13 +164,13 @@ def _recall(view: RunView, step: StepResult) -> None:
 
 def _skip_all(view: RunView) -> None:
     """What dbt says and records when on-run-start failed and the project wants nothing run then."""
-    task, facts = view.task, view.facts
+    task, facts, total = view.task, view.facts, _numbered(view)
     for index, unique_id in enumerate(facts.flattened if facts else (), 1):
         node = view.node(unique_id)
         fire_event(
             SkippingDetails(
                 resource_type=node.resource_type, schema=node.schema, node_name=node.name, index=index,
-                total=task.num_nodes, node_info=node.node_info, group=group_lookup.get(unique_id),
+                total=total, node_info=node.node_info, group=group_lookup.get(unique_id),
             )
         )  # fmt: skip
         skipped: Any = mark_node_as_skipped(node, set(), None)
@@ -232,6 +244,11 @@ def run_results_of(result: RunExecutionResult) -> dict[str, Any]:
         results=result.results, elapsed_time=result.elapsed_time,
         generated_at=result.generated_at, args=result.args,
     )  # fmt: skip
+    return plain_artifact(artifact)
+
+
+def plain_artifact(artifact: RunResultsArtifact) -> dict[str, Any]:
+    """An artifact of dbt as plain data."""
     plain: dict[str, Any] = json.loads(
         json.dumps(artifact.to_dict(omit_none=False), cls=ForgivingJSONEncoder)
     )

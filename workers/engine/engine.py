@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
+from dbt.cli.exceptions import DbtUsageException
 from dbt.deprecations import show_deprecations_summary
 from dbt.events.types import MainEncounteredError, MainStackTrace
 from dbt_common.events.functions import fire_event
@@ -24,6 +25,7 @@ from workers.engine.invocation import parse_flags, preflight, said_already, stan
 from workers.engine.masking import mask_json
 from workers.engine.node import execute_node
 from workers.engine.plan import check_models, make_plan
+from workers.engine.retry import Previous, arguments, command_of, what_to_retry
 from workers.engine.spec import (
     Finished,
     OnEvent,
@@ -34,7 +36,7 @@ from workers.engine.spec import (
     StepOutcome,
     StepResult,
 )
-from workers.engine.view import RunView, build_view
+from workers.engine.view import TASKS, RunView, build_view
 from workers.engine.warehouse import cancel_queries, close_warehouse, warehouse_of
 
 MAX_VIEWS = 8
@@ -60,23 +62,39 @@ class Engine:
 
     # -- steps -------------------------------------------------------------------------------------
 
-    def plan(self, spec: RunSpec, emit: OnEvent, attempt: int = 1) -> Plan:
+    def plan(self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: Previous | None = None) -> Plan:
         """Parse if anything changed, and let dbt select.
+
+        Args:
+            previous: run results of an earlier run, of which this one repeats what failed.
 
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
         with self._step(spec, "@plan", emit, attempt):
-            click_context, flags = parse_flags(spec.args)
+            try:
+                click_context, flags = parse_flags(spec.args)
+            except DbtUsageException:
+                return _whole("dbt has its own words for what is wrong with the arguments")
+            if previous is not None and command_of(previous) not in TASKS:
+                use_flags(flags)
+                warehouse = warehouse_of(self._contexts.configure(click_context))
+                return _whole("what is repeated is not made of nodes", warehouse)
             self._sink.configure(flags)
             use_flags(flags)
             preflight(click_context, flags)
+            console, retry, again = flags, None, frozenset[str]()
+            if previous is not None:
+                retry, again = what_to_retry(flags, previous)
+                click_context, flags = parse_flags(arguments(click_context, flags, retry))
+                said_already(flags)
+                use_flags(flags)
             context, config = self._contexts.open(spec, click_context, flags)
             self._remember_secrets(spec, context.secrets)
-            view = build_view(spec.run_id, str(flags.WHICH), flags, config, context)
+            view = build_view(spec.run_id, flags, config, context, console)
             self._keep(view)
             check_models(view.manifest, config, spec.required_models)
-            return make_plan(view)
+            return make_plan(view, retry, again)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
         """What dbt does once before the first node.
@@ -138,17 +156,16 @@ class Engine:
         with self._step(spec, "@close", emit, attempt):
             view = self._view(spec, facts)
             view.recorder.replay(changes(view.recorder.position))
-            try:
-                finished = edges.close(view, started, results, stop=stop)
-                show_deprecations_summary()
-                return finished
-            finally:
-                self.forget(spec.run_id)
+            finished = edges.close(view, started, results, stop=stop)
+            show_deprecations_summary()
+            return finished
 
-    def command(self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1) -> Finished:
-        """Execute a command whole."""
+    def command(
+        self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1, previous: Previous | None = None
+    ) -> Finished:
+        """Execute a command whole. `previous`: see `plan`."""
         with self._step(spec, "@command", emit, attempt):
-            return commands.execute_command(spec, command, self._sink)
+            return commands.execute_command(spec, command, self._sink, previous)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.
@@ -193,12 +210,16 @@ class Engine:
             with self._sink.muted():  # the plan said it
                 click_context, flags = parse_flags(spec.args)
                 said_already(flags)
+                console = flags
+                if facts.retry is not None:
+                    click_context, flags = parse_flags(arguments(click_context, flags, facts.retry))
+                    said_already(flags)
                 use_flags(flags)
                 context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
                 self._remember_secrets(spec, context.secrets)
-                view = build_view(spec.run_id, str(flags.WHICH), flags, config, context)
+                view = build_view(spec.run_id, flags, config, context, console)
                 self._keep(view)
-        self._sink.configure(view.flags)
+        self._sink.configure(view.console)
         view.use()
         if view.facts is None:
             with self._sink.muted():  # the start step says it
@@ -246,8 +267,10 @@ class Engine:
                     yield
                 except CommandFailedError:
                     raise
-                except (DbtUsageError, ProjectMismatchError, click.UsageError) as error:
-                    self._sink.line(f"Error: {_text(error)}", level="error")
+                except click.UsageError as error:  # click says it on stderr, and so does our caller
+                    raise CommandFailedError(self._finished(error, spec)) from error
+                except (DbtUsageError, ProjectMismatchError) as error:
+                    self._sink.line(f"Error: {error}", level="error")
                     raise CommandFailedError(self._finished(error, spec)) from error
                 except Exception as error:
                     # as dbt.cli.requires.postflight reports what ends a command
@@ -270,11 +293,17 @@ class Engine:
 
     def _finished(self, error: BaseException, spec: RunSpec) -> Finished:
         info: ErrorInfo = classify_command(error, next(iter(spec.args), ""))
-        return Finished(return_code=2, error=info)
+        finished = Finished(return_code=2, error=info)
+        view = self._views.get(spec.run_id)
+        if view is not None and view.run_results is not None:
+            finished.run_results = view.run_results
+            finished.target_path = view.config.project_target_path
+        return finished
 
 
-def _text(error: BaseException) -> str:
-    return error.format_message() if isinstance(error, click.UsageError) else str(error)
+def _whole(why: str, warehouse: str | None = None) -> Plan:
+    facts = RunFacts(context_key="", selected=(), flattened=(), total=0)
+    return Plan(facts=facts, nodes=(), threads=1, warehouse=warehouse, whole=why)
 
 
 def _env_secrets(spec: RunSpec) -> tuple[str, ...]:

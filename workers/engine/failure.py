@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+from dbt.cli.exceptions import DbtUsageException
+
 from workers.contract.classify import Failure, classify
 from workers.contract.errors import ErrorInfo
 from workers.engine.view import RunView
@@ -52,6 +55,8 @@ def classify_command(
     error: BaseException, command: str, *, adapter: str = "", known: tuple[str, ...] = ()
 ) -> ErrorInfo:
     """The classified error of a command that dbt gave up."""
+    if isinstance(error, click.UsageError):  # as dbt.cli.main.dbtRunner.invoke tells its callers
+        error = DbtUsageException(error.format_message())
     return classify(
         Failure(
             message=str(error) or type(error).__name__,

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -22,11 +23,13 @@ from dbt.cli import requires
 from dbt.cli.flags import Flags, args_to_context
 from dbt.events.types import MainReportArgs, MainReportVersion
 from dbt.flags import get_flag_dict, set_flags
+from dbt.selected_resources import set_selected_resources
+from dbt.task import group_lookup
 from dbt.version import installed as installed_version
 from dbt_common.clients.system import get_env
 from dbt_common.context import get_invocation_context, set_invocation_context
 from dbt_common.events.event_manager_client import cleanup_event_logger, get_event_manager
-from dbt_common.events.functions import LOG_VERSION, fire_event
+from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
 from dbt_common.utils import cast_dict_to_dict_of_strings
 
 from workers.engine.events import LineSink, StdoutLines
@@ -63,6 +66,11 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
     sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
     thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
     stdout = StdoutLines(sink)
+    set_flags(Namespace(USE_COLORS=True))  # as dbt.flags begins
+    set_selected_resources(set())
+    group_lookup._node_id_to_group_name_map.clear()
+    group_lookup._group_name_to_group_map.clear()
+    reset_metadata_vars()  # dbt reads DBT_ENV_CUSTOM_ENV_… once a process
     try:
         set_invocation_context({})
         env = get_env()

@@ -66,7 +66,8 @@ def execute_node(
     number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
     runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
     if skip:
-        known = cause is not None and cause.ephemeral and not isinstance(node, UnitTestDefinition)
+        with_model = isinstance(node, UnitTestDefinition) and not _is_retry(view)
+        known = cause is not None and cause.ephemeral and not with_model
         runner.do_skip(cause=run_result(view, cause) if cause is not None and known else None)
     pool = None
     if isinstance(runner, MicrobatchModelRunner):
@@ -81,7 +82,7 @@ def execute_node(
             pool.close()
             pool.join()
     fail_fast, task._raise_next_tick = task._raise_next_tick is not None, None
-    if isinstance(task, BuildTask):
+    if isinstance(task, BuildTask) and not _is_retry(view):
         # a build takes a model and its unit tests in one go: the model is skipped before the run stops
         if isinstance(node, UnitTestDefinition):
             fail_fast = False
@@ -96,6 +97,11 @@ def execute_node(
         blocks=result.status in task.MARK_DEPENDENT_ERRORS_STATUSES,
         stop="fail_fast" if fail_fast else None,
     )
+
+
+def _is_retry(view: RunView) -> bool:
+    # in a retry, unit tests of a build are nodes of dbt's own queue, apart from their model
+    return view.facts is not None and view.facts.retry is not None
 
 
 class _BatchQueue:

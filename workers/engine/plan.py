@@ -14,22 +14,28 @@ from dbt.task.build import BuildTask
 
 from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
-from workers.engine.spec import Plan, PlannedNode, RunFacts
+from workers.engine.retry import select_again
+from workers.engine.spec import Plan, PlannedNode, Retry, RunFacts
 from workers.engine.view import RunView
 from workers.engine.warehouse import warehouse_of, whole_reason
 
 
-def make_plan(view: RunView) -> Plan:
+def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] = frozenset()) -> Plan:
     """What dbt's own selector picks for the run, and the edges between the picked nodes.
 
     Unit tests of ``dbt build`` become nodes before their model, one after another: dbt runs them when
     it is the model's turn, and skips the rest of them once one has failed
     (dbt.task.build.BuildTask.call_model_and_unit_tests_runner).
 
+    Args:
+        retry, again: for a run that repeats just these nodes of an earlier one.
+
     Raises:
         dbt's own errors: a selector it refuses, a cycle.
     """
     task = view.task
+    if retry is not None:
+        select_again(task, again)
     task._runtime_initialize()
     graph: nx.DiGraph = task.job_queue.graph
     scores: dict[str, int] = task.job_queue._scores
@@ -63,6 +69,7 @@ def make_plan(view: RunView) -> Plan:
         flattened=tuple(flattened),
         total=total,
         deprecations=dict(active_deprecations),
+        retry=retry,
     )
     return Plan(
         facts=facts,

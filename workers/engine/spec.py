@@ -37,6 +37,20 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     required_models: tuple[str, ...] = ()
 
 
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run takes over from the earlier one that it repeats in part (dbt.task.retry.RetryTask).
+
+    Attributes:
+        given: flags of the earlier run, of which dbt keeps some (`retry.arguments`).
+        batches: results by batch of microbatch models of which some batches failed.
+        started_at: when the earlier run began, ISO 8601, UTC: batches are counted up to then.
+    """
+
+    given: dict[str, Any]
+    batches: dict[str, dict[str, Any]] = {}
+    started_at: str = ""
+
+
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the plan learned and every later step needs.
 
@@ -47,6 +61,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         total: dbt's count of nodes (``n of total``).
         deprecations: what dbt has warned of while planning, with how often.
         began: when the nodes began, seconds since the epoch, UTC (dbt's elapsed time counts from it).
+        retry: where the run repeats part of an earlier one.
     """
 
     context_key: str
@@ -55,6 +70,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     began: float = 0.0
     deprecations: dict[str, int] = {}
+    retry: Retry | None = None
 
 
 class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):

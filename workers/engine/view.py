@@ -33,6 +33,7 @@ from dbt import selected_resources
 from workers.engine.cache import CacheRecorder
 from workers.engine.context import Context
 from workers.engine.invocation import use_flags
+from workers.engine.retry import recall_batches, recall_start
 from workers.engine.spec import RunFacts
 
 TASKS: dict[str, type[RunTask]] = {
@@ -58,10 +59,16 @@ def view_of(manifest: Manifest) -> Manifest:
 
 
 class RunView(msgspec.Struct, kw_only=True):
-    """Everything this process holds of a run."""
+    """Everything this process holds of a run.
+
+    Attributes:
+        console: flags of the caller's own command line, which say what dbt prints.
+        run_results: what dbt left of a run whose end it gave up.
+    """
 
     run_id: str
     flags: Flags
+    console: Flags
     config: RuntimeConfig
     context: Context
     manifest: Manifest
@@ -69,6 +76,7 @@ class RunView(msgspec.Struct, kw_only=True):
     recorder: CacheRecorder
     query_header: Any
     facts: RunFacts | None = None
+    run_results: dict[str, Any] | None = None
     owned: set[str] = msgspec.field(default_factory=set)
 
     def own(self, unique_id: str) -> Any:
@@ -77,6 +85,8 @@ class RunView(msgspec.Struct, kw_only=True):
             return self.node(unique_id)
         self.owned.add(unique_id)
         node = copy.deepcopy(self.node(unique_id))
+        if self.facts is not None:
+            recall_batches(node, self.facts.retry)
         self._mapping_of(unique_id)[unique_id] = node
         depends_on = getattr(node, "depends_on", None)
         for parent in getattr(depends_on, "nodes", ()):
@@ -100,6 +110,7 @@ class RunView(msgspec.Struct, kw_only=True):
         """Take over what the plan learned."""
         self.facts = facts
         self.task.num_nodes = facts.total
+        recall_start(self.task, facts.retry)
         self.recorder.deprecated = Counter(facts.deprecations)
         self.use()
         if self.task.args.defer:
@@ -133,17 +144,23 @@ class RunView(msgspec.Struct, kw_only=True):
         raise KeyError(unique_id)
 
 
-def build_view(run_id: str, command: str, flags: Flags, config: RuntimeConfig, context: Context) -> RunView:
-    """dbt's task for a command over a fresh view."""
+def build_view(
+    run_id: str, flags: Flags, config: RuntimeConfig, context: Context, console: Flags | None = None
+) -> RunView:
+    """dbt's task for the command of `flags` over a fresh view.
+
+    Args:
+        console: see `RunView`, where those are others.
+    """
     manifest = view_of(context.manifest)
-    task = _sharing_graph(TASKS[command])(flags, config, manifest)
+    task = _sharing_graph(TASKS[str(flags.WHICH)])(flags, config, manifest)
     task.relay_graphs = context.graphs
     connections = context.adapter.connections
     # a query comment may name the invocation: it is the run's own
     connections.profile = config
     connections.set_query_header(generate_query_header_context(config, manifest))
     return RunView(
-        run_id=run_id, flags=flags, config=config, context=context, manifest=manifest, task=task,
+        run_id=run_id, flags=flags, console=console or flags, config=config, context=context, manifest=manifest, task=task,
         recorder=CacheRecorder(context.adapter), query_header=connections.query_header,
     )  # fmt: skip
 

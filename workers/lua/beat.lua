@@ -1,17 +1,28 @@
 -- Renew leases. ARGV: run, lease (ms), then step, fence pairs. Answers ok, lost or stop for each.
 local lease = tonumber(ARGV[2])
-local out = {}
 local run_state = run_field('state')
+
+local function renews(step, fence)
+  if state_of(step) ~= 'running' or read_step(step).fence ~= fence then return false end
+  if step == '@session' then
+    -- a session of a run that has ended may have been overtaken: the warehouse is the next run's then
+    local lock = lock_keys(run_field('lock') or '')
+    if not holds_lock(lock) or tonumber(redis.call('HGET', lock, 'fence')) ~= fence then return false end
+    redis.call('HSET', lock, 'expires', now_ms() + lease)
+  elseif not is_live(run_state) then
+    return true  -- it is to stop, and nothing of an ended run waits for it
+  end
+  lease_until(step, now_ms() + lease)
+  return true
+end
+
+local out = {}
 for i = 3, #ARGV, 2 do
-  local step, fence = ARGV[i], tonumber(ARGV[i + 1])
-  if state_of(step) == 'running' and read_step(step).fence == fence then
-    watch_until(step, now_ms() + lease)
+  local step = ARGV[i]
+  if renews(step, tonumber(ARGV[i + 1])) then
     -- the close of a stopping run must be let finish; a session ends by itself
     local stop = run_state ~= 'active' and step ~= '@close' and step ~= '@session'
     out[#out + 1] = stop and 'stop' or 'ok'
-    if step == '@session' and KEYS[16] then
-      redis.call('HSET', KEYS[16], 'expires', now_ms() + lease)
-    end
   else
     out[#out + 1] = 'lost'
   end

@@ -2,57 +2,71 @@
 -- ARGV: run, step ('' = the best ready one), owner, lease (ms), fence of the caller's session or '',
 --   a word that is new for each claim, so that a repeated call gets the same answer.
 local step, owner, lease, session, word = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local function granted(name, data, run_state)
+local run_state = run_field('state')
+local function granted(name, data)
   return cjson.encode({claimed = true, step = name, fence = data.fence, tries = data.tries,
     losses = data.losses, index = data.index or 0, skip = data.skip or false,
-    cause = data.cause or '', stopping = run_state == 'stopping'})
+    cause = data.cause or '', stopping = run_state == 'stopping', publish = dispatch()})
 end
-local run_state = run_field('state')
 local function refuse(reason, publish_steps)
   return cjson.encode({claimed = false, reason = reason, publish = publish_steps})
 end
+local function is_repeated(name)
+  return name and state_of(name) == 'running' and read_step(name).word == word
+end
+
 if not run_state then return refuse('unknown run') end
-if run_state ~= 'active' and run_state ~= 'stopping' then return refuse('run has ended') end
+if not is_live(run_state) then return refuse('run has ended') end
+local held
 if session ~= '' then
-  if state_of('@session') ~= 'running' or read_step('@session').fence ~= tonumber(session) then
+  held = read_step('@session')
+  if state_of('@session') ~= 'running' or held.fence ~= tonumber(session) then
     return refuse('session lost')
   end
 end
 if step == '' then
+  if held and is_repeated(held.took) then return granted(held.took, read_step(held.took)) end
   local popped = redis.call('ZPOPMIN', READY)
   if #popped == 0 then return refuse('nothing ready') end
   step = popped[1]
+  if held then
+    held.took = step
+    write_step('@session', held)
+  end
 else
   local state = state_of(step)
-  if not state then return refuse('unknown step') end
-  if state == 'running' and read_step(step).word == word then
-    return granted(step, read_step(step), run_state)
-  end
+  if not state or step == '@session' then return refuse('unknown step') end
+  if is_repeated(step) then return granted(step, read_step(step)) end
   if state ~= 'queued' and state ~= 'ready' and state ~= 'retrying' then
     return refuse('step is ' .. state)
   end
+  local reason
   if run_field('mode') == 'session' and session == '' then
-    -- only the process that holds the warehouse may execute: leave it for the session
-    if state == 'queued' then hold_slot(step, false) end
-    unwatch(step)
-    make_ready(step)
-    return refuse('left to the session', dispatch())
+    reason = 'left to the session'  -- only the process that holds the warehouse may execute
+  elseif state ~= 'queued' and is_node(step) and free_threads() <= 0 then
+    reason = 'no free thread'       -- others took its place while it waited for its retry
+  end
+  if reason then
+    if state ~= 'ready' then
+      unwatch(step)
+      make_ready(step)
+    end
+    return refuse(reason, dispatch())
   end
   redis.call('ZREM', READY, step)
-  if state == 'queued' then hold_slot(step, false) end
 end
 local data = read_step(step)
 data.fence = data.fence + 1
 data.tries = data.tries + 1
 data.owner = owner
 data.word = word
+data.given = nil
 data.started = now_ms() / 1000
 if is_node(step) and not data.index and not data.ephemeral then
   data.index = redis.call('HINCRBY', RUN, 'index', 1)
 end
 write_step(step, data)
 set_state(step, 'running')
-hold_slot(step, true)
-watch_until(step, now_ms() + lease)
+lease_until(step, now_ms() + lease)
 publish({kind = 'state', node = step, state = 'running', attempt = data.tries, worker = owner})
-return granted(step, data, run_state)
+return granted(step, data)

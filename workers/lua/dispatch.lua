@@ -1,4 +1,3 @@
--- Hand out whatever may start and was not handed out (a worker died between finish and publish).
-if run_field('state') ~= 'active' and run_field('state') ~= 'stopping' then return {} end
-close_when_done()
+-- Hand out whatever may start and was not handed out.
+if is_live(run_field('state')) then close_when_done() end
 return dispatch()

@@ -13,4 +13,6 @@ for i = 4, #ARGV do
   end
 end
 redis.call('HSET', PUBLISHERS, ARGV[2], math.max(last, first + #ARGV - 4))
+local left = redis.call('PTTL', RUN)
+if left > 0 then redis.call('PEXPIRE', PUBLISHERS, left) end  -- said after the run ended
 return added

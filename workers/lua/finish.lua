@@ -1,24 +1,25 @@
 -- Store a step's result and release what waited for it. Replaying it is a no-op.
 -- ARGV: run, step, fence, result JSON or '', attempt JSON, move JSON:
---   {word, blocks, stop, final, final_state, facts{}, cache[], nodes}
+--   {word, blocks, stop, final, final_state, facts{}, cache[], nodes}, seconds to keep an ended run
 local step, fence, move = ARGV[2], tonumber(ARGV[3]), cjson.decode(ARGV[6])
 local data = read_step(step)
-if not run_field('state') then return cjson.encode({accepted = false, reason = 'unknown run'}) end
+local run_state = run_field('state')
+if not run_state then return cjson.encode({accepted = false, reason = 'unknown run'}) end
 if data.fence ~= fence then return cjson.encode({accepted = false, reason = 'fence lost'}) end
 local state = state_of(step)
 if state == 'done' then return cjson.encode({accepted = true, replay = true, publish = dispatch()}) end
+if not is_live(run_state) then return cjson.encode({accepted = false, reason = 'run has ended'}) end
 if state ~= 'running' then return cjson.encode({accepted = false, reason = 'step is ' .. state}) end
 
 set_state(step, 'done')
 unwatch(step)
-hold_slot(step, false)
 if ARGV[4] ~= '' then redis.call('HSET', RESULTS, step, ARGV[4]) end
 if ARGV[5] ~= '' then redis.call('RPUSH', ATTEMPTS, ARGV[5]) end
 for _, change in ipairs(move.cache or {}) do redis.call('RPUSH', CACHE, change) end
 publish({kind = 'state', node = step, state = move.word, attempt = data.tries, worker = data.owner})
 
 if move.final then
-  end_run(move.final_state, move.final)
+  end_run(move.final_state, move.final, tonumber(ARGV[7]))
   return cjson.encode({accepted = true, publish = {}})
 end
 
@@ -27,37 +28,31 @@ if move.facts then
 end
 if step == '@plan' then
   redis.call('HSET', RUN, 'planned', '1', 'pending', move.nodes, 'total', move.nodes)
-  if move.nodes > 0 and run_field('state') == 'active' then
+  if move.nodes > 0 and run_state == 'active' then
     write_step('@start', {fence = 0, losses = 0, tries = 0, priority = -1})
     make_ready('@start')
   elseif move.nodes > 0 then
     stop_run(run_field('stop'))
   end
 elseif is_node(step) then
-  redis.call('HINCRBY', RUN, 'pending', -1)
   redis.call('HINCRBY', RUN, 'done', 1)
 end
 
-if move.blocks then
-  local queue, seen = {step}, {}
-  while #queue > 0 do
-    local raw = redis.call('HGET', CHILDREN, table.remove(queue))
-    for _, child in ipairs(raw and cjson.decode(raw) or {}) do
-      if not seen[child] then
-        seen[child] = true
-        local child_data = read_step(child)
-        child_data.skip = true
-        child_data.cause = step
-        write_step(child, child_data)
-        queue[#queue + 1] = child
-      end
-    end
-  end
-end
-if move.stop and run_field('state') == 'active' then stop_run(move.stop) end
+if move.stop and run_state == 'active' then stop_run(move.stop) end
 if run_field('state') == 'active' then
+  -- dbt skips every descendant of a failure and names the one that finished last. The mark goes from
+  -- parent to child: a child begins after all of its parents, so it has heard of every failure above it.
+  local cause, since = data.cause, data.since
+  if move.blocks then cause, since = step, number_field('seq') end
   local raw = redis.call('HGET', CHILDREN, step)
   for _, child in ipairs(raw and cjson.decode(raw) or {}) do
+    if cause then
+      local below = read_step(child)
+      if since > (below.since or 0) then
+        below.skip, below.cause, below.since = true, cause, since
+        write_step(child, below)
+      end
+    end
     if redis.call('HINCRBY', WAITING, child, -1) == 0 then make_ready(child) end
   end
 end

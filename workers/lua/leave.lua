@@ -1,18 +1,20 @@
--- End a session and let the next run in. The warehouse is closed by now.
--- KEYS[16] lock, KEYS[17] waiters. ARGV: run, fence. Answers the run whose session to publish, or ''.
-local lock, waiters = KEYS[16], KEYS[17]
-local data = read_step('@session')
-if state_of('@session') ~= 'running' or data.fence ~= tonumber(ARGV[2]) then return '' end
-local holder = redis.call('HMGET', lock, 'run', 'fence')
-if holder[1] == RUN_ID and tonumber(holder[2]) == data.fence then redis.call('DEL', lock) end
-unwatch('@session')
+-- End a session; the warehouse is closed by now. A run that has not ended keeps its place: others on the
+-- same warehouse wait for its end, so that two runs never mix. One that has ended lets the next in.
+-- ARGV: run, warehouse, fence. Answers the run whose session to publish, or ''.
+local lock, waiters = lock_keys(ARGV[2])
+local fence = tonumber(ARGV[3])
 local state = run_field('state')
-if (state == 'active' or state == 'stopping') and redis.call('ZCARD', READY) > 0 then
-  -- it left in the middle of its work (drain): its turn comes again behind the others
-  redis.call('RPUSH', waiters, RUN_ID)
-  set_state('@session', 'parked')
-  watch_until('@session', now_ms() + REPUBLISH_MS)
-else
+local mine = state_of('@session') == 'running' and read_step('@session').fence == fence
+if mine then
+  unwatch('@session')
   set_state('@session', 'blocked')
 end
-return redis.call('LPOP', waiters) or ''
+if not is_live(state) then
+  if holds_lock(lock) and tonumber(redis.call('HGET', lock, 'fence')) == fence then
+    return hand_over(lock, waiters)
+  end
+  return ''
+end
+if not mine then return '' end
+if holds_lock(lock) then redis.call('HSET', lock, 'expires', 0) end
+return #dispatch() > 0 and RUN_ID or ''

@@ -1,10 +1,11 @@
 -- Shared head of every script: names for the run's keys and the moves that several scripts make.
 -- KEYS are built by contract/names.py alone; scripts touch one Redis server, not a cluster.
 local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EVENTS, PUBLISHERS,
-  CHANNEL, LEASES, ACTIVE, FINISHED = unpack(KEYS)
+  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS = unpack(KEYS)
 local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
 local STREAM_LENGTH = 100000
+local WINDOW = 16           -- unclaimed messages of one run; what else is ready waits in the ledger
 
 local function now_ms()
   -- Redis' clock, so that a worker whose clock is wrong harms nobody
@@ -20,6 +21,11 @@ local function number_field(name)
   return tonumber(run_field(name) or '0')
 end
 
+-- Nothing is written for a run that has ended: its keys expire, and a new one would stay for ever.
+local function is_live(state)
+  return state == 'active' or state == 'stopping'
+end
+
 local function read_step(step)
   local raw = redis.call('HGET', STEPS, step)
   return raw and cjson.decode(raw) or {fence = 0, losses = 0, tries = 0}
@@ -33,16 +39,38 @@ local function state_of(step)
   return redis.call('HGET', STATES, step)
 end
 
-local function set_state(step, state)
-  redis.call('HSET', STATES, step, state)
+local function is_node(step)
+  return string.sub(step, 1, 1) ~= '@'
 end
 
-local function watch_until(step, due_ms)
+-- The counters follow from the states, and change here alone: queued and running steps count against
+-- the run's parallelism; a node is pending until it is done.
+local function set_state(step, state)
+  local before = state_of(step)
+  redis.call('HSET', STATES, step, state)
+  if step == '@session' then return end
+  local function count(name, is, was)
+    if is ~= was then redis.call('HINCRBY', RUN, name, is and 1 or -1) end
+  end
+  count('queued', state == 'queued', before == 'queued')
+  count('inflight', state == 'queued' or state == 'running', before == 'queued' or before == 'running')
+  if is_node(step) and state == 'done' and before ~= 'done' then redis.call('HINCRBY', RUN, 'pending', -1) end
+end
+
+-- A claim holds a lease; a step that waits for its message is watched.
+local function lease_until(step, due_ms)
+  redis.call('ZREM', WATCHES, RUN_ID .. ' ' .. step)
   redis.call('ZADD', LEASES, due_ms, RUN_ID .. ' ' .. step)
+end
+
+local function watch(step, wait_ms)
+  redis.call('ZREM', LEASES, RUN_ID .. ' ' .. step)
+  redis.call('ZADD', WATCHES, now_ms() + (wait_ms or 0) + REPUBLISH_MS, RUN_ID .. ' ' .. step)
 end
 
 local function unwatch(step)
   redis.call('ZREM', LEASES, RUN_ID .. ' ' .. step)
+  redis.call('ZREM', WATCHES, RUN_ID .. ' ' .. step)
 end
 
 local function publish(fields)
@@ -52,17 +80,6 @@ local function publish(fields)
   local body = cjson.encode(fields)
   redis.call('XADD', EVENTS, 'MAXLEN', '~', STREAM_LENGTH, '*', 's', seq, 'e', body)
   redis.call('PUBLISH', CHANNEL, seq .. ' ' .. body)
-end
-
-local function is_node(step)
-  return string.sub(step, 1, 1) ~= '@'
-end
-
--- Queued and running steps count against the run's parallelism; they enter and leave it here alone.
-local function hold_slot(step, held)
-  if step ~= '@session' then
-    redis.call('HINCRBY', RUN, 'inflight', held and 1 or -1)
-  end
 end
 
 -- dbt starts nodes in the order in which they became ready; of those that did at the same moment the
@@ -78,26 +95,30 @@ local function make_ready(step)
   redis.call('ZADD', READY, depth, step)
 end
 
+local function free_threads()
+  return number_field('parallel') - number_field('inflight')
+end
+
 -- Hand out what may start now. Returns the steps whose messages the caller has to publish.
 local function dispatch()
   local out = {}
+  if not is_live(run_field('state')) then return out end
   if run_field('mode') == 'session' then
     local session = state_of('@session')
     if redis.call('ZCARD', READY) > 0 and (not session or session == 'blocked') then
       set_state('@session', 'queued')
-      watch_until('@session', now_ms() + REPUBLISH_MS)
+      watch('@session')
       out[1] = '@session'
     end
     return out
   end
-  local free = number_field('parallel') - number_field('inflight')
+  local free = math.min(free_threads(), WINDOW - number_field('queued'))
   while free > 0 do
     local popped = redis.call('ZPOPMIN', READY)
     if #popped == 0 then break end
     local step = popped[1]
     set_state(step, 'queued')
-    hold_slot(step, true)
-    watch_until(step, now_ms() + REPUBLISH_MS)
+    watch(step)
     out[#out + 1] = step
     free = free - 1
   end
@@ -115,31 +136,54 @@ end
 -- Every node that has not begun ends here without a result; the close says what became of it.
 local function stop_run(reason)
   redis.call('HSET', RUN, 'state', 'stopping', 'stop', reason)
-  for step, state in pairs((function()
-    local flat, map = redis.call('HGETALL', STATES), {}
-    for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
-    return map
-  end)()) do
-    if state == 'queued' then
-      if is_node(step) or step == '@start' then hold_slot(step, false) end
-    end
+  if run_field('planned') ~= '1' then return end  -- a plan under way comes here itself when it is finished
+  local flat = redis.call('HGETALL', STATES)
+  for i = 1, #flat, 2 do
+    local step, state = flat[i], flat[i + 1]
     if (is_node(step) or step == '@start') and state ~= 'done' and state ~= 'running' then
       set_state(step, 'done')
       unwatch(step)
       redis.call('ZREM', READY, step)
-      if is_node(step) then redis.call('HINCRBY', RUN, 'pending', -1) end
     end
   end
 end
 
-local function end_run(state, final)
+-- A single-process warehouse belongs to a run from its first session to its end.
+local function lock_keys(warehouse)
+  return LOCKS .. warehouse, LOCKS .. warehouse .. ':waiters'
+end
+
+local function holds_lock(lock)
+  return redis.call('HGET', lock, 'run') == RUN_ID
+end
+
+-- The warehouse goes to the first in line that still wants it. Answers that run, or ''.
+local function hand_over(lock, waiters)
+  redis.call('DEL', lock)
+  while true do
+    local following = redis.call('LPOP', waiters)
+    if not following then return '' end
+    if redis.call('ZSCORE', ACTIVE, following) then
+      redis.call('HSET', lock, 'run', following, 'fence', 0, 'expires', 0)
+      return following
+    end
+  end
+end
+
+-- The last word. Every key of the run goes together when its time is up.
+local function end_run(state, final, ttl)
   redis.call('HSET', RUN, 'state', state, 'final', final, 'ended', now_ms() / 1000)
   redis.call('ZREM', ACTIVE, RUN_ID)
-  for _, step in ipairs(redis.call('HKEYS', STATES)) do
-    if step ~= '@session' then unwatch(step) end
+  redis.call('DEL', READY)
+  local flat = redis.call('HGETALL', STATES)
+  for i = 1, #flat, 2 do
+    -- a session closes its warehouse before it lets go
+    if flat[i + 1] ~= 'done' and (flat[i] ~= '@session' or flat[i + 1] ~= 'running') then unwatch(flat[i]) end
   end
-  local ttl = number_field('ttl')
-  redis.call('ZADD', FINISHED, now_ms() / 1000 + ttl, RUN_ID)
+  local now = now_ms() / 1000
+  redis.call('ZREMRANGEBYSCORE', FINISHED, '-inf', now)
+  redis.call('ZADD', FINISHED, now + ttl, RUN_ID)
+  if redis.call('TTL', FINISHED) < ttl then redis.call('EXPIRE', FINISHED, ttl) end
   publish({kind = 'run', state = state})
   for i = 1, 11 do redis.call('EXPIRE', KEYS[i], ttl) end
 end

@@ -1,44 +1,60 @@
--- One overdue watch. ARGV: run, step, '1' when the queue is known to be empty.
--- Answers nothing, publish (the message is missing) or lost (its worker is gone).
+-- One overdue lease or watch. ARGV: run, step.
+-- Answers nothing, publish (the message is missing) or lost (its worker is gone); `following` is a run
+-- whose session to publish.
 local step = ARGV[2]
-local due = redis.call('ZSCORE', LEASES, RUN_ID .. ' ' .. step)
-if not due or tonumber(due) > now_ms() then return cjson.encode({what = 'nothing'}) end
+local name, now = RUN_ID .. ' ' .. step, now_ms()
+local due = redis.call('ZSCORE', LEASES, name) or redis.call('ZSCORE', WATCHES, name)
+if not due or tonumber(due) > now then return cjson.encode({what = 'nothing'}) end
 local run_state, state = run_field('state'), state_of(step)
-if not run_state or (run_state ~= 'active' and run_state ~= 'stopping') or not state
-  or state == 'done' or state == 'blocked' then
-  unwatch(step)
-  return cjson.encode({what = 'nothing'})
+local function nothing(following)
+  return cjson.encode({what = 'nothing', following = following})
 end
-local data = read_step(step)
-if state == 'running' then
+
+if not is_live(run_state) then
+  unwatch(step)
+  if step ~= '@session' or not run_state then return nothing() end
+  set_state(step, 'blocked')
+  local lock, waiters = lock_keys(run_field('lock') or '')
+  return nothing(holds_lock(lock) and hand_over(lock, waiters) or nil)
+end
+if not state or state == 'done' or state == 'blocked' then
+  unwatch(step)
+  return nothing()
+end
+
+local function lose(lost)
+  local data = read_step(lost)
   data.losses = data.losses + 1
   data.fence = data.fence + 1
-  write_step(step, data)
-  hold_slot(step, false)
-  unwatch(step)
-  if step == '@session' then
-    set_state(step, 'blocked')
-    return cjson.encode({what = 'lost', losses = data.losses, owner = data.owner, publish = dispatch()})
-  end
-  if run_state == 'stopping' and (is_node(step) or step == '@start') then
-    set_state(step, 'done')
-    if is_node(step) then redis.call('HINCRBY', RUN, 'pending', -1) end
+  write_step(lost, data)
+  unwatch(lost)
+  if lost == '@session' then
+    local lock = lock_keys(run_field('lock') or '')
+    if holds_lock(lock) then redis.call('HSET', lock, 'expires', 0) end
+    set_state(lost, 'blocked')
+    -- with the session goes the step that it executes: the next one must not run beside it
+    if data.took and state_of(data.took) == 'running' then lose(data.took) end
+  elseif run_state == 'stopping' and (is_node(lost) or lost == '@start') then
+    set_state(lost, 'done')
     close_when_done()
   else
-    make_ready(step)
-    publish({kind = 'state', node = step, state = 'lost', attempt = data.tries, worker = data.owner})
+    make_ready(lost)
+    publish({kind = 'state', node = lost, state = 'lost', attempt = data.tries, worker = data.owner})
   end
+  return data
+end
+if state == 'running' then
+  local data = lose(step)
   return cjson.encode({what = 'lost', losses = data.losses, tries = data.tries, owner = data.owner,
     started = data.started, publish = dispatch()})
 end
--- queued, retrying, parked or ready: the message may be lost, or the queue just deep
-data.waits = (data.waits or 0) + 1
-if ARGV[3] == '1' or data.waits >= 60 then
-  data.waits = 0
-  write_step(step, data)
-  watch_until(step, now_ms() + REPUBLISH_MS)
-  return cjson.encode({what = 'publish'})
+
+-- queued, retrying or parked: the message may be lost
+watch(step)
+if state == 'parked' then
+  local lock, waiters = lock_keys(run_field('lock') or '')
+  local holder = redis.call('HMGET', lock, 'run', 'expires')
+  if holder[1] and holder[1] ~= RUN_ID
+    and (redis.call('ZSCORE', ACTIVE, holder[1]) or tonumber(holder[2]) > now) then return nothing() end
 end
-write_step(step, data)
-watch_until(step, now_ms() + REPUBLISH_MS)
-return cjson.encode({what = 'nothing'})
+return cjson.encode({what = 'publish'})

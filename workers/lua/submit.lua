@@ -1,12 +1,12 @@
--- Record a new run with its first step. ARGV: run, request, step, ttl (s). Replaying it is a no-op.
+-- Record a new run with its first step. ARGV: run, request, step, priority of its messages. Replaying it is a no-op.
 if redis.call('EXISTS', RUN) == 1 then return 0 end
 local step = ARGV[3]
 redis.call('HSET', RUN, 'state', 'active', 'request', ARGV[2], 'created', now_ms() / 1000,
-  'ttl', ARGV[4], 'mode', 'message', 'parallel', 1, 'inflight', 1, 'pending', 0, 'total', 0,
+  'priority', ARGV[4], 'mode', 'message', 'parallel', 1, 'inflight', 0, 'queued', 0, 'pending', 0, 'total', 0,
   'done', 0, 'index', 0, 'seq', 0)
 write_step(step, {fence = 0, losses = 0, tries = 0, priority = -1})
 set_state(step, 'queued')
-watch_until(step, now_ms() + REPUBLISH_MS)
+watch(step)
 redis.call('ZADD', ACTIVE, now_ms() / 1000, RUN_ID)
 publish({kind = 'run', state = 'active'})
 return 1

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.parity.rules import Rules
-from tests.parity.sides import Outcome
-from tests.parity.warehouses import Relation
+from workers.verify.rules import Rules
+from workers.verify.sides import Outcome
+from workers.verify.warehouses import Relation
 
 OWN_FILES = frozenset({"partial_parse.msgpack"})
 """Of one process's parse: dbt-relay keeps its own (a worker may have needed no parse)."""
@@ -32,8 +32,12 @@ class Difference:
     relay: Any
 
     def __str__(self) -> str:
+        return self.shown()
+
+    def shown(self, other: str = "relay") -> str:
+        """In lines; `other` is what the second side is called, in five letters."""
         plain, relay = _from_where_they_part(self.plain, self.relay)
-        return f"{self.where}\n    plain: {_short(plain)}\n    relay: {_short(relay)}"
+        return f"{self.where}\n    plain: {_short(plain)}\n    {other}: {_short(relay)}"
 
 
 @dataclass
@@ -59,6 +63,7 @@ class Compared:
     differences: list[Difference] = field(default_factory=list)
     nodes: int = 0
     relations: int = 0
+    rows: int = 0
 
     def note(self, where: str, plain: Any, relay: Any) -> None:
         """Keep a difference, if it is one."""
@@ -141,27 +146,53 @@ def _relations(
             seen.note(
                 f"{name} {part}", rules[0].value(getattr(one, part)), rules[1].value(getattr(other, part))
             )
+        seen.rows += len(one.rows)
         lost, more = _multisets(_rows(one, rules[0], allowance), _rows(other, rules[1], allowance))
-        seen.note(f"{name} rows ({len(one.rows)}, {len(other.rows)})", lost, more)
+        columns = _columns_that_differ(one, other, rules) if lost or more else ""
+        head = f"{name} rows: {len(one.rows)} and {len(other.rows)}{columns}; on one side only:"
+        seen.note(head, lost, more)
 
 
-def _rows(relation: Relation, rules: Rules, allowance: Allowance) -> list[Any]:
-    names = [column[0] for column in relation.columns]
+def _rows(relation: Relation, rules: Rules, allowance: Allowance) -> list[str]:
+    """Each row as ``column=value, …``, and for columns that are measured how many values they have."""
+    names = [str(column[0]) for column in relation.columns] or ["(error)"]
     measured = [place for place, name in enumerate(names) if name in allowance.measured]
+
+    def shown(place: int, value: Any) -> str:
+        if place in measured:
+            return "<null>" if value is None else "<measured>"
+        return repr(rules.value(value))
+
     rows = [
-        [
-            ("<null>" if value is None else "<measured>") if place in measured else rules.value(value)
-            for place, value in enumerate(row)
-        ]
+        ", ".join(
+            f"{name}={shown(place, value)}"
+            for place, (name, value) in enumerate(zip(names, row, strict=False))
+        )
         for row in relation.rows
     ]
-    distinct = [(names[place], len({row[place] for row in relation.rows})) for place in measured]
-    return [*rows, *distinct]
+    distinct = {names[place]: len({row[place] for row in relation.rows}) for place in measured}
+    return [*rows, *(f"{name}: {number} distinct values" for name, number in distinct.items())]
 
 
-def _multisets(left: list[Any], right: list[Any]) -> tuple[list[str], list[str]]:
-    one = collections.Counter(repr(item) for item in left)
-    other = collections.Counter(repr(item) for item in right)
+def _columns_that_differ(one: Relation, other: Relation, rules: tuple[Rules, Rules]) -> str:
+    """The columns that do not hold the same values, where the relations have the same columns."""
+    names = [column[0] for column in one.columns]
+    if names != [column[0] for column in other.columns]:
+        return ""
+
+    def values(relation: Relation, side: Rules, place: int) -> collections.Counter[str]:
+        return collections.Counter(repr(side.value(row[place])) for row in relation.rows if place < len(row))
+
+    differ = [
+        str(name)
+        for place, name in enumerate(names)
+        if values(one, rules[0], place) != values(other, rules[1], place)
+    ]
+    return f", which differ in {', '.join(differ)}" if differ else ""
+
+
+def _multisets(left: list[str], right: list[str]) -> tuple[list[str], list[str]]:
+    one, other = collections.Counter(left), collections.Counter(right)
     return sorted((one - other).elements()), sorted((other - one).elements())
 
 
@@ -259,13 +290,18 @@ def _walk(plain: Any, relay: Any, path: str = "") -> Iterator[tuple[str, Any, An
         yield path, plain, relay
 
 
-def _short(value: Any, most: int = 700) -> str:
-    shown = (
-        "\n           ".join(value)
-        if isinstance(value, list) and all(isinstance(item, str) for item in value)
-        else repr(value)
-    )
-    return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown)} characters)"
+def _short(value: Any, most: int = 700, items: int = 5) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if not value:
+            return "(nothing)"
+        lines = [_short_text(item, 300) for item in value[:items]]
+        lines += [f"… and {len(value) - items} more"] if len(value) > items else []
+        return "\n           ".join(lines)
+    return _short_text(repr(value), most)
+
+
+def _short_text(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def _from_where_they_part(one: Any, other: Any) -> tuple[Any, Any]:

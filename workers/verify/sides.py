@@ -1,4 +1,4 @@
-"""The two sides: plain ``dbt`` in a process of its own, and dbt-relay on live workers."""
+"""The two sides: plain ``dbt``, and ``dbt-relay`` on live workers, each started as a user does."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import sys
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.parity.rules import Rules, Window
-from tests.parity.warehouses import Relation, Warehouse
+from workers.verify.rules import Rules, Window
+from workers.verify.warehouses import Relation, Warehouse
+
+REFUSED = 2
+"""How dbt ends when it could not do it; dbt-relay, with no line of dbt, when it sees so beforehand."""
 
 
 @dataclass
@@ -33,28 +36,36 @@ class Outcome:
     refused: bool = False
     """dbt-relay saw that dbt could not do it, said so and queued nothing: there are no lines."""
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether dbt could not do it at all (dbt.cli.exceptions: exit code 2), and ran nothing."""
+        return self.return_code == REFUSED and self.run_results is None
+
 
 @dataclass
 class Side:
-    """A copy of the project with its warehouse. `run` is what differs between the two sides."""
+    """A copy of the project with its warehouse, and the program that runs commands there.
+
+    Attributes:
+        name: ``plain`` or ``relay``.
+        folder: holds the copy as ``project``, and whatever else is the side's own.
+        program: the first words of a command line: dbt's program, or dbt-relay's.
+        environ: the whole environment of a command.
+    """
 
     name: str
     folder: Path
+    program: Sequence[str]
     warehouse: Warehouse
-    env: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self.rules = Rules(str(self.folder), self.warehouse.database)
-        self.refused = False
 
     @property
     def project(self) -> Path:
         """The project's copy."""
         return self.folder / "project"
-
-    def execute(self, args: Sequence[str], env: Mapping[str, str]) -> tuple[int, list[str], str]:
-        """Run a command: its exit code, dbt's console lines, and what else was said."""
-        raise NotImplementedError
 
     def run(self, args: Sequence[str], env: Mapping[str, str], target: str = "target") -> Outcome:
         """Run a command and look at everything it left."""
@@ -62,10 +73,12 @@ class Side:
         before = _changed_at(folder / "run_results.json")
         for name in ("compiled", "run"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        self.refused = False
         window = Window(began=time.time(), ended=float("inf"))
         self.rules.windows.append(window)
-        code, lines, stderr = self.execute(args, {**self.env, **env})
+        done = subprocess.run(
+            [*self.program, *args], cwd=self.project, env={**self.environ, **env}, text=True,
+            capture_output=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
         window.ended = time.time()
         rewritten = _changed_at(folder / "run_results.json") != before
         run_results = _json(folder / "run_results.json") if rewritten else None
@@ -74,52 +87,27 @@ class Side:
             if artifact is not None and window.invocation_id is None:
                 window.invocation_id = artifact["metadata"]["invocation_id"]
         return Outcome(
-            return_code=code, lines=lines, run_results=run_results, manifest=manifest,
-            files=_files(folder), relations=self.warehouse.relations(), stderr=stderr,
-            refused=self.refused,
+            return_code=done.returncode, lines=done.stdout.splitlines(), run_results=run_results,
+            manifest=manifest, files=_files(folder), relations=self.warehouse.relations(),
+            stderr=done.stderr, refused=done.returncode == REFUSED and not done.stdout,
         )  # fmt: skip
 
 
-class PlainDbt(Side):
-    """``dbt`` as a user starts it."""
-
-    def execute(self, args: Sequence[str], env: Mapping[str, str]) -> tuple[int, list[str], str]:
-        """See `Side`."""
-        program = Path(sysconfig.get_path("scripts")) / "dbt"
-        done = subprocess.run(
-            [str(program), *args], cwd=self.project, env={**_environment(), **env}, text=True,
-            capture_output=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        return done.returncode, done.stdout.splitlines(), done.stderr
+def dbt_program() -> list[str]:
+    """Plain dbt, of the environment that this process runs in: the workers' own."""
+    return [str(Path(sysconfig.get_path("scripts")) / "dbt")]
 
 
-class Relay(Side):
-    """dbt-relay on the workers of a broker. Set `broker_url` before the first command."""
-
-    broker_url = ""
-
-    def execute(self, args: Sequence[str], env: Mapping[str, str]) -> tuple[int, list[str], str]:
-        """See `Side`."""
-        from producer import DbtRunner
-        from workers.contract.errors import DbtUsageError
-
-        environ = {**_environment(), **env, "DBT_RELAY_BROKER_URL": self.broker_url}
-        runner = DbtRunner(self.project, threads=0, environ=environ)
-        try:
-            result = runner.execute_command(list(args), stream_output=False)
-        except DbtUsageError as error:
-            self.refused = True
-            return 2, [], str(error)
-        return result.return_code, result.stdout.splitlines(), result.stderr
+def relay_program() -> list[str]:
+    """``dbt-relay``, of the same environment."""
+    return [sys.executable, "-m", "producer"]
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DBT_")}
-    return {**kept, "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "", "PATH": _path()}
-
-
-def _path() -> str:
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What both sides see of `environ`: all but dbt-relay's own settings."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("DBT_RELAY_")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
+    return {**kept, "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "", "PATH": path}
 
 
 def _changed_at(path: Path) -> int | None:

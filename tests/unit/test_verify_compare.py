@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.parity.compare import Allowance, Compared, compare
-from tests.parity.rules import Rules, Window
-from tests.parity.sides import Outcome
-from tests.parity.warehouses import Relation
+from workers.verify.compare import Allowance, Compared, compare
+from workers.verify.rules import Rules, Window
+from workers.verify.sides import Outcome
+from workers.verify.warehouses import Relation
 
 BEGAN = {"plain": 1_700_000_000.0, "relay": 1_700_000_100.0}
 IDS = {"plain": "0a0a0a0a-plain", "relay": "0b0b0b0b-relay"}

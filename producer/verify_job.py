@@ -1,0 +1,145 @@
+"""The commands of ``dbt-relay verify``, made fit for a copy of the project."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from producer.dbt_args import (
+    Invocation,
+    check_project,
+    parse_invocation,
+    profiles_dir,
+    project_dir,
+    target_path,
+)
+from producer.dbt_project import COMMANDS_WITHOUT_PROFILE
+from producer.dbt_words import read_words
+from producer.usage import usage_error
+from workers.contract.verification import VerifyCommand, VerifyJob
+
+_OURS = frozenset({"project_dir", "profiles_dir", "log_path", "partial_parse_file_path"})
+"""Options that a copy has its own value of."""
+
+_PREFIXES = ("DBT_", "DBT_ENGINE_")
+
+
+def job_of(
+    commands: Sequence[Sequence[str]],
+    *,
+    cwd: Path,
+    environ: Mapping[str, str],
+    measured: Sequence[str] = (),
+    keep: bool = False,
+) -> tuple[VerifyJob, dict[str, str]]:
+    """What to compare, and the environment for it.
+
+    Args:
+        commands: dbt's arguments of each command.
+        cwd: where the user stands: relative paths and the search for the project start there.
+
+    Raises:
+        DbtUsageError: dbt would refuse a command, or it cannot be compared.
+    """
+    invocations = [parse_invocation(words, environ=environ, cwd=cwd) for words in commands]
+    projects, profiles = set(), set()
+    for invocation in invocations:
+        _check_command(invocation)
+        check_project(invocation, cwd=cwd, environ={**environ, "DBT_RELAY_BROKER_URL": ""})
+        projects.add(project_dir(invocation, cwd, environ))
+        profiles.add(profiles_dir(invocation, cwd, environ))
+    if len(projects) > 1 or len(profiles) > 1:
+        raise usage_error(
+            "several_projects",
+            f"These commands are about several projects or profiles: "
+            f"{', '.join(str(each) for each in sorted(projects | profiles))}.",
+            "Verify them one by one.",
+        )
+    (project,) = projects
+    values = {**environ, "DBT_PROFILES_DIR": str(*profiles)}
+    for name in ("PROFILES_DIR", "PROJECT_DIR", "LOG_PATH", "PARTIAL_PARSE_FILE_PATH"):
+        for prefix in _PREFIXES:
+            if f"{prefix}{name}" != "DBT_PROFILES_DIR":
+                values.pop(f"{prefix}{name}", None)
+    if any(f"{prefix}PROJECT_DIR" in environ for prefix in _PREFIXES):
+        values["DBT_PROJECT_DIR"] = str(project)
+    for invocation in invocations:
+        for option, variable in invocation.environment.items():
+            if option in _PATHS and variable in values:
+                values[variable] = _in_a_copy(str(invocation.options[option]), project, cwd)
+    job = VerifyJob(
+        project_dir=str(project), measured=tuple(measured), keep=keep,
+        commands=tuple(_command(each, project=project, cwd=cwd, environ=environ) for each in invocations),
+    )  # fmt: skip
+    return job, values
+
+
+def own_environment(environ: Mapping[str, str], tuned: Mapping[str, str]) -> dict[str, str]:
+    """Of the workers: the environment of the comparison, none of dbt-relay's settings but where it keeps state."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("DBT_RELAY_")}
+    kept.pop("REDIS_URL", None)
+    kept["DO_NOT_TRACK"] = "1"  # as the commands themselves have it
+    folder = tuned.get("DBT_RELAY_RUNTIME_DIR")
+    return {**kept, "DBT_RELAY_RUNTIME_DIR": folder} if folder else kept
+
+
+_PATHS = frozenset({"state", "defer_state", "deprecated_state"})
+"""Options whose relative values start at the user's working directory."""
+
+
+def _check_command(invocation: Invocation) -> None:
+    if not invocation.command:
+        raise usage_error(
+            "no_dbt_command",
+            f"verify runs dbt commands: {' '.join(invocation.args)} is none that runs.",
+            "Write one such as: dbt-relay verify build",
+        )
+    if invocation.wants_help or invocation.wants_version:
+        raise usage_error(
+            "no_dbt_command",
+            f"verify does not show help: dbt-relay {' '.join(invocation.args)} does.",
+        )
+    if invocation.command == "init":
+        raise usage_error("no_comparison", "`init` makes a new project: there is none to compare yet.")
+
+
+def _command(
+    invocation: Invocation, *, project: Path, cwd: Path, environ: Mapping[str, str]
+) -> VerifyCommand:
+    target = target_path(invocation, cwd, environ)
+    if not target.is_relative_to(project):
+        raise usage_error(
+            "target_path_outside",
+            f"The target path {target} is outside the project: both sides would write the same files.",
+            "Give one inside the project with --target-path.",
+        )
+    return VerifyCommand(
+        args=tuple(_arguments(invocation, project=project, cwd=cwd)),
+        target_path=target.relative_to(project).as_posix(),
+        reads_profile=invocation.command not in COMMANDS_WITHOUT_PROFILE,
+    )
+
+
+def _arguments(invocation: Invocation, *, project: Path, cwd: Path) -> list[str]:
+    """The words for a process that stands in a copy of the project."""
+    words = list(invocation.args)
+    given = [each for level in read_words(invocation.args) for each in level.given]
+    for each in sorted(given, key=lambda one: one.start, reverse=True):
+        name, value = each.option.name, each.value
+        if name in _OURS:
+            words[each.start : each.end] = []
+        elif name in _PATHS:
+            words[each.start : each.end] = [max(each.option.opts, key=len), _in_a_copy(value, project, cwd)]
+        elif name == "target_path":
+            path = Path(value)
+            inside = path.relative_to(project) if path.is_absolute() else path
+            words[each.start : each.end] = ["--target-path", str(inside)]
+    return words
+
+
+def _in_a_copy(value: Any, project: Path, cwd: Path) -> str:
+    """A path from a copy's folder: the copy's own file where it is inside the project, else the user's."""
+    path = Path(os.path.normpath(cwd / str(value)))
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)

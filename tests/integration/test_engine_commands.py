@@ -1,0 +1,123 @@
+"""Commands that are executed whole, by dbt's own interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine import Shared, spec_for
+from workers.contract.events import LINE, Event
+from workers.engine.engine import Engine
+from workers.engine.spec import Finished
+from workers.engine.warehouse import close_warehouse
+
+Copy = Callable[..., Path]
+
+
+@pytest.fixture
+def small(copy_project: Copy, duckdb_file: Path) -> Iterator[Path]:
+    yield copy_project("small")
+    close_warehouse()
+
+
+def run(project: Path, *args: str) -> tuple[Finished, list[str]]:
+    events: list[Event] = []
+    command = next(word for word in args if not word.startswith("-"))
+    finished = Engine(Shared()).command(spec_for(project, *args), command, events.append)
+    return finished, [event.text for event in events if event.kind == LINE]
+
+
+def test_a_list_has_no_results(small: Path) -> None:
+    finished, lines = run(small, "ls", "--resource-type", "model", "--output", "name")
+    assert (finished.return_code, finished.results, finished.run_results) == (0, [], None)
+    assert lines[-3:] == ["customer_totals", "orders_by_year", "stg_orders"]
+
+
+def test_seeds_are_shown(small: Path) -> None:
+    project, _, _ = (small / "dbt_project.yml").read_text().partition("on-run-start:")
+    (small / "dbt_project.yml").write_text(project)  # dbt itself fails to show seeds beside hooks
+    finished, lines = run(small, "seed", "--show")
+    assert finished.return_code == 0
+    assert any("| order_id" in line.replace("|  ", "| ") for line in lines), lines
+    assert finished.run_results is not None
+    assert [each.status for each in finished.results if each.resource_type == "seed"] == ["success"]
+
+
+def test_a_node_that_fails_has_its_error(small: Path) -> None:
+    finished, _ = run(small, "run", "--select", "stg_orders", "orders_by_year")  # no seed, no table
+    assert finished.return_code == 1
+    (failed,) = [each for each in finished.results if each.status == "error"]
+    assert failed.error is not None
+    assert failed.error.node == "model.small.orders_by_year"
+    assert failed.error.code == "missing_relation"
+
+
+def test_an_operation_that_fails_gives_an_error(small: Path) -> None:
+    finished, lines = run(small, "run-operation", "no_such_macro")
+    assert finished.return_code != 0
+    assert finished.error is not None or any(each.error for each in finished.results)
+    assert any("no_such_macro" in line for line in lines)
+
+
+def test_arguments_that_dbt_refuses(small: Path) -> None:
+    finished, lines = run(small, "compile", "--no-such-flag")
+    assert finished.return_code == 2
+    assert finished.error is not None
+    assert finished.error.code == "unknown_option"
+    assert "no-such-flag" in finished.error.message
+    assert lines == []  # it is for stderr
+
+
+def test_a_connection_test_that_fails_says_what_the_warehouse_said(small: Path) -> None:
+    text = (small / "profiles.yml").read_text()
+    (small / "profiles.yml").write_text(
+        text.replace("env_var('RELAY_TEST_DUCKDB', 'small.duckdb')", "'/no/such/folder/small.duckdb'")
+    )
+    finished, _ = run(small, "debug")
+    assert finished.return_code != 0
+    assert finished.error is not None
+    assert "/no/such/folder" in finished.error.message + finished.error.detail
+
+
+def test_a_stale_source_is_an_error(small: Path) -> None:
+    run(small, "seed")
+    (small / "models" / "sources.yml").write_text(
+        "sources:\n"
+        "  - name: raw\n"
+        "    schema: main\n"
+        "    tables:\n"
+        "      - name: raw_orders\n"
+        "        config:\n"
+        "          loaded_at_query: select timestamp '2001-01-01 00:00:00'\n"
+        "          freshness: {error_after: {count: 1, period: hour}}\n"
+    )
+    finished, _ = run(small, "source", "freshness")
+    assert finished.return_code == 1
+    (stale,) = [each for each in finished.results if each.status == "error"]
+    assert stale.unique_id == "source.small.raw.raw_orders"
+    assert stale.error is not None
+
+
+def test_what_was_interrupted_is_raised_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dbt.cli.main import dbtRunner, dbtRunnerResult
+
+    for stop in (KeyboardInterrupt(), SystemExit(1)):
+        result = dbtRunnerResult(success=False, exception=stop)
+        monkeypatch.setattr(dbtRunner, "invoke", lambda *_, result=result: result)
+        with pytest.raises(type(stop)):
+            run(small, "compile")
+
+
+def test_what_an_earlier_command_selected_is_forgotten(small: Path) -> None:
+    (small / "macros").mkdir(exist_ok=True)
+    (small / "macros" / "tell.sql").write_text(
+        "{% macro tell() %}{{ print('selected: ' ~ selected_resources | length) }}{% endmacro %}"
+    )
+    engine, events = Engine(Shared()), list[Event]()
+    assert engine.plan(spec_for(small, "build"), events.append).facts.selected
+    assert engine.command(
+        spec_for(small, "run-operation", "tell"), "run-operation", events.append
+    ).run_results
+    assert "selected: 0" in [event.text for event in events if event.kind == LINE]

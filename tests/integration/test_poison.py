@@ -1,0 +1,35 @@
+"""A step of the run itself that ends every worker: the run ends all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from producer.client import RelayClient
+from tests.support.projects import copy_project
+from tests.support.redis_server import RedisServer
+from tests.support.runs import submit
+from tests.support.worker_pool import WorkerPool
+from workers.contract.connection import connect
+from workers.ledger import Claim, Ledger
+
+
+@pytest.mark.slow
+def test_a_run_whose_plan_kills_its_workers_is_given_up(
+    tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
+) -> None:
+    run_id = submit(redis_server, copy_project("slow", tmp_path / "project"), ["run"])
+    with connect(redis_server.url) as client:
+        ledger = Ledger(client)
+        for _ in range(3):  # workers that took it and were never heard of again
+            assert isinstance(ledger.claim(run_id, "@plan", "dead:1"), Claim)
+            client.zadd(ledger.keys.leases(), {f"{run_id} @plan": 1})
+            assert ledger.reap(run_id, "@plan")["what"] == "lost"
+    worker_pool(n=1)
+    result = RelayClient(redis_server.broker_url).result(run_id, timeout=60)
+    assert result.return_code == 2
+    assert result.error is not None
+    assert (result.error.code, result.error.node) == ("worker_lost", None)
+    assert "@plan ended 3 worker processes" in result.error.message

@@ -1,0 +1,155 @@
+"""What the ledger should do, in plain Python: a second opinion that shares nothing with the scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PLAN, START, CLOSE, COMMAND, SESSION = "@plan", "@start", "@close", "@command", "@session"
+BLOCKED, OPEN, RUNNING, RETRYING, DONE = "blocked", "open", "running", "retrying", "done"
+ACTIVE, STOPPING, ENDED = "active", "stopping", "ended"
+
+
+@dataclass(repr=False, eq=False)
+class RunModel:
+    """One run.
+
+    Attributes:
+        dag: node → its parents; parents come first.
+        skips_block: whether a skipped node is a failure to those below it (dbt build).
+        steps: every step that exists → blocked, open (ready or handed out), running, retrying, done.
+        blockers: failures in the order in which they finished.
+        entered: whether a session of it ever had the warehouse.
+        took: what its session claimed last.
+    """
+
+    run_id: str
+    dag: dict[str, tuple[str, ...]]
+    threads: int
+    warehouse: str
+    skips_block: bool
+    first: str
+    state: str = ACTIVE
+    planned: bool = False
+    in_session: bool = False
+    entered: bool = False
+    steps: dict[str, str] = field(default_factory=dict)
+    fences: dict[str, int] = field(default_factory=dict)
+    results: dict[str, bytes] = field(default_factory=dict)
+    blockers: list[str] = field(default_factory=list)
+    finished: int = 0
+    purged: bool = False
+    took: str = ""
+
+    def __post_init__(self) -> None:
+        self.steps[self.first] = OPEN
+
+    def __repr__(self) -> str:
+        return f"run {int(self.run_id[-4:], 16)}"
+
+    @property
+    def live(self) -> bool:
+        return self.state != ENDED
+
+    def parents(self, node: str) -> tuple[str, ...]:
+        """What a node waits for."""
+        return self.dag[node] or (START,)
+
+    def children(self, step: str) -> list[str]:
+        return [node for node in self.dag if step in self.parents(node)]
+
+    def ancestors(self, node: str) -> set[str]:
+        found: set[str] = set()
+        for parent in self.dag[node]:
+            found |= {parent} | self.ancestors(parent)
+        return found
+
+    def cause(self, node: str) -> str:
+        """Whose failure makes a node skip: of those above it the one that finished last; or ''."""
+        above = self.ancestors(node)
+        return next((step for step in reversed(self.blockers) if step in above), "")
+
+    def undone(self) -> int:
+        return sum(self.steps[node] != DONE for node in self.dag)
+
+    # moves
+
+    def claim(self, step: str, fence: int) -> None:
+        assert self.live, f"{step} of an ended run was claimed"
+        assert self.steps.get(step) in (OPEN, RETRYING), f"{step} was claimed while {self.steps.get(step)}"
+        assert fence > self.fences.get(step, 0), f"the fence of {step} did not grow"
+        self.steps[step], self.fences[step] = RUNNING, fence
+
+    def owns(self, step: str, fence: int) -> bool:
+        return self.fences.get(step) == fence and self.steps.get(step) == RUNNING
+
+    def finish_plan(self) -> None:
+        self.steps[PLAN] = DONE
+        self.planned = True
+        self.in_session = bool(self.warehouse)
+        self.steps.update(dict.fromkeys(self.dag, BLOCKED))
+        if self.state == STOPPING:
+            self._drop_what_has_not_begun()
+        elif self.dag:
+            self.steps[START] = OPEN
+        self._close_when_done()
+
+    def finish(self, step: str, *, blocks: bool = False, stop: bool = False) -> None:
+        self.steps[step] = DONE
+        if step in self.dag:
+            self.finished += 1
+        if blocks:
+            self.blockers.append(step)
+        if stop and self.state == ACTIVE:
+            self._stop()
+        if self.state == ACTIVE:
+            for child in self.children(step):
+                if all(self.steps[parent] == DONE for parent in self.parents(child)):
+                    assert self.steps[child] == BLOCKED, f"{child} was released twice"
+                    self.steps[child] = OPEN
+        self._close_when_done()
+
+    def end(self, step: str) -> None:
+        self.steps[step] = DONE
+        self.state = ENDED
+
+    def put_back(self, step: str, to: str) -> None:
+        """After a give-back, or when its worker was lost."""
+        if self.state == STOPPING and (step in self.dag or step == START):
+            self.steps[step] = DONE
+            self._close_when_done()
+        else:
+            self.steps[step] = to
+
+    def lose(self, step: str) -> None:
+        self.fences[step] += 1
+        self.put_back(step, OPEN)
+
+    def lose_session(self) -> None:
+        """What it executed is lost with it."""
+        if self.live and self.steps.get(self.took) == RUNNING:
+            self.lose(self.took)
+
+    def cancel(self, *, its_turn: bool) -> None:
+        """A run that never had its warehouse, and whose turn it is not, ends without it."""
+        if self.state == ACTIVE:
+            self._stop()
+            assert its_turn or not self.entered
+            self.in_session &= its_turn
+            self._close_when_done()
+
+    def _stop(self) -> None:
+        self.state = STOPPING
+        if self.planned:
+            self._drop_what_has_not_begun()
+
+    def _drop_what_has_not_begun(self) -> None:
+        for step in (*self.dag, START):
+            if step in self.steps and self.steps[step] != RUNNING:
+                self.steps[step] = DONE
+
+    def _close_when_done(self) -> None:
+        if (
+            self.planned and not self.undone() and CLOSE not in self.steps
+            and self.steps.get(START) != RUNNING
+        ):  # fmt: skip
+            self.steps[CLOSE] = OPEN

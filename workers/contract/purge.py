@@ -1,0 +1,177 @@
+"""Removing what nobody needs any longer: ended runs before their time, and what dead processes left.
+
+A run's keys expire by themselves (``DBT_RELAY_RESULT_TTL``), so nothing here has to be done; it makes
+room at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from workers.contract.results import RUN_TERMINAL
+from workers.contract.runs import RunStore
+
+
+class Purged(msgspec.Struct, kw_only=True):
+    """What was removed, and what was not.
+
+    Attributes:
+        runs: ended runs, the oldest first.
+        forced: live runs that were removed because that was asked for.
+        live: live runs that were named and left alone.
+        recent: ended runs that were left because they are not old enough.
+        orphans: keys of runs that are no more.
+        watches: leases and expected messages of runs that are no more.
+        locks: warehouse locks that nobody held.
+        workers: workers that ended without a goodbye.
+    """
+
+    runs: list[str] = []
+    forced: list[str] = []
+    live: list[str] = []
+    recent: list[str] = []
+    orphans: int = 0
+    watches: int = 0
+    locks: int = 0
+    workers: list[str] = []
+
+
+def purge(
+    store: RunStore,
+    *,
+    older_than: float | None = None,
+    named: Collection[str] | None = None,
+    force: bool = False,
+    silent_for: float = 60.0,
+) -> Purged:
+    """Remove ended runs and leftovers. One pass over the keys of the namespace.
+
+    Args:
+        older_than: seconds since the end of a run from which on it is removed; None: no ended run is.
+        named: only these runs, whatever their age.
+        force: live runs too. Cancel them first: a worker that still holds a step hears at its next beat
+            that it lost it, and its result is not recorded.
+        silent_for: seconds without a hello after which a worker counts as dead.
+    """
+    done = Purged()
+    now = _server_time(store)
+    for run_id, keys in sorted(_keys_by_run(store).items()):
+        state, ended = _answer(store.client.hmget(store.keys.run(run_id), "state", "ended"))
+        if state is None:
+            done.orphans += _remove(store, keys)
+        elif state.decode() in RUN_TERMINAL:
+            if named is not None and run_id not in named:
+                continue
+            if named is None and (older_than is None or float(ended) > now - older_than):
+                done.recent.append(run_id)
+                continue
+            _forget_run(store, run_id, keys)
+            done.runs.append(run_id)
+        elif force and (named is None or run_id in named):
+            _forget_run(store, run_id, keys)
+            done.forced.append(run_id)
+        elif named is not None and run_id in named:
+            done.live.append(run_id)
+    done.watches = _forget_watches(store)
+    done.locks = _forget_locks(store, now)
+    done.workers = forget_workers(store, silent_for=silent_for)
+    return done
+
+
+def forget_workers(store: RunStore, *, silent_for: float) -> list[str]:
+    """Remove the hellos of workers that were silent for so many seconds; who they were."""
+    now, key = _server_time(store), store.keys.workers()
+    gone = [
+        name
+        for name, said in _answer(store.client.hgetall(key)).items()
+        if json.loads(said).get("seen", 0) < now - silent_for
+    ]
+    if gone:
+        store.client.hdel(key, *gone)
+    return [name.decode() for name in gone]
+
+
+def _keys_by_run(store: RunStore) -> dict[str, list[bytes]]:
+    start = store.keys.run("")
+    found: dict[str, list[bytes]] = defaultdict(list)
+    for key in store.client.scan_iter(match=f"{start}*", count=1000):
+        found[key.decode()[len(start) :].partition(":")[0]].append(key)
+    return found
+
+
+def _forget_run(store: RunStore, run_id: str, keys: Iterable[bytes]) -> None:
+    # out of the lists first, so that nobody finds half a run
+    store.client.zrem(store.keys.active(), run_id)
+    store.client.zrem(store.keys.finished(), run_id)
+    _remove(store, {*keys, *(key.encode() for key in store.keys.of_run(run_id))})
+
+
+def _remove(store: RunStore, keys: Iterable[bytes]) -> int:
+    return int(_answer(store.client.unlink(*keys)))
+
+
+def _forget_watches(store: RunStore) -> int:
+    """Leases and watches, and entries of the lists, whose run is no more."""
+    keys, removed = store.keys, 0
+    for key in (keys.leases(), keys.watches(), keys.active(), keys.finished()):
+        gone = list(_gone(store, store.client.zscan_iter(key)))
+        if gone:
+            count = int(_answer(store.client.zrem(key, *gone)))
+            removed += count if key in (keys.leases(), keys.watches()) else 0
+    return removed
+
+
+def _gone(store: RunStore, entries: Iterable[tuple[bytes, float]]) -> Iterator[bytes]:
+    known: dict[str, bool] = {}
+    for entry, _ in entries:
+        run_id = entry.decode().partition(" ")[0]
+        if run_id not in known:
+            known[run_id] = bool(store.client.exists(store.keys.run(run_id)))
+        if not known[run_id]:
+            yield entry
+
+
+def _forget_locks(store: RunStore, now: float) -> int:
+    removed = 0
+    for raw in list(store.client.scan_iter(match=f"{store.keys.locks()}*", count=1000)):
+        key = raw.decode()
+        if key.endswith(":waiters"):
+            for run_id in _answer(store.client.lrange(key, 0, -1)):
+                if store.client.zscore(store.keys.active(), run_id) is None:
+                    store.client.lrem(key, 0, run_id)
+            continue
+        removed += _free(store, key, now)
+    return removed
+
+
+def _free(store: RunStore, key: str, now: float) -> bool:
+    """Remove a lock if neither its run nor its session lives; not if somebody takes it meanwhile."""
+    freed = False
+
+    def look(pipe: Any) -> None:
+        nonlocal freed
+        run_id, expires = pipe.hmget(key, "run", "expires")
+        freed = run_id is None or (
+            pipe.zscore(store.keys.active(), run_id) is None and float(expires or 0) < now * 1000
+        )
+        pipe.multi()
+        if freed:
+            pipe.delete(key)
+
+    store.client.transaction(look, key)
+    return freed
+
+
+def _server_time(store: RunStore) -> float:
+    seconds, micros = _answer(store.client.time())
+    return int(seconds) + int(micros) / 1e6
+
+
+def _answer(value: Any) -> Any:
+    """redis-py types every answer as perhaps awaitable."""
+    return value

@@ -1,0 +1,62 @@
+"""Which warehouse a command would use: the profile's target, as dbt renders it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+from dbt.config.profile import read_profile
+from dbt.config.runtime import load_profile
+from dbt.flags import set_flags
+from dbt_common.clients.system import get_env
+from dbt_common.context import set_invocation_context
+from dbt_common.exceptions import DbtBaseException
+
+from workers.contract.errors import DbtUsageError
+from workers.engine.invocation import parse_flags
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A target of a profile.
+
+    Attributes:
+        profile: its profile's name.
+        name: its own.
+        adapter: dbt's name of the adapter, ``duckdb``.
+        credentials: its values rendered, under dbt's names (``database`` for ``dbname``). Secrets too.
+        file: all of profiles.yml as it stands, nothing rendered.
+    """
+
+    profile: str
+    name: str
+    adapter: str
+    credentials: dict[str, Any]
+    file: dict[str, Any]
+
+
+def read_target(args: Sequence[str]) -> Target:
+    """The target of a dbt command that is started in this process's working directory and environment.
+
+    The warehouse is not touched.
+
+    Raises:
+        DbtUsageError: dbt refuses the arguments, the project file or the profile.
+    """
+    try:
+        set_invocation_context(get_env())
+        _, flags = parse_flags(tuple(args))
+        set_flags(flags)
+        profile = load_profile(str(flags.PROJECT_DIR), flags.VARS, flags.PROFILE, flags.TARGET)
+        file = read_profile(str(flags.PROFILES_DIR))
+    except (DbtBaseException, click.ClickException) as error:
+        said = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        raise DbtUsageError(" ".join(said.split())) from error
+    return Target(
+        profile=profile.profile_name,
+        name=profile.target_name,
+        adapter=profile.credentials.type,
+        credentials=profile.credentials.to_dict(omit_none=True),
+        file=file,
+    )

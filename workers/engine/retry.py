@@ -1,0 +1,127 @@
+"""What a run repeats of an earlier one: which nodes, with which arguments (dbt.task.retry.RetryTask).
+
+``dbt retry`` reads run_results.json from a folder of the machine it runs on. Here the run results of
+the earlier run come out of the ledger, so any worker can repeat any run, node by node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from click.core import ParameterSource
+from dbt.artifacts.schemas.batch_results import BatchResults
+from dbt.artifacts.schemas.run import RunResultsArtifact
+from dbt.cli.flags import Flags, command_params
+from dbt.constants import RUN_RESULTS_FILE_NAME
+from dbt.contracts.graph.nodes import ModelNode
+from dbt.contracts.state import load_result_state
+from dbt.graph import GraphQueue
+from dbt.task import retry as dbts
+from dbt.task.run import RunTask
+
+from workers.engine.spec import Retry
+
+Previous = Mapping[str, Any]
+"""An earlier run's run_results.json."""
+
+_LEFT_OUT_WHEN_DEFAULT: dict[str, Any] = {
+    "resource_types": [],
+    "warn_error_options": {"warn": [], "error": [], "silence": []},
+}
+
+
+def command_of(previous: Previous) -> str:
+    """The command that is repeated: ``build``, ``generate``, …"""
+    return str(previous.get("args", {}).get("which", ""))
+
+
+def what_to_retry(flags: Flags, previous: Previous) -> tuple[Retry, frozenset[str]]:
+    """What is taken over from the earlier run, and the nodes to run again.
+
+    Args:
+        flags: of the retry's own command line.
+    """
+    with state_folder(previous) as folder:
+        results = load_result_state(Path(folder) / RUN_RESULTS_FILE_NAME)
+    if results is None:
+        raise RuntimeError("run results that were just written cannot be read")
+    return (
+        Retry(
+            given=dict(results.args),
+            batches={
+                each.unique_id: each.batch_results.to_dict()
+                for each in results.results
+                if each.batch_results is not None and each.batch_results.successful and each.batch_results.failed
+            },
+            started_at=(results.metadata.invocation_started_at or results.metadata.generated_at).isoformat(),
+        ),
+        _failed(results, flags),
+    )  # fmt: skip
+
+
+def arguments(click_context: Any, flags: Flags, retry: Retry) -> tuple[str, ...]:
+    """The earlier command's arguments, with what the retry's own command line says instead.
+
+    Args:
+        click_context, flags: of that command line, read on this machine: paths are its own.
+    """
+    given = {
+        name: value
+        for name, value in retry.given.items()
+        if name != "show"
+        and name not in dbts.IGNORE_PARENT_FLAGS
+        and not (name in _LEFT_OUT_WHEN_DEFAULT and value == _LEFT_OUT_WHEN_DEFAULT[name])
+    }
+    for name, value in flags.__dict__.items():
+        anew = click_context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if name in dbts.IGNORE_PARENT_FLAGS or (anew and name in dbts.ALLOW_CLI_OVERRIDE_FLAGS):
+            given[name] = value
+    command: Any = dbts.CMD_DICT[str(given["which"])]
+    return tuple(str(word) for word in command_params(command, given))
+
+
+def _failed(results: RunResultsArtifact, flags: Flags) -> frozenset[str]:
+    statuses = {str(status) for status in dbts.RETRYABLE_STATUSES}
+    if flags.WARN_ERROR:
+        statuses.add("warn")
+    return frozenset(
+        each.unique_id
+        for each in results.results
+        if str(each.status) in statuses and not each.unique_id.startswith("operation.")
+    )
+
+
+def select_again(task: Any, nodes: frozenset[str]) -> None:
+    """Let `task` select just these nodes, and no unit tests beside them."""
+
+    def get_graph_queue() -> GraphQueue:
+        selected: Any = set(nodes)
+        return GraphQueue(task.graph.get_subset_graph(nodes).graph, task.manifest, selected)
+
+    task.get_graph_queue = get_graph_queue
+
+
+def recall_batches(node: Any, retry: Retry | None) -> None:
+    """Let a microbatch model run again only the batches that failed."""
+    if retry is not None and node.unique_id in retry.batches and isinstance(node, ModelNode):
+        node.previous_batch_results = BatchResults.from_dict(retry.batches[node.unique_id])
+
+
+def recall_start(task: Any, retry: Retry | None) -> None:
+    """Count batches up to the moment to which the earlier run counted them."""
+    if retry is not None and isinstance(task, RunTask):
+        task.original_invocation_started_at = datetime.fromisoformat(retry.started_at)
+
+
+@contextlib.contextmanager
+def state_folder(previous: Previous) -> Iterator[str]:
+    """A folder with the run results, as ``dbt retry --state`` wants it."""
+    with tempfile.TemporaryDirectory(prefix="dbt-relay-retry-") as folder:
+        (Path(folder) / RUN_RESULTS_FILE_NAME).write_text(json.dumps(previous), encoding="utf-8")
+        yield folder

@@ -1,0 +1,156 @@
+"""Copies of a Postgres database: two throw-away databases made of it, on the same server."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from workers.contract.errors import DbtUsageError
+from workers.verify.warehouses import PostgresDatabase
+
+_MAINTENANCE = ("postgres", "template1")
+"""Databases that every server has: a database cannot be copied from inside itself."""
+
+_PASSED_ON = (
+    "host",
+    "port",
+    "user",
+    "password",
+    "connect_timeout",
+    "sslmode",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+)
+"""Of a profile's target, what libpq takes (dbt.adapters.postgres.connections.PostgresConnectionManager.open)."""
+
+
+class PostgresSource:
+    """The database that a rendered Postgres target means.
+
+    Args:
+        credentials: of the target, as dbt renders them.
+    """
+
+    def __init__(self, credentials: Mapping[str, Any]) -> None:
+        self.database = str(credentials["database"])
+        self._how = {name: credentials[name] for name in _PASSED_ON if credentials.get(name) is not None}
+        self.key = ("postgres", str(self._how["host"]), str(self._how["port"]), self.database)
+        self.files: list[Path] = []
+
+    def __str__(self) -> str:
+        return f"the Postgres database {self.database} on {self._how['host']}:{self._how['port']}"
+
+    @contextlib.contextmanager
+    def copies(
+        self, folders: Mapping[str, Path]
+    ) -> Iterator[dict[str, tuple[PostgresDatabase, dict[str, Any]]]]:
+        """A database for each of `folders` (by a side's name), dropped at the end, and what its target
+        says otherwise in the profile.
+
+        Raises:
+            DbtUsageError: the server does not allow it; the text says which right is missing.
+        """
+        run = secrets.token_hex(4)
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(contextlib.closing(self._maintenance()))
+            made = {}
+            for name in folders:
+                database = f"dbt_relay_verify_{run}_{name}"
+                self._create(connection, database)
+                stack.callback(_drop, connection, database)
+                made[name] = (PostgresDatabase(self._connector(database), database), {"dbname": database})
+            yield made
+
+    def _connector(self, database: str) -> Callable[[], Any]:
+        def connect() -> Any:
+            import psycopg2
+
+            connection = psycopg2.connect(**self._how, dbname=database, application_name="dbt-relay verify")
+            connection.autocommit = True
+            return connection
+
+        return connect
+
+    def _maintenance(self) -> Any:
+        import psycopg2
+
+        said = ""
+        for name in _MAINTENANCE:
+            if name != self.database:
+                try:
+                    return self._connector(name)()
+                except psycopg2.OperationalError as error:
+                    said = str(error).strip()
+        raise DbtUsageError(
+            f"{self} cannot be copied: its server takes no connection to the databases "
+            f"{' or '.join(_MAINTENANCE)}, from one of which a copy is made.\n{said}"
+        )
+
+    def _create(self, connection: Any, database: str) -> None:
+        import psycopg2
+        from psycopg2 import errors, sql
+
+        create = sql.SQL("create database {} template {}")
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(create.format(sql.Identifier(database), sql.Identifier(self.database)))
+                for grantee, right in _grants(cursor, self.database):
+                    grant = sql.SQL("grant {} on database {} to {}")
+                    who = sql.Identifier(grantee) if grantee else sql.SQL("public")
+                    cursor.execute(grant.format(sql.SQL(right), sql.Identifier(database), who))
+        except errors.InsufficientPrivilege as error:
+            raise self._not_allowed(connection, str(error).strip()) from error
+        except errors.ObjectInUse as error:
+            raise DbtUsageError(
+                f"{self} cannot be copied while others are connected to it{_others(connection, self.database)}.\n"
+                "Postgres copies a database only when nobody uses it: end those connections and try again."
+            ) from error
+        except psycopg2.Error as error:
+            raise DbtUsageError(f"{self} cannot be copied: {str(error).strip()}") from error
+
+    def _not_allowed(self, connection: Any, said: str) -> DbtUsageError:
+        with connection.cursor() as cursor:
+            cursor.execute("select current_user, rolcreatedb from pg_roles where rolname = current_user")
+            user, may_create = cursor.fetchone()
+        if not may_create:
+            missing = f"the user {user} may not create databases"
+            fix = f'alter role "{user}" createdb;'
+        else:
+            missing = f"the user {user} does not own {self.database}, and only its owner may copy it"
+            fix = f'alter database "{self.database}" is_template true;'
+        return DbtUsageError(
+            f"{self} cannot be copied: {missing} ({said}).\n"
+            f"verify makes two throw-away databases of it and drops them. A superuser can allow it: {fix}"
+        )
+
+
+def _grants(cursor: Any, database: str) -> list[tuple[str, str]]:
+    """Rights on a database, which a copy does not take over: (role, or '' for public; right)."""
+    cursor.execute(
+        "select coalesce(r.rolname, ''), a.privilege_type from pg_database d, aclexplode(d.datacl) a"
+        " left join pg_roles r on r.oid = a.grantee where d.datname = %s and a.grantee <> d.datdba",
+        (database,),
+    )
+    return list(cursor.fetchall())
+
+
+def _others(connection: Any, database: str) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select distinct coalesce(nullif(application_name, ''), 'unnamed') || ' of ' || usename"
+            " from pg_stat_activity where datname = %s order by 1",
+            (database,),
+        )
+        names = [name for (name,) in cursor.fetchall()]
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _drop(connection: Any, database: str) -> None:
+    from psycopg2 import sql
+
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database)))
