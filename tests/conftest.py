@@ -6,6 +6,7 @@ for everybody else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -60,16 +61,31 @@ def _missing(reason: Exception) -> None:
 # Redis
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    """The server that all tests share, on a unix socket. Kill one of `make_redis` instead."""
+@contextlib.contextmanager
+def _running() -> Iterator[RedisServer]:
     try:
         server = RedisServer()
     except NoServerError as error:
         _missing(error)
     server.start()
-    yield server
-    server.close()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The server that all tests share, on a unix socket. Kill one of `make_redis` instead."""
+    with _running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def lasting_server() -> Iterator[RedisServer]:
+    """A server for workers that live through many files: on the shared one they would take others' work."""
+    with _running() as server:
+        yield server
 
 
 @pytest.fixture

@@ -29,20 +29,11 @@ GRANTEES = ("dbt_test_user_1", "dbt_test_user_2", "dbt_test_user_3")
 
 
 @pytest.fixture(scope="session")
-def relay_server() -> Iterator[RedisServer]:
-    """A server of their own: the workers live on while other tests use the shared one."""
-    server = RedisServer()
-    server.start()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
-def relay(relay_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+def relay(lasting_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     """Live workers, two processes of them."""
     clock_file = tmp_path_factory.mktemp("clock") / "clock.json"
     clock_file.write_text("{}")
-    with WorkerPools.on(relay_server) as pools:
+    with WorkerPools.on(lasting_server) as pools:
         pool = pools(2, {clock.VARIABLE: str(clock_file)}, arguments=("--include", clock.__name__))
         yield Relay(pool.broker, clock_file)
 

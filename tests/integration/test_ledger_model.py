@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import fakeredis
@@ -666,10 +667,9 @@ def check(client: redis.Redis, examples: int) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.model
 @pytest.mark.timeout(0)
-def test_the_ledger_is_what_its_model_says(redis_server: RedisServer) -> None:
-    with connect(redis_server.url) as client:
+def test_the_ledger_is_what_its_model_says(make_redis: Callable[..., RedisServer]) -> None:
+    with connect(make_redis().url) as client:  # every key in it has to be explained
         check(client, int(os.environ.get("RELAY_MODEL_EXAMPLES", "50")))
 
 

@@ -46,31 +46,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def parity_server() -> Iterator[RedisServer]:
-    """A server of their own: the workers live on while other tests use the shared one."""
-    server = RedisServer()
-    server.start()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
-def live_workers(parity_server: RedisServer) -> Iterator[WorkerPool]:
+def live_workers(lasting_server: RedisServer) -> Iterator[WorkerPool]:
     """Two processes that live through all sequences: what one left behind must not touch the next."""
-    with WorkerPools.on(parity_server) as pools:
+    with WorkerPools.on(lasting_server) as pools:
         yield pools(2)
 
 
 @pytest.fixture(scope="session")
 def postgres_workers(
-    parity_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
+    lasting_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
 ) -> Iterator[WorkerPool]:
     """Two processes that have PostgreSQL's password of their own, for secrets do not travel.
 
     They take the place of `live_workers`, on the same queue, for the rest of the session.
     """
     live_workers.stop()
-    with postgres.database() as database, WorkerPools.on(parity_server) as pools:
+    with postgres.database() as database, WorkerPools.on(lasting_server) as pools:
         yield pools(2, env={name: value for name, value in database.env.items() if "SECRET" in name})
 
 
