@@ -160,12 +160,11 @@ class RelayClient:
         from producer.retry_run import check_environment
 
         request = self.retry_request(run_id, args)
-        with _reaching(self.broker_url):
-            check_environment(self.store, run_id)
+        check_environment(request)
         return self.submit(request)
 
     def retry_request(self, run_id: str, args: Sequence[str] = ("retry",)) -> RunRequest:
-        """What `retry` submits, which it raises the errors of."""
+        """What `retry` submits; its environment may be in a file that is gone. Raises what `retry` does."""
         from producer.retry_run import retry_request
 
         with _reaching(self.broker_url):

@@ -61,18 +61,18 @@ def retry_request(store: RunStore, run_id: str, args: Sequence[str] = ("retry",)
     _check_retryable(request, last)
     return msgspec.structs.replace(
         request, run_id=new_run_id(), args=_words(request, args), command="retry", retry_of=run_id,
-        env_file=None, required_models=(), submitted_at=time.time(),
+        required_models=(), submitted_at=time.time(),
     )  # fmt: skip
 
 
-def check_environment(store: RunStore, run_id: str) -> None:
-    """See to it that the environment of a run is in its request.
+def check_environment(request: RunRequest) -> None:
+    """See to it that the environment of the earlier run is in the request to retry it.
 
     Raises:
         DbtUsageError: it was in a file of the embedded stack, which is gone.
     """
-    request = store.request(run_id)
-    if request is not None and request.env_file is not None:
+    if request.env_file is not None:
+        run_id = request.retry_of
         raise usage_error(
             "environment_not_kept",
             f"Run {run_id} had its environment from its caller, on the embedded stack, which keeps none.",

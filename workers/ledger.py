@@ -27,7 +27,7 @@ import redis
 from workers.contract.names import QUEUE_LEVELS, Keys
 from workers.contract.purge import forget_workers
 from workers.contract.results import Attempt
-from workers.contract.runs import RESULT_TTL, RunStore, steps_of
+from workers.contract.runs import RESULT_TTL, RunStore, answer_of, steps_of
 
 LEASE_MS: Final = 10_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
@@ -253,7 +253,7 @@ class Ledger(RunStore):
     def count_rejected(self, reason: str) -> None:
         """Count a message that was refused. Past `MAX_REASONS` new reasons are counted together."""
         key, field = self.keys.rejected(), reason[:200]
-        if not self.client.hexists(key, field) and int(_answer(self.client.hlen(key))) >= MAX_REASONS:
+        if not self.client.hexists(key, field) and int(answer_of(self.client.hlen(key))) >= MAX_REASONS:
             field = OTHER_REASONS
         self.client.hincrby(key, field, 1)
 
@@ -294,13 +294,3 @@ class Ledger(RunStore):
     def forget_dead_workers(self) -> None:
         """Remove the hellos of workers that ended without a goodbye an hour ago or more."""
         forget_workers(self, silent_for=3600)
-
-    def server_time(self) -> float:
-        """Redis' clock, seconds since the epoch."""
-        clock = _answer(self.client.time())
-        return int(clock[0]) + int(clock[1]) / 1e6
-
-
-def _answer(value: Any) -> Any:
-    """redis-py types every answer as perhaps awaitable."""
-    return value

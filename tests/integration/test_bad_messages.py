@@ -291,7 +291,9 @@ def test_a_command_that_dbt_does_not_know_ends_with_dbts_words(
     relay.submit(RunRequest(run_id=run_id, args=("rnu",), cwd=str(project), project_dir=str(project)))
     result = relay.result(run_id, timeout=30)
     assert result.return_code == 2
-    assert "rnu" in result.stderr  # as dbt says it of its command line
+    assert result.error is not None
+    assert result.error.code == "unknown_command"
+    assert "No such command 'rnu'" in result.error.detail
 
 
 def test_a_folder_that_the_worker_does_not_have_is_named(pool: WorkerPool, redis_server: RedisServer) -> None:

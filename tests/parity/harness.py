@@ -171,6 +171,11 @@ class Pair(pair.Pair):
         return report
 
 
+def play(pair: Pair, name: str, *steps: Step) -> None:
+    """Play a sequence; the test fails where there is a difference."""
+    check(pair.play(name, steps))
+
+
 def check(*reports: Report) -> None:
     """Print the reports; the test fails where there is a difference."""
     text = "\n".join(str(report) for report in reports)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.parity.harness import Dbt, Pair, Step, check, edit, sql
+from tests.parity.harness import Dbt, Pair, edit, play, sql
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -22,10 +22,6 @@ CANCELLED = ("CANCEL query",)
 def with_broken(command: str, *broken: str, exit_code: int = 1, **more: Any) -> Dbt:
     words = [*command.split(), "--vars", json.dumps({"broken": list(broken)})]
     return Dbt(words, exit_code=exit_code, **more)
-
-
-def play(pair: Pair, name: str, *steps: Step) -> None:
-    check(pair.play(name, steps))
 
 
 def test_nodes(duckdb_pair: DuckDBPair) -> None:

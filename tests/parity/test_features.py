@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.parity.harness import Change, Dbt, Pair, Step, check, edit, sql
+from tests.parity.harness import Change, Dbt, Pair, edit, play, sql
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,10 +26,6 @@ def keep(target: str, folder: str) -> Change:
                 shutil.copy(project / target / name, project / folder / name)
 
     return Change(f"keep {target} as {folder}", make)
-
-
-def play(pair: Pair, name: str, *steps: Step) -> None:
-    check(pair.play(name, steps))
 
 
 def test_build_again_and_again(duckdb_pair: DuckDBPair) -> None:

@@ -7,15 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.parity.harness import Dbt, Pair, Step, check, edit, sql
+from tests.parity.harness import Dbt, Pair, edit, play, sql
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(900)]
 
 PostgresPair = Callable[..., Pair]
-
-
-def play(pair: Pair, name: str, *steps: Step) -> None:
-    check(pair.play(name, steps))
 
 
 def with_broken(command: str, *broken: str, exit_code: int = 1) -> Dbt:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.parity.harness import Change, Dbt, Pair, check, edit, sql
+from tests.parity.harness import Change, Dbt, Pair, edit, play, sql
 from workers.verify.sides import Outcome, Side
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -41,70 +41,58 @@ def retrying(pair: Pair) -> Pair:
 
 def test_what_failed_and_was_skipped(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("broken"))
-    check(
-        pair.play(
-            "retry of a named run",
-            [
-                broken("build", "table"),
-                broken("retry", exit_code=0),
-            ],
-        )
+    play(
+        pair,
+        "retry of a named run",
+        broken("build", "table"),
+        broken("retry", exit_code=0),
     )
 
 
 @pytest.mark.parity
 def test_failures_of_every_kind(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("broken"))
-    check(
-        pair.play(
-            "retry of a named run: nodes",
-            [
-                broken("build", "unit_test", "test", "snapshot"),
-                broken("retry", "unit_test"),
-                broken("retry", exit_code=0),
-                broken("retry", exit_code=0),  # nothing is left to do
-                broken("build", "ephemeral_compile", "pre_hook"),
-                broken("retry", "ephemeral_compile", more=["--threads", "2"]),
-                broken("retry", more=["--fail-fast"], exit_code=0),
-                broken("test", "test", "test_warns", exit_code=0),
-                Dbt(["--warn-error", "retry"], exit_code=1),
-                Dbt("retry", exit_code=0),
-                broken("run --select +solid --full-refresh", "table"),
-                broken("retry", exit_code=0),
-            ],
-        )
+    play(
+        pair,
+        "retry of a named run: nodes",
+        broken("build", "unit_test", "test", "snapshot"),
+        broken("retry", "unit_test"),
+        broken("retry", exit_code=0),
+        broken("retry", exit_code=0),  # nothing is left to do
+        broken("build", "ephemeral_compile", "pre_hook"),
+        broken("retry", "ephemeral_compile", more=["--threads", "2"]),
+        broken("retry", more=["--fail-fast"], exit_code=0),
+        broken("test", "test", "test_warns", exit_code=0),
+        Dbt(["--warn-error", "retry"], exit_code=1),
+        Dbt("retry", exit_code=0),
+        broken("run --select +solid --full-refresh", "table"),
+        broken("retry", exit_code=0),
     )
 
 
 @pytest.mark.parity
 def test_hooks_that_failed(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("broken"))
-    check(
-        pair.play(
-            "retry of a named run: hooks",
-            [
-                broken("build", "on_run_start", "view"),
-                broken("retry", "on_run_end"),
-                broken("retry", exit_code=0),
-            ],
-        )
+    play(
+        pair,
+        "retry of a named run: hooks",
+        broken("build", "on_run_start", "view"),
+        broken("retry", "on_run_end"),
+        broken("retry", exit_code=0),
     )
 
 
 @pytest.mark.parity
 def test_batches(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("broken"))
-    check(
-        pair.play(
-            "retry of a named run: batches",
-            [
-                broken("build", "batch"),
-                broken("retry", "batch"),
-                broken("retry", exit_code=0),
-                broken("build --select batches+", "batches"),
-                broken("retry", exit_code=0),
-            ],
-        )
+    play(
+        pair,
+        "retry of a named run: batches",
+        broken("build", "batch"),
+        broken("retry", "batch"),
+        broken("retry", exit_code=0),
+        broken("build --select batches+", "batches"),
+        broken("retry", exit_code=0),
     )
 
 
@@ -116,24 +104,21 @@ def keep_state(side: Side) -> None:
 @pytest.mark.parity
 def test_commands_of_other_kinds(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("features"))
-    check(
-        pair.play(
-            "retry of a named run: other commands",
-            [
-                Dbt("build"),
-                Change("keep the state", keep_state),
-                Dbt("compile --select +marts"),
-                Dbt("retry"),
-                sql("drop table main.raw_orders"),
-                Dbt(["run-operation", "add_order", "--args", "{order_id: 81, amount: 1}"], exit_code=1),
-                sql("create table main.raw_orders as select * from main_history.orders_checked limit 0"),
-                Dbt("retry", exit_code=1),
-                Dbt("seed --full-refresh"),
-                Dbt("seed --target duckdb_other"),
-                edit("models/marts/marts.sql", "select customer_id", "select no_such_column, customer_id"),
-                Dbt("run --target duckdb_other --select marts --defer --state state", exit_code=1),
-                edit("models/marts/marts.sql", "no_such_column, ", ""),
-                Dbt("retry"),
-            ],
-        )
+    play(
+        pair,
+        "retry of a named run: other commands",
+        Dbt("build"),
+        Change("keep the state", keep_state),
+        Dbt("compile --select +marts"),
+        Dbt("retry"),
+        sql("drop table main.raw_orders"),
+        Dbt(["run-operation", "add_order", "--args", "{order_id: 81, amount: 1}"], exit_code=1),
+        sql("create table main.raw_orders as select * from main_history.orders_checked limit 0"),
+        Dbt("retry", exit_code=1),
+        Dbt("seed --full-refresh"),
+        Dbt("seed --target duckdb_other"),
+        edit("models/marts/marts.sql", "select customer_id", "select no_such_column, customer_id"),
+        Dbt("run --target duckdb_other --select marts --defer --state state", exit_code=1),
+        edit("models/marts/marts.sql", "no_such_column, ", ""),
+        Dbt("retry"),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from workers.contract.results import RUN_TERMINAL
-from workers.contract.runs import RunStore
+from workers.contract.runs import RunStore, answer_of
 
 
 class Purged(msgspec.Struct, kw_only=True):
@@ -59,9 +59,9 @@ def purge(
         silent_for: seconds without a hello after which a worker counts as dead.
     """
     done = Purged()
-    now = _server_time(store)
+    now = store.server_time()
     for run_id, keys in sorted(_keys_by_run(store).items()):
-        state, ended = _answer(store.client.hmget(store.keys.run(run_id), "state", "ended"))
+        state, ended = answer_of(store.client.hmget(store.keys.run(run_id), "state", "ended"))
         if state is None:
             done.orphans += _remove(store, keys)
         elif state.decode() in RUN_TERMINAL:
@@ -85,10 +85,10 @@ def purge(
 
 def forget_workers(store: RunStore, *, silent_for: float) -> list[str]:
     """Remove the hellos of workers that were silent for so many seconds; who they were."""
-    now, key = _server_time(store), store.keys.workers()
+    now, key = store.server_time(), store.keys.workers()
     gone = [
         name
-        for name, said in _answer(store.client.hgetall(key)).items()
+        for name, said in answer_of(store.client.hgetall(key)).items()
         if json.loads(said).get("seen", 0) < now - silent_for
     ]
     if gone:
@@ -112,7 +112,7 @@ def _forget_run(store: RunStore, run_id: str, keys: Iterable[bytes]) -> None:
 
 
 def _remove(store: RunStore, keys: Iterable[bytes]) -> int:
-    return int(_answer(store.client.unlink(*keys)))
+    return int(answer_of(store.client.unlink(*keys)))
 
 
 def _forget_watches(store: RunStore) -> int:
@@ -121,7 +121,7 @@ def _forget_watches(store: RunStore) -> int:
     for key in (keys.leases(), keys.watches(), keys.active(), keys.finished()):
         gone = list(_gone(store, store.client.zscan_iter(key)))
         if gone:
-            count = int(_answer(store.client.zrem(key, *gone)))
+            count = int(answer_of(store.client.zrem(key, *gone)))
             removed += count if key in (keys.leases(), keys.watches()) else 0
     return removed
 
@@ -141,7 +141,7 @@ def _forget_locks(store: RunStore, now: float) -> int:
     for raw in list(store.client.scan_iter(match=f"{store.keys.locks()}*", count=1000)):
         key = raw.decode()
         if key.endswith(":waiters"):
-            for run_id in _answer(store.client.lrange(key, 0, -1)):
+            for run_id in answer_of(store.client.lrange(key, 0, -1)):
                 if store.client.zscore(store.keys.active(), run_id) is None:
                     store.client.lrem(key, 0, run_id)
             continue
@@ -165,13 +165,3 @@ def _free(store: RunStore, key: str, now: float) -> bool:
 
     store.client.transaction(look, key)
     return freed
-
-
-def _server_time(store: RunStore) -> float:
-    seconds, micros = _answer(store.client.time())
-    return int(seconds) + int(micros) / 1e6
-
-
-def _answer(value: Any) -> Any:
-    """redis-py types every answer as perhaps awaitable."""
-    return value

@@ -42,6 +42,11 @@ def steps_of(value: Any) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list) else ()
 
 
+def answer_of(value: Any) -> Any:
+    """redis-py types every answer as perhaps awaitable."""
+    return value
+
+
 class RunStore:
     """Runs in Redis, over one connection pool. Safe to use from several threads."""
 
@@ -103,6 +108,11 @@ class RunStore:
         """One field of the run's hash."""
         raw: Any = self.client.hget(self.keys.run(run_id), name)
         return None if raw is None else str(raw.decode())
+
+    def server_time(self) -> float:
+        """Redis' clock, seconds since the epoch."""
+        seconds, micros = answer_of(self.client.time())
+        return int(seconds) + int(micros) / 1e6
 
     def priority(self, run_id: str) -> int:
         """Of the run's messages (`RunRequest.priority`); 0 for a run that is not known."""
