@@ -108,7 +108,8 @@ def test_a_run_whose_environment_was_in_a_file(relay: RelayClient) -> None:
     old = ended(relay, ["run"], "run", env_file="/gone.json")
     with pytest.raises(DbtUsageError, match="environment"):
         relay.retry(old.run_id)
-    assert relay.retry_request(old.run_id).retry_of == old.run_id  # who brings an environment goes on from here
+    # who brings an environment goes on from here
+    assert relay.retry_request(old.run_id).retry_of == old.run_id
 
 
 def test_a_worker_sees_of_which_run_it_is_the_retry(relay: RelayClient, worker: FakeWorker) -> None:
