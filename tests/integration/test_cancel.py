@@ -62,7 +62,7 @@ def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
     asked = time.monotonic()
     assert relay.cancel(run_id, "not needed any more")
     result = relay.result(run_id, timeout=30)
-    assert time.monotonic() - asked < LEASE / 3 + 3
+    assert time.monotonic() - asked < 20  # the model itself sleeps for much longer
     assert relay.store.fact(run_id, "state") == "cancelled"
     assert (result.success, result.return_code) == (False, 1)
     assert result.error is not None

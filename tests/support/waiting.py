@@ -8,6 +8,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# A wait that succeeds costs what it takes, so patience is free: on a machine with more to do than
+# cores, a process gets to its turn several times later than on an idle one.
+PATIENCE = 4
+
 
 def wait_until(
     predicate: Callable[[], T],
@@ -19,14 +23,14 @@ def wait_until(
 
     Args:
         predicate: may raise AssertionError while it is not true yet; the last one is shown.
-        timeout: seconds.
+        timeout: seconds on an idle machine; `PATIENCE` times as long is waited.
         message: what is waited for, or a function that tells (asked only on failure).
         interval: seconds between two calls.
 
     Raises:
         AssertionError: `timeout` passed.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     last: AssertionError | None = None
     while True:
         try:
@@ -39,5 +43,5 @@ def wait_until(
             last = None
         if time.monotonic() >= deadline:
             said = message() if callable(message) else message
-            raise AssertionError(f"waited {timeout:g} s for {said}") from last
+            raise AssertionError(f"waited {timeout * PATIENCE:g} s for {said}") from last
         time.sleep(interval)
