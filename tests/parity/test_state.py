@@ -110,7 +110,8 @@ def test_a_source_table_that_changed(built: Pair) -> None:
         sql("alter table main.rates alter rate_id type bigint"),
         sql("delete from main.rates"),
         Dbt("build --select source:shop.customers_source+1 source:shop.rates stg_customers+1 --exclude resource_type:snapshot"),
-        Dbt("source freshness"),
+        Dbt("source freshness", exit_code=1),  # of an empty table
+        Dbt("seed --full-refresh --select raw_customers"),  # its column goes again: those after this one seed it
     )  # fmt: skip
 
 
