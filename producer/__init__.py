@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     )
     from producer.retrying import retry_with_backoff
     from producer.runner import DbtRunner
-    from workers.contract.messages import RetryPolicy
+    from workers.contract.messages import Limits, RetryPolicy
     from workers.contract.results import DbtResult, NodeResult
 
 _HOME = {
     "DbtRunner": "producer.runner",
+    "Limits": "workers.contract.messages",
     "RelayClient": "producer.client",
     "RetryPolicy": "workers.contract.messages",
     "DbtResult": "workers.contract.results",
@@ -62,6 +63,7 @@ __all__ = [
     "DbtUsageError",
     "ErrorInfo",
     "InvalidMessageError",
+    "Limits",
     "NoWorkerError",
     "NodeResult",
     "RelayClient",

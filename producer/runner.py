@@ -14,7 +14,7 @@ from producer import dbt_options
 from producer.dbt_args import Invocation, check_project, parse_invocation, with_vars
 from producer.session import Follower, find_stack
 from workers.contract.events import LINE, Event
-from workers.contract.messages import RetryPolicy
+from workers.contract.messages import Limits, RetryPolicy
 from workers.contract.results import DbtResult, NodeResult
 from workers.contract.settings import read_settings
 
@@ -36,6 +36,7 @@ class DbtRunner:
         broker_url: str | None = None,
         workers: int | None = None,
         retry: RetryPolicy | None = None,
+        limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
@@ -46,6 +47,8 @@ class DbtRunner:
             broker_url: Redis; overrides the environment.
             workers: worker processes of a private stack.
             retry: how passing failures are tried again.
+            limits: time limits of nodes and runs; default what ``DBT_RELAY_NODE_TIME_LIMIT``,
+                ``DBT_RELAY_NODE_SOFT_TIME_LIMIT`` and ``DBT_RELAY_RUN_DEADLINE`` say.
             environ: the environment that dbt sees; default this process's at the time of each call.
             on_event: called with every event of every command, in the order of each run.
         """
@@ -54,6 +57,7 @@ class DbtRunner:
         self._broker_url = broker_url
         self._workers = workers
         self._retry = retry
+        self._limits = limits
         self._environ = environ
         self._on_event = on_event
         self._follower: Follower | None = None
@@ -70,6 +74,7 @@ class DbtRunner:
         on_line: OnLine | None = None,
         *,
         retry: RetryPolicy | None = None,
+        limits: Limits | None = None,
         required_models: tuple[str, ...] = (),
     ) -> DbtResult:
         """Run a dbt command to its end.
@@ -82,6 +87,7 @@ class DbtRunner:
             stream_output: print dbt's lines as they come, or hand them to `on_line`.
             on_line: called with each line of dbt's console, live.
             retry: how passing failures of this command are tried again.
+            limits: time limits of this command and its nodes.
             required_models: model names that the project must have.
 
         Returns:
@@ -102,7 +108,8 @@ class DbtRunner:
         check_project(invocation, cwd=cwd, environ=environ)
         return self._following(environ).run(
             invocation, cwd=cwd, environ=environ, on_event=self._ear(stream_output, on_line),
-            description=description, retry=retry or self._retry, required_models=required_models,
+            description=description, retry=retry or self._retry, limits=limits or self._limits,
+            required_models=required_models,
         )  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
@@ -143,7 +150,7 @@ class DbtRunner:
         environ = self._environment()
         return self._following(environ).retry(
             run_id, ["retry", *options], environ=environ, on_event=self._ear(stream_output, on_line),
-            description=f"Retrying {run_id}",
+            description=f"Retrying {run_id}", limits=self._limits,
         )  # fmt: skip
 
     def run_model(self, name: str, **kwargs: Any) -> DbtResult:

@@ -23,7 +23,7 @@ from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event
 from workers.contract.log import phase
-from workers.contract.messages import RetryPolicy, RunRequest
+from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import new_run_id
 from workers.contract.results import RUN_TERMINAL, DbtResult
 from workers.contract.settings import Settings, read_settings
@@ -74,16 +74,20 @@ class Follower:
         on_event: Callable[[Event], None] | None = None,
         description: str = "",
         retry: RetryPolicy | None = None,
+        limits: Limits | None = None,
         required_models: tuple[str, ...] = (),
     ) -> DbtResult:
         """Submit a command and follow it to its end.
+
+        Args:
+            limits: instead of those that the settings say.
 
         Raises:
             RelayError: Redis, workers or the stack are not there.
             KeyboardInterrupt: Ctrl-C; the run was cancelled, or with a second one left alone.
         """
         request, env_file = self.request(
-            invocation, cwd=cwd, environ=environ, description=description, retry=retry,
+            invocation, cwd=cwd, environ=environ, description=description, retry=retry, limits=limits,
             required_models=required_models,
         )  # fmt: skip
         return self._carry(request, env_file, invocation, environ=environ, on_event=on_event)
@@ -96,11 +100,13 @@ class Follower:
         environ: Mapping[str, str],
         on_event: Callable[[Event], None] | None = None,
         description: str = "",
+        limits: Limits | None = None,
     ) -> DbtResult:
         """Run again what failed and was skipped in an earlier run, and follow it to its end.
 
         Args:
             args: dbt's command line of the retry.
+            limits: instead of those that the settings say, or else the earlier run had.
 
         Raises:
             as `run`, and as `RelayClient.retry`.
@@ -108,10 +114,13 @@ class Follower:
         again = self.client.retry_request(run_id, args)
         cwd = Path(again.cwd)
         invocation = dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd)
-        request, env_file = self.request(invocation, cwd=cwd, environ=environ, description=description)
-        request = msgspec.structs.replace(
-            request, project_dir=again.project_dir, retry_of=run_id, retry=again.retry
+        request, env_file = self.request(
+            invocation, cwd=cwd, environ=environ, description=description, limits=limits
         )
+        request = msgspec.structs.replace(
+            request, project_dir=again.project_dir, retry_of=run_id, retry=again.retry,
+            limits=again.limits if request.limits == Limits() else request.limits,
+        )  # fmt: skip
         return self._carry(request, env_file, invocation, environ=environ, on_event=on_event)
 
     def _carry(
@@ -147,6 +156,7 @@ class Follower:
         environ: Mapping[str, str],
         description: str = "",
         retry: RetryPolicy | None = None,
+        limits: Limits | None = None,
         required_models: tuple[str, ...] = (),
     ) -> tuple[RunRequest, Path | None]:
         """The request for a command, and the file that carries the caller's environment, if any."""
@@ -166,7 +176,8 @@ class Follower:
             project_dir=str(project), env=env,
             env_file=None if env_file is None else str(env_file), retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
-            priority=self.settings.priority, debug=bool(invocation.options.get("debug")),
+            priority=self.settings.priority, limits=limits or _limits(self.settings),
+            debug=bool(invocation.options.get("debug")),
             description=description,
             submitted_by=f"{socket.gethostname()}:{os.getpid()}", submitted_at=time.time(),
         )  # fmt: skip
@@ -307,6 +318,13 @@ def _no_worker(url: str) -> NoWorkerError:
             message=message, retryable=True,
             suggested_fix="Start one: `dbt-relay worker`, with the same DBT_RELAY_BROKER_URL.",
         ),
+    )  # fmt: skip
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        soft_time_limit=settings.node_soft_time_limit, time_limit=settings.node_time_limit,
+        deadline=settings.run_deadline,
     )  # fmt: skip
 
 

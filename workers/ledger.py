@@ -281,7 +281,7 @@ class Ledger(RunStore):
         return [(run_id, step) for run_id, step in pairs]
 
     def reap(self, run_id: str, step: str) -> dict[str, Any]:
-        """Look at one overdue lease or watch: ``what`` is nothing, publish or lost."""
+        """Look at one overdue lease or watch: ``what`` is nothing, publish, lost or late."""
         answer = self.call_json("reap", run_id, step)
         answer["publish"] = steps_of(answer.get("publish"))
         return answer

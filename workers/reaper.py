@@ -77,6 +77,9 @@ class Reaper:
             log("worker lost", level=logging.WARNING, run=run_id, node=step, worker=answer.get("owner"),
                 losses=answer["losses"], phase="reap")  # fmt: skip
             self._publish(run_id, answer["publish"])
+        elif what == "late":
+            log("deadline passed, cancelling", level=logging.WARNING, run=run_id, phase="reap")
+            self._publish(run_id, answer["publish"])
         if answer.get("following"):
             self._publish(answer["following"], (SESSION,))
         return int(what != "nothing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,29 @@ def cancelled(reason: str) -> ErrorInfo:
         code="cancelled", category=Category.CANCELLED.value, error_class="DbtCancelledError",
         message=f"the run was cancelled: {reason}" if reason != "cancelled" else "the run was cancelled",
         suggested_fix="Submit it again, or run `dbt-relay retry` for what did not finish.",
+    )  # fmt: skip
+
+
+def late(reason: str, run_id: str, planned: Sequence[str], finished: Collection[str]) -> ErrorInfo:
+    """The error of a run whose deadline has passed.
+
+    Args:
+        planned: every node of the run; empty where it was not planned.
+        finished: those that have a result.
+    """
+    left = [unique_id for unique_id in planned if unique_id not in finished]
+    message, detail = f"the run was cancelled: {reason}", ""
+    if planned:
+        done = [unique_id for unique_id in planned if unique_id in finished]
+        message += f"; {len(done)} of {len(planned)} nodes had finished, {len(left)} had not"
+        detail = f"finished: {', '.join(done) or 'none'}\nnot finished: {', '.join(left) or 'none'}"
+    return ErrorInfo(
+        code="deadline", category=Category.TIMEOUT.value, error_class="DbtTimeoutError",
+        message=message, detail=detail,
+        suggested_fix=(
+            "Give it more time (DBT_RELAY_RUN_DEADLINE, or Limits(deadline=…) from Python); "
+            f"`dbt-relay retry {run_id}` runs what did not finish."
+        ),
     )  # fmt: skip
 
 

@@ -283,8 +283,15 @@ def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 
 def _end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
     reason = held.ledger.fact(claim.run_id, "stop") or "cancelled"
-    finished = Finished(return_code=1, error=reports.cancelled(reason))
-    return _end(held, run, claim, began, finished, [], stop=reason)
+    return _end(held, run, claim, began, Finished(return_code=1), [], stop=reason)
+
+
+def _stopped(held: Runtime, run: Run, reason: str, steps: list[StepResult]) -> ErrorInfo:
+    run_id = run.request.run_id
+    if held.ledger.fact(run_id, "late") is None:
+        return reports.cancelled(reason)
+    planned = run.facts.flattened if run.facts is not None else ()
+    return reports.late(reason, run_id, planned, {step.unique_id for step in steps})
 
 
 def _end(
@@ -302,7 +309,7 @@ def _end(
     cancelled = stop is not None and stop != "fail_fast"
     if cancelled:
         finished.return_code = finished.return_code or 1
-        finished.error = reports.cancelled(stop or "cancelled")
+        finished.error = _stopped(held, run, stop or "cancelled", steps)
     state = RUN_CANCELLED if cancelled else RUN_SUCCEEDED if finished.return_code == 0 else RUN_FAILED
     if finished.error is not None and claim.tries > 1:
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)

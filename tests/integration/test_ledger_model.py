@@ -42,7 +42,7 @@ from tests.support.ledger_model import (
 )
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
-from workers.contract.messages import RunRequest
+from workers.contract.messages import Limits, RunRequest
 from workers.contract.names import Keys
 from workers.contract.purge import purge
 from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
@@ -52,9 +52,10 @@ MAX_RUNS = 3
 MOVES = {
     "submit": 1, "cancel": 1, "deliver": 8, "lose": 1, "double": 1, "forged": 1, "act": 8, "beat": 1,
     "old_word": 1, "session": 6, "drain": 1, "session_beat": 1, "lease_runs_out": 1, "taken_over": 2,
-    "session_runs_out": 1, "message_is_missed": 1, "reap": 2, "say": 1, "purge": 1,
+    "session_runs_out": 1, "message_is_missed": 1, "deadline_passes": 1, "reap": 2, "say": 1, "purge": 1,
 }  # fmt: skip
 """What may happen next, and how often."""
+DEADLINE = "@deadline"
 FINAL = '{"return_code":0}'
 NAMES = [f"model.p.n{number:02}" for number in range(12)]
 
@@ -253,7 +254,7 @@ class LedgerMachine(RuleBasedStateMachine):
         run = RunModel(
             "", {} if command else self.draw(dags()), self.draw(st.sampled_from([1, 2, 4])),
             self.draw(st.sampled_from(["", "f1", "f1", "f2"])), self.draw(st.booleans()),
-            COMMAND if command else PLAN,
+            COMMAND if command else PLAN, due=self.draw(st.booleans()),
         )  # fmt: skip
         self.add(run, begun=self.draw(st.integers(0, 3)) > 0)
 
@@ -261,7 +262,10 @@ class LedgerMachine(RuleBasedStateMachine):
         """Record a run; where it is to have `begun`, its nodes are ready, unless its warehouse is taken."""
         run.run_id = f"20260101T000000-{len(self.runs):012x}"  # what is drawn must depend on no chance
         word = "compile" if run.first == COMMAND else "build"
-        step = self.ledger.submit(RunRequest(run_id=run.run_id, args=(word,), cwd="/p", project_dir="/p"))
+        limits = Limits(deadline=3600 if run.due else 0)
+        step = self.ledger.submit(
+            RunRequest(run_id=run.run_id, args=(word,), cwd="/p", project_dir="/p", limits=limits)
+        )
         assert step == run.first
         self.runs[run.run_id] = run
         self.publish(run.run_id, (step,))
@@ -282,9 +286,11 @@ class LedgerMachine(RuleBasedStateMachine):
         run = self.any_run()
         state, publish = self.ledger.cancel(run.run_id)
         assert (state == ACTIVE) == (run.state == ACTIVE)
-        its_turn = self.client.hget(self.keys.lock(run.warehouse), "run") == run.run_id.encode()
-        run.cancel(its_turn=its_turn)
+        run.cancel(its_turn=self.its_turn(run))
         self.publish(run.run_id, publish)
+
+    def its_turn(self, run: RunModel) -> bool:
+        return self.client.hget(self.keys.lock(run.warehouse), "run") == run.run_id.encode()
 
     def purge(self) -> None:
         """Ended runs go at once; the dead hold nothing by it."""
@@ -489,6 +495,13 @@ class LedgerMachine(RuleBasedStateMachine):
         run = self.any_run()
         self.overdue(run.run_id, self.draw(st.sampled_from([*run.steps, SESSION])))
 
+    def deadline_passes(self) -> None:
+        run = self.any_run()
+        self.overdue(run.run_id, DEADLINE)
+        if run.due:
+            self.reap_one(run.run_id, DEADLINE)
+            assert run.state == STOPPING
+
     def reap(self) -> None:
         for run_id, step in self.due():
             self.reap_one(run_id, step)
@@ -505,7 +518,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def reap_one(self, run_id: str, step: str) -> None:
         run = self.runs[run_id]
         answer = self.ledger.reap(run_id, step)
-        if step == SESSION and (answer["what"] == "lost" or not run.live):
+        assert (answer["what"] == "late") == (step == DEADLINE and run.due)
+        if step == DEADLINE and run.due:
+            run.cancel(its_turn=self.its_turn(run))
+        elif step == SESSION and (answer["what"] == "lost" or not run.live):
             self.lose_session(run)
         elif answer["what"] == "lost":
             assert run.steps[step] == RUNNING
@@ -549,6 +565,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 expected_leases |= {f"{run.run_id} {SESSION}"} if session == "running" else set()
                 continue
             self.run_agrees(run, facts, states, waiting, ready, session)
+            expected_leases |= {f"{run.run_id} {DEADLINE}"} if run.due else set()
             expected_leases |= {f"{run.run_id} {s}" for s, state in states.items() if state == "running"}
             expected_watches |= {
                 f"{run.run_id} {s}" for s, state in states.items() if state in ("queued", "retrying")

@@ -20,6 +20,7 @@ class RunModel:
         blockers: failures in the order in which they finished.
         entered: whether a session of it ever had the warehouse.
         took: what its session claimed last.
+        due: whether it has a deadline that has not passed.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class RunModel:
     finished: int = 0
     purged: bool = False
     took: str = ""
+    due: bool = False
 
     def __post_init__(self) -> None:
         self.steps[self.first] = OPEN
@@ -111,6 +113,7 @@ class RunModel:
     def end(self, step: str) -> None:
         self.steps[step] = DONE
         self.state = ENDED
+        self.due = False
 
     def put_back(self, step: str, to: str) -> None:
         """After a give-back, or when its worker was lost."""
@@ -139,6 +142,7 @@ class RunModel:
 
     def _stop(self) -> None:
         self.state = STOPPING
+        self.due = False
         if self.planned:
             self._drop_what_has_not_begun()
 

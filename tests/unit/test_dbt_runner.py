@@ -17,6 +17,7 @@ from producer import (
     DbtExecutionError,
     DbtRunner,
     DbtUsageError,
+    Limits,
     RetryPolicy,
     classify_dbt_error,
     retry_with_backoff,
@@ -360,3 +361,21 @@ def test_many_threads_share_a_runner(play: Play) -> None:
     for year, result in results.items():
         args = request_of(worker, result).args
         assert json.loads(args[args.index("--vars") + 1]) == {"simulation_year": year}
+
+
+def test_limits_of_a_command_go_before_those_of_the_runner_and_of_the_environment(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBT_RELAY_NODE_TIME_LIMIT", "600")
+    monkeypatch.setenv("DBT_RELAY_NODE_SOFT_TIME_LIMIT", "540.5")
+    monkeypatch.setenv("DBT_RELAY_RUN_DEADLINE", "3600")
+    runner, worker = play()
+    result = runner.execute_command(["run"], stream_output=False)
+    said = Limits(soft_time_limit=540.5, time_limit=600, deadline=3600)
+    assert request_of(worker, result).limits == said
+    mine, of_command = Limits(time_limit=60), Limits(deadline=5)
+    runner, worker = play(limits=mine)
+    result = runner.execute_command(["run"], stream_output=False)
+    assert request_of(worker, result).limits == mine
+    result = runner.execute_command(["run"], stream_output=False, limits=of_command)
+    assert request_of(worker, result).limits == of_command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import fakeredis
 import pytest
@@ -10,7 +11,7 @@ import redis
 
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
-from workers.contract.messages import RunRequest
+from workers.contract.messages import Limits, RunRequest
 from workers.contract.names import Keys, new_run_id
 from workers.ledger import (
     MAX_REASONS,
@@ -43,9 +44,9 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     client.close()
 
 
-def submit(ledger: Ledger, *args: str) -> str:
+def submit(ledger: Ledger, *args: str, **fields: Any) -> str:
     run_id = new_run_id()
-    ledger.submit(RunRequest(run_id=run_id, args=args or ("build",), cwd="/p", project_dir="/p"))
+    ledger.submit(RunRequest(run_id=run_id, args=args or ("build",), cwd="/p", project_dir="/p", **fields))
     return run_id
 
 
@@ -64,10 +65,16 @@ def chain(*names: str) -> list[StagedNode]:
 
 
 def planned(
-    ledger: Ledger, nodes: list[StagedNode], *, parallel: int = 4, lock: str = "", roots: int = 1
+    ledger: Ledger,
+    nodes: list[StagedNode],
+    *,
+    parallel: int = 4,
+    lock: str = "",
+    roots: int = 1,
+    limits: Limits | None = None,
 ) -> tuple[str, tuple[str, ...]]:
     """A run whose plan and start are done; the steps that were handed out then."""
-    run_id = submit(ledger)
+    run_id = submit(ledger, limits=limits or Limits())
     plan = claim(ledger, run_id, "@plan")
     ledger.stage(plan, nodes, roots=tuple(node.id for node in nodes[:roots]))
     facts: dict[str, str | int | float] = {
@@ -601,3 +608,41 @@ def test_some_of_the_active_runs(ledger: Ledger) -> None:
     runs = {submit(ledger) for _ in range(3)}
     assert set(ledger.some_active_runs()) == runs
     assert len(ledger.some_active_runs(2)) == 2
+
+
+def test_a_run_whose_deadline_has_passed_is_cancelled(
+    ledger: Ledger, expire: Callable[[str, str], None]
+) -> None:
+    before = ledger.server_time()
+    run_id = submit(ledger, limits=Limits(deadline=90))
+    due = ledger.client.zscore(ledger.keys.leases(), f"{run_id} @deadline")
+    assert before + 90 <= due / 1000 + 0.001 <= ledger.server_time() + 90.001
+    assert ledger.reap(run_id, "@deadline")["what"] == "nothing"  # not yet
+    plan = claim(ledger, run_id, "@plan")
+    expire(run_id, "@deadline")
+    assert ledger.reap(run_id, "@deadline") == {"what": "late", "publish": ()}
+    assert ledger.beat(run_id, [("@plan", plan.fence)]) == ["stop"]
+    assert ledger.facts(run_id)["state"] == "stopping"
+    assert ledger.facts(run_id)["late"] == "1"
+    assert ledger.fact(run_id, "stop") == "its deadline of 90 s has passed"
+    assert ledger.reap(run_id, "@deadline")["what"] == "nothing"  # once
+
+
+def test_a_run_that_ends_or_is_stopped_in_time_has_no_deadline_any_more(ledger: Ledger) -> None:
+    def begun() -> Claim:
+        return claim(ledger, submit(ledger, "ls", limits=Limits(deadline=0.5)), "@command")
+
+    ended, stopped = begun(), begun()
+    ledger.finish(ended, Move(word="done", final='{"return_code":0}', final_state="succeeded"))
+    ledger.cancel(stopped.run_id)
+    assert ledger.client.zrange(ledger.keys.leases(), 0, -1) == [f"{stopped.run_id} @command".encode()]
+    assert ledger.fact(stopped.run_id, "late") is None
+
+
+def test_a_deadline_passes_while_nobody_is_there(ledger: Ledger, expire: Callable[[str, str], None]) -> None:
+    run_id, handed = planned(ledger, chain("a", "b"), limits=Limits(deadline=60))
+    assert handed == ("model.p.a",)
+    expire(run_id, "@deadline")
+    assert ledger.reap(run_id, "@deadline") == {"what": "late", "publish": ("@close",)}
+    assert isinstance(ledger.claim(run_id, "model.p.a", OWNER), Refusal)
+    assert claim(ledger, run_id, "@close").stopping

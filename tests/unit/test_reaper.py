@@ -106,6 +106,12 @@ def test_what_a_lost_worker_held_is_handed_out(ledger: Ledger, reaper: Reaper, p
     assert published == [(RUN, ("model.p.a", "model.p.b"))]
 
 
+def test_what_a_deadline_hands_out_is_sent(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
+    ledger.watches = {"@deadline": {"what": "late", "publish": ("@close",)}}
+    assert reaper.sweep() == 1
+    assert published == [(RUN, ("@close",))]
+
+
 def test_a_run_that_gets_the_warehouse_of_a_dead_session_is_sent(
     reaper: Reaper, ledger: Ledger, published: list[Any]
 ) -> None:

@@ -35,6 +35,7 @@ def test_redis_url_stands_in() -> None:
     [
         ("LEASE_SECONDS", "soon"), ("LEASE_SECONDS", "0"), ("LEASE_SECONDS", "-1"), ("CONTEXTS", "0"),
         ("CONTEXTS", "2.5"), ("RESULT_TTL", "day"), ("MAX_LOSSES", "0"), ("EMBEDDED", "perhaps"),
+        ("NODE_TIME_LIMIT", "1h"), ("NODE_SOFT_TIME_LIMIT", "-1"), ("RUN_DEADLINE", "nan"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_named(name: str, value: str) -> None:

@@ -173,6 +173,7 @@ DATA_FIXES: Final[dict[str, Fix]] = {
     ),
     # the run
     "time_limit": lambda f: f"Make {f.where or 'it'} faster, or raise the time limit of the workers.",
+    "deadline": "Give the run more time; `dbt-relay retry` runs what did not finish.",
     "process_killed": (
         "Most often the kernel killed it because memory ran out: look into the kernel's log, give it more memory or "
         "run fewer nodes at once."

@@ -106,6 +106,7 @@ KINDS: Final[dict[str, Kind]] = {
     # timeout
     "statement_timeout": Kind(Category.TIMEOUT, "the statement ran into the database's time limit"),
     "time_limit": Kind(Category.TIMEOUT, "the node ran into its time limit"),
+    "deadline": Kind(Category.TIMEOUT, "the run did not end before its deadline"),
     # resource
     "out_of_memory": Kind(Category.RESOURCE, "memory ran out"),
     "disk_full": Kind(Category.RESOURCE, "disk space ran out"),

@@ -49,6 +49,26 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jitter: bool = True
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long things may take, in seconds; 0 is without a limit.
+
+    A node's limits are of one execution, like Celery's of a task; a node's own (``meta: {dbt_relay:
+    {time_limit: 600}}``) go before the run's.
+
+    Attributes:
+        soft_time_limit: then the node's queries are cancelled, and it fails as dbt lets it fail.
+        time_limit: a second after it the process that executes the node is killed, whatever it does.
+        deadline: of the run, from its submission: then it is cancelled.
+    """
+
+    soft_time_limit: Seconds = 0.0
+    time_limit: Seconds = 0.0
+    deadline: Seconds = 0.0
+
+
 class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One dbt command, as its caller would have given it to dbt.
 
@@ -67,6 +87,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             nearest names before any node runs (`DbtRunner.run_model`).
         retry_of: the run whose failed and skipped nodes this one runs again; `command` is ``retry``.
         priority: 0 goes first, 9 last, as Celery counts on Redis; 0 to 2, 3 to 5, 6 to 8 and 9 are equal.
+        limits: how long its nodes and the run itself may take.
         debug: whether dbt events below console level are published too.
     """
 
@@ -83,6 +104,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     required_models: tuple[Text, ...] = ()
     retry_of: RunId | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
+    limits: Limits = Limits()
     debug: bool = False
     description: Text = ""
     submitted_by: Text = ""

@@ -76,7 +76,10 @@ class RunStore:
         """Record a run; its first step is returned, to be published. Submitting it again is a no-op."""
         planned = request.word in NODE_COMMANDS or request.retry_of is not None
         step = STEP_PLAN if planned else STEP_COMMAND
-        self.call("submit", request.run_id, encode_request(request), step, request.priority)
+        self.call(
+            "submit", request.run_id, encode_request(request), step, request.priority,
+            f"{request.limits.deadline:.15g}",
+        )  # fmt: skip
         return step
 
     def cancel(self, run_id: str, reason: str = "cancelled") -> tuple[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from workers.contract.errors import DbtUsageError
 PREFIX = "DBT_RELAY_"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Limit = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -29,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         session_seconds: for how long a run on a single-process warehouse keeps a worker process that
             others wait for. It keeps the warehouse.
         priority: of runs that are submitted: 0 goes first, 9 last, as Celery counts on Redis.
+        node_soft_time_limit, node_time_limit, run_deadline: of runs that are submitted, in seconds; 0 is
+            without a limit (`messages.Limits`).
         max_losses: executions of one node that may end with their worker before it is given up.
         contexts: parsed projects that a worker process keeps.
         env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
@@ -47,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl: Count = 86400
     session_seconds: Positive = 10.0
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
+    node_soft_time_limit: Limit = 0.0
+    node_time_limit: Limit = 0.0
+    run_deadline: Limit = 0.0
     max_losses: Count = 3
     contexts: Count = 8
     env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"

@@ -136,6 +136,7 @@ end
 -- Every node that has not begun ends here without a result; the close says what became of it.
 local function stop_run(reason)
   redis.call('HSET', RUN, 'state', 'stopping', 'stop', reason)
+  unwatch('@deadline')
   if run_field('planned') ~= '1' then return end  -- a plan under way comes here itself when it is finished
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
@@ -157,6 +158,24 @@ local function holds_lock(lock)
   return redis.call('HGET', lock, 'run') == RUN_ID
 end
 
+-- Somebody stops an active run. Returns the steps whose messages the caller has to publish.
+local function cancel_run(reason)
+  stop_run(reason)
+  publish({kind = 'run', state = 'stopping'})
+  if run_field('mode') == 'session' then
+    local lock, waiters = lock_keys(run_field('lock') or '')
+    if not holds_lock(lock) then
+      -- it never had its turn at the warehouse and no longer needs one: whoever is free may end it
+      redis.call('LREM', waiters, 0, RUN_ID)
+      unwatch('@session')
+      set_state('@session', 'blocked')
+      redis.call('HSET', RUN, 'mode', 'message')
+    end
+  end
+  close_when_done()
+  return dispatch()
+end
+
 -- The warehouse goes to the first in line that still wants it. Answers that run, or ''.
 local function hand_over(lock, waiters)
   redis.call('DEL', lock)
@@ -175,6 +194,7 @@ local function end_run(state, final, ttl)
   redis.call('HSET', RUN, 'state', state, 'final', final, 'ended', now_ms() / 1000)
   redis.call('ZREM', ACTIVE, RUN_ID)
   redis.call('DEL', READY)
+  unwatch('@deadline')
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
     -- a session closes its warehouse before it lets go

@@ -1,6 +1,7 @@
 -- One overdue lease or watch. ARGV: run, step.
--- Answers nothing, publish (the message is missing) or lost (its worker is gone); `following` is a run
--- whose session to publish.
+-- Answers nothing, publish (the message is missing), lost (its worker is gone) or late (the run's deadline
+-- has passed: `@deadline` is no step, but what an active run has a lease on); `following` is a run whose
+-- session to publish.
 local step = ARGV[2]
 local name, now = RUN_ID .. ' ' .. step, now_ms()
 local due = redis.call('ZSCORE', LEASES, name) or redis.call('ZSCORE', WATCHES, name)
@@ -10,6 +11,13 @@ local function nothing(following)
   return cjson.encode({what = 'nothing', following = following})
 end
 
+if step == '@deadline' then
+  unwatch(step)
+  if run_state ~= 'active' then return nothing() end
+  redis.call('HSET', RUN, 'late', 1)
+  local reason = 'its deadline of ' .. run_field('deadline') .. ' s has passed'
+  return cjson.encode({what = 'late', publish = cancel_run(reason)})
+end
 if not is_live(run_state) then
   unwatch(step)
   if step ~= '@session' or not run_state then return nothing() end

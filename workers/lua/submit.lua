@@ -1,4 +1,5 @@
--- Record a new run with its first step. ARGV: run, request, step, priority of its messages. Replaying it is a no-op.
+-- Record a new run with its first step. Replaying it is a no-op.
+-- ARGV: run, request, step, priority of its messages, deadline (seconds from now, 0 = none).
 if redis.call('EXISTS', RUN) == 1 then return 0 end
 local step = ARGV[3]
 redis.call('HSET', RUN, 'state', 'active', 'request', ARGV[2], 'created', now_ms() / 1000,
@@ -7,6 +8,11 @@ redis.call('HSET', RUN, 'state', 'active', 'request', ARGV[2], 'created', now_ms
 write_step(step, {fence = 0, losses = 0, tries = 0, priority = -1})
 set_state(step, 'queued')
 watch(step)
+local deadline = tonumber(ARGV[5])
+if deadline > 0 then
+  redis.call('HSET', RUN, 'deadline', ARGV[5])
+  lease_until('@deadline', now_ms() + deadline * 1000)
+end
 redis.call('ZADD', ACTIVE, now_ms() / 1000, RUN_ID)
 publish({kind = 'run', state = 'active'})
 return 1
