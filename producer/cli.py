@@ -32,7 +32,7 @@ EXIT_REFUSED = 2
 a run that Ctrl-C stopped ends with it, too."""
 
 EXIT_DETACHED = 130
-"""The run goes on without its caller: the second Ctrl-C."""
+"""The run goes on to its end without its caller: the second Ctrl-C."""
 
 SIGNALS_THAT_CANCEL = ("SIGTERM", "SIGHUP")
 
@@ -64,7 +64,7 @@ def run_dbt(words: Sequence[str]) -> int:
     Raises:
         DbtUsageError: dbt would refuse it; nothing was queued.
         RelayError: no server, no worker.
-        KeyboardInterrupt: Ctrl-C; the run was cancelled, or left alone with a second one.
+        KeyboardInterrupt: Ctrl-C; the run was cancelled, and with a second one not waited for.
     """
     from producer.dbt_args import check_project, parse_invocation
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import sys
 import threading
 import time
 import zlib
@@ -19,6 +17,7 @@ import msgspec
 from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
+from producer.interrupts import Detached, Interrupts
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event
@@ -84,7 +83,7 @@ class Follower:
 
         Raises:
             RelayError: Redis, workers or the stack are not there.
-            KeyboardInterrupt: Ctrl-C; the run was cancelled, or with a second one left alone.
+            KeyboardInterrupt: Ctrl-C; the run was cancelled, and with a second one not waited for.
         """
         request, env_file = self.request(
             invocation, cwd=cwd, environ=environ, description=description, retry=retry, limits=limits,
@@ -140,6 +139,9 @@ class Follower:
                 lines = self._follow(request.run_id, on_event)
             with phase("collect", run=request.run_id):
                 result = self.client.collect(request.run_id, lines)
+        except Detached:
+            env_file = None  # the run needs it still; who ends the run removes it
+            raise
         finally:
             if env_file is not None:
                 env_file.unlink(missing_ok=True)
@@ -185,9 +187,12 @@ class Follower:
 
     def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> list[str]:
         lines: list[str] = []
-        interrupts = _Interrupts(lambda: self.client.cancel(run_id, "interrupted by its caller"))
         patience = _Patience(self, run_id)
-        with interrupts:
+        with Interrupts(
+            run_id,
+            lambda: self.client.cancel(run_id, "interrupted by its caller"),
+            private=self.stack.check is not None,
+        ):
             for event in self.client.watch(run_id, on_idle=patience.look):
                 if event.kind == LINE:
                     lines.append(event.text)
@@ -195,8 +200,6 @@ class Follower:
                     on_event(event)
                 if event.kind == RUN and event.state in RUN_TERMINAL:
                     break
-        if interrupts.count:
-            raise KeyboardInterrupt(f"run {run_id} was cancelled")
         return lines
 
     def _write_artifacts(
@@ -253,37 +256,6 @@ def retry_run(
             on_line(event.text)
 
     return follower.retry(run_id, args, environ=environ, on_event=heard)
-
-
-class _Interrupts:
-    """The first Ctrl-C cancels the run and waits for its end; a second one leaves it to itself.
-
-    Only the main thread gets signals; elsewhere this does nothing.
-    """
-
-    def __init__(self, cancel: Callable[[], Any]) -> None:
-        self.count = 0
-        self._cancel = cancel
-        self._previous: Any = None
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.getsignal(signal.SIGINT)
-            if self._previous is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self._hear)
-            else:
-                self._previous = None  # the caller has its own idea of Ctrl-C
-
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _hear(self, _signum: int, _frame: object) -> None:
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt("left running")
-        sys.stderr.write("cancelling the run; Ctrl-C again leaves it running\n")
-        threading.Thread(target=self._cancel, daemon=True).start()
 
 
 class _Patience:

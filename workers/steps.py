@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -322,6 +323,8 @@ def _end(
         final=held.engine.mask(run.spec, final).decode(),
     )  # fmt: skip
     held.ledger.finish(claim, move, attempt=attempt)
+    if run.request.env_file is not None:  # its caller may be gone
+        Path(run.request.env_file).unlink(missing_ok=True)
     held.forget(claim.run_id)
     held.engine.forget(claim.run_id)
     log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)
