@@ -14,7 +14,7 @@ _PATIENCE = 5.0
 """Seconds that a cancel may take to reach Redis before its caller is let go without it."""
 
 
-class Detached(KeyboardInterrupt):  # noqa: N818 - a KeyboardInterrupt is no error
+class Detached(KeyboardInterrupt):
     """The caller went away; the run ends without it."""
 
 
@@ -37,13 +37,14 @@ class Interrupts:
         self._failure: Exception | None = None
         self._previous: Any = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.getsignal(signal.SIGINT)
             if self._previous is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._hear)
             else:
                 self._previous = None
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

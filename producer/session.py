@@ -10,7 +10,6 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -131,14 +130,21 @@ class Follower:
         environ: Mapping[str, str],
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
-        submitted = time.monotonic()
+        submitted, run_id = time.monotonic(), request.run_id
+
+        def cancel() -> None:
+            self.client.cancel(run_id, "interrupted by its caller")
+
         try:
-            with phase("submit", run=request.run_id):
-                self.client.submit(request)
-            with phase("follow", run=request.run_id):
-                lines = self._follow(request.run_id, on_event)
-            with phase("collect", run=request.run_id):
-                result = self.client.collect(request.run_id, lines)
+            with Interrupts(run_id, cancel, private=self.stack.check is not None) as interrupts:
+                with phase("submit", run=run_id):
+                    self.client.submit(request)
+                if interrupts.count:  # it may have been too early
+                    cancel()
+                with phase("follow", run=run_id):
+                    lines = self._follow(run_id, on_event)
+            with phase("collect", run=run_id):
+                result = self.client.collect(run_id, lines)
         except Detached:
             env_file = None  # the run needs it still; who ends the run removes it
             raise
@@ -188,18 +194,13 @@ class Follower:
     def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> list[str]:
         lines: list[str] = []
         patience = _Patience(self, run_id)
-        with Interrupts(
-            run_id,
-            lambda: self.client.cancel(run_id, "interrupted by its caller"),
-            private=self.stack.check is not None,
-        ):
-            for event in self.client.watch(run_id, on_idle=patience.look):
-                if event.kind == LINE:
-                    lines.append(event.text)
-                if on_event is not None:
-                    on_event(event)
-                if event.kind == RUN and event.state in RUN_TERMINAL:
-                    break
+        for event in self.client.watch(run_id, on_idle=patience.look):
+            if event.kind == LINE:
+                lines.append(event.text)
+            if on_event is not None:
+                on_event(event)
+            if event.kind == RUN and event.state in RUN_TERMINAL:
+                break
         return lines
 
     def _write_artifacts(

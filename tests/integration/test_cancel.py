@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -154,7 +155,31 @@ def test_ctrl_c_cancels_what_the_script_waits_for(
     finally:
         end_process(process, signal.SIGKILL, 5)
     assert process.returncode not in {0, None}
-    assert b"cancelling the run" in stderr
+    assert f"cancelling run {run_id}".encode() in stderr
     assert relay.store.fact(run_id, "state") == "cancelled"
     with duckdb.connect(str(duckdb_file)) as connection:
         assert connection.sql("select 1").fetchall() == [(1,)]
+
+
+def test_a_second_ctrl_c_leaves_the_run_alone(
+    project: Path, redis_server: RedisServer, duckdb_file: Path
+) -> None:
+    alone = {"DBT_RELAY_NAMESPACE": "alone", "DBT_RELAY_QUEUE": "alone"}  # no worker ends it in between
+    process = subprocess.Popen(
+        [sys.executable, "-m", "producer", "run", "--select", "int_model_a"], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=project,
+        env={**os.environ, **alone, "PYTHONPATH": str(ROOT), "DBT_RELAY_BROKER_URL": redis_server.broker_url},
+    )  # fmt: skip
+    there = RelayClient(redis_server.broker_url, namespace="alone")
+    assert process.stderr is not None
+    try:
+        (run_id,) = wait_until(there.store.active_runs, 60, "the run to be submitted")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline().startswith(f"cancelling run {run_id}".encode())
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        end_process(process, signal.SIGKILL, 5)
+    assert process.returncode == 130
+    assert f"left run {run_id}, which is being cancelled" in stderr.decode()
+    assert there.store.fact(run_id, "state") == "stopping"

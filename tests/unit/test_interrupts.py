@@ -18,7 +18,7 @@ from tests.support.projects import PROJECTS
 from tests.support.waiting import wait_until
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import STATE, Event
-from workers.contract.messages import decode_request
+from workers.contract.messages import RunRequest, decode_request
 from workers.contract.settings import Settings
 from workers.ledger import Claim
 
@@ -147,3 +147,26 @@ def test_the_callers_own_handler_is_left_alone(worker: FakeWorker, held: Held) -
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert heard == [signal.SIGINT] * 2
+
+
+def test_one_that_comes_before_the_run_is_recorded_is_not_forgotten(
+    worker: FakeWorker, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, heard = RelayClient.submit, threading.Event()
+    cancel = RelayClient.cancel
+
+    def early(client: RelayClient, request: RunRequest) -> str:
+        signal.raise_signal(signal.SIGINT)
+        wait_until(heard.is_set)  # it was asked of a run that there is not
+        return submit(client, request)
+
+    def asked(client: RelayClient, run_id: str, reason: str) -> bool:
+        answer = cancel(client, run_id, reason)
+        heard.set()
+        return answer
+
+    monkeypatch.setattr(RelayClient, "submit", early)
+    monkeypatch.setattr(RelayClient, "cancel", asked)
+    held.let_go.set()
+    with pytest.raises(KeyboardInterrupt, match=r"run \S+ was cancelled"):
+        follow(CtrlC(0))
