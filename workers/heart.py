@@ -4,6 +4,10 @@ When the ledger answers that a step is lost (its lease ran out and somebody else
 stop (the run was cancelled, or ended early), or when Redis could not be reached for as long as a
 lease lasts, the step is interrupted: its queries are cancelled and `StepInterrupted` is raised in the
 thread that executes it.
+
+A node that takes longer than it may is cancelled too, and a second later an error of dbt's own kind is
+raised, so that dbt lets it fail. What heeds neither is ended from outside (`workers.warden`), which is
+told here what this process holds.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import redis
 
 from workers.contract.log import log
 from workers.ledger import Claim, Ledger
+from workers.limits import GRACE, NodeLimits, Overrun
+from workers.warden import Watched, no_note
 from workers.warehouse_lock import Session
 
 LOST, STOP = "lost", "stop"
@@ -34,17 +40,37 @@ class StepInterrupted(KeyboardInterrupt):
 
 
 class Heart:
-    """Renews the leases that this process holds."""
+    """Renews the leases that this process holds, and looks at the clock of what it executes."""
 
-    def __init__(self, ledger: Ledger, cancel: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        cancel: Callable[[], None],
+        *,
+        too_long: Callable[[str], Exception] = TimeoutError,
+        note: Callable[[Watched | None], None] = no_note,
+    ) -> None:
+        """
+        Args:
+            cancel: cancels what the executing step asks of the warehouse.
+            too_long: what to raise in a node that took longer than it may.
+            note: tells whoever could end this process what it executes, and until when it may.
+        """
         self._ledger = ledger
         self._cancel = cancel
+        self._too_long, self._note = too_long, note
         self._held: dict[str, dict[str, int]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._why: str | None = None
-        self._executing = False
+        self._execution: object | None = None
+        self._interrupting = threading.Lock()
+        self._claim: Claim | None = None
+        self._session: Session | None = None
+        self._watched: Watched | None = None
+        self._raise_at: float | None = None
+        self.overrun: Overrun | None = None
         # also how soon a cancelled node hears of it
         self._interval = min(1.0, ledger.lease_ms / 3000)
 
@@ -54,9 +80,11 @@ class Heart:
         self._start()
         with self._lock:
             self._held.setdefault(session.run_id, {})[session.held[0]] = session.fence
+        self._session = session
         try:
             yield
         finally:
+            self._session = None
             with self._lock:
                 self._drop(session.run_id, session.held[0])
 
@@ -71,32 +99,96 @@ class Heart:
         with self._lock:
             self._why = None
             self._held.setdefault(claim.run_id, {})[claim.step] = claim.fence
+        self._claim, self.overrun = claim, None
         try:
             yield
         finally:
+            self._claim = None
             with self._lock:
                 self._drop(claim.run_id, claim.step)
 
     @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """While dbt executes: an interruption is raised here, and nowhere else."""
+    def interruptible(
+        self, limits: NodeLimits | None = None, *, owner: str = "", fail_fast: bool = False
+    ) -> Iterator[None]:
+        """While dbt executes: an interruption is raised here, and nowhere else.
+
+        Args:
+            limits: of the node that is claimed. Where one of them passed, `overrun` says so from then on
+                until the next claim, whether the node heeded it or not.
+            owner: this process's name.
+            fail_fast: whether the node's failure ends its run.
+        """
         previous = signal.signal(_SIGNAL, self._raise) if _in_main_thread() else None
-        self._executing = True
         try:
-            self._check()
-            yield
+            with self._interrupting:
+                self._watch(limits, owner, fail_fast=fail_fast)
+            self._execution = object()
+            try:
+                self._check()
+                yield
+            finally:
+                self._execution = None
         finally:
-            self._executing = False
+            self._execution = None
+            with self._interrupting:  # what is being cancelled is this step's queries, not the next one's
+                self._watch(None)
             if previous is not None:
                 signal.signal(_SIGNAL, previous)
+
+    def _watch(self, limits: NodeLimits | None, owner: str = "", *, fail_fast: bool = False) -> None:
+        before, self._watched, self._raise_at = self._watched, None, None
+        if limits is not None and limits.first and self._claim is not None:
+            now = time.monotonic()
+            self._watched = Watched(
+                pid=os.getpid(), owner=owner, claim=self._claim, session=self._session, limits=limits,
+                began=time.time(), since=now, beaten=now, fail_fast=fail_fast,
+            )  # fmt: skip
+        if self._watched is not None or before is not None:
+            self._note(self._watched)
 
     def _check(self) -> None:
         if self._why is not None:
             raise StepInterrupted(self._why)
 
     def _raise(self, _signum: int, _frame: object) -> None:
-        if self._executing and self._why is not None:
-            raise StepInterrupted(self._why)
+        if self._execution is None:
+            return
+        self._check()
+        if self.overrun is not None:
+            raise self._too_long(self.overrun.text)
+
+    def _look_at_the_clock(self) -> None:
+        """Cancel, and a little later raise, where the node takes longer than it may. Each once."""
+        execution, watched = self._execution, self._watched
+        if watched is None or execution is None:
+            return
+        elapsed = time.monotonic() - watched.since
+        if self.overrun is None and elapsed >= watched.limits.first:
+            self._raise_at = elapsed + GRACE
+            log("time limit passed", run=watched.claim.run_id, node=watched.claim.step, seconds=elapsed)
+            self._cancel_execution(execution, overrun=watched.limits.passed(elapsed))
+        elif self._raise_at is not None and elapsed >= self._raise_at:
+            self._raise_at = None
+            self._cancel_execution(execution, signalled=True)
+
+    def _cancel_execution(
+        self, execution: object, *, signalled: bool = False, overrun: Overrun | None = None
+    ) -> None:
+        with self._interrupting:
+            if self._execution is not execution:
+                return  # finished meanwhile
+            self.overrun = overrun or self.overrun
+            # a server that does not answer must not keep this thread from its beats
+            cancelling = threading.Thread(target=self._try_to_cancel, name="cancel", daemon=True)
+            cancelling.start()
+            cancelling.join(self._interval)
+            if signalled:
+                os.kill(os.getpid(), _SIGNAL)
+
+    def _try_to_cancel(self) -> None:
+        with contextlib.suppress(Exception):  # whatever the driver says, the signal follows
+            self._cancel()
 
     def _drop(self, run_id: str, step: str) -> None:
         steps = self._held.get(run_id, {})
@@ -113,6 +205,7 @@ class Heart:
         last_answer = time.monotonic()
         while True:
             self._wake.wait(self._interval)
+            self._look_at_the_clock()
             with self._lock:
                 held = {run_id: dict(steps) for run_id, steps in self._held.items()}
             if not held:
@@ -125,6 +218,7 @@ class Heart:
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
                 last_answer = time.monotonic()
+                self._say_beaten(last_answer)
             except redis.RedisError as error:
                 log("beat failed", error=str(error), phase="beat")
                 if time.monotonic() - last_answer > self._ledger.lease_ms / 1000:
@@ -133,16 +227,21 @@ class Heart:
                         for step, fence in steps.items():
                             self._interrupt(run_id, step, fence, LOST)
 
+    def _say_beaten(self, now: float) -> None:
+        with self._interrupting:
+            if self._watched is not None:
+                self._watched.beaten = now
+                self._note(self._watched)
+
     def _interrupt(self, run_id: str, step: str, fence: int, why: str) -> None:
+        execution = self._execution
         with self._lock:
             if self._held.get(run_id, {}).get(step) != fence:
                 return  # finished meanwhile
             self._why = why
         log("interrupting", run=run_id, node=step, reason=why)
-        if self._executing:
-            with contextlib.suppress(Exception):  # whatever the driver says, the signal follows
-                self._cancel()
-            os.kill(os.getpid(), _SIGNAL)
+        if execution is not None:
+            self._cancel_execution(execution, signalled=True)
 
 
 def _in_main_thread() -> bool:

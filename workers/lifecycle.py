@@ -16,6 +16,7 @@ import redis
 from celery import signals
 
 from workers.app import settings
+from workers.board import board
 from workers.contract.connection import connect
 from workers.contract.log import configure, log
 from workers.contract.names import Keys
@@ -24,6 +25,7 @@ from workers.intake import count_with
 from workers.ledger import Ledger
 from workers.reaper import Reaper
 from workers.runtime import publish
+from workers.warden import Warden
 
 _HELLO_SECONDS = 5.0
 
@@ -99,9 +101,11 @@ def _ready(sender: Any = None, **_: Any) -> None:
     send = functools.partial(publish, ledger)
     reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
     count_with(ledger.count_rejected)
-    _alive.update(presence=presence, reaper=reaper)
+    warden = Warden(ledger, send, board.notes)
+    _alive.update(presence=presence, reaper=reaper, warden=warden)
     presence.start()
     reaper.start()
+    warden.start()
     log("worker ready", processes=processes)
 
 
@@ -115,7 +119,7 @@ def _shutting_down(**_: Any) -> None:
 
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
-    reaper = _alive.get("reaper")
-    if reaper is not None:
-        reaper.stop()
+    for name in ("warden", "reaper"):
+        if name in _alive:
+            _alive[name].stop()
     log("worker stopped")

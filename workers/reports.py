@@ -16,6 +16,7 @@ from workers.contract.results import Attempt, NodeResult
 from workers.contract.runs import LastWord
 from workers.engine.spec import Finished, RunSpec, StepOutcome, StepResult, encode
 from workers.ledger import Claim, Ledger
+from workers.limits import Overrun
 
 
 def refused(message: str, category: Category) -> ErrorInfo:
@@ -72,6 +73,14 @@ def worker_lost(claim: Claim, began: float) -> StepOutcome:
         ),
     )  # fmt: skip
     return _bad_node(claim, error, "", began)
+
+
+def over_limit(claim: Claim, overrun: Overrun, worker: str, began: float) -> StepOutcome:
+    """The result of a node whose process is ended because it took longer than it may."""
+    error = msgspec.structs.replace(overrun.error(claim.step), attempts=claim.tries)
+    outcome = _bad_node(claim, error, worker, began)
+    outcome.result.result["execution_time"] = overrun.elapsed
+    return outcome
 
 
 def failed_node(claim: Claim, finished: Finished, worker: str, began: float) -> StepOutcome:

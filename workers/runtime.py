@@ -13,9 +13,11 @@ from typing import Any
 
 import msgspec
 import redis
+from billiard.process import current_process
 from kombu.exceptions import OperationalError
 
 from workers.app import app, settings
+from workers.board import board
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
 from workers.contract.log import log
@@ -23,10 +25,12 @@ from workers.contract.messages import RunRequest
 from workers.contract.names import TASK_SESSION, Keys, task_name
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
+from workers.engine.limits import TimeLimitError
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import Heart
 from workers.ledger import SESSION, Ledger
 from workers.progress import Progress
+from workers.warden import Watched
 from workers.warehouse_lock import WarehouseLock
 
 CONTEXT_TTL = 7 * 24 * 3600
@@ -79,7 +83,7 @@ class Runtime:
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
         self.progress = Progress(self.ledger)
-        self.heart = Heart(self.ledger, self.engine.cancel)
+        self.heart = Heart(self.ledger, self.engine.cancel, too_long=TimeLimitError, note=_note)
         self.locks = WarehouseLock(self.ledger)
         self._runs: OrderedDict[str, Run] = OrderedDict()
 
@@ -128,6 +132,15 @@ class Runtime:
         reaper sends it again.
         """
         publish(self.ledger, run_id, steps)
+
+
+def _note(watched: Watched | None) -> None:
+    """Tell the parent of this process what it executes."""
+    slot = getattr(current_process(), "index", 0)  # its place in the pool
+    if watched is None:
+        board.clear(slot)
+    elif not board.post(slot, msgspec.json.encode(watched)):
+        log("no room for a note: nobody will end this process", node=watched.claim.step, slot=slot)
 
 
 def publish(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
 from workers.heart import LOST, StepInterrupted
 from workers.ledger import Claim, FenceLostError, Move, StagedNode
+from workers.limits import NodeLimits, limits_of
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime
 
@@ -46,10 +47,12 @@ class StepFailedError(Exception):
     """A step ended badly. The ledger has the result; Celery and Flower show the failure."""
 
 
-def _execute(held: Runtime, work: Callable[[], Answer]) -> Answer:
+def _execute(
+    held: Runtime, work: Callable[[], Answer], limits: NodeLimits | None = None, *, fail_fast: bool = False
+) -> Answer:
     """Run the engine where it may be interrupted; its lines are on Redis before its result is."""
     try:
-        with held.heart.interruptible():
+        with held.heart.interruptible(limits, owner=held.owner, fail_fast=fail_fast):
             return work()
     finally:
         held.progress.flush()
@@ -168,22 +171,35 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if claim.losses >= settings.max_losses:
         return _store(held, run, claim, began, reports.worker_lost(claim, began))
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
+    facts = _facts(run)
+    limits = limits_of(run.request.limits, facts.limits.get(claim.step))
     try:
         outcome = _execute(
             held,
             lambda: held.engine.node(
-                run.spec, _facts(run), claim.step, claim.index, held.progress.emit,
+                run.spec, facts, claim.step, claim.index, held.progress.emit,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
                 attempt=claim.tries, skip=claim.skip,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
+                overran=lambda: held.heart.overrun.text if held.heart.overrun else None,
             ),
+            limits,
+            fail_fast=facts.fail_fast,
         )  # fmt: skip
     except CommandFailedError as failed:
         outcome = reports.failed_node(claim, failed.finished, held.owner, began)
+    overrun = held.heart.overrun
+    if overrun is not None and outcome.result.error is not None:
+        # it was cancelled: whatever dbt says of that, this is why it failed
+        outcome.result.error = overrun.error(claim.step, outcome.result.error)
     again = _try_again(held, run, claim, began, outcome.result.error)
     if again is not None:
         raise again
     answer = _store(held, run, claim, began, outcome)
+    if overrun is not None:
+        # the exception may have come at any moment: nothing of what it met is used again
+        held.engine.forget(claim.run_id)
+        held.engine.release()
     if outcome.result.status in {"error", "fail", "partial success"}:
         info = outcome.result.error
         raise StepFailedError(f"{claim.step}: {info.message if info else outcome.result.message}")

@@ -18,13 +18,44 @@ from tests.support.postgres_server import PostgresDatabase, PostgresServer
 from tests.support.processes import end_process
 from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer
-from tests.support.runs import Gate, runner, submit
+from tests.support.runs import Gate, node, runner, submit
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
-from workers.contract.errors import DbtCancelledError, exception_of
+from workers.contract.errors import DbtCancelledError, DbtTimeoutError, exception_of
+from workers.contract.messages import Limits
 
 LEASE = 3.0
 """Seconds; a beat comes every third of it, and is how a worker learns of a cancel."""
+
+DEAF = """
+import time
+
+def model(dbt, session):
+    while True:
+        try:
+            time.sleep(0.1)
+        except Exception:
+            pass
+    return None
+"""
+"""Catches what is raised in it."""
+
+GREEDY = """
+import re
+
+def model(dbt, session):
+    re.match("(a+)+$", "a" * 60 + "b")
+    return None
+"""
+"""Keeps the GIL."""
+
+OF_THEIR_OWN = """
+models:
+  - name: greedy
+    config: {meta: {dbt_relay: {time_limit: 2}}}
+  - name: other
+    config: {meta: {dbt_relay: {soft_time_limit: 0, time_limit: 0}}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +72,19 @@ def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerP
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_project("trial", tmp_path_factory.mktemp("trial"))
+
+
+@pytest.fixture(scope="module")
+def project_of_limits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trial project with models that heed no limit."""
+    project = copy_project("trial", tmp_path_factory.mktemp("limits"))
+    slow = project / "models" / "slow"
+    (slow / "deaf.py").write_text(DEAF)
+    (slow / "greedy.py").write_text(GREEDY)
+    (slow / "after_greedy.sql").write_text("select * from {{ ref('greedy') }}")
+    (slow / "other.sql").write_text("select 1 as one")
+    (slow / "limits.yml").write_text(OF_THEIR_OWN)
+    return project
 
 
 @pytest.fixture
@@ -183,3 +227,49 @@ def test_a_second_ctrl_c_leaves_the_run_alone(
     assert process.returncode == 130
     assert f"left run {run_id}, which is being cancelled" in stderr.decode()
     assert there.store.fact(run_id, "state") == "stopping"
+
+
+def test_a_node_past_its_soft_limit_fails_as_dbt_lets_it(
+    pool: WorkerPool, project_of_limits: Path, redis_server: RedisServer, duckdb_file: Path
+) -> None:
+    result = runner(redis_server, project_of_limits, threads=1).execute_command(
+        ["run", "--select", "endless+", "other"], stream_output=False, limits=Limits(soft_time_limit=1)
+    )
+    assert result.return_code == 1
+    statuses = {each.name: each.status for each in result.nodes}
+    assert statuses == {"endless": "error", "after_endless": "skipped", "other": "success"}
+    endless = node(result, "endless")
+    assert endless.error is not None
+    assert isinstance(exception_of(endless.error), DbtTimeoutError)
+    assert endless.error.code == "time_limit"
+    assert "its soft time limit of 1 s has passed: it ran for " in endless.error.message
+    assert endless.message is not None
+    assert "its soft time limit of 1 s has passed" in endless.message
+    assert "ERROR creating sql table model main.endless" in result.stdout
+    assert len(endless.attempts) == 1
+
+
+def test_a_node_that_heeds_no_limit_is_ended_with_its_process(
+    pool: WorkerPool, project_of_limits: Path, redis_server: RedisServer, relay: RelayClient,
+    duckdb_file: Path,
+) -> None:  # fmt: skip
+    before = set(pool.children)
+    result = runner(redis_server, project_of_limits, threads=1).execute_command(
+        ["run", "--select", "deaf", "greedy+", "other"], stream_output=False,
+        limits=Limits(soft_time_limit=0.5, time_limit=3),
+    )  # fmt: skip
+    assert result.return_code == 1
+    assert {each.name: each.status for each in result.nodes} == {
+        "deaf": "error", "greedy": "error", "after_greedy": "skipped", "other": "success",
+    }  # fmt: skip
+    for name, limit in (("deaf", 3), ("greedy", 2)):
+        error = node(result, name).error
+        assert error is not None
+        assert error.code == "time_limit"
+        assert f"its time limit of {limit} s has passed" in error.message
+        assert len(node(result, name).attempts) == 1  # and never again
+    killed = {int(node(result, name).worker.rpartition(":")[2]) for name in ("deaf", "greedy")}
+    assert len(killed) == 2
+    wait_until(lambda: len(pool.children) == 2 and not killed & set(pool.children), 30, "new processes")
+    assert not any(event.state == "lost" for event in relay.watch(result.run_id))
+    assert before - set(pool.children)

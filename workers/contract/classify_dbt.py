@@ -97,6 +97,7 @@ DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "TaskRevokedError": ("cancelled",),
     "SoftTimeLimitExceeded": ("time_limit",),
     "TimeLimitExceeded": ("time_limit",),
+    "TimeLimitError": ("time_limit",),
     "WorkerLostError": ("worker_lost",),
     "BrokerUnavailableError": ("broker_unavailable",),
     "InvalidMessageError": ("invalid_message",),

@@ -120,11 +120,13 @@ class Engine:
         attempt: int = 1,
         skip: bool = False,
         cause: StepResult | None = None,
+        overran: Callable[[], str | None] = lambda: None,
     ) -> StepOutcome:
         """Execute or skip one node.
 
         Args:
             changes: the run's relation cache changes from a position on.
+            overran: what to say where the node took longer than it may.
 
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
@@ -135,7 +137,7 @@ class Engine:
             view.recorder.replay(changes(view.recorder.position))
             if attempt > 1 and not skip:
                 refreshed = (self._refresh_cache(view),)
-            outcome = execute_node(view, unique_id, index, skip=skip, cause=cause)
+            outcome = execute_node(view, unique_id, index, skip=skip, cause=cause, overran=overran)
             outcome.cache = refreshed + view.recorder.take()
             outcome.result.worker = self._worker
             return outcome
@@ -187,6 +189,9 @@ class Engine:
 
     def cancel(self) -> None:
         """Interrupt the queries of the step that is executing. Called from another thread."""
+        for view in list(self._views.values()):
+            if view.pool is not None:
+                view.pool.close()  # dbt then begins no further batch
         cancel_queries()
 
     def release(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from dbt.artifacts.resources import InjectedCTE
@@ -20,6 +21,7 @@ from dbt_common.context import get_invocation_context
 
 from workers.contract.results import BAD_STATUSES
 from workers.engine.failure import classify_node
+from workers.engine.limits import TimeLimitError
 from workers.engine.spec import StepOutcome, StepResult
 from workers.engine.view import RunView
 
@@ -35,8 +37,12 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
 
     class Recording(base):  # type: ignore[valid-type, misc]
         raised: BaseException | None = None
+        overran: Callable[[], str | None]
 
         def handle_exception(self, e: Exception, ctx: Any) -> str:
+            text = self.overran()
+            if text is not None:  # what the cancelled query says is news to nobody
+                e = TimeLimitError(text)
             self.raised = e
             return str(super().handle_exception(e, ctx))
 
@@ -45,7 +51,13 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
 
 
 def execute_node(
-    view: RunView, unique_id: str, index: int, *, skip: bool = False, cause: StepResult | None = None
+    view: RunView,
+    unique_id: str,
+    index: int,
+    *,
+    skip: bool = False,
+    cause: StepResult | None = None,
+    overran: Callable[[], str | None] = lambda: None,
 ) -> StepOutcome:
     """Execute (or skip) a node exactly as dbt's command does.
 
@@ -53,6 +65,7 @@ def execute_node(
         index: dbt's number of the node in the run.
         skip: a parent failed; dbt's runner only says so.
         cause: what made it skip. dbt reports an ephemeral model with the skip.
+        overran: what to say where the node took longer than it may.
 
     Raises:
         KeyboardInterrupt, SystemExit: something stopped this process's work from outside.
@@ -65,13 +78,14 @@ def execute_node(
         raise ValueError(f"dbt has no runner for {unique_id}")
     number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
     runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
+    runner.overran = overran
     if skip:
         with_model = isinstance(node, UnitTestDefinition) and not _is_retry(view)
         known = cause is not None and cause.ephemeral and not with_model
         runner.do_skip(cause=run_result(view, cause) if cause is not None and known else None)
     pool = None
     if isinstance(runner, MicrobatchModelRunner):
-        pool = _pool(view, task)
+        pool = view.pool = _pool(view, task)
         runner.set_parent_task(task)
         runner.set_pool(pool)
     started = time.time()
@@ -79,8 +93,11 @@ def execute_node(
         result = task.call_runner(runner)
     finally:
         if pool is not None:
+            if pool.is_closed():  # it was cancelled: no further batch begins
+                pool.terminate()
             pool.close()
             pool.join()
+            view.pool = None
     fail_fast, task._raise_next_tick = task._raise_next_tick is not None, None
     if isinstance(task, BuildTask) and not _is_retry(view):
         # a build takes a model and its unit tests in one go: the model is skipped before the run stops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import networkx as nx
@@ -14,8 +15,9 @@ from dbt.task.build import BuildTask
 
 from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
+from workers.engine.limits import own_limits
 from workers.engine.retry import select_again
-from workers.engine.spec import Plan, PlannedNode, Retry, RunFacts
+from workers.engine.spec import OwnLimits, Plan, PlannedNode, Retry, RunFacts
 from workers.engine.view import RunView
 from workers.engine.warehouse import warehouse_of, whole_reason
 
@@ -32,6 +34,7 @@ def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] =
 
     Raises:
         dbt's own errors: a selector it refuses, a cycle.
+        DbtUsageError: a node's limits are none.
     """
     task = view.task
     if retry is not None:
@@ -70,6 +73,8 @@ def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] =
         total=total,
         deprecations=dict(active_deprecations),
         retry=retry,
+        limits=_limits(view, parents),
+        fail_fast=bool(view.flags.FAIL_FAST),
     )
     return Plan(
         facts=facts,
@@ -78,6 +83,11 @@ def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] =
         warehouse=warehouse_of(view.config),
         whole=whole_reason(view.config, view.flags),
     )
+
+
+def _limits(view: RunView, planned: Iterable[str]) -> dict[str, OwnLimits]:
+    found = ((unique_id, own_limits(view.node(unique_id))) for unique_id in planned)
+    return {unique_id: own for unique_id, own in found if own is not None}
 
 
 def _planned(

@@ -11,6 +11,7 @@ import msgspec
 
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import Event
+from workers.contract.messages import Seconds
 
 OnEvent = Callable[[Event], None]
 
@@ -51,6 +52,13 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str = ""
 
 
+class OwnLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Time limits that the project gives a node, in seconds; 0 is without a limit, None is the run's."""
+
+    soft_time_limit: Seconds | None = None
+    time_limit: Seconds | None = None
+
+
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the plan learned and every later step needs.
 
@@ -62,6 +70,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         deprecations: what dbt has warned of while planning, with how often.
         began: when the nodes began, seconds since the epoch, UTC (dbt's elapsed time counts from it).
         retry: where the run repeats part of an earlier one.
+        limits: of nodes that have their own.
+        fail_fast: whether the first failure ends the run.
     """
 
     context_key: str
@@ -71,6 +81,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     began: float = 0.0
     deprecations: dict[str, int] = {}
     retry: Retry | None = None
+    limits: dict[str, OwnLimits] = {}
+    fail_fast: bool = False
 
 
 class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import HookNode
 from dbt.flags import get_flags
 from dbt.graph import Graph
+from dbt.graph.thread_pool import DbtThreadPool
 from dbt.task import group_lookup
 from dbt.task.build import BuildTask
 from dbt.task.run import RunTask
@@ -64,6 +65,7 @@ class RunView(msgspec.Struct, kw_only=True):
     Attributes:
         console: flags of the caller's own command line, which say what dbt prints.
         run_results: what dbt left of a run whose end it gave up.
+        pool: the threads of the microbatch model that is executing.
     """
 
     run_id: str
@@ -77,6 +79,7 @@ class RunView(msgspec.Struct, kw_only=True):
     query_header: Any
     facts: RunFacts | None = None
     run_results: dict[str, Any] | None = None
+    pool: DbtThreadPool | None = None
     owned: set[str] = msgspec.field(default_factory=set)
 
     def own(self, unique_id: str) -> Any:
