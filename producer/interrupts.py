@@ -63,12 +63,17 @@ class Interrupts:
         self.count += 1
         if self.count > 1:
             raise Detached
+        self._begin()
         again = "stops its private stack at once" if self._private else "stops waiting for its end"
         with contextlib.suppress(OSError):
             sys.stderr.write(f"cancelling run {self._run_id}; Ctrl-C again {again}\n")
             sys.stderr.flush()
-        self._cancelling = threading.Thread(target=self._try, name="cancel", daemon=True)
-        self._cancelling.start()
+
+    def _begin(self) -> threading.Thread:
+        thread = threading.Thread(target=self._try, name="cancel", daemon=True)
+        thread.start()
+        self._cancelling = thread
+        return thread
 
     def _try(self) -> None:
         try:
@@ -83,10 +88,10 @@ class Interrupts:
                 f"run {run_id} was not waited for: the private stack that executes it ends with this process, "
                 "and keeps nothing of it"
             )
-        if self._cancelling is not None:
-            self._cancelling.join(_PATIENCE)
-            if self._cancelling.is_alive():
-                self._failure = TimeoutError("Redis does not answer")
+        cancelling = self._cancelling or self._begin()  # the second may come in the middle of the first
+        cancelling.join(_PATIENCE)
+        if cancelling.is_alive():
+            self._failure = TimeoutError("Redis does not answer")
         if self._failure is not None:
             return (
                 f"left run {run_id}, which could not be cancelled ({self._failure}): "

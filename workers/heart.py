@@ -125,7 +125,7 @@ class Heart:
                 self._watch(limits, owner, fail_fast=fail_fast)
             self._execution = object()
             try:
-                self._check()
+                self.check()
                 yield
             finally:
                 self._execution = None
@@ -147,14 +147,16 @@ class Heart:
         if self._watched is not None or before is not None:
             self._note(self._watched)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises StepInterrupted where the step that is held was to be interrupted, also after it executed:
+        what failed because its queries were cancelled has not failed."""
         if self._why is not None:
             raise StepInterrupted(self._why)
 
     def _raise(self, _signum: int, _frame: object) -> None:
         if self._execution is None:
             return
-        self._check()
+        self.check()
         if self.overrun is not None:
             raise self._too_long(self.overrun.text)
 

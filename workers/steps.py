@@ -54,6 +54,9 @@ def _execute(
     try:
         with held.heart.interruptible(limits, owner=held.owner, fail_fast=fail_fast):
             return work()
+    except CommandFailedError:
+        held.heart.check()
+        raise
     finally:
         held.progress.flush()
 
@@ -188,6 +191,8 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         )  # fmt: skip
     except CommandFailedError as failed:
         outcome = reports.failed_node(claim, failed.finished, held.owner, began)
+    if outcome.result.error is not None:
+        held.heart.check()
     overrun = held.heart.overrun
     if overrun is not None and outcome.result.error is not None:
         # it was cancelled: whatever dbt says of that, this is why it failed
@@ -281,6 +286,8 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         )
     except CommandFailedError as failed:
         finished = failed.finished
+    if finished.return_code:
+        held.heart.check()
     again = _try_again(held, run, claim, began, finished.error)
     if again is not None:
         raise again

@@ -24,8 +24,14 @@ from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.errors import DbtCancelledError, DbtTimeoutError, exception_of
 from workers.contract.messages import Limits
 
-LEASE = 3.0
-"""Seconds; a beat comes every third of it, and is how a worker learns of a cancel."""
+LEASE = 6.0
+"""Seconds; a beat, which is how a worker learns of a cancel, comes every second all the same."""
+
+SLEEPING = (
+    "select 1 from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid() "
+    "and state = 'active'"
+)
+ENDLESS = "select tablename from pg_tables where tablename like 'endless%'"
 
 DEAF = """
 import time
@@ -99,20 +105,42 @@ def wait_for_node(relay: RelayClient, run_id: str, unique_id: str) -> None:
     pytest.fail(f"{unique_id} never ran")
 
 
+@pytest.mark.parametrize("by", ["somebody", "its deadline"])
 def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
-    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path
+    pool: WorkerPool,
+    project: Path,
+    redis_server: RedisServer,
+    relay: RelayClient,
+    duckdb_file: Path,
+    by: str,
 ) -> None:
-    run_id = submit(redis_server, project, ["run", "--select", "int_model_a", "endless+"])
+    with duckdb.connect(str(duckdb_file)) as connection:
+        connection.sql("create table endless as select 42 as total")
+    run_id = submit(
+        redis_server, project, ["run", "--select", "int_model_a", "endless+"], limits=Limits(deadline=3600)
+    )
     wait_for_node(relay, run_id, "model.trial.endless")
     asked = time.monotonic()
-    assert relay.cancel(run_id, "not needed any more")
+    if by == "somebody":
+        assert relay.cancel(run_id, "not needed any more")
+        states = relay.store.client.hgetall(relay.store.keys.states(run_id))
+        assert states[b"model.trial.after_endless"] == b"done"  # at once
+    else:
+        keys = relay.store.keys
+        assert relay.store.client.zadd(keys.leases(), {f"{run_id} @deadline": 1}, xx=True, ch=True)
     result = relay.result(run_id, timeout=30)
     assert time.monotonic() - asked < 20  # the model itself sleeps for much longer
     assert relay.store.fact(run_id, "state") == "cancelled"
     assert (result.success, result.return_code) == (False, 1)
     assert result.error is not None
-    assert isinstance(exception_of(result.error), DbtCancelledError)
-    assert "not needed any more" in result.error.message
+    if by == "somebody":
+        assert isinstance(exception_of(result.error), DbtCancelledError)
+        assert "not needed any more" in result.error.message
+    else:
+        assert isinstance(exception_of(result.error), DbtTimeoutError)
+        assert (
+            "its deadline of 3600 s has passed; 1 of 3 nodes had finished, 2 had not" in result.error.message
+        )
     statuses = {each.name: each.status for each in result.nodes}
     assert statuses["int_model_a"] == "success"
     assert "success" not in {statuses.get("endless"), statuses.get("after_endless")}
@@ -121,6 +149,9 @@ def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
     assert ran["model.trial.int_model_a"] == "success"
     with duckdb.connect(str(duckdb_file)) as connection:  # and nobody holds the file
         assert connection.sql("select simulation_year from int_model_a").fetchall() == [(2025,)]
+        assert connection.sql("select total from endless").fetchall() == [(42,)]  # nothing is half made
+        tables = {name for (name,) in connection.sql("select table_name from duckdb_tables").fetchall()}
+        assert tables == {"int_model_a", "endless"}
 
 
 @pytest.mark.postgres
@@ -128,15 +159,27 @@ def test_a_cancelled_run_stops_its_query_on_the_server(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, database: PostgresDatabase
 ) -> None:
     env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
-    run_id = submit(redis_server, project, ["run", "--select", "endless+"], env=env)
-    running = "select 1 from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid() and state = 'active'"
-    wait_until(lambda: database.query(running), 60, "the query to run")
+    database.query("create table if not exists endless as select 42 as total")
+    args = ["run", "--threads", "1", "--select", "endless+", "int_model_b+"]
+    run_id = submit(redis_server, project, args, env=env)
+    wait_until(lambda: database.query(SLEEPING), 60, "the query to run")
+    states = relay.store.keys.states(run_id)
+    wait_until(
+        lambda: relay.store.client.hget(states, "model.trial.int_model_b") == b"ready", 30, "the other"
+    )
     assert relay.cancel(run_id)
+    waiting = {step for step, state in relay.store.client.hgetall(states).items() if state != b"done"}
+    assert waiting == {b"model.trial.endless"}  # what has not begun never will, from this moment on
+    wait_until(lambda: not database.query(SLEEPING), 20, "the query to be gone")
     result = relay.result(run_id, timeout=30)
     assert relay.store.fact(run_id, "state") == "cancelled"
     assert result.error is not None
     assert result.error.category == "cancelled"
-    wait_until(lambda: not database.query(running), 5, "the query to be gone")
+    assert result.run_results is not None
+    ran = {each["unique_id"]: each["status"] for each in result.run_results["results"]}
+    assert set(ran.values()) == {"skipped"}
+    assert database.query(ENDLESS) == [("endless",)]  # nothing is half made
+    assert database.query("select total from endless") == [(42,)]
 
 
 def test_a_run_that_nobody_took_yet_is_cancelled_too(
@@ -229,47 +272,47 @@ def test_a_second_ctrl_c_leaves_the_run_alone(
     assert there.store.fact(run_id, "state") == "stopping"
 
 
-def test_a_node_past_its_soft_limit_fails_as_dbt_lets_it(
-    pool: WorkerPool, project_of_limits: Path, redis_server: RedisServer, duckdb_file: Path
-) -> None:
-    result = runner(redis_server, project_of_limits, threads=1).execute_command(
-        ["run", "--select", "endless+", "other"], stream_output=False, limits=Limits(soft_time_limit=1)
-    )
-    assert result.return_code == 1
-    statuses = {each.name: each.status for each in result.nodes}
-    assert statuses == {"endless": "error", "after_endless": "skipped", "other": "success"}
-    endless = node(result, "endless")
-    assert endless.error is not None
-    assert isinstance(exception_of(endless.error), DbtTimeoutError)
-    assert endless.error.code == "time_limit"
-    assert "its soft time limit of 1 s has passed: it ran for " in endless.error.message
-    assert endless.message is not None
-    assert "its soft time limit of 1 s has passed" in endless.message
-    assert "ERROR creating sql table model main.endless" in result.stdout
-    assert len(endless.attempts) == 1
-
-
-def test_a_node_that_heeds_no_limit_is_ended_with_its_process(
+def test_nodes_past_their_limits_fail_alone(
     pool: WorkerPool, project_of_limits: Path, redis_server: RedisServer, relay: RelayClient,
     duckdb_file: Path,
 ) -> None:  # fmt: skip
-    before = set(pool.children)
     result = runner(redis_server, project_of_limits, threads=1).execute_command(
-        ["run", "--select", "deaf", "greedy+", "other"], stream_output=False,
-        limits=Limits(soft_time_limit=0.5, time_limit=3),
+        ["run", "--select", "endless+", "deaf", "greedy+", "other"], stream_output=False,
+        limits=Limits(soft_time_limit=1, time_limit=4),
     )  # fmt: skip
     assert result.return_code == 1
     assert {each.name: each.status for each in result.nodes} == {
-        "deaf": "error", "greedy": "error", "after_greedy": "skipped", "other": "success",
+        "endless": "error", "deaf": "error", "greedy": "error",
+        "after_endless": "skipped", "after_greedy": "skipped", "other": "success",
     }  # fmt: skip
-    for name, limit in (("deaf", 3), ("greedy", 2)):
+    for name, limit in (("endless", "soft time limit of 1 s"), ("deaf", "time limit of 4 s"),
+                        ("greedy", "time limit of 2 s")):  # fmt: skip
         error = node(result, name).error
         assert error is not None
+        assert isinstance(exception_of(error), DbtTimeoutError)
         assert error.code == "time_limit"
-        assert f"its time limit of {limit} s has passed" in error.message
+        assert f": its {limit} has passed: it ran for " in error.message
+        assert f"its {limit} has passed" in str(node(result, name).message)
         assert len(node(result, name).attempts) == 1  # and never again
+    assert "ERROR creating sql table model main.endless" in result.stdout  # dbt let it fail
+    assert not any(event.state == "lost" for event in relay.watch(result.run_id))
     killed = {int(node(result, name).worker.rpartition(":")[2]) for name in ("deaf", "greedy")}
     assert len(killed) == 2
     wait_until(lambda: len(pool.children) == 2 and not killed & set(pool.children), 30, "new processes")
-    assert not any(event.state == "lost" for event in relay.watch(result.run_id))
-    assert before - set(pool.children)
+
+
+@pytest.mark.postgres
+def test_a_node_past_its_limit_stops_its_query_on_the_server(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, database: PostgresDatabase
+) -> None:
+    env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
+    database.query("create table if not exists endless as select 42 as total")
+    result = runner(redis_server, project, env=env, limits=Limits(time_limit=1)).execute_command(
+        ["run", "--select", "endless"], stream_output=False
+    )
+    error = node(result, "endless").error
+    assert error is not None
+    assert error.code == "time_limit"
+    wait_until(lambda: not database.query(SLEEPING), 20, "the query to be gone")
+    assert database.query(ENDLESS) == [("endless",)]
+    assert database.query("select total from endless") == [(42,)]

@@ -17,7 +17,7 @@ from producer.runner import DbtRunner
 from producer.session import Follower, Stack
 from tests.support.redis_server import RedisServer
 from workers.contract.events import LINE, Event
-from workers.contract.messages import RetryPolicy
+from workers.contract.messages import Limits, RetryPolicy
 from workers.contract.results import DbtResult, NodeResult
 from workers.contract.settings import Settings
 
@@ -75,12 +75,13 @@ def submit(
     args: list[str],
     env: Mapping[str, str] | None = None,
     retry: RetryPolicy | None = None,
+    limits: Limits | None = None,
 ) -> str:
     """Submit a command without waiting; the run id."""
     environ = {**os.environ, **(env or {})}
     follower = Follower(Stack(broker_url=server.broker_url), Settings(broker_url=server.broker_url))
     invocation = parse_invocation(args, environ=environ, cwd=project)
-    request, _ = follower.request(invocation, cwd=project, environ=environ, retry=retry)
+    request, _ = follower.request(invocation, cwd=project, environ=environ, retry=retry, limits=limits)
     return follower.client.submit(request)
 
 

@@ -170,3 +170,20 @@ def test_one_that_comes_before_the_run_is_recorded_is_not_forgotten(
     held.let_go.set()
     with pytest.raises(KeyboardInterrupt, match=r"run \S+ was cancelled"):
         follow(CtrlC(0))
+
+
+def test_a_second_one_in_the_middle_of_the_first_cancels_all_the_same(
+    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "cancel":
+            monkeypatch.setattr(threading.Thread, "start", start)
+            signal.raise_signal(signal.SIGINT)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="left run"):
+        follow(CtrlC(1))
+    assert worker.ledger.fact(the_run(worker), "state") == "stopping"
