@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from tests.support.waiting import wait_until
+from workers.contract.errors import DbtTimeoutError
 from workers.heart import LOST, STOP, Heart, StepInterrupted
 from workers.ledger import Claim
+from workers.limits import NodeLimits
+from workers.warden import Watched
 from workers.warehouse_lock import Session
 
 RUN = "20250101T000000-0123456789ab"
@@ -134,3 +139,95 @@ def test_the_signal_handler_of_before_is_put_back() -> None:
     with heart.holding(claim()), heart.interruptible():
         assert signal.getsignal(signal.SIGUSR2) != before
     assert signal.getsignal(signal.SIGUSR2) == before
+
+
+class Notes:
+    """Remembers what was noted."""
+
+    def __init__(self) -> None:
+        self.all: list[Watched | None] = []
+
+    def __call__(self, watched: Watched | None) -> None:
+        self.all.append(None if watched is None else msgspec.structs.replace(watched))
+
+
+def test_a_node_past_its_limit_is_cancelled_and_then_raised_in() -> None:
+    cancelled: list[float] = []
+    heart = Heart(Ledger(), lambda: cancelled.append(time.monotonic()), too_long=DbtTimeoutError)  # type: ignore[arg-type]
+    with heart.holding(claim()):
+
+        def execute() -> None:
+            with heart.interruptible(NodeLimits(soft=0.1, hard=9)):
+                wait_until(lambda: cancelled, 30)
+                assert heart.overrun is not None  # who fails of a cancelled query learns why
+                signal.pause()
+
+        with pytest.raises(
+            DbtTimeoutError, match=r"its soft time limit of 0\.1 s has passed: it ran for 0\.\d"
+        ):
+            execute()
+        assert len(cancelled) == 2
+        assert cancelled[1] - cancelled[0] >= 0.9  # dbt had its time to fail by itself
+    with heart.holding(claim()):
+        assert heart.overrun is None
+
+
+def test_a_node_that_fails_when_it_is_cancelled_is_not_raised_in() -> None:
+    cancelled = threading.Event()
+    heart = Heart(Ledger(), cancelled.set)  # type: ignore[arg-type]
+    with heart.holding(claim()):
+        with heart.interruptible(NodeLimits(hard=0.05)):
+            assert cancelled.wait(30)
+        assert heart.overrun is not None
+        assert heart.overrun.text.startswith("its time limit of 0.05 s has passed")
+        with heart.interruptible():  # the next thing is another's
+            time.sleep(1.2)
+
+
+def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
+    ledger = Ledger()
+    heart = Heart(ledger, lambda: pytest.fail("cancelled"))  # type: ignore[arg-type]
+    for limits in (NodeLimits(60, 90), NodeLimits(), None):
+        beats = len(ledger.beats)
+        with heart.holding(claim()), heart.interruptible(limits):
+            wait_until(lambda beats=beats: len(ledger.beats) > beats + 2, 30)
+        assert heart.overrun is None
+
+
+def test_what_is_executed_is_noted_while_it_is_and_each_beat_with_it() -> None:
+    notes, ledger = Notes(), Ledger()
+    heart = Heart(ledger, lambda: None, note=notes)  # type: ignore[arg-type]
+    session = Session(RUN, "duckdb:/x", 7)
+    with heart.session(session), heart.holding(claim()):
+        with heart.interruptible(NodeLimits(60, 90), owner="h:1", fail_fast=True):
+            first = notes.all[0]
+            assert first is not None
+            assert (first.pid, first.owner, first.claim, first.session, first.fail_fast) == (
+                os.getpid(), "h:1", claim(), session, True,
+            )  # fmt: skip
+            assert first.limits == NodeLimits(60, 90)
+            wait_until(lambda: notes.all[-1] and notes.all[-1].beaten > first.since, 30)
+        assert notes.all[-1] is None
+        said = len(notes.all)
+        with heart.interruptible():  # nothing that could take too long
+            pass
+        assert len(notes.all) == said
+
+
+def test_a_server_that_does_not_answer_a_cancel_does_not_stop_the_beats() -> None:
+    away, ledger = threading.Event(), Ledger()
+    heart = Heart(ledger, lambda: away.wait(60))  # type: ignore[arg-type, func-returns-value]
+    with heart.holding(claim()), heart.interruptible(NodeLimits(hard=0.01)):
+        wait_until(lambda: heart.overrun, 30)
+        beats = len(ledger.beats)
+        wait_until(lambda: len(ledger.beats) > beats + 2, 30)
+    away.set()
+
+
+def test_what_failed_because_it_was_cancelled_is_known_afterwards() -> None:
+    heart = heart_of(Ledger("ok", STOP))
+    with heart.holding(claim()):
+        heart.check()
+        wait_until(lambda: heart._why, 30)
+        with pytest.raises(StepInterrupted, match=STOP):
+            heart.check()

@@ -24,6 +24,7 @@ from workers.engine.failure import classify_node
 from workers.engine.limits import TimeLimitError
 from workers.engine.spec import StepOutcome, StepResult
 from workers.engine.view import RunView
+from workers.engine.warehouse import open_warehouse
 
 _COMPILED = (
     "compiled", "compiled_code", "compiled_path", "build_path", "extra_ctes_injected",
@@ -38,6 +39,12 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
     class Recording(base):  # type: ignore[valid-type, misc]
         raised: BaseException | None = None
         overran: Callable[[], str | None]
+
+        def run(self, compiled_node: Any, manifest: Any) -> RunResult:
+            if getattr(compiled_node, "language", "") == "python":
+                open_warehouse(self.adapter)
+            result: RunResult = super().run(compiled_node, manifest)
+            return result
 
         def handle_exception(self, e: Exception, ctx: Any) -> str:
             text = self.overran()

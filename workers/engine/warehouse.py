@@ -46,6 +46,13 @@ def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
     return None
 
 
+def open_warehouse(adapter: Any) -> None:
+    """Open the calling thread's connection: a Python model of dbt-duckdb takes for granted that an earlier
+    statement of its process did (DuckDBConnectionManager.env), which may have been another's here."""
+    if adapter.type() == "duckdb":
+        adapter.connections.get_thread_connection().handle  # noqa: B018 - what is lazy opens when it is read
+
+
 def close_warehouse() -> None:
     """Close every connection of this process; a DuckDB file is free for others afterwards."""
     adapters: list[Any] = list(FACTORY.adapters.values())
