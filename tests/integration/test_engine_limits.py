@@ -1,0 +1,128 @@
+"""Time limits and cancels as the engine sees them: what a project says, and what dbt makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.engine import Ran, Shared, drive, spec_for
+from tests.support.projects import copy_project
+from workers.contract.events import Event
+from workers.engine.engine import Engine
+from workers.engine.spec import OnEvent, OwnLimits, StepOutcome
+from workers.engine.warehouse import close_warehouse
+
+TOO_LONG = "its soft time limit of 5 s has passed: it ran for 5.2 s"
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_warehouse()
+
+
+@pytest.fixture
+def broken(tmp_path: Path, duckdb_file: Path) -> Path:
+    return copy_project("broken", tmp_path / "broken")
+
+
+@pytest.fixture
+def small(tmp_path: Path, duckdb_file: Path) -> Path:
+    return copy_project("small", tmp_path / "small")
+
+
+class Changed(Engine):
+    """Does something else around each node."""
+
+    def __init__(self) -> None:
+        super().__init__(Shared())
+
+    def before(self) -> dict[str, Any]:
+        return {}
+
+    def heard(self, event: Event) -> None:
+        return None
+
+    def node(
+        self, spec: Any, facts: Any, unique_id: str, index: int, emit: OnEvent, **more: Any
+    ) -> StepOutcome:
+        def listen(event: Event) -> None:
+            emit(event)
+            self.heard(event)
+
+        return super().node(spec, facts, unique_id, index, listen, **{**more, **self.before()})
+
+
+def run(engine: Engine, project: Path, *args: str, broken: tuple[str, ...] = ()) -> Ran:
+    given = ("--vars", json.dumps({"broken": broken})) if project.name == "broken" else ()
+    return drive(engine, spec_for(project, *args, *given))
+
+
+def limited(project: Path, limits: str) -> None:
+    """A model with limits of its own."""
+    sql = "{{ config(meta={'dbt_relay': " + limits + "}) }} select 1 as one"
+    (project / "models" / "limited.sql").write_text(sql)
+
+
+def test_a_plan_knows_the_limits_of_nodes_that_have_their_own(small: Path) -> None:
+    limited(small, "{'time_limit': 90, 'soft_time_limit': 60}")
+    engine = Engine(Shared())
+    plan = engine.plan(spec_for(small, "build", "--fail-fast"), lambda _: None)
+    assert plan.facts.limits == {"model.small.limited": OwnLimits(soft_time_limit=60, time_limit=90)}
+    assert plan.facts.fail_fast
+
+
+def test_limits_that_are_none_refuse_the_run(small: Path) -> None:
+    limited(small, "{'time_limit': 'soon'}")
+    ran = run(Engine(Shared()), small, "run")
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    assert "model.small.limited (models" in ran.finished.error.message
+    assert any("soft_time_limit: 540, time_limit: 600" in line for line in ran.lines)
+
+
+def test_a_node_that_fails_of_its_limit_says_so_in_dbts_words(broken: Path) -> None:
+    class Late(Changed):
+        def before(self) -> dict[str, Any]:
+            return {"overran": lambda: TOO_LONG}
+
+    ran = run(Late(), broken, "build", "--select", "batches", "last", broken=("last",))
+    assert ran.statuses["last"] == "error"
+    result = ran.outcomes["model.broken.last"].result
+    assert result.message is not None
+    assert result.message.startswith("Runtime Error in model last (models")
+    assert result.message.endswith(TOO_LONG)
+    assert result.error is not None
+    assert (result.error.code, result.error.retryable) == ("time_limit", False)
+    assert any(TOO_LONG in line for line in ran.lines)
+
+
+def test_no_further_batch_begins_when_one_is_cancelled(broken: Path) -> None:
+    class Cancelled(Changed):
+        def heard(self, event: Event) -> None:
+            if " START batch " in event.text:
+                self.cancel()
+
+    ran = run(Cancelled(), broken, "build", "--select", "+batches")
+    assert ran.statuses["batches"] == "partial success"
+    batches = ran.outcomes["model.broken.batches"].result.result["batch_results"]
+    assert len(batches["successful"]) == 1
+    assert len(batches["failed"]) >= 2
+    assert sum(" START batch " in line for line in ran.lines) == 1
+
+
+def test_a_python_model_may_be_the_first_thing_that_a_process_does(small: Path) -> None:
+    (small / "models" / "first.py").write_text(
+        "def model(dbt, session):\n    return session.sql('select 1 as one')\n"
+    )
+
+    class Elsewhere(Changed):
+        def before(self) -> dict[str, Any]:
+            self.release()
+            return {}
+
+    assert run(Elsewhere(), small, "run", "--select", "first").statuses["first"] == "success"
