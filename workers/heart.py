@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import redis
 
 from workers.contract.log import log
@@ -141,7 +142,8 @@ class Heart:
         if limits is not None and limits.first and self._claim is not None:
             now = time.monotonic()
             self._watched = Watched(
-                pid=os.getpid(), owner=owner, claim=self._claim, session=self._session, limits=limits,
+                pid=os.getpid(), owner=owner, claim=msgspec.structs.replace(self._claim, publish=()),
+                session=self._session, limits=limits,
                 began=time.time(), since=now, beaten=now, fail_fast=fail_fast,
             )  # fmt: skip
         if self._watched is not None or before is not None:
@@ -167,11 +169,10 @@ class Heart:
             return
         elapsed = time.monotonic() - watched.since
         if self.overrun is None and elapsed >= watched.limits.first:
-            self._raise_at = elapsed + GRACE
-            log("time limit passed", run=watched.claim.run_id, node=watched.claim.step, seconds=elapsed)
+            log("time limit passed", run=watched.claim.run_id, node=watched.claim.step,
+                seconds=round(elapsed, 1))  # fmt: skip
             self._cancel_execution(execution, overrun=watched.limits.passed(elapsed))
         elif self._raise_at is not None and elapsed >= self._raise_at:
-            self._raise_at = None
             self._cancel_execution(execution, signalled=True)
 
     def _cancel_execution(
@@ -180,6 +181,7 @@ class Heart:
         with self._interrupting:
             if self._execution is not execution:
                 return  # finished meanwhile
+            self._raise_at = None if overrun is None else overrun.elapsed + GRACE
             self.overrun = overrun or self.overrun
             # a server that does not answer must not keep this thread from its beats
             cancelling = threading.Thread(target=self._try_to_cancel, name="cancel", daemon=True)

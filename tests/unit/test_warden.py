@@ -40,6 +40,7 @@ class World:
         self.board = Board(4)
         self.warden = Warden(self.ledger, self.publish, self.board.notes, kill=self.kill)
         self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        self.lingering = False
         self.run_id = new_run_id()
         self.session: Session | None = None
         self.claim = self._begin(lock)
@@ -49,7 +50,8 @@ class World:
 
     def kill(self, pid: int, number: int) -> None:
         self.killed.append((pid, number))
-        os.kill(pid, number)
+        if not self.lingering:
+            os.kill(pid, number)
 
     def _begin(self, lock: str) -> Claim:
         ledger, run_id = self.ledger, self.run_id
@@ -137,8 +139,12 @@ def test_within_its_limit_nothing_happens(make: Callable[..., World], more: dict
 def test_the_next_session_need_not_wait_for_the_lease_of_the_killed_one(make: Callable[..., World]) -> None:
     world = make("duckdb:/f")
     world.post(ran=7)
-    world.warden.look()
+    world.lingering = True
+    for _ in range(2):
+        world.warden.look()
+    assert len(world.killed) == 1
     assert world.published == []  # the file may still be open
+    world.process.kill()
     world.process.wait(30)
     world.warden.look()
     assert world.published == [(world.run_id, "@session")]
