@@ -64,7 +64,7 @@ class Interrupts:
         if self.count > 1:
             raise Detached
         self._begin()
-        again = "stops its private stack at once" if self._private else "stops waiting for its end"
+        again = "stops its private stack" if self._private else "stops waiting for its end"
         with contextlib.suppress(OSError):
             sys.stderr.write(f"cancelling run {self._run_id}; Ctrl-C again {again}\n")
             sys.stderr.flush()

@@ -2,8 +2,8 @@
 
 When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
 stop (the run was cancelled, or ended early), or when Redis could not be reached for as long as a
-lease lasts, the step is interrupted: its queries are cancelled and `StepInterrupted` is raised in the
-thread that executes it.
+lease lasts, the step is interrupted: its queries are cancelled, and should it still go on at the next beat,
+`StepInterrupted` is raised in the thread that executes it.
 
 A node that takes longer than it may is cancelled too, and a second later an error of dbt's own kind is
 raised, so that dbt lets it fail. What heeds neither is ended from outside (`workers.warden`), which is
@@ -66,6 +66,7 @@ class Heart:
         self._wake = threading.Event()
         self._why: str | None = None
         self._execution: object | None = None
+        self._cancelled: object | None = None
         self._interrupting = threading.Lock()
         self._claim: Claim | None = None
         self._session: Session | None = None
@@ -245,7 +246,9 @@ class Heart:
             self._why = why
         log("interrupting", run=run_id, node=step, reason=why)
         if execution is not None:
-            self._cancel_execution(execution, signalled=True)
+            # at first its queries alone: an exception would come while dbt cleans up after them
+            self._cancel_execution(execution, signalled=self._cancelled is execution)
+            self._cancelled = execution
 
 
 def _in_main_thread() -> bool:

@@ -7,6 +7,7 @@ die in between.
 
 from __future__ import annotations
 
+import gc
 import time
 import uuid
 from collections.abc import Callable
@@ -204,11 +205,18 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if overrun is not None:
         # the exception may have come at any moment: nothing of what it met is used again
         held.engine.forget(claim.run_id)
-        held.engine.release()
+        _let_go(held, interrupted=True)
     if outcome.result.status in {"error", "fail", "partial success"}:
         info = outcome.result.error
         raise StepFailedError(f"{claim.step}: {info.message if info else outcome.result.message}")
     return answer
+
+
+def _let_go(held: Runtime, *, interrupted: bool) -> None:
+    """Close every connection, also those that an exception in the middle of dbt's work left to be collected."""
+    if interrupted:
+        gc.collect()
+    held.engine.release()
 
 
 def _store(
@@ -329,7 +337,7 @@ def _end(
     stop: str | None = None,
 ) -> dict[str, Any]:
     """Store the run's result; nothing of it happens afterwards but reading."""
-    held.engine.release()  # the caller may open the file the moment the result is there
+    _let_go(held, interrupted=stop is not None)  # the caller may open the file the moment the result is there
     cancelled = stop is not None and stop != "fail_fast"
     if cancelled:
         finished.return_code = finished.return_code or 1
