@@ -27,14 +27,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from producer.client import RelayClient  # noqa: E402
 from tests.support.postgres_server import NoPostgresError, PostgresServer  # noqa: E402
 from tests.support.projects import copy_project  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402
 from tests.support.runs import submit  # noqa: E402
 from tests.support.waiting import wait_until  # noqa: E402
 from tests.support.worker_pool import WorkerPool, WorkerPools  # noqa: E402
-
-from producer.client import RelayClient  # noqa: E402
 from workers.contract.events import STATE, Event  # noqa: E402
 
 ALLOWED = 15.0

@@ -36,12 +36,11 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from producer.runner import DbtRunner  # noqa: E402
 from tests.support.postgres_server import NoPostgresError, PostgresDatabase, PostgresServer  # noqa: E402
 from tests.support.projects import copy_project  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402
 from tests.support.worker_pool import WorkerPool, WorkerPools  # noqa: E402
-
-from producer.runner import DbtRunner  # noqa: E402
 
 YEARS = range(2025, 2036)
 KEPT_SECONDS = 120
