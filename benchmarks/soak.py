@@ -157,16 +157,17 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
         server = RedisServer()
         stack.callback(server.close)
         server.start()
+        database = _database(stack)
+        of_postgres = {} if database is None else database.env  # callers never send a password
+        env = {"DBT_RELAY_RESULT_TTL": str(KEPT_SECONDS), **of_postgres}
         start = stack.enter_context(WorkerPools.on(server))
-        env = {"DBT_RELAY_RESULT_TTL": str(KEPT_SECONDS)}
         pools = [start(2, env=env), start(1, env=env)]
         load = Load(server, folder, dict(os.environ))
-        database = _database(stack)
         stack.callback(load.stop)
         load.start("demo", "demo", {}, years=True)
         load.start("features", "features", {})
         if database is not None:
-            load.start("postgres", "features", {**database.env, "DBT_TARGET": "postgres"})
+            load.start("postgres", "features", {**of_postgres, "DBT_TARGET": "postgres"})
         began = time.monotonic()
         while (took := time.monotonic() - began) < minutes * 60 and not load.failures:
             for name, value in sample(server, pools).items():

@@ -3,6 +3,7 @@ only (docs.celeryq.dev, "Message protocol", version 2), so that it starts quickl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -77,10 +78,15 @@ class RelayClient:
         Raises:
             BrokerUnavailableError: Redis cannot be reached; nothing was queued.
         """
-        with _reaching(self.broker_url):
+        with _reaching(self.broker_url, " nothing was queued"):
             step = self.store.submit(request)
-            self.publish(request.run_id, (step,))
+        self._send(request.run_id, (step,))
         return request.run_id
+
+    def _send(self, run_id: str, steps: Sequence[str]) -> None:
+        """`publish`; what cannot be sent is recorded, and a worker's reaper sends it."""
+        with contextlib.suppress(BrokerUnavailableError), _reaching(self.broker_url):
+            self.publish(run_id, steps)
 
     def publish(self, run_id: str, steps: Sequence[str]) -> None:
         """Send the messages of steps."""
@@ -110,7 +116,7 @@ class RelayClient:
         """Stop a run; whether it was still going."""
         with _reaching(self.broker_url):
             state, steps = self.store.cancel(run_id, reason)
-            self.publish(run_id, steps)
+        self._send(run_id, steps)
         return state == "active"
 
     def purge(
@@ -327,8 +333,8 @@ def no_such_run(run_id: str) -> RelayError:
 class _reaching:  # noqa: N801 - reads as a verb where it is used
     """Redis' own errors as ours."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, but: str = "") -> None:
+        self._url, self._but = url, but
 
     def __enter__(self) -> None:
         return None
@@ -337,14 +343,27 @@ class _reaching:  # noqa: N801 - reads as a verb where it is used
         if error is None:
             return
         if isinstance(error, (redis.RedisError, OSError)) or type(error).__module__ == "kombu.exceptions":
-            raise unavailable(self._url, error) from error
+            raise unavailable(self._url, error, self._but) from error
 
 
-def unavailable(url: str, error: BaseException) -> BrokerUnavailableError:
-    """The error for a Redis that cannot be reached. The URL's password is not shown."""
+def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavailableError:
+    """The error for a Redis that cannot be reached, or is full. The URL's password is not shown."""
     from workers.contract.scrub import scrub
 
     shown = scrub(url)
+    if isinstance(error, redis.OutOfMemoryError):
+        message = f"Redis at {shown} is full (maxmemory, noeviction):{but or ' it refused a write'}"
+        return BrokerUnavailableError(
+            message,
+            ErrorInfo(
+                code="broker_full", category=Category.BROKER.value, error_class="BrokerUnavailableError",
+                message=message, detail=scrub(str(error)), retryable=True,
+                suggested_fix=(
+                    "Make room: `dbt-relay purge --all` removes the runs that ended (DBT_RELAY_RESULT_TTL of "
+                    "the workers keeps them for a shorter time); or raise Redis' maxmemory."
+                ),
+            ),
+        )  # fmt: skip
     message = f"Redis at {shown} cannot be reached: {scrub(str(error))}"
     return BrokerUnavailableError(
         message,

@@ -17,6 +17,7 @@ model.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -36,6 +37,8 @@ SESSION: Final = "@session"
 
 PATIENCE_MS: Final = 300_000
 """For how long a message may wait in a queue that is not empty before it is sent again."""
+
+FULL: Final = "Redis is full (maxmemory): nothing begins until it has room"
 
 MAX_REASONS: Final = 200
 OTHER_REASONS: Final = "(other reasons)"
@@ -154,10 +157,13 @@ class Ledger(RunStore):
 
     def claim(self, run_id: str, step: str, owner: str, *, session: int | None = None) -> Claim | Refusal:
         """Take a step, or with ``step=""`` the best one that is ready (sessions)."""
-        answer = self.call_json(
-            "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
-            secrets.token_hex(6),
-        )  # fmt: skip
+        try:
+            answer = self.call_json(
+                "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
+                secrets.token_hex(6),
+            )  # fmt: skip
+        except redis.OutOfMemoryError:
+            return Refusal(FULL)
         answer["publish"] = steps_of(answer.get("publish"))
         if not answer.pop("claimed"):
             return Refusal(answer["reason"], answer["publish"])
@@ -255,7 +261,8 @@ class Ledger(RunStore):
         key, field = self.keys.rejected(), reason[:200]
         if not self.client.hexists(key, field) and int(answer_of(self.client.hlen(key))) >= MAX_REASONS:
             field = OTHER_REASONS
-        self.client.hincrby(key, field, 1)
+        with contextlib.suppress(redis.OutOfMemoryError):
+            self.client.hincrby(key, field, 1)
 
     def queue_length(self, queue: str) -> int:
         """How many messages wait in a Celery queue, whatever their priority."""

@@ -26,6 +26,8 @@ from workers.reaper import Reaper
 from workers.runtime import publish
 
 _HELLO_SECONDS = 5.0
+_SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
+"""A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
 class _Presence:
@@ -48,7 +50,7 @@ class _Presence:
 
     def say(self) -> None:
         self._plain["seen"] = time.time()
-        self._client.hset(self._key, self._name, json.dumps(self._plain))
+        self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
 
     def stop(self) -> None:
         self._stop.set()

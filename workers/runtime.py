@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
@@ -54,8 +55,9 @@ class RedisContexts:
         return self._client.getex(self._keys.context(key), ex=CONTEXT_TTL)  # type: ignore[return-value]
 
     def save(self, key: str, packed: bytes) -> None:
-        """Keep a packed manifest for a while."""
-        self._client.set(self._keys.context(key), packed, ex=CONTEXT_TTL)
+        """Keep a packed manifest for a while; a full server keeps none, and the others parse."""
+        with contextlib.suppress(redis.OutOfMemoryError):
+            self._client.set(self._keys.context(key), packed, ex=CONTEXT_TTL)
 
     def index(self, family: str) -> bytes | None:
         """What the last parse of a family read, or None."""
@@ -63,7 +65,8 @@ class RedisContexts:
 
     def save_index(self, family: str, index: bytes) -> None:
         """Remember what a parse read."""
-        self._client.set(self._keys.context("index:" + family), index, ex=CONTEXT_TTL)
+        with contextlib.suppress(redis.OutOfMemoryError):
+            self._client.set(self._keys.context("index:" + family), index, ex=CONTEXT_TTL)
 
 
 class Runtime:

@@ -7,12 +7,14 @@ die in between.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+import redis
 
 from workers import reports
 from workers.app import settings
@@ -52,6 +54,17 @@ def _execute(held: Runtime, work: Callable[[], Answer]) -> Answer:
             return work()
     finally:
         held.progress.flush()
+
+
+def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
+    """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
+    while True:
+        try:
+            return _execute(held, write)
+        except redis.OutOfMemoryError:
+            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
+                node=claim.step)  # fmt: skip
+            _execute(held, lambda: time.sleep(1))
 
 
 def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
@@ -114,7 +127,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         StagedNode(each.unique_id, each.priority, max(1, len(each.parents)), each.children, each.ephemeral)
         for each in planned.nodes
     ]
-    held.ledger.stage(claim, nodes, roots=roots)
+    _when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
     held.publish(
         claim.run_id,
         held.ledger.finish(
@@ -309,7 +322,9 @@ def _end(
     attempt = _attempt(held, claim, began, state, finished.error)
     final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
     if run.request.return_artifacts:
-        reports.return_artifacts(held.ledger, run.spec, finished.target_path)
+        _when_there_is_room(
+            held, claim, lambda: reports.return_artifacts(held.ledger, run.spec, finished.target_path)
+        )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
         final=held.engine.mask(run.spec, final).decode(),

@@ -4,56 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from producer.runner import DbtRunner
+from tests.support.background import QUICK, Background, assert_all_right
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.connection import connect
-from workers.contract.events import STATE, Event
-from workers.contract.results import DbtResult
-
-QUICK = {"DBT_RELAY_LEASE_SECONDS": "2", "DBT_RELAY_REAP_SECONDS": "0.3"}
-
-
-class Background:
-    """A run in a thread of its own, with the events it said so far."""
-
-    def __init__(self, project: Path, broker: str, seconds: float = 1.5) -> None:
-        self.events: list[Event] = []
-        self.result: DbtResult | None = None
-        self._runner = DbtRunner(project, broker_url=broker, on_event=self.events.append)
-        self._seconds = seconds
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.result = self._runner.execute_command(
-            ["run"], dbt_vars={"seconds": self._seconds}, stream_output=False
-        )
-
-    def said(self, text: str) -> bool:
-        return any(text in event.text for event in self.events)
-
-    def worker_of(self, node: str) -> int:
-        """Process id of whoever executes a node now."""
-        running = [
-            event for event in self.events
-            if event.kind == STATE and event.state == "running" and event.node.endswith(f".{node}")
-        ]  # fmt: skip
-        return int(running[-1].worker.rpartition(":")[2])
-
-    def wait(self, timeout: float = 60) -> DbtResult:
-        self._thread.join(timeout)
-        assert not self._thread.is_alive(), "the run did not end"
-        assert self.result is not None
-        return self.result
 
 
 @pytest.fixture(params=["duckdb", "postgres"])
@@ -65,14 +26,6 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     else:
         monkeypatch.setenv("RELAY_TEST_DUCKDB", str(tmp_path / "slow.duckdb"))
     return copy_project("slow", tmp_path / "project")
-
-
-def assert_all_right(result: DbtResult) -> None:
-    assert result.success, result.stdout[-2000:]
-    assert [(node.name, node.status) for node in result.nodes if node.resource_type == "model"] != []
-    assert {node.name: node.status for node in result.nodes} == dict.fromkeys(
-        ("first", "left", "right", "last"), "success"
-    )
 
 
 @pytest.mark.slow

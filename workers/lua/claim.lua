@@ -17,6 +17,7 @@ end
 
 if not run_state then return refuse('unknown run') end
 if not is_live(run_state) then return refuse('run has ended') end
+not_when_full()
 local held
 if session ~= '' then
   held = read_step('@session')

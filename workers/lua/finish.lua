@@ -1,6 +1,7 @@
 -- Store a step's result and release what waited for it. Replaying it is a no-op.
 -- ARGV: run, step, fence, result JSON or '', attempt JSON, move JSON:
 --   {word, blocks, stop, final, final_state, facts{}, cache[], nodes}, seconds to keep an ended run
+even_when_full()
 local step, fence, move = ARGV[2], tonumber(ARGV[3]), cjson.decode(ARGV[6])
 local data = read_step(step)
 local run_state = run_field('state')

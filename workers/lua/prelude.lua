@@ -26,6 +26,17 @@ local function is_live(state)
   return state == 'active' or state == 'stopping'
 end
 
+-- A server that is full (maxmemory, noeviction) refuses a script's first write if that may need memory, and
+-- none that follows another write. What ends, renews or stops work must go on there, and first writes what
+-- needs none; what begins work must not, and first writes what may need some.
+local function even_when_full()
+  redis.call('HDEL', RUN, '')
+end
+
+local function not_when_full()
+  redis.call('HINCRBY', RUN, 'queued', 0)
+end
+
 local function read_step(step)
   local raw = redis.call('HGET', STEPS, step)
   return raw and cjson.decode(raw) or {fence = 0, losses = 0, tries = 0}

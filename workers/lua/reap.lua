@@ -1,6 +1,7 @@
 -- One overdue lease or watch. ARGV: run, step.
 -- Answers nothing, publish (the message is missing) or lost (its worker is gone); `following` is a run
 -- whose session to publish.
+even_when_full()
 local step = ARGV[2]
 local name, now = RUN_ID .. ' ' .. step, now_ms()
 local due = redis.call('ZSCORE', LEASES, name) or redis.call('ZSCORE', WATCHES, name)
