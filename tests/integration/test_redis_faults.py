@@ -9,6 +9,7 @@ import pytest
 
 from producer.client import RelayClient
 from tests.support.background import QUICK, Background, assert_all_right
+from tests.support.postgres_server import PostgresServer
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import submit
@@ -28,9 +29,10 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def pool(server: RedisServer) -> Iterator[WorkerPool]:
+def pool(server: RedisServer, postgres: PostgresServer) -> Iterator[WorkerPool]:
+    secret = {"DBT_ENV_SECRET_PG_PASSWORD": postgres.password}  # a caller never sends it
     with WorkerPools.on(server) as pools:
-        yield pools(2, env=QUICK, measured=True)
+        yield pools(2, env={**QUICK, **secret}, measured=True)
 
 
 @pytest.fixture(params=["duckdb", "postgres"])
