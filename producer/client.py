@@ -59,15 +59,17 @@ class RelayClient:
 
     def __init__(
         self, broker_url: str, *, namespace: str | None = None, queue: str | None = None,
-        patience: float = 5.0,
+        patience: float = 5.0, away: float = 120.0,
     ) -> None:  # fmt: skip
         """
         Args:
             broker_url: Redis, in Celery's or redis-py's form.
             patience: seconds that a call rides out a server that cannot be reached.
+            away: seconds, beyond that, for which a watch goes on without the server.
         """
         self.broker_url = broker_url
         self.queue = queue or Settings().queue
+        self.away = away
         self.store = RunStore(connect(broker_url, patience=patience), keys=Keys(namespace))
 
     # -- submitting --------------------------------------------------------------------------------
@@ -204,14 +206,23 @@ class RelayClient:
         deadline = None if timeout is None else time.monotonic() + timeout
         position = b"0" if from_start else b"$"
         expected = 1 if from_start else 0
+        reached = time.monotonic()
         while True:
-            with _reaching(self.broker_url):
-                answer: Any = self.store.client.xread(
-                    {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
-                )
+            answer: Any = None
+            ended = False
+            try:
+                with _reaching(self.broker_url):
+                    answer = self.store.client.xread(
+                        {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
+                    )
+                ended = not answer and self._ended_silently(run_id)
+                reached = time.monotonic()
+            except BrokerUnavailableError:
+                if time.monotonic() - reached > self.away:
+                    raise
+            if ended:
+                return
             if not answer:
-                if self._ended_silently(run_id):
-                    return
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
                 if on_idle is not None:

@@ -20,7 +20,7 @@ from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
 from workers.contract.environment import allowed, names_noted, names_used
-from workers.contract.errors import Category, ErrorInfo, NoWorkerError
+from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event
 from workers.contract.log import phase
 from workers.contract.messages import RetryPolicy, RunRequest
@@ -63,7 +63,11 @@ class Follower:
     def __init__(self, stack: Stack, settings: Settings) -> None:
         self.stack = stack
         self.settings = settings
-        self.client = RelayClient(stack.broker_url, namespace=settings.namespace, queue=settings.queue)
+        # a private server that went away does not come back
+        away = {} if stack.runtime_dir is None else {"away": 0.0}
+        self.client = RelayClient(
+            stack.broker_url, namespace=settings.namespace, queue=settings.queue, **away
+        )
 
     def run(
         self,
@@ -286,7 +290,11 @@ class _Patience:
         stack = self._follower.stack
         if stack.check is not None:
             stack.check()
-        if stack.runtime_dir is not None or self._follower.client.workers():
+        try:
+            somebody = stack.runtime_dir is not None or self._follower.client.workers()
+        except BrokerUnavailableError:
+            somebody = True  # as far as can be told; the watch knows when to give up
+        if somebody:
             self._alone_since = None
             return
         now = time.monotonic()

@@ -287,9 +287,14 @@ class Ledger(RunStore):
             pairs += [item.decode().split(" ", 1) for item in raw]
         return [(run_id, step) for run_id, step in pairs]
 
-    def reap(self, run_id: str, step: str) -> dict[str, Any]:
-        """Look at one overdue lease or watch: ``what`` is nothing, publish or lost."""
-        answer = self.call_json("reap", run_id, step)
+    def reap(self, run_id: str, step: str, looked_ms: int = 0) -> dict[str, Any]:
+        """Look at one overdue lease or watch: ``what`` is nothing, publish or lost.
+
+        Args:
+            looked_ms: the server's clock when the caller saw it overdue. Where that is a third of a lease
+                ago by now, the server kept everybody waiting, beats too, and ``what`` is late.
+        """
+        answer = self.call_json("reap", run_id, step, looked_ms + self.lease_ms // 3 if looked_ms else "")
         answer["publish"] = steps_of(answer.get("publish"))
         return answer
 

@@ -32,6 +32,8 @@ from workers.warehouse_lock import WarehouseLock
 
 CONTEXT_TTL = 7 * 24 * 3600
 MAX_RUNS = 32
+PATIENCE = 600.0
+"""Seconds that a result waits for a server that is away: losing it would mean to execute its node again."""
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -73,16 +75,17 @@ class Runtime:
     """One process's share of the work."""
 
     def __init__(self) -> None:
+        url = settings.broker_url or "redis://127.0.0.1:6379/0"
+        keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
-            connect(settings.broker_url or "redis://127.0.0.1:6379/0"),
-            keys=Keys(settings.namespace),
-            lease_ms=int(settings.lease_seconds * 1000),
-            result_ttl=settings.result_ttl,
+            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl
         )
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
         self.progress = Progress(self.ledger)
-        self.heart = Heart(self.ledger, self.engine.cancel)
+        # a beat that waits is no beat: the heart must know in time that the server does not answer
+        impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
+        self.heart = Heart(Ledger(impatient, keys=keys, lease_ms=lease_ms), self.engine.cancel)
         self.locks = WarehouseLock(self.ledger)
         self._runs: OrderedDict[str, Run] = OrderedDict()
 

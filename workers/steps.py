@@ -61,7 +61,7 @@ def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) 
     while True:
         try:
             return _execute(held, write)
-        except redis.OutOfMemoryError:
+        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
             log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
                 node=claim.step)  # fmt: skip
             _execute(held, lambda: time.sleep(1))
@@ -349,10 +349,12 @@ def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
 
 def interrupted(held: Runtime, claim: Claim, interruption: StepInterrupted, began: float) -> dict[str, Any]:
     answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
-    if interruption.why == LOST:
-        return answer
     try:
-        if claim.step in (STEP_PLAN, STEP_COMMAND):
+        if interruption.why == LOST:
+            # where Redis was only out of reach and nobody has it yet; it did begin, so this counts as a try
+            following = held.ledger.give_back(claim, "retry")
+            held.publish(claim.run_id, (claim.step, *following))
+        elif claim.step in (STEP_PLAN, STEP_COMMAND):
             request = held.run(claim.run_id)
             if request is not None:
                 _end_cancelled(held, request, claim, began)

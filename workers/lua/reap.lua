@@ -1,9 +1,10 @@
--- One overdue lease or watch. ARGV: run, step.
+-- One overdue lease or watch. ARGV: run, step, until when (ms) the caller may be believed, or ''.
 -- Answers nothing, publish (the message is missing) or lost (its worker is gone); `following` is a run
 -- whose session to publish.
 even_when_full()
 local step = ARGV[2]
 local name, now = RUN_ID .. ' ' .. step, now_ms()
+if ARGV[3] ~= '' and now > tonumber(ARGV[3]) then return cjson.encode({what = 'late'}) end
 local due = redis.call('ZSCORE', LEASES, name) or redis.call('ZSCORE', WATCHES, name)
 if not due or tonumber(due) > now then return cjson.encode({what = 'nothing'}) end
 local run_state, state = run_field('state'), state_of(step)
