@@ -208,27 +208,22 @@ class RelayClient:
         expected = 1 if from_start else 0
         reached = time.monotonic()
         while True:
-            answer: Any = None
-            ended = False
             try:
-                with _reaching(self.broker_url):
-                    answer = self.store.client.xread(
-                        {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
-                    )
-                ended = not answer and self._ended_silently(run_id)
+                entries = self._read(run_id, position)
                 reached = time.monotonic()
             except BrokerUnavailableError:
                 if time.monotonic() - reached > self.away:
                     raise
-            if ended:
+                entries = []
+            if entries is None:
                 return
-            if not answer:
+            if not entries:
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
                 if on_idle is not None:
                     on_idle()
                 continue
-            for entry, fields in answer[0][1]:
+            for entry, fields in entries:
                 position = entry
                 event = decode_event(fields[b"e"], seq=int(fields[b"s"]))
                 if expected and event.seq > expected:
@@ -243,10 +238,16 @@ class RelayClient:
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
 
-    def _ended_silently(self, run_id: str) -> bool:
+    def _read(self, run_id: str, position: bytes) -> list[tuple[bytes, dict[bytes, bytes]]] | None:
+        """Entries of a run's stream, awaited for a while; None where it has ended and says no more."""
         with _reaching(self.broker_url):
-            state = self.store.fact(run_id, "state")
-        return state is None or state in RUN_TERMINAL
+            answer: Any = self.store.client.xread(
+                {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
+            )
+            state = None if answer else self.store.fact(run_id, "state")
+        if answer:
+            return list(answer[0][1])
+        return None if state is None or state in RUN_TERMINAL else []
 
     def result(self, run_id: str, *, timeout: float | None = None) -> DbtResult:
         """Wait for a run to end and give its result, with every line it said.

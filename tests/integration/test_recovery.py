@@ -82,24 +82,6 @@ def test_lost_messages_are_sent_again(
 
 
 @pytest.mark.slow
-def test_a_redis_restart_in_the_middle_of_a_run(
-    tmp_path: Path,
-    duckdb_file: Path,
-    make_redis: Callable[..., RedisServer],
-    worker_pool: Callable[..., WorkerPool],
-) -> None:
-    project = copy_project("slow", tmp_path / "project")
-    server = make_redis(appendonly="yes", appendfsync="always")
-    worker_pool(n=2, server=server, env=QUICK)
-    run = Background(project, server.broker_url)
-    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
-    server.kill()
-    server.start()
-    result = run.wait(90)
-    assert_all_right(result)
-
-
-@pytest.mark.slow
 def test_a_node_that_kills_its_worker_is_given_up(
     tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
 ) -> None:

@@ -16,17 +16,19 @@ QUICK = {"DBT_RELAY_LEASE_SECONDS": "2", "DBT_RELAY_REAP_SECONDS": "0.3"}
 class Background:
     """A run in a thread of its own, with the events it said so far."""
 
-    def __init__(self, project: Path, broker: str, seconds: float = 1.5) -> None:
+    def __init__(
+        self, project: Path, broker: str, seconds: float = 1.5, args: tuple[str, ...] = ("run",)
+    ) -> None:
         self.events: list[Event] = []
         self.result: DbtResult | None = None
         self._runner = DbtRunner(project, broker_url=broker, on_event=self.events.append)
-        self._seconds = seconds
+        self._seconds, self._args = seconds, args
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         self.result = self._runner.execute_command(
-            ["run"], dbt_vars={"seconds": self._seconds}, stream_output=False
+            list(self._args), dbt_vars={"seconds": self._seconds}, stream_output=False
         )
 
     def said(self, text: str) -> bool:
