@@ -212,14 +212,13 @@ class RelayClient:
                 entries = self._read(run_id, position)
                 reached = time.monotonic()
             except BrokerUnavailableError:
+                entries = []
                 if time.monotonic() - reached > self.away:
                     raise
-                entries = []
-            if entries is None:
-                return
             if not entries:
-                if deadline is not None and time.monotonic() > deadline:
-                    raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
+                if entries is None:
+                    return
+                _check_deadline(run_id, deadline, timeout)
                 if on_idle is not None:
                     on_idle()
                 continue
@@ -235,8 +234,7 @@ class RelayClient:
                 yield event
                 if event.kind == RUN and event.state in RUN_TERMINAL:
                     return
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
+            _check_deadline(run_id, deadline, timeout)
 
     def _read(self, run_id: str, position: bytes) -> list[tuple[bytes, dict[bytes, bytes]]] | None:
         """Entries of a run's stream, awaited for a while; None where it has ended and says no more."""
@@ -305,6 +303,11 @@ class RelayClient:
             now: Any = self.store.client.time()
         infos = [msgspec.convert(json.loads(value), WorkerInfo, strict=False) for value in raw.values()]
         return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
+
+
+def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
 
 
 def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines: Sequence[str]) -> DbtResult:

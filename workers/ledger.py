@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -45,6 +46,32 @@ OTHER_REASONS: Final = "(other reasons)"
 """What is on the wire decides the reasons, so their number is bounded."""
 
 
+class Death(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker process ended, as its parent saw it.
+
+    Attributes:
+        code: exit status, or minus the signal.
+        peak: the most memory that it was seen to have, bytes; 0: unknown.
+        limit: what its worker may use, bytes.
+        oom: whether the kernel ended some process of the machine for want of memory at that time.
+    """
+
+    code: int
+    peak: int = 0
+    limit: int = 0
+    oom: bool = False
+
+    @property
+    def reason(self) -> str:
+        """``SIGKILL``, or ``exit status 3``."""
+        if self.code >= 0:
+            return f"exit status {self.code}"
+        try:
+            return signal.Signals(-self.code).name
+        except ValueError:
+            return f"signal {-self.code}"
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A step that this process may execute.
 
@@ -56,6 +83,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
         stopping: whether the run is being stopped (the close and first steps still run then).
+        died: how the last execution's process ended, where its parent could say.
         publish: other steps whose messages have to be published now.
     """
 
@@ -68,6 +96,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     skip: bool
     cause: str
     stopping: bool
+    died: Death | None = None
     publish: tuple[str, ...] = ()
 
 
@@ -297,6 +326,21 @@ class Ledger(RunStore):
         answer = self.call_json("reap", run_id, step, looked_ms + self.lease_ms // 3 if looked_ms else "")
         answer["publish"] = steps_of(answer.get("publish"))
         return answer
+
+    def bury(self, owner: str, death: Death) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Put back what a process had claimed that is known to be dead, whatever its leases say.
+
+        Returns:
+            run, step and the steps to publish, for each step that it had.
+        """
+        body = msgspec.json.encode(death)
+        put_back = []
+        raw: Any = self.client.zrange(self.keys.leases(), 0, -1)
+        for run_id, step in (item.decode().split(" ", 1) for item in raw):
+            answer = self.call_json("reap", run_id, step, "", owner, body)
+            if answer["what"] == "lost":
+                put_back.append((run_id, step, steps_of(answer.get("publish"))))
+        return put_back
 
     def some_active_runs(self, count: int = 20) -> list[str]:
         """Unfinished runs, drawn at random."""
