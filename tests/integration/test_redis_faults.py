@@ -21,6 +21,7 @@ from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError
+from workers.contract.events import STATE
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys
 from workers.ledger import FULL, Claim, Ledger, Move, Refusal, StagedNode
@@ -150,7 +151,7 @@ def test_a_server_that_answers_nobody_for_longer_than_a_lease(
     finally:
         os.kill(server.pid, signal.SIGCONT)
     wait_until(lambda: sum("working on first" in event.text for event in run.events) == 2, 60, "another try")
-    states = [event.state for event in run.events if event.node == "model.slow.first"]
+    states = [event.state for event in run.events if event.kind == STATE and event.node == "model.slow.first"]
     assert states in (["running", "retrying", "running"], ["running", "lost", "running"])
     relay.cancel(run_id)
     assert run.wait().error is not None
