@@ -59,8 +59,9 @@ MOVES = {
 }  # fmt: skip
 """What may happen next, and how often."""
 FINAL = '{"return_code":0}'
-WAREHOUSES = ["", "", "", "f1", "f1", "f2"]
-"""The name of a file that one process at a time may open, or a server."""
+FILES, SERVERS = ["", "f1", "f1", "f2"], [""]
+"""Warehouses: names of files that one process at a time may open, and servers. Histories have runs on both, or
+on servers alone, so that they meet at relations."""
 NAMES = [f"model.p.n{number:02}" for number in range(12)]
 
 
@@ -136,6 +137,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     client: ClassVar[redis.Redis]
     draw: Any
+    warehouses: list[str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -285,12 +287,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(dag=dags(), warehouse=st.sampled_from(["", "", "f1"]), threads=st.sampled_from([1, 2, 4]))
     def first(self, dag: dict[str, tuple[str, ...]], warehouse: str, threads: int) -> None:
-        run = RunModel("", dag, threads, warehouse, True, PLAN, locks=locks_of(dag, warehouse, 0))
-        self.add(run, begun=True)
+        self.warehouses = SERVERS if warehouse == "" else FILES
+        for _ in range(2 if self.warehouses == SERVERS else 1):
+            run = RunModel("", dag, threads, warehouse, True, PLAN, locks=locks_of(dag, warehouse, 0))
+            self.add(run, begun=True)
 
     def submit(self) -> None:
         command = self.draw(st.integers(0, 5)) == 5
-        dag, warehouse = {} if command else self.draw(dags()), self.draw(st.sampled_from(WAREHOUSES))
+        dag, warehouse = {} if command else self.draw(dags()), self.draw(st.sampled_from(self.warehouses))
         run = RunModel(
             "", dag, self.draw(st.sampled_from([1, 2, 4])), warehouse, self.draw(st.booleans()),
             COMMAND if command else PLAN, locks=locks_of(dag, warehouse, self.draw(st.integers(0, 1))),

@@ -43,7 +43,8 @@ else
   local reason
   if run_field('mode') == 'session' and session == '' then
     reason = 'left to the session'  -- only the process that holds the warehouse may execute
-  elseif state ~= 'queued' and is_node(step) and free_threads() <= 0 then
+  elseif state ~= 'queued' and is_node(step) and free_threads() <= 0
+    and not (state == 'waiting' and writer_before(step)) then
     reason = 'no free thread'       -- others took its place while it waited
   end
   if reason then
