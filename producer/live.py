@@ -219,7 +219,9 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
         rows.add_row(Text(f"  and {len(nodes) - MAX_ROWS} more", style="dim"))
     for step, writer in list(progress.waiting.items())[:MAX_ROWS]:
         # beside the grid, whose columns it would widen
-        waits.append(Text(f"  {short_name(step)} waits: run {writer} is writing its relation", style="yellow"))
+        waits.append(
+            Text(f"  {short_name(step)} waits: run {writer} is writing its relation", style="yellow")
+        )
     if len(progress.waiting) > MAX_ROWS:
         waits.append(Text(f"  and {len(progress.waiting) - MAX_ROWS} more wait", style="yellow"))
     return Group(*parts, rows, *waits)

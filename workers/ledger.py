@@ -54,6 +54,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
         busy: the run that writes the node's relation, where the node is to be refused for it.
+        stale: whether another run wrote the node's relation last: what the run has cached of it may be wrong.
         stopping: whether the run is being stopped (the close and first steps still run then).
         publish: other steps whose messages have to be published now.
     """
@@ -68,6 +69,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
     stopping: bool
     busy: str = ""
+    stale: bool = False
     publish: tuple[str, ...] = ()
 
 

@@ -185,7 +185,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             lambda: held.engine.node(
                 run.spec, _facts(run), claim.step, claim.index, held.progress.emit,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
-                attempt=claim.tries, skip=claim.skip,
+                attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
             ),
         )  # fmt: skip

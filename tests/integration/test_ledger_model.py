@@ -655,7 +655,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert 0 < ttl <= 1000, f"{key} stays for ever"
         for key in found:
             if key.startswith(self.keys.relation("")):
-                assert key.removesuffix(":waiters").removeprefix(self.keys.relation("")) in self.names()
+                name, _, rest = key.removeprefix(self.keys.relation("")).partition(":")
+                assert name in self.names()
+                assert rest != "writer" or self.client.ttl(key) > 0
             elif key.startswith(self.keys.locks()):
                 self.lock_is_owned(key)
             else:
@@ -741,7 +743,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.every_key_is_owned()
         for key in (self.keys.leases(), self.keys.watches(), self.keys.active()):
             assert not self.client.exists(key)
-        assert not list(self.client.scan_iter(self.keys.locks() + "*"))
+        locks = {raw.decode() for raw in self.client.scan_iter(self.keys.locks() + "*")}
+        assert not locks - {self.keys.relation_writer(name) for name in self.names()}
 
 
 def check(client: redis.Redis, examples: int) -> None:

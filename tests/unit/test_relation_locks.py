@@ -67,7 +67,8 @@ def state(ledger: Ledger, run_id: str, step: str) -> bytes:
 
 def locks(ledger: Ledger) -> set[str]:
     """What is left of locks and their lines."""
-    return {key.decode() for key in ledger.client.scan_iter(ledger.keys.locks() + "*")}
+    found = {key.decode() for key in ledger.client.scan_iter(ledger.keys.locks() + "*")}
+    return found - {ledger.keys.relation_writer(name) for name in (ORDERS, OTHERS)}
 
 
 def overdue(ledger: Ledger, run_id: str, step: str) -> None:
@@ -255,3 +256,30 @@ def test_an_event_says_what_is_waited_for_once(ledger: Ledger) -> None:
     waiting = [each for each in said if b'"waiting"' in each]
     assert len(waiting) == 1
     assert first.encode() in waiting[0]
+
+
+def test_who_writes_after_another_run_is_told_that_its_cache_is_stale(ledger: Ledger) -> None:
+    first, second = begun(ledger), begun(ledger)
+    alone = claim(ledger, first, A)
+    assert not alone.stale
+    ledger.finish(alone, Move(word="success"))
+    after = claim(ledger, second, A)  # it did not have to wait, and yet
+    assert after.stale
+    assert 0 < ledger.client.ttl(ledger.keys.relation_writer(ORDERS)) <= 86400  # type: ignore[operator]
+    ledger.give_back(after, "retry")
+    assert not claim(ledger, second, A).stale
+    assert not claim(ledger, second, B).stale
+
+
+def test_a_run_alone_leaves_no_word_of_what_it_wrote(ledger: Ledger) -> None:
+    run_id = begun(ledger)
+    ledger.finish(claim(ledger, run_id, A), Move(word="success"))
+    assert not ledger.client.exists(ledger.keys.relation_writer(ORDERS))
+    other = begun(ledger)
+    ledger.finish(claim(ledger, run_id, B), Move(word="success"))
+    assert ledger.client.exists(ledger.keys.relation_writer(OTHERS))
+    ledger.cancel(run_id)
+    ledger.finish(claim(ledger, run_id, "@close"), Move(word="done", final="{}", final_state="succeeded"))
+    assert purge(ledger).locks == 0
+    ledger.finish(claim(ledger, other, B), Move(word="success"))
+    assert not ledger.client.exists(ledger.keys.relation_writer(OTHERS))

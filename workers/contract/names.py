@@ -165,6 +165,9 @@ class Keys:
     def relation_waiters(self, name: str) -> str:  # list: "<run> <step>" in order of arrival
         return self.lock_waiters(f"relation:{name}")
 
+    def relation_writer(self, name: str) -> str:  # string: the run that wrote it last, while others went on
+        return f"{self.relation(name)}:writer"
+
     def context(self, key: str) -> str:  # string: packed manifest of a parsed project
         return f"{self.prefix}:context:{key}"
 

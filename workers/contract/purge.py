@@ -141,6 +141,8 @@ def _forget_locks(store: RunStore, now: float) -> int:
     removed = 0
     for raw in list(store.client.scan_iter(match=f"{store.keys.locks()}*", count=1000)):
         key = raw.decode()
+        if key.endswith(":writer"):  # a word that expires by itself
+            continue
         if key.endswith(":waiters"):
             for waiter in answer_of(store.client.lrange(key, 0, -1)):
                 if store.client.zscore(store.keys.active(), waiter.partition(b" ")[0]) is None:

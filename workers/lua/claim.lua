@@ -4,9 +4,12 @@
 local step, owner, lease, session, word = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local run_state = run_field('state')
 local function granted(name, data)
+  local lock = relation_keys(name)
+  local writer = lock and redis.call('GET', lock .. ':writer')
   return cjson.encode({claimed = true, step = name, fence = data.fence, tries = data.tries,
     losses = data.losses, index = data.index or 0, skip = data.skip or false,
-    cause = data.cause or '', busy = data.busy or '', stopping = run_state == 'stopping', publish = dispatch()})
+    cause = data.cause or '', busy = data.busy or '',
+    stale = writer and writer ~= RUN_ID or false, stopping = run_state == 'stopping', publish = dispatch()})
 end
 local function refuse(reason, publish_steps)
   return cjson.encode({claimed = false, reason = reason, publish = publish_steps})

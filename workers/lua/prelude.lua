@@ -5,6 +5,7 @@ local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EV
 local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
 local STREAM_LENGTH = 100000
+local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
 local WINDOW = 16           -- unclaimed messages of one run; what else is ready waits in the ledger
 
 local function now_ms()
@@ -76,6 +77,15 @@ end
 -- Nodes of other runs whose turn has come, '<run> <step>'; `dispatch` hands them out with the run's own.
 local woken = {}
 
+-- Runs that go on beside this one have cached what it found there before.
+local function note_writer(lock)
+  if redis.call('ZCARD', ACTIVE) > 1 then
+    redis.call('SET', lock .. ':writer', RUN_ID, 'EX', WRITER_SECONDS)
+  else
+    redis.call('DEL', lock .. ':writer')
+  end
+end
+
 local function leave_relation(step, state)
   local lock, waiters = relation_keys(step)
   if not lock then return end
@@ -84,6 +94,7 @@ local function leave_relation(step, state)
     redis.call('LREM', waiters, 0, RUN_ID .. ' ' .. step)
   elseif holder[1] == RUN_ID and holder[2] == step then
     redis.call('DEL', lock)
+    note_writer(lock)
     holder = {}
   end
   if not holder[1] then woken[#woken + 1] = first_in_line(waiters) or nil end
@@ -222,7 +233,10 @@ local function abandon(step, state)
   local lease = redis.call('ZSCORE', LEASES, RUN_ID .. ' ' .. step)
   if state == 'running' and lease and tonumber(lease) > now_ms() then
     local holder = redis.call('HMGET', lock, 'run', 'step')
-    if holder[1] == RUN_ID and holder[2] == step then redis.call('PEXPIREAT', lock, lease) end
+    if holder[1] == RUN_ID and holder[2] == step then
+      redis.call('PEXPIREAT', lock, lease)
+      note_writer(lock)
+    end
   else
     leave_relation(step, state)
   end
