@@ -4,6 +4,7 @@ only (docs.celeryq.dev, "Message protocol", version 2), so that it starts quickl
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -19,7 +20,7 @@ from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
 from workers.contract.messages import RunRequest
-from workers.contract.names import TASK_SESSION, Keys, submitted_at, task_name
+from workers.contract.names import TASK_SESSION, Keys, addressed, submitted_at, task_name
 from workers.contract.results import RUN_TERMINAL, DbtResult
 from workers.contract.runs import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings, celery_url
@@ -96,16 +97,16 @@ class RelayClient:
 
         if not steps:
             return
-        priority = self.store.priority(run_id)
+        priority = functools.cache(self.store.priority)
         with Connection(celery_url(self.broker_url)) as connection:  # type: ignore[no-untyped-call]
             producer = connection.Producer(serializer="json")
-            for step in steps:
+            for entry in steps:
                 identity = str(uuid.uuid4())
-                args = (run_id, step)
+                run, step = args = addressed(run_id, entry)
                 name = TASK_SESSION if step == "@session" else task_name(step)
                 producer.publish(
                     (args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
-                    exchange="", routing_key=self.queue, correlation_id=identity, priority=priority,
+                    exchange="", routing_key=self.queue, correlation_id=identity, priority=priority(run),
                     headers={
                         "lang": "py", "task": name, "id": identity, "root_id": identity,
                         "parent_id": None, "group": None, "retries": 0, "eta": None, "expires": None,

@@ -21,11 +21,11 @@ from producer.client import RelayClient
 from producer.dbt_args import Invocation
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
-from workers.contract.events import LINE, RUN, Event
+from workers.contract.events import LINE, RUN, Event, waiting_for
 from workers.contract.log import phase
 from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.names import new_run_id
-from workers.contract.results import RUN_TERMINAL, DbtResult
+from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
 
 _ARTIFACTS = ("manifest.json", "catalog.json", "sources.json")
@@ -223,12 +223,9 @@ def run_invocation(
     """
     settings = read_settings(environ)
     follower = Follower(find_stack(environ), settings)
-
-    def heard(event: Event) -> None:
-        if event.kind == LINE:
-            on_line(event.text)
-
-    return follower.run(invocation, cwd=cwd, environ=environ, on_event=heard, description=description)
+    return follower.run(
+        invocation, cwd=cwd, environ=environ, on_event=_lines_to(on_line), description=description
+    )
 
 
 def retry_run(
@@ -240,12 +237,19 @@ def retry_run(
         as `Follower.retry`.
     """
     follower = Follower(find_stack(environ), read_settings(environ))
+    return follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+
+
+def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
+    """Hears dbt's lines; that a node waits for another run is said on stderr, dbt has no line for it."""
 
     def heard(event: Event) -> None:
         if event.kind == LINE:
             on_line(event.text)
+        elif event.state == WAITING:
+            sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
 
-    return follower.retry(run_id, args, environ=environ, on_event=heard)
+    return heard
 
 
 class _Interrupts:

@@ -7,7 +7,8 @@ and the ``@`` steps of `contract.names`. Their life::
     blocked ──parents done──> ready ──handed out──> queued ──claim──> running ──finish──> done
                                 ^                                       │  │
                                 ├──────────── lease ran out ────────────┘  │
-                                └──<── claim <── retrying <── giveback ────┘
+                                ├──<── claim <── retrying <── giveback ────┘
+                                └──<── claim <── waiting (another run's node writes the same relation)
 
 A claim gives a fence, a number that grows with each claim; whoever finishes, gives back or renews
 must show it. Times that decide anything are the Redis server's. Every script may be repeated, as a
@@ -82,6 +83,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         index: dbt's number of the node in the run (``3 of 40``), 0 where dbt gives none.
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
+        busy: the run that writes the node's relation, where the node is to be refused for it.
+        stale: whether another run wrote the node's relation last: what the run has cached of it may be wrong.
         stopping: whether the run is being stopped (the close and first steps still run then).
         died: how the last execution's process ended, where its parent could say.
         publish: other steps whose messages have to be published now.
@@ -96,6 +99,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     skip: bool
     cause: str
     stopping: bool
+    busy: str = ""
+    stale: bool = False
     died: Death | None = None
     publish: tuple[str, ...] = ()
 
@@ -132,13 +137,19 @@ class Move(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class StagedNode(msgspec.Struct, frozen=True):
-    """A planned node: `parents` counts the nodes it waits for, the start step included."""
+    """A planned node.
+
+    Attributes:
+        parents: how many nodes it waits for, the start step included.
+        lock: what stands for the relation that it writes (`engine.relations`), empty where it writes none.
+    """
 
     id: str
     priority: int
     parents: int
     children: tuple[str, ...]
     ephemeral: bool = False
+    lock: str = ""
 
 
 class FenceLostError(Exception):
@@ -219,7 +230,7 @@ class Ledger(RunStore):
             body = msgspec.json.encode(
                 [
                     {"id": n.id, "priority": n.priority, "parents": n.parents,
-                     "children": n.children, "ephemeral": n.ephemeral}
+                     "children": n.children, "ephemeral": n.ephemeral, **({"lock": n.lock} if n.lock else {})}
                     for n in nodes[start : start + chunk]
                 ]
             )  # fmt: skip

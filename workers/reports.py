@@ -88,6 +88,20 @@ def _what_to_do(died: Death | None) -> str:
     )
 
 
+def relation_busy(claim: Claim, worker: str, began: float) -> StepOutcome:
+    """The result of a node whose relation another run is writing, where nodes are not to wait."""
+    error = ErrorInfo(
+        code="relation_busy", category=Category.LOCK.value, error_class="DbtLockError",
+        message=f"{claim.step} was not begun: run {claim.busy} is writing its relation",
+        node=claim.step, attempts=claim.tries, retryable=True,
+        suggested_fix=(
+            f"Wait for it (dbt-relay watch {claim.busy}), then run `dbt-relay retry {claim.run_id}`. With "
+            "DBT_RELAY_RELATION_LOCKS=wait on the workers nodes wait for each other by themselves."
+        ),
+    )  # fmt: skip
+    return _bad_node(claim, error, worker, began)
+
+
 def failed_node(claim: Claim, finished: Finished, worker: str, began: float) -> StepOutcome:
     """The result of a node that could not even be given to dbt."""
     error = finished.error or refused("dbt gave the node up", Category.INTERNAL)

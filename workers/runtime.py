@@ -21,7 +21,7 @@ from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
-from workers.contract.names import TASK_SESSION, Keys, task_name
+from workers.contract.names import TASK_SESSION, Keys, addressed, task_name
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.spec import RunFacts, RunSpec
@@ -141,10 +141,11 @@ def publish(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
     if not steps:
         return
     try:
-        priority = ledger.priority(run_id)
-        for step in steps:
+        priority = functools.cache(ledger.priority)
+        for entry in steps:
+            run, step = addressed(run_id, entry)
             name = TASK_SESSION if step == SESSION else task_name(step)
-            app.send_task(name, args=(run_id, step), queue=settings.queue, priority=priority)
+            app.send_task(name, args=(run, step), queue=settings.queue, priority=priority(run))
     except (OperationalError, redis.RedisError) as error:
         log("messages not sent, the reaper will", run=run_id, nodes=list(steps), error=str(error))
 

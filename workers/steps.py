@@ -122,9 +122,18 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         return _end(held, run, claim, began, finished, [])
     facts["facts"] = msgspec.json.encode(planned.facts).decode()
     facts["parallel"] = planned.threads
+    facts["relation_locks"] = settings.relation_locks
+    locked = settings.relation_locks != "off"
     roots = tuple(each.unique_id for each in planned.nodes if not each.parents)
     nodes = [
-        StagedNode(each.unique_id, each.priority, max(1, len(each.parents)), each.children, each.ephemeral)
+        StagedNode(
+            each.unique_id,
+            each.priority,
+            max(1, len(each.parents)),
+            each.children,
+            each.ephemeral,
+            each.lock if locked else "",
+        )
         for each in planned.nodes
     ]
     _when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
@@ -179,6 +188,9 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
         return _store(held, run, claim, began, reports.worker_lost(claim, began))
+    if claim.busy:
+        _store(held, run, claim, began, reports.relation_busy(claim, held.owner, began))
+        raise StepFailedError(f"{claim.step}: run {claim.busy} is writing its relation")
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     try:
         outcome = _execute(
@@ -186,7 +198,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             lambda: held.engine.node(
                 run.spec, _facts(run), claim.step, claim.index, held.progress.emit,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
-                attempt=claim.tries, skip=claim.skip,
+                attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
             ),
         )  # fmt: skip

@@ -21,7 +21,7 @@ publish({kind = 'state', node = step, state = move.word, attempt = data.tries, w
 
 if move.final then
   end_run(move.final_state, move.final, tonumber(ARGV[7]))
-  return cjson.encode({accepted = true, publish = {}})
+  return cjson.encode({accepted = true, publish = dispatch()})
 end
 
 if move.facts then

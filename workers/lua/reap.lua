@@ -59,8 +59,9 @@ if state == 'running' then
     started = data.started, publish = dispatch()})
 end
 
--- queued, retrying or parked: the message may be lost
+-- queued, retrying, parked or waiting: the message may be lost
 watch(step)
+if state == 'waiting' and writer_before(step) then return nothing() end
 if state == 'parked' then
   local lock, waiters = lock_keys(run_field('lock') or '')
   local holder = redis.call('HMGET', lock, 'run', 'expires')
