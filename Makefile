@@ -63,6 +63,14 @@ model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODE
 	RELAY_MODEL_EXAMPLES=$${RELAY_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest \
 		tests/integration/test_ledger_model.py -k model_says -s $(PYTEST_ARGS)
 
+.PHONY: recovery
+recovery: $(STAMP) ## Kill worker hosts; how long until their nodes run elsewhere (RECOVERY_ARGS)
+	$(BIN)/python benchmarks/recovery.py $(RECOVERY_ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## Run project after project for an hour; is memory flat? (RELAY_SOAK_MINUTES)
+	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
 """Beats: the leases of what this process executes are renewed by a thread of their own.
 
 When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
-stop (the run was cancelled, or ended early), or when Redis could not be reached for as long as a
-lease lasts, the step is interrupted: its queries are cancelled and `StepInterrupted` is raised in the
-thread that executes it.
+stop (the run was cancelled, or ended early), or when Redis gave no answer for as long as a lease
+lasts, the step is interrupted: its queries are cancelled and `StepInterrupted` is raised in the
+thread that executes it. While Redis is down (nothing listens, or it loads its data) nobody can be given
+the step, and it goes on: after a restart reapers wait until it could be renewed (`workers.reaper`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 import redis
 
+from workers.contract.connection import serves_nobody
 from workers.contract.log import log
 from workers.ledger import Claim, Ledger
 from workers.warehouse_lock import Session
@@ -110,13 +112,14 @@ class Heart:
             self._thread.start()
 
     def _work(self) -> None:
-        last_answer = time.monotonic()
+        renewed = time.monotonic()
         while True:
             self._wake.wait(self._interval)
             with self._lock:
                 held = {run_id: dict(steps) for run_id, steps in self._held.items()}
+            sent = time.monotonic()
             if not held:
-                last_answer = time.monotonic()
+                renewed = sent
                 continue
             try:
                 for run_id, steps in held.items():
@@ -124,10 +127,12 @@ class Heart:
                     for (step, fence), answer in zip(pairs, self._ledger.beat(run_id, pairs), strict=True):
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
-                last_answer = time.monotonic()
+                renewed = sent
             except redis.RedisError as error:
                 log("beat failed", error=str(error), phase="beat")
-                if time.monotonic() - last_answer > self._ledger.lease_ms / 1000:
+                if serves_nobody(error):
+                    renewed = sent
+                elif time.monotonic() - renewed > self._ledger.lease_ms / 1000:
                     # by now somebody else may have been given the step
                     for run_id, steps in held.items():
                         for step, fence in steps.items():

@@ -24,8 +24,11 @@ from workers.intake import count_with
 from workers.ledger import Ledger
 from workers.reaper import Reaper
 from workers.runtime import publish
+from workers.warden import Warden
 
 _HELLO_SECONDS = 5.0
+_SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
+"""A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
 class _Presence:
@@ -48,7 +51,7 @@ class _Presence:
 
     def say(self) -> None:
         self._plain["seen"] = time.time()
-        self._client.hset(self._key, self._name, json.dumps(self._plain))
+        self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
 
     def stop(self) -> None:
         self._stop.set()
@@ -98,10 +101,13 @@ def _ready(sender: Any = None, **_: Any) -> None:
     presence = _Presence(client, keys, processes)
     send = functools.partial(publish, ledger)
     reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
+    pool = getattr(getattr(sender, "pool", None), "_pool", None)
+    warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    _alive.update(presence=presence, reaper=reaper)
+    _alive.update(presence=presence, reaper=reaper, warden=warden)
     presence.start()
     reaper.start()
+    warden.start()
     log("worker ready", processes=processes)
 
 
@@ -115,7 +121,7 @@ def _shutting_down(**_: Any) -> None:
 
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
-    reaper = _alive.get("reaper")
-    if reaper is not None:
-        reaper.stop()
+    for name in ("reaper", "warden"):
+        if name in _alive:
+            _alive[name].stop()
     log("worker stopped")
