@@ -25,5 +25,7 @@ def test_two_simulated_years_equal_two_plain_builds(duckdb_pair: Callable[..., P
 @pytest.mark.timeout(900)
 def test_a_year_that_is_simulated_again_equals_plain_dbts(duckdb_pair: Callable[..., Pair]) -> None:
     pair = duckdb_pair("demo")
-    again = Dbt(["build", "--full-refresh", "--vars", "{simulation_year: 2025, cola_rate: 0.04, random_seed: 7}"])
+    again = Dbt(
+        ["build", "--full-refresh", "--vars", "{simulation_year: 2025, cola_rate: 0.04, random_seed: 7}"]
+    )
     check(pair.play("demo, again", [build(2025), build(2026), build(2027), build(2026), again]))
