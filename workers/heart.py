@@ -1,12 +1,14 @@
 """Beats: the leases of what this process executes are renewed by a thread of their own.
 
 When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
-stop (the run was cancelled, or ended early), or when Redis could not be reached for as long as a
-lease lasts, the step is interrupted: its queries are cancelled, and should it still go on at the next beat,
-`StepInterrupted` is raised in the thread that executes it.
+stop (the run was cancelled, or ended early), or when Redis gave no answer for as long as a lease
+lasts, the step is interrupted: its queries are cancelled, and should it still go on at the next beat,
+`StepInterrupted` is raised in the thread that executes it. While Redis is down (nothing listens, or it
+loads its data) nobody can be given the step, and it goes on: after a restart reapers wait until it could
+be renewed (`workers.reaper`).
 
 A node that takes longer than it may is cancelled too, and a second later an error of dbt's own kind is
-raised, so that dbt lets it fail. What heeds neither is ended from outside (`workers.warden`), which is
+raised, so that dbt lets it fail. What heeds neither is ended from outside (`workers.timekeeper`), which is
 told here what this process holds.
 """
 
@@ -22,10 +24,11 @@ from collections.abc import Callable, Iterator
 import msgspec
 import redis
 
+from workers.contract.connection import serves_nobody
 from workers.contract.log import log
 from workers.ledger import Claim, Ledger
 from workers.limits import GRACE, NodeLimits, Overrun
-from workers.warden import Watched, no_note
+from workers.timekeeper import Watched, no_note
 from workers.warehouse_lock import Session
 
 LOST, STOP = "lost", "stop"
@@ -207,14 +210,15 @@ class Heart:
             self._thread.start()
 
     def _work(self) -> None:
-        last_answer = time.monotonic()
+        renewed = time.monotonic()
         while True:
             self._wake.wait(self._interval)
             self._look_at_the_clock()
             with self._lock:
                 held = {run_id: dict(steps) for run_id, steps in self._held.items()}
+            sent = time.monotonic()
             if not held:
-                last_answer = time.monotonic()
+                renewed = sent
                 continue
             try:
                 for run_id, steps in held.items():
@@ -222,11 +226,13 @@ class Heart:
                     for (step, fence), answer in zip(pairs, self._ledger.beat(run_id, pairs), strict=True):
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
-                last_answer = time.monotonic()
-                self._say_beaten(last_answer)
+                renewed = sent
+                self._say_beaten(sent)
             except redis.RedisError as error:
                 log("beat failed", error=str(error), phase="beat")
-                if time.monotonic() - last_answer > self._ledger.lease_ms / 1000:
+                if serves_nobody(error):
+                    renewed = sent
+                elif time.monotonic() - renewed > self._ledger.lease_ms / 1000:
                     # by now somebody else may have been given the step
                     for run_id, steps in held.items():
                         for step, fence in steps.items():

@@ -25,9 +25,12 @@ from workers.intake import count_with
 from workers.ledger import Ledger
 from workers.reaper import Reaper
 from workers.runtime import publish
+from workers.timekeeper import Timekeeper
 from workers.warden import Warden
 
 _HELLO_SECONDS = 5.0
+_SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
+"""A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
 class _Presence:
@@ -50,7 +53,7 @@ class _Presence:
 
     def say(self) -> None:
         self._plain["seen"] = time.time()
-        self._client.hset(self._key, self._name, json.dumps(self._plain))
+        self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
 
     def stop(self) -> None:
         self._stop.set()
@@ -100,12 +103,15 @@ def _ready(sender: Any = None, **_: Any) -> None:
     presence = _Presence(client, keys, processes)
     send = functools.partial(publish, ledger)
     reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
+    pool = getattr(getattr(sender, "pool", None), "_pool", None)
+    warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    warden = Warden(ledger, send, board.notes)
-    _alive.update(presence=presence, reaper=reaper, warden=warden)
+    timekeeper = Timekeeper(ledger, send, board.notes)
+    _alive.update(presence=presence, reaper=reaper, warden=warden, timekeeper=timekeeper)
     presence.start()
     reaper.start()
     warden.start()
+    timekeeper.start()
     log("worker ready", processes=processes)
 
 
@@ -119,7 +125,7 @@ def _shutting_down(**_: Any) -> None:
 
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
-    for name in ("warden", "reaper"):
+    for name in ("timekeeper", "reaper", "warden"):
         if name in _alive:
             _alive[name].stop()
     log("worker stopped")

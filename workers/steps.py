@@ -8,6 +8,7 @@ die in between.
 from __future__ import annotations
 
 import gc
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import redis
 
 from workers import reports
 from workers.app import settings
@@ -60,6 +62,17 @@ def _execute(
         raise
     finally:
         held.progress.flush()
+
+
+def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
+    """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
+    while True:
+        try:
+            return _execute(held, write)
+        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
+            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
+                node=claim.step)  # fmt: skip
+            _execute(held, lambda: time.sleep(1))
 
 
 def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
@@ -117,12 +130,21 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         return _end(held, run, claim, began, finished, [])
     facts["facts"] = msgspec.json.encode(planned.facts).decode()
     facts["parallel"] = planned.threads
+    facts["relation_locks"] = settings.relation_locks
+    locked = settings.relation_locks != "off"
     roots = tuple(each.unique_id for each in planned.nodes if not each.parents)
     nodes = [
-        StagedNode(each.unique_id, each.priority, max(1, len(each.parents)), each.children, each.ephemeral)
+        StagedNode(
+            each.unique_id,
+            each.priority,
+            max(1, len(each.parents)),
+            each.children,
+            each.ephemeral,
+            each.lock if locked else "",
+        )
         for each in planned.nodes
     ]
-    held.ledger.stage(claim, nodes, roots=roots)
+    _when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
     held.publish(
         claim.run_id,
         held.ledger.finish(
@@ -174,6 +196,9 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
         return _store(held, run, claim, began, reports.worker_lost(claim, began))
+    if claim.busy:
+        _store(held, run, claim, began, reports.relation_busy(claim, held.owner, began))
+        raise StepFailedError(f"{claim.step}: run {claim.busy} is writing its relation")
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     facts = _facts(run)
     limits = limits_of(run.request.limits, facts.limits.get(claim.step))
@@ -183,7 +208,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             lambda: held.engine.node(
                 run.spec, facts, claim.step, claim.index, held.progress.emit,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
-                attempt=claim.tries, skip=claim.skip,
+                attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
                 overran=lambda: held.heart.overrun.text if held.heart.overrun else None,
             ),
@@ -348,7 +373,9 @@ def _end(
     attempt = _attempt(held, claim, began, state, finished.error)
     final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
     if run.request.return_artifacts:
-        reports.return_artifacts(held.ledger, run.spec, finished.target_path)
+        _when_there_is_room(
+            held, claim, lambda: reports.return_artifacts(held.ledger, run.spec, finished.target_path)
+        )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
         final=held.engine.mask(run.spec, final).decode(),
@@ -375,10 +402,12 @@ def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
 
 def interrupted(held: Runtime, claim: Claim, interruption: StepInterrupted, began: float) -> dict[str, Any]:
     answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
-    if interruption.why == LOST:
-        return answer
     try:
-        if claim.step in (STEP_PLAN, STEP_COMMAND):
+        if interruption.why == LOST:
+            # where Redis was only out of reach and nobody has it yet; it did begin, so this counts as a try
+            following = held.ledger.give_back(claim, "retry")
+            held.publish(claim.run_id, (claim.step, *following))
+        elif claim.step in (STEP_PLAN, STEP_COMMAND):
             request = held.run(claim.run_id)
             if request is not None:
                 _end_cancelled(held, request, claim, began)

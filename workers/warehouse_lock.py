@@ -15,8 +15,9 @@ from __future__ import annotations
 import secrets
 
 import msgspec
+import redis
 
-from workers.ledger import SESSION, Ledger
+from workers.ledger import FULL, SESSION, Ledger
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -40,9 +41,12 @@ class WarehouseLock:
 
     def enter(self, run_id: str, warehouse: str, owner: str) -> Session | str:
         """Begin a session, or say why not (``parked``: somebody else has it, the run waits in line)."""
-        answer = self.ledger.call_json(
-            "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6)
-        )
+        try:
+            answer = self.ledger.call_json(
+                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6)
+            )
+        except redis.OutOfMemoryError:
+            return FULL
         if not answer["entered"]:
             return str(answer["reason"])
         return Session(run_id, warehouse, int(answer["fence"]))

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -276,6 +277,47 @@ def test_the_file_is_free_once_the_engine_lets_go(small: Path, duckdb_file: Path
     ENGINE.release()
     with duckdb.connect(str(duckdb_file)) as connection:
         assert connection.execute("select count(*) from run_log").fetchone() is not None
+
+
+def test_a_full_disk_fails_the_node_that_needs_it(small: Path) -> None:
+    """/dev/full takes nothing, as a full disk does."""
+    compiled = small / "target" / "compiled" / "small" / "models" / "orders_by_year.sql"
+    compiled.parent.mkdir(parents=True)
+    compiled.symlink_to("/dev/full")
+    spec = spec_for(small, "build")
+    ran = drive(ENGINE, spec)
+    assert ran.statuses["orders_by_year"] == "error"
+    error = ran.outcomes["model.small.orders_by_year"].result.error
+    assert error is not None
+    assert (error.code, error.category) == ("disk_full", "resource")
+    assert str(small / "target") in error.suggested_fix
+    compiled.unlink()
+    artifact = small / "target" / f"run_results.json.{os.getpid()}.tmp"
+    artifact.symlink_to("/dev/full")
+    ran = drive(ENGINE, spec_for(small, "run"))
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    assert ran.finished.error.code == "disk_full"
+    assert str(small / "target" / "run_results.json") in ran.finished.error.suggested_fix
+    assert not artifact.is_symlink(), "nothing half written is left"
+    assert drive(ENGINE, spec_for(small, "run")).finished.return_code == 0
+
+
+class HandedOver(Engine):
+    """Every node finds the file closed, as in a session that begins with it."""
+
+    def node(self, *args: Any, **options: Any) -> Any:
+        self.release()
+        return super().node(*args, **options)
+
+
+def test_a_session_may_begin_with_a_python_model(small: Path, duckdb_file: Path) -> None:
+    (small / "models" / "by_hand.py").write_text(
+        "def model(dbt, session):\n    return session.sql('select 7 as id')\n"
+    )
+    ran = drive(HandedOver(Shared(), worker="w"), spec_for(small, "run", "--select", "by_hand"))
+    assert ran.statuses["by_hand"] == "success", ran.lines
+    assert rows(duckdb_file, "select id from by_hand") == [(7,)]
 
 
 def test_the_warehouse_is_named_by_its_file(small: Path, duckdb_file: Path) -> None:

@@ -620,7 +620,7 @@ def test_a_run_whose_deadline_has_passed_is_cancelled(
     assert ledger.reap(run_id, "@deadline")["what"] == "nothing"  # not yet
     plan = claim(ledger, run_id, "@plan")
     expire(run_id, "@deadline")
-    assert ledger.reap(run_id, "@deadline") == {"what": "late", "publish": ()}
+    assert ledger.reap(run_id, "@deadline") == {"what": "deadline", "publish": ()}
     assert ledger.beat(run_id, [("@plan", plan.fence)]) == ["stop"]
     assert ledger.facts(run_id)["state"] == "stopping"
     assert ledger.facts(run_id)["late"] == "1"
@@ -643,6 +643,6 @@ def test_a_deadline_passes_while_nobody_is_there(ledger: Ledger, expire: Callabl
     run_id, handed = planned(ledger, chain("a", "b"), limits=Limits(deadline=60))
     assert handed == ("model.p.a",)
     expire(run_id, "@deadline")
-    assert ledger.reap(run_id, "@deadline") == {"what": "late", "publish": ("@close",)}
+    assert ledger.reap(run_id, "@deadline") == {"what": "deadline", "publish": ("@close",)}
     assert isinstance(ledger.claim(run_id, "model.p.a", OWNER), Refusal)
     assert claim(ledger, run_id, "@close").stopping

@@ -1,253 +1,130 @@
-"""Ending the processes of nodes that took too long, and keeping their leases until then."""
+"""What a parent finds out about its dead children, and what it does about them."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import fakeredis
-import msgspec
 import pytest
 import redis
 
 from tests.support.waiting import wait_until
-from workers.board import Board
-from workers.contract.errors import DbtTimeoutError, exception_of
-from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, new_run_id
-from workers.engine.spec import StepResult
-from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
-from workers.limits import NodeLimits
-from workers.warden import Warden, Watched
-from workers.warehouse_lock import Session, WarehouseLock
+from workers import memory, reports
+from workers.ledger import Claim, Death
+from workers.warden import Warden
 
-A, B = "model.p.a", "model.p.b"
+GB = 2**30
 
 
-class World:
-    """A run of two nodes, the first claimed by a process that takes its time, in a session or not."""
+class Ledger:
+    """Gives back one step for every burial."""
 
-    def __init__(self, lock: str) -> None:
-        self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=60_000)
-        self.published: list[tuple[str, str]] = []
-        self.killed: list[tuple[int, int]] = []
-        self.board = Board(4)
-        self.warden = Warden(self.ledger, self.publish, self.board.notes, kill=self.kill)
-        self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        self.lingering = False
-        self.run_id = new_run_id()
-        self.session: Session | None = None
-        self.claim = self._begin(lock)
+    def __init__(self) -> None:
+        self.buried: list[tuple[str, Death]] = []
+        self.errors: list[Exception] = []
 
-    def publish(self, run_id: str, steps: Sequence[str]) -> None:
-        self.published += [(run_id, step) for step in steps]
-
-    def kill(self, pid: int, number: int) -> None:
-        self.killed.append((pid, number))
-        if not self.lingering:
-            os.kill(pid, number)
-
-    def _begin(self, lock: str) -> Claim:
-        ledger, run_id = self.ledger, self.run_id
-        ledger.submit(RunRequest(run_id=run_id, args=("run",), cwd="/p", project_dir="/p"))
-        plan = self.claimed("@plan")
-        ledger.stage(plan, [StagedNode(A, 0, 1, (B,)), StagedNode(B, 1, 1, ())], roots=(A,))
-        facts: dict[str, str | int | float] = {
-            "mode": "session" if lock else "message", "lock": lock, "parallel": 1,
-        }  # fmt: skip
-        ledger.finish(plan, Move(word="planned", facts=facts, nodes=2))
-        if lock:
-            entered = WarehouseLock(ledger).enter(run_id, lock, "h:1")
-            assert isinstance(entered, Session)
-            self.session = entered
-        ledger.finish(self.claimed("@start"), Move(word="success"))
-        return self.claimed(A)
-
-    def claimed(self, step: str) -> Claim:
-        session = self.session and self.session.fence
-        granted = self.ledger.claim(self.run_id, "" if session else step, "h:1", session=session)
-        assert isinstance(granted, Claim)
-        return granted
-
-    def post(self, *, ran: float, hard: float = 5.0, pid: int | None = None, silent: float = 0.0) -> None:
-        """What the process says: it has run its node for `ran` seconds, and beat `silent` seconds ago."""
-        now = time.monotonic()
-        watched = Watched(
-            pid=pid or self.process.pid, owner="h:1", claim=self.claim, session=self.session,
-            limits=NodeLimits(1.0, hard), began=time.time() - ran, since=now - ran, beaten=now - silent,
-        )  # fmt: skip
-        assert self.board.post(0, msgspec.json.encode(watched))
-
-    def lease(self, step: str) -> float:
-        score: Any = self.ledger.client.zscore(self.ledger.keys.leases(), f"{self.run_id} {step}")
-        return float(score)
+    def bury(self, owner: str, death: Death) -> list[tuple[str, str, tuple[str, ...]]]:
+        if self.errors:
+            raise self.errors.pop()
+        self.buried.append((owner, death))
+        return [("run", "model.p.a", ("model.p.a",))]
 
 
-@pytest.fixture
-def make() -> Iterator[Callable[..., World]]:
-    made: list[World] = []
+def warden_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> Warden:
+    def publish(run_id: str, steps: Sequence[str]) -> None:
+        sent.append((run_id, tuple(steps)))
 
-    def start(lock: str = "") -> World:
-        made.append(World(lock))
-        return made[-1]
-
-    yield start
-    for world in made:
-        world.process.kill()
-        world.process.communicate()
+    made: Any = Warden(ledger, publish, lambda: processes)  # type: ignore[arg-type]
+    return made  # type: ignore[no-any-return]
 
 
-def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable[..., World]) -> None:
-    world = make()
-    world.post(ran=6.2)
-    world.warden.look()
-    assert world.killed == [(world.process.pid, signal.SIGKILL)]
-    assert world.process.wait(30) == -signal.SIGKILL
-    raw = world.ledger.result(world.run_id, A)
-    assert raw is not None
-    result = msgspec.json.decode(raw, type=StepResult)
-    assert result.error is not None
-    assert isinstance(exception_of(result.error), DbtTimeoutError)
-    assert "its time limit of 5 s has passed: it ran for 6.2 s" in result.error.message
-    assert result.result["execution_time"] == pytest.approx(6.2, abs=1)
-    (attempt,) = [each for each in world.ledger.attempts(world.run_id) if each.step == A]
-    assert (attempt.worker, attempt.status) == ("h:1", "error")
-    assert isinstance(world.ledger.claim(world.run_id, A, "h:2"), Refusal)  # never again
-    below = world.ledger.claim(world.run_id, B, "h:2")
-    assert isinstance(below, Claim)
-    assert (below.skip, below.cause) == (True, A)
-    assert world.published == [(world.run_id, B)]
-    world.warden.look()
-    assert len(world.killed) == 1
+def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "peak", lambda pid: pid * GB)
+    kills = iter((3, 3, 4, 4))
+    monkeypatch.setattr(memory, "kills", lambda: next(kills))
+    ledger, sent = Ledger(), []  # type: ignore[var-annotated]
+    processes = [SimpleNamespace(pid=7, exitcode=None), SimpleNamespace(pid=8, exitcode=None)]
+    warden = warden_of(ledger, processes, sent)
+    warden.look()
+    assert ledger.buried == []
+    processes.pop(0).exitcode = -9  # the pool has forgotten it
+    warden.look()
+    warden.look()
+    [(owner, death)] = ledger.buried
+    assert owner == f"{socket.gethostname()}:7"
+    assert (death.code, death.reason, death.peak, death.oom) == (-9, "SIGKILL", 7 * GB, True)
+    assert death.limit >= GB // 4
+    assert sent == [("run", ("model.p.a",))]
 
 
-@pytest.mark.parametrize("more", [{"ran": 5.5}, {"ran": 99.0, "hard": 0.0}])
-def test_within_its_limit_nothing_happens(make: Callable[..., World], more: dict[str, float]) -> None:
-    world = make()
-    world.post(**more)
-    world.warden.look()
-    assert world.killed == []
-    assert world.ledger.result(world.run_id, A) is None
-
-
-def test_the_next_session_need_not_wait_for_the_lease_of_the_killed_one(make: Callable[..., World]) -> None:
-    world = make("duckdb:/f")
-    world.post(ran=7)
-    world.lingering = True
-    for _ in range(2):
-        world.warden.look()
-    assert len(world.killed) == 1
-    assert world.published == []  # the file may still be open
-    world.process.kill()
-    world.process.wait(30)
-    world.warden.look()
-    assert world.published == [(world.run_id, "@session")]
-    assert isinstance(WarehouseLock(world.ledger).enter(world.run_id, "duckdb:/f", "h:2"), Session)
-
-
-def test_a_process_that_was_done_at_that_moment_lives(make: Callable[..., World]) -> None:
-    world = make()
-    world.post(ran=7)
-    finish = world.ledger.finish
-
-    def meanwhile(*args: Any, **more: Any) -> tuple[str, ...]:
-        world.board.clear(0)
-        return finish(*args, **more)
-
-    world.ledger.finish = meanwhile  # type: ignore[method-assign]
-    world.warden.look()
-    assert world.killed == []
-
-
-def test_a_process_whose_step_is_somebody_elses_is_killed_all_the_same(make: Callable[..., World]) -> None:
-    world = make()
-    world.ledger.client.zadd(world.ledger.keys.leases(), {f"{world.run_id} {A}": 1})
-    assert world.ledger.reap(world.run_id, A)["what"] == "lost"
-    world.post(ran=7)
-    world.warden.look()
-    assert len(world.killed) == 1
-    assert world.ledger.result(world.run_id, A) is None  # theirs counts
-    with pytest.raises(FenceLostError):
-        world.ledger.finish(world.claim, Move(word="success"))
-
-
-def test_what_cannot_be_recorded_is_not_killed_yet(make: Callable[..., World]) -> None:
-    world = make()
-    world.post(ran=7)
-    finish = world.ledger.finish
-
-    def away(*_: Any, **__: Any) -> tuple[str, ...]:
-        raise redis.ConnectionError("away")
-
-    world.ledger.finish = away  # type: ignore[method-assign]
+def test_a_death_is_reported_when_redis_is_back() -> None:
+    ledger, sent = Ledger(), []  # type: ignore[var-annotated]
+    ledger.errors = [redis.ConnectionError("away")]
+    warden = warden_of(ledger, [SimpleNamespace(pid=7, exitcode=3)], sent)
     with pytest.raises(redis.ConnectionError):
-        world.warden.look()
-    assert world.killed == []
-    world.ledger.finish = finish  # type: ignore[method-assign]
-    world.warden.look()
-    assert len(world.killed) == 1
+        warden.look()
+    assert ledger.buried == []
+    warden.start()
+    wait_until(lambda: ledger.buried, 10)
+    warden.stop()
+    assert {death.reason for _, death in ledger.buried} == {"exit status 3"}
 
 
-def test_the_note_of_a_dead_process_says_nothing(make: Callable[..., World]) -> None:
-    world = make()
-    world.process.kill()
-    world.process.wait(30)
-    world.post(ran=7)
-    world.warden.look()
-    world.post(ran=7, pid=os.getppid())  # nor does that of somebody else's
-    world.warden.look()
-    assert world.killed == []
-    assert world.ledger.result(world.run_id, A) is None
+def lost(died: Death | None) -> tuple[str, str]:
+    claim = Claim(
+        run_id="r", step="model.p.a", fence=4, tries=4, losses=3, index=1, skip=False, cause="", stopping=False,
+        died=died,
+    )  # fmt: skip
+    error = reports.worker_lost(claim, 0.0).result.error
+    assert error is not None
+    return error.message, error.suggested_fix
 
 
-def test_the_leases_of_a_process_that_cannot_renew_them_are_renewed(make: Callable[..., World]) -> None:
-    world = make("duckdb:/f")
-    leases = (A, "@session")
-    for step in leases:
-        world.ledger.client.zadd(world.ledger.keys.leases(), {f"{world.run_id} {step}": 1})
-    world.post(ran=1, hard=3600, silent=10)
-    world.warden.look()
-    assert [world.lease(step) for step in leases] == [1, 1]  # it can itself, as far as is known
-    world.post(ran=31, hard=3600, silent=31)
-    world.warden.look()
-    assert all(world.lease(step) > world.ledger.server_time() * 1000 + 30_000 for step in leases)
+@pytest.mark.parametrize(
+    ("died", "message", "fix"),
+    [
+        (None, "it is not tried again", "not heard of again"),
+        (Death(code=-9, peak=4000 * 2**20, limit=4 * GB), "SIGKILL; it was seen to use 3.9 GB of the 4.0 GB",
+         "Memory ran out: give its worker more"),
+        (Death(code=-9, peak=GB // 2, limit=4 * GB, oom=True), "the kernel ended a process for want of memory",
+         "Memory ran out: "),
+        (Death(code=-9, peak=GB // 2, limit=4 * GB), "512 MB of the 4.0 GB", "Somebody killed it"),
+        (Death(code=-11), "The last ended with SIGSEGV", "PYTHONFAULTHANDLER"),
+        (Death(code=-250), "signal 250", "native code"),
+        (Death(code=0), "exit status 0", "os._exit"),
+    ],
+)  # fmt: skip
+def test_the_error_says_what_it_died_of_and_what_to_do(died: Death | None, message: str, fix: str) -> None:
+    said, advice = lost(died)
+    assert said.startswith("model.p.a ended 3 worker processes; it is not tried again")
+    assert message in said
+    assert fix in advice
+    assert "DBT_RELAY_MAX_LOSSES" in advice
 
 
-def test_its_thread_survives_a_server_that_goes_away(make: Callable[..., World]) -> None:
-    world = make()
-    finish, asked = world.ledger.finish, threading.Event()
-
-    def away(*_: Any, **__: Any) -> tuple[str, ...]:
-        asked.set()
-        raise redis.ConnectionError("away")
-
-    world.ledger.finish = away  # type: ignore[method-assign]
-    world.post(ran=7)
-    world.warden.start()
-    assert asked.wait(30)
-    world.ledger.finish = finish  # type: ignore[method-assign]
-    wait_until(lambda: world.killed, 30)
-    world.warden.stop()
-    assert not any(thread.name == "warden" for thread in threading.enumerate())
-
-
-def test_a_board_gives_whole_notes_only() -> None:
-    board = Board(3)
-    assert list(board.notes()) == []
-    assert board.post(0, b"first")
-    assert board.post(2, b"third")
-    assert board.post(0, b"1st")
-    assert sorted(board.notes()) == [b"1st", b"third"]
-    board._memory[2 * 16 * 1024 + 8] ^= 1  # in the middle of a write
-    assert list(board.notes()) == [b"1st"]
-    board.clear(0)
-    assert list(board.notes()) == []
-    assert not board.post(3, b"no such place")
-    assert not board.post(0, b"x" * 20_000)
-    board.clear(3)
+def test_memory_is_read_from_the_kernels_files(tmp_path: Path) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "7").mkdir()
+    (proc / "7" / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n")
+    assert memory.peak(7, proc) == 2 * 2**20
+    assert memory.peak(8, proc) == 0
+    (proc / "vmstat").write_text("pgfault 9\noom_kill 5\n")
+    assert memory.kills(proc) == 5
+    machine = memory.limit(tmp_path, groups)
+    assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory.kills(tmp_path) == 0
+    (proc / "self" / "cgroup").write_text("5:cpu:/a\n4:memory:/a/b\n0::/c/d\n")
+    (groups / "memory" / "a" / "b").mkdir(parents=True)
+    (groups / "memory" / "a" / "b" / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
+    assert memory.limit(proc, groups) == machine
+    (groups / "memory" / "a" / "memory.limit_in_bytes").write_text("300000000\n")
+    assert memory.limit(proc, groups) == 300_000_000
+    (groups / "c" / "d").mkdir(parents=True)
+    (groups / "c" / "d" / "memory.max").write_text("max\n")
+    (groups / "c" / "memory.max").write_text("200000000\n")
+    assert memory.limit(proc, groups) == 200_000_000

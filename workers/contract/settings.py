@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         priority: of runs that are submitted: 0 goes first, 9 last, as Celery counts on Redis.
         node_soft_time_limit, node_time_limit, run_deadline: of runs that are submitted, in seconds; 0 is
             without a limit (`messages.Limits`).
+        relation_locks: what becomes of a node whose relation another run is writing: it waits (``wait``), it
+            ends as an error (``refuse``), or both write (``off``). The worker that plans a run decides.
         max_losses: executions of one node that may end with their worker before it is given up.
         contexts: parsed projects that a worker process keeps.
         env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
@@ -53,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node_soft_time_limit: Limit = 0.0
     node_time_limit: Limit = 0.0
     run_deadline: Limit = 0.0
+    relation_locks: Literal["wait", "refuse", "off"] = "wait"
     max_losses: Count = 3
     contexts: Count = 8
     env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"

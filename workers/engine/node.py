@@ -34,7 +34,7 @@ _COMPILED = (
 
 @functools.cache
 def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
-    """A runner class that keeps the exception behind an error result."""
+    """A runner class that keeps the exception behind an error result, in a process that may be new to the run."""
 
     class Recording(base):  # type: ignore[valid-type, misc]
         raised: BaseException | None = None
@@ -45,6 +45,11 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
                 open_warehouse(self.adapter)
             result: RunResult = super().run(compiled_node, manifest)
             return result
+
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            if getattr(self.node, "language", "") == "python":
+                open_warehouse(self.adapter)
+            return super().execute(*args, **kwargs)
 
         def handle_exception(self, e: Exception, ctx: Any) -> str:
             text = self.overran()

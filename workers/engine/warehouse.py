@@ -47,10 +47,10 @@ def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
 
 
 def open_warehouse(adapter: Any) -> None:
-    """Open the calling thread's connection: a Python model of dbt-duckdb takes for granted that an earlier
-    statement of its process did (DuckDBConnectionManager.env), which may have been another's here."""
-    if adapter.type() == "duckdb":
-        adapter.connections.get_thread_connection().handle  # noqa: B018 - what is lazy opens when it is read
+    """Open what `close_warehouse` closed, on the thread's connection. A Python model on DuckDB asks for the
+    open database without opening it: in a dbt process, filling the relation cache did."""
+    if adapter.type() == "duckdb" and adapter.connections._ENV is None:
+        _ = adapter.connections.get_thread_connection().handle
 
 
 def close_warehouse() -> None:

@@ -2,6 +2,7 @@
 --   kind 'retry': it failed for a passing reason; Celery brings it back after the wait.
 --   kind 'release': it did not begin (drain, or only a session may do it); at once ready again.
 -- Replaying it is a no-op.
+even_when_full()
 local step, fence, kind, wait = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local data = read_step(step)
 local run_state = run_field('state')

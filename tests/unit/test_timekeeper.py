@@ -1,0 +1,236 @@
+"""Ending the processes of nodes that took too long, and keeping their leases until then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import fakeredis
+import msgspec
+import pytest
+import redis
+
+from tests.support.waiting import wait_until
+from workers.board import Board
+from workers.contract.errors import DbtTimeoutError, exception_of
+from workers.contract.messages import RunRequest
+from workers.contract.names import Keys, new_run_id
+from workers.engine.spec import StepResult
+from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.limits import NodeLimits
+from workers.timekeeper import Timekeeper, Watched
+from workers.warehouse_lock import Session, WarehouseLock
+
+A, B = "model.p.a", "model.p.b"
+
+
+class World:
+    """A run of two nodes, the first claimed by a process that takes its time, in a session or not."""
+
+    def __init__(self, lock: str) -> None:
+        self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=60_000)
+        self.published: list[tuple[str, str]] = []
+        self.killed: list[tuple[int, int]] = []
+        self.board = Board(4)
+        self.timekeeper = Timekeeper(self.ledger, self.publish, self.board.notes, kill=self.kill)
+        self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        self.run_id = new_run_id()
+        self.session: Session | None = None
+        self.claim = self._begin(lock)
+
+    def publish(self, run_id: str, steps: Sequence[str]) -> None:
+        self.published += [(run_id, step) for step in steps]
+
+    def kill(self, pid: int, number: int) -> None:
+        self.killed.append((pid, number))
+        os.kill(pid, number)
+
+    def _begin(self, lock: str) -> Claim:
+        ledger, run_id = self.ledger, self.run_id
+        ledger.submit(RunRequest(run_id=run_id, args=("run",), cwd="/p", project_dir="/p"))
+        plan = self.claimed("@plan")
+        ledger.stage(plan, [StagedNode(A, 0, 1, (B,)), StagedNode(B, 1, 1, ())], roots=(A,))
+        facts: dict[str, str | int | float] = {
+            "mode": "session" if lock else "message", "lock": lock, "parallel": 1,
+        }  # fmt: skip
+        ledger.finish(plan, Move(word="planned", facts=facts, nodes=2))
+        if lock:
+            entered = WarehouseLock(ledger).enter(run_id, lock, "h:1")
+            assert isinstance(entered, Session)
+            self.session = entered
+        ledger.finish(self.claimed("@start"), Move(word="success"))
+        return self.claimed(A)
+
+    def claimed(self, step: str) -> Claim:
+        session = self.session and self.session.fence
+        granted = self.ledger.claim(self.run_id, "" if session else step, "h:1", session=session)
+        assert isinstance(granted, Claim)
+        return granted
+
+    def post(self, *, ran: float, hard: float = 5.0, pid: int | None = None, silent: float = 0.0) -> None:
+        """What the process says: it has run its node for `ran` seconds, and beat `silent` seconds ago."""
+        now = time.monotonic()
+        watched = Watched(
+            pid=pid or self.process.pid, owner="h:1", claim=self.claim, session=self.session,
+            limits=NodeLimits(1.0, hard), began=time.time() - ran, since=now - ran, beaten=now - silent,
+        )  # fmt: skip
+        assert self.board.post(0, msgspec.json.encode(watched))
+
+    def lease(self, step: str) -> float:
+        score: Any = self.ledger.client.zscore(self.ledger.keys.leases(), f"{self.run_id} {step}")
+        return float(score)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., World]]:
+    made: list[World] = []
+
+    def start(lock: str = "") -> World:
+        made.append(World(lock))
+        return made[-1]
+
+    yield start
+    for world in made:
+        world.process.kill()
+        world.process.communicate()
+
+
+def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable[..., World]) -> None:
+    world = make()
+    world.post(ran=6.2)
+    world.timekeeper.look()
+    assert world.killed == [(world.process.pid, signal.SIGKILL)]
+    assert world.process.wait(30) == -signal.SIGKILL
+    raw = world.ledger.result(world.run_id, A)
+    assert raw is not None
+    result = msgspec.json.decode(raw, type=StepResult)
+    assert result.error is not None
+    assert isinstance(exception_of(result.error), DbtTimeoutError)
+    assert "its time limit of 5 s has passed: it ran for 6.2 s" in result.error.message
+    assert result.result["execution_time"] == pytest.approx(6.2, abs=1)
+    (attempt,) = [each for each in world.ledger.attempts(world.run_id) if each.step == A]
+    assert (attempt.worker, attempt.status) == ("h:1", "error")
+    assert isinstance(world.ledger.claim(world.run_id, A, "h:2"), Refusal)  # never again
+    below = world.ledger.claim(world.run_id, B, "h:2")
+    assert isinstance(below, Claim)
+    assert (below.skip, below.cause) == (True, A)
+    assert world.published == [(world.run_id, B)]
+    world.timekeeper.look()
+    assert len(world.killed) == 1
+
+
+@pytest.mark.parametrize("more", [{"ran": 5.5}, {"ran": 99.0, "hard": 0.0}])
+def test_within_its_limit_nothing_happens(make: Callable[..., World], more: dict[str, float]) -> None:
+    world = make()
+    world.post(**more)
+    world.timekeeper.look()
+    assert world.killed == []
+    assert world.ledger.result(world.run_id, A) is None
+
+
+def test_a_process_that_was_done_at_that_moment_lives(make: Callable[..., World]) -> None:
+    world = make()
+    world.post(ran=7)
+    finish = world.ledger.finish
+
+    def meanwhile(*args: Any, **more: Any) -> tuple[str, ...]:
+        world.board.clear(0)
+        return finish(*args, **more)
+
+    world.ledger.finish = meanwhile  # type: ignore[method-assign]
+    world.timekeeper.look()
+    assert world.killed == []
+
+
+def test_a_process_whose_step_is_somebody_elses_is_killed_all_the_same(make: Callable[..., World]) -> None:
+    world = make()
+    world.ledger.client.zadd(world.ledger.keys.leases(), {f"{world.run_id} {A}": 1})
+    assert world.ledger.reap(world.run_id, A)["what"] == "lost"
+    world.post(ran=7)
+    world.timekeeper.look()
+    assert len(world.killed) == 1
+    assert world.ledger.result(world.run_id, A) is None  # theirs counts
+    with pytest.raises(FenceLostError):
+        world.ledger.finish(world.claim, Move(word="success"))
+
+
+def test_what_cannot_be_recorded_is_not_killed_yet(make: Callable[..., World]) -> None:
+    world = make()
+    world.post(ran=7)
+    finish = world.ledger.finish
+
+    def away(*_: Any, **__: Any) -> tuple[str, ...]:
+        raise redis.ConnectionError("away")
+
+    world.ledger.finish = away  # type: ignore[method-assign]
+    with pytest.raises(redis.ConnectionError):
+        world.timekeeper.look()
+    assert world.killed == []
+    world.ledger.finish = finish  # type: ignore[method-assign]
+    world.timekeeper.look()
+    assert len(world.killed) == 1
+
+
+def test_the_note_of_a_dead_process_says_nothing(make: Callable[..., World]) -> None:
+    world = make()
+    world.process.kill()
+    world.process.wait(30)
+    world.post(ran=7)
+    world.timekeeper.look()
+    world.post(ran=7, pid=os.getppid())  # nor does that of somebody else's
+    world.timekeeper.look()
+    assert world.killed == []
+    assert world.ledger.result(world.run_id, A) is None
+
+
+def test_the_leases_of_a_process_that_cannot_renew_them_are_renewed(make: Callable[..., World]) -> None:
+    world = make("duckdb:/f")
+    leases = (A, "@session")
+    for step in leases:
+        world.ledger.client.zadd(world.ledger.keys.leases(), {f"{world.run_id} {step}": 1})
+    world.post(ran=1, hard=3600, silent=10)
+    world.timekeeper.look()
+    assert [world.lease(step) for step in leases] == [1, 1]  # it can itself, as far as is known
+    world.post(ran=31, hard=3600, silent=31)
+    world.timekeeper.look()
+    assert all(world.lease(step) > world.ledger.server_time() * 1000 + 30_000 for step in leases)
+
+
+def test_its_thread_survives_a_server_that_goes_away(make: Callable[..., World]) -> None:
+    world = make()
+    finish, asked = world.ledger.finish, threading.Event()
+
+    def away(*_: Any, **__: Any) -> tuple[str, ...]:
+        asked.set()
+        raise redis.ConnectionError("away")
+
+    world.ledger.finish = away  # type: ignore[method-assign]
+    world.post(ran=7)
+    world.timekeeper.start()
+    assert asked.wait(30)
+    world.ledger.finish = finish  # type: ignore[method-assign]
+    wait_until(lambda: world.killed, 30)
+    world.timekeeper.stop()
+    assert not any(thread.name == "timekeeper" for thread in threading.enumerate())
+
+
+def test_a_board_gives_whole_notes_only() -> None:
+    board = Board(3)
+    assert list(board.notes()) == []
+    assert board.post(0, b"first")
+    assert board.post(2, b"third")
+    assert board.post(0, b"1st")
+    assert sorted(board.notes()) == [b"1st", b"third"]
+    board._memory[2 * 16 * 1024 + 8] ^= 1  # in the middle of a write
+    assert list(board.notes()) == [b"1st"]
+    board.clear(0)
+    assert list(board.notes()) == []
+    assert not board.post(3, b"no such place")
+    assert not board.post(0, b"x" * 20_000)
+    board.clear(3)

@@ -1,0 +1,159 @@
+"""Ends a process whose node runs past its time limit and heeds nobody: a model that keeps the GIL, or that
+catches what is raised in it.
+
+Every worker has one, in a thread of its main process, and knows from the board (`workers.board`) what its
+processes execute. The node's result is recorded first, under the process's own fence, and the process
+killed then: so the node ends once, and never runs again for its limit. Until then the timekeeper renews the
+leases of a process with a time limit that is alive and cannot do it itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import redis
+
+from workers import reports
+from workers.contract.log import log
+from workers.contract.results import Attempt
+from workers.engine.spec import encode
+from workers.ledger import Claim, FenceLostError, Ledger, Move
+from workers.limits import GRACE, NodeLimits
+from workers.warehouse_lock import Session
+
+INTERVAL = 0.25
+
+
+class Watched(msgspec.Struct, kw_only=True):
+    """A node that a process executes, and may for so long.
+
+    Attributes:
+        owner: the process's name, ``host:pid``.
+        session: the session in which it executes it.
+        began: seconds since the epoch, UTC.
+        since, beaten: when it began and when its process last renewed its leases, by the machine's
+            monotonic clock.
+        fail_fast: whether its failure ends its run.
+    """
+
+    pid: int
+    owner: str
+    claim: Claim
+    session: Session | None
+    limits: NodeLimits
+    began: float
+    since: float
+    beaten: float
+    fail_fast: bool = False
+
+    @property
+    def execution(self) -> tuple[int, str, str, int]:
+        """What no other execution shares."""
+        return (self.pid, self.claim.run_id, self.claim.step, self.claim.fence)
+
+
+class Timekeeper:
+    """Looks at what the processes of this worker execute, every quarter of a second."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        publish: Callable[[str, Sequence[str]], None],
+        notes: Callable[[], Iterable[bytes]],
+        *,
+        kill: Callable[[int, int], None] = os.kill,
+    ) -> None:
+        self._ledger, self._publish, self._notes, self._kill = ledger, publish, notes, kill
+        self._ended: dict[int, Watched] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="timekeeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _work(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            try:
+                self.look()
+            except redis.RedisError as error:  # noqa: PERF203 - four times a second
+                log("time limits not looked at", phase="limits", error=str(error))
+
+    def look(self) -> None:
+        """Look once.
+
+        Raises:
+            redis.RedisError: nobody is killed whose node could not be recorded; the next look tries again.
+        """
+        for watched in self._watched():
+            now = time.monotonic()
+            ended = self._ended.get(watched.pid)
+            if not watched.limits.hard or not _is_ours(watched.pid):
+                continue
+            if ended is not None and ended.execution == watched.execution:
+                continue
+            if now - watched.since >= watched.limits.hard + GRACE:
+                self._end(watched, now - watched.since)
+            elif now - watched.beaten > self._ledger.lease_ms / 2000:
+                self._beat_for(watched)
+        for pid in [pid for pid in self._ended if not _is_ours(pid)]:
+            del self._ended[pid]  # what else it held is put back by `workers.warden`
+
+    def _watched(self) -> list[Watched]:
+        return [msgspec.json.decode(note, type=Watched) for note in self._notes()]
+
+    def _end(self, watched: Watched, elapsed: float) -> None:
+        claim = watched.claim
+        outcome = reports.over_limit(claim, watched.limits.passed(elapsed), watched.owner, watched.began)
+        result = outcome.result
+        attempt = Attempt(
+            step=claim.step, number=claim.tries, worker=watched.owner, started_at=watched.began,
+            finished_at=time.time(), status=result.status, error=result.error,
+        )  # fmt: skip
+        move = Move(word=result.status, blocks=True, stop="fail_fast" if watched.fail_fast else None)
+        with contextlib.suppress(FenceLostError):  # it is somebody else's by now: a process too many
+            self._publish(
+                claim.run_id, self._ledger.finish(claim, move, result=encode(result), attempt=attempt)
+            )
+        if all(each.execution != watched.execution for each in self._watched()):
+            return  # it was done at this very moment
+        log("time limit passed, killing its process", level=logging.WARNING, run=claim.run_id,
+            node=claim.step, pid=watched.pid, seconds=round(elapsed, 1), phase="limits")  # fmt: skip
+        self._ended[watched.pid] = watched
+        with contextlib.suppress(ProcessLookupError):
+            self._kill(watched.pid, signal.SIGKILL)
+
+    def _beat_for(self, watched: Watched) -> None:
+        pairs = [(watched.claim.step, watched.claim.fence)]
+        if watched.session is not None:
+            pairs.append(watched.session.held)
+        self._ledger.beat(watched.claim.run_id, pairs)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process is this one, or a child of it that has not ended."""
+    if pid == os.getpid():
+        return True
+    try:
+        if hasattr(os, "waitid"):
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        os.kill(pid, 0)
+    except (ChildProcessError, ProcessLookupError):
+        return False
+    return True
+
+
+def no_note(_: Watched | None) -> None:
+    """Where nobody is to be told."""
