@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import redis
 
 from workers.contract.log import log
-from workers.ledger import Claim, Ledger
+from workers.ledger import Claim, Ledger, lease_clock
 from workers.warehouse_lock import Session
 
 LOST, STOP = "lost", "stop"
@@ -33,6 +33,10 @@ class StepInterrupted(KeyboardInterrupt):
         self.why = why
 
 
+class LeaseLostError(Exception):
+    """This process cannot show that a step is still its own."""
+
+
 class Heart:
     """Renews the leases that this process holds."""
 
@@ -40,6 +44,7 @@ class Heart:
         self._ledger = ledger
         self._cancel = cancel
         self._held: dict[str, dict[str, int]] = {}
+        self._sure: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -71,6 +76,7 @@ class Heart:
         with self._lock:
             self._why = None
             self._held.setdefault(claim.run_id, {})[claim.step] = claim.fence
+            self._sure[claim.run_id, claim.step] = claim.sure_until
         try:
             yield
         finally:
@@ -90,6 +96,41 @@ class Heart:
             if previous is not None:
                 signal.signal(_SIGNAL, previous)
 
+    def assure(self) -> None:
+        """Make sure that what this process executes is still its own, now.
+
+        It mostly is by the clock: nobody else is given a step before its lease ran out. After a pause of this
+        process, the ledger is asked.
+
+        Raises:
+            LeaseLostError: somebody else has it, or may have.
+            redis.RedisError: the ledger cannot be asked.
+        """
+        now = lease_clock()
+        with self._lock:
+            held = {
+                run_id: dict(steps)
+                for run_id, steps in self._held.items()
+                if any(self._sure.get((run_id, step), 0.0) <= now for step in steps)
+            }
+        for run_id, steps in held.items():
+            for step, _, answer in self._renew(run_id, steps):
+                if answer == LOST:
+                    raise LeaseLostError(
+                        f"{step} was given to another worker: this one was away for too long"
+                    )
+
+    def _renew(self, run_id: str, steps: dict[str, int]) -> list[tuple[str, int, str]]:
+        """Beat; step, fence and answer of each."""
+        pairs, until = list(steps.items()), lease_clock() + self._ledger.lease_ms / 1000
+        answers = self._ledger.beat(run_id, pairs)
+        told = [(step, fence, answer) for (step, fence), answer in zip(pairs, answers, strict=True)]
+        with self._lock:
+            for step, fence, answer in told:
+                if answer != LOST and self._held.get(run_id, {}).get(step) == fence:
+                    self._sure[run_id, step] = until
+        return told
+
     def _check(self) -> None:
         if self._why is not None:
             raise StepInterrupted(self._why)
@@ -101,6 +142,7 @@ class Heart:
     def _drop(self, run_id: str, step: str) -> None:
         steps = self._held.get(run_id, {})
         steps.pop(step, None)
+        self._sure.pop((run_id, step), None)
         if not steps:
             self._held.pop(run_id, None)
 
@@ -120,8 +162,7 @@ class Heart:
                 continue
             try:
                 for run_id, steps in held.items():
-                    pairs = list(steps.items())
-                    for (step, fence), answer in zip(pairs, self._ledger.beat(run_id, pairs), strict=True):
+                    for step, fence, answer in self._renew(run_id, steps):
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
                 last_answer = time.monotonic()

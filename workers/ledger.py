@@ -18,6 +18,7 @@ model.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -53,6 +54,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
         stopping: whether the run is being stopped (the close and first steps still run then).
+        strays: for the close: whether any execution in the run lost its lease, and may be alive.
+        sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
         publish: other steps whose messages have to be published now.
     """
 
@@ -65,6 +68,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     skip: bool
     cause: str
     stopping: bool
+    strays: bool = False
+    sure_until: float = 0.0
     publish: tuple[str, ...] = ()
 
 
@@ -107,6 +112,11 @@ class StagedNode(msgspec.Struct, frozen=True):
     parents: int
     children: tuple[str, ...]
     ephemeral: bool = False
+
+
+def lease_clock() -> float:
+    """Seconds, by a clock of this machine that nobody sets and that goes on while it sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class FenceLostError(Exception):
@@ -154,6 +164,7 @@ class Ledger(RunStore):
 
     def claim(self, run_id: str, step: str, owner: str, *, session: int | None = None) -> Claim | Refusal:
         """Take a step, or with ``step=""`` the best one that is ready (sessions)."""
+        before = lease_clock()
         answer = self.call_json(
             "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
             secrets.token_hex(6),
@@ -161,7 +172,9 @@ class Ledger(RunStore):
         answer["publish"] = steps_of(answer.get("publish"))
         if not answer.pop("claimed"):
             return Refusal(answer["reason"], answer["publish"])
-        return msgspec.convert({"run_id": run_id, **answer}, Claim)
+        return msgspec.convert(
+            {"run_id": run_id, "sure_until": before + self.lease_ms / 1000, **answer}, Claim
+        )
 
     def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
         """Renew the leases of (step, fence) pairs: ``ok``, ``lost`` or ``stop`` for each."""

@@ -36,6 +36,7 @@ from workers.contract.names import (
     task_name,
 )
 from workers.draining import draining
+from workers.engine.fencing import Tenure
 from workers.heart import StepInterrupted
 from workers.ledger import SESSION, Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
@@ -160,6 +161,14 @@ def _trace_as_own_task(parent: Task, claim: Claim) -> None:
             events.send(kind, uuid=identity, exception=repr(traced.info.retval), traceback="")
 
 
+def _tenure(held: Runtime, claim: Claim) -> Tenure:
+    """What the warehouse is told of an execution."""
+    return Tenure(
+        run_id=claim.run_id, step=claim.step, fence=claim.fence, follows_lost=claim.losses > 0,
+        ends_run=claim.strays, assure=held.heart.assure,
+    )  # fmt: skip
+
+
 # -- the common part -------------------------------------------------------------------------------
 
 
@@ -189,6 +198,7 @@ def _perform(
     try:
         with (
             held.heart.holding(granted),
+            held.engine.fenced(_tenure(held, granted)),
             phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=held.owner),
         ):
             try:

@@ -6,7 +6,8 @@ local run_state = run_field('state')
 local function granted(name, data)
   return cjson.encode({claimed = true, step = name, fence = data.fence, tries = data.tries,
     losses = data.losses, index = data.index or 0, skip = data.skip or false,
-    cause = data.cause or '', stopping = run_state == 'stopping', publish = dispatch()})
+    cause = data.cause or '', stopping = run_state == 'stopping',
+    strays = name == '@close' and number_field('lost') > 0, publish = dispatch()})
 end
 local function refuse(reason, publish_steps)
   return cjson.encode({claimed = false, reason = reason, publish = publish_steps})

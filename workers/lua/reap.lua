@@ -28,6 +28,7 @@ local function lose(lost)
   data.fence = data.fence + 1
   write_step(lost, data)
   unwatch(lost)
+  redis.call('HINCRBY', RUN, 'lost', 1)
   if lost == '@session' then
     local lock = lock_keys(run_field('lock') or '')
     if holds_lock(lock) then redis.call('HSET', lock, 'expires', 0) end
