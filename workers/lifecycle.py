@@ -24,6 +24,7 @@ from workers.intake import count_with
 from workers.ledger import Ledger
 from workers.reaper import Reaper
 from workers.runtime import publish
+from workers.strays import Strays
 
 _HELLO_SECONDS = 5.0
 
@@ -97,7 +98,9 @@ def _ready(sender: Any = None, **_: Any) -> None:
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
     presence = _Presence(client, keys, processes)
     send = functools.partial(publish, ledger)
-    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
+    reaper = Reaper(
+        ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
+    )
     count_with(ledger.count_rejected)
     _alive.update(presence=presence, reaper=reaper)
     presence.start()

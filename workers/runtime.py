@@ -27,6 +27,7 @@ from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import Heart
 from workers.ledger import SESSION, Ledger
 from workers.progress import Progress
+from workers.strays import Strays
 from workers.warehouse_lock import WarehouseLock
 
 CONTEXT_TTL = 7 * 24 * 3600
@@ -81,6 +82,7 @@ class Runtime:
         self.progress = Progress(self.ledger)
         self.heart = Heart(self.ledger, self.engine.cancel)
         self.locks = WarehouseLock(self.ledger)
+        self.strays = Strays(self.ledger.client, self.ledger.keys)
         self._runs: OrderedDict[str, Run] = OrderedDict()
 
     def run(self, run_id: str) -> Run | None:

@@ -20,6 +20,7 @@ from celery.exceptions import Ignore
 from workers import steps
 from workers.app import app, settings
 from workers.contract.errors import DbtUsageError, InvalidMessageError
+from workers.contract.events import STATE, Event
 from workers.contract.log import log, phase
 from workers.contract.messages import step_task
 from workers.contract.names import (
@@ -40,6 +41,7 @@ from workers.engine.fencing import Tenure
 from workers.heart import StepInterrupted
 from workers.ledger import SESSION, Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
+from workers.warehouse_lock import Session
 
 
 class RelayTask(Task):  # type: ignore[misc]
@@ -107,6 +109,8 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
         try:
             # another worker goes on where this one leaves
             while not draining() and not (done and _is_wanted(held, began)):
+                if not done and not _may_open(held, entered):
+                    break
                 claim = held.ledger.claim(body.run_id, "", held.owner, session=entered.fence)
                 if isinstance(claim, Refusal):
                     break
@@ -118,6 +122,30 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     if following:
         held.publish(following, (SESSION,))
     return {"run": body.run_id, "steps": done}
+
+
+def _may_open(held: Runtime, session: Session) -> bool:
+    """Whether nobody who lost an earlier session holds the file; waits a while for those who cannot be ended."""
+    began = 0.0
+    while strays := held.strays.end(session.warehouse):
+        stop = held.ledger.fact(session.run_id, "stop")
+        if stop is not None and stop != "fail_fast":
+            return True  # it is to be cancelled, which needs no file
+        if not began:
+            began = time.monotonic()
+            text = (
+                f"waiting for {strays[0].owner} to let go of {strays[0].path}: it did not answer for too long, "
+                "and cannot be ended from here; end or continue it"
+            )
+            log("waiting", run=session.run_id, node=SESSION, reason=text)
+            held.progress.emit(
+                Event(kind=STATE, run_id=session.run_id, node=SESSION, state="waiting", text=text,
+                      level="warn", at=time.time(), worker=held.owner)
+            )  # fmt: skip
+        if draining() or time.monotonic() - began > settings.session_seconds:
+            return False  # others may have this process meanwhile
+        time.sleep(0.2)
+    return True
 
 
 def _is_wanted(held: Runtime, began: float) -> bool:

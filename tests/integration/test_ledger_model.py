@@ -11,6 +11,7 @@ every run must have ended and every key be owned or expire.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -130,7 +131,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.client.flushall()
         self.keys = Keys("model")
         self.ledger = RepeatingLedger(self.client, keys=self.keys, lease_ms=3_600_000, result_ttl=1000)
-        self.locks = WarehouseLock(self.ledger)
+        self.locks = WarehouseLock(self.ledger, lambda warehouse, _: f"{warehouse} {next(self.processes)}")
+        self.processes = itertools.count(1)
         self.runs: dict[str, RunModel] = {}
         self.broker: list[tuple[str, str]] = []
         self.held: list[Held] = []
@@ -160,6 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.publish(run.run_id, granted.publish)
         run.claim(granted.step, granted.fence)
         assert granted.stopping == (run.state == STOPPING)
+        assert granted.strays == (granted.step == CLOSE and run.lost > 0)
         assert (session is not None) == run.in_session, "executed outside of its session"
         if granted.step in run.dag:
             for parent in run.parents(granted.step):
@@ -588,7 +591,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_key_is_owned(self) -> None:
-        common = {self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.finished()}
+        common = {
+            self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.finished(), self.keys.strays(),
+        }  # fmt: skip
         found = [raw.decode() for raw in self.client.scan_iter(count=1000)]
         ended = [key for key in found if key.startswith(self.keys.run("")) and not self.owner(key).live]
         with self.client.pipeline(transaction=False) as pipe:
@@ -602,6 +607,13 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.lock_is_owned(key)
             else:
                 assert key in common or key.startswith(self.keys.run(""))
+
+    @invariant()
+    def whoever_may_hold_a_file_is_known(self) -> None:
+        strays = {raw.decode() for raw in self.client.hkeys(self.keys.strays())}
+        lost = [each for each in self.sessions if each.lost]
+        assert strays <= {each.session.holder for each in lost}
+        assert strays >= {each.session.holder for each in lost if not each.run.purged}
 
     def owner(self, key: str) -> RunModel:
         return self.runs[key.split(":")[2]]
@@ -649,7 +661,7 @@ class LedgerMachine(RuleBasedStateMachine):
         left = [(run.run_id, run.steps) for run in self.runs.values() if run.live]
         assert not left, f"runs that never end: {left}"
         self.every_key_is_owned()
-        for key in (self.keys.leases(), self.keys.watches(), self.keys.active()):
+        for key in (self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.strays()):
             assert not self.client.exists(key)
         assert not list(self.client.scan_iter(self.keys.locks() + "*"))
 

@@ -20,6 +20,7 @@ class RunModel:
         blockers: failures in the order in which they finished.
         entered: whether a session of it ever had the warehouse.
         took: what its session claimed last.
+        lost: how many executions and sessions lost their lease while it lived.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class RunModel:
     finished: int = 0
     purged: bool = False
     took: str = ""
+    lost: int = 0
 
     def __post_init__(self) -> None:
         self.steps[self.first] = OPEN
@@ -121,11 +123,13 @@ class RunModel:
             self.steps[step] = to
 
     def lose(self, step: str) -> None:
+        self.lost += 1
         self.fences[step] += 1
         self.put_back(step, OPEN)
 
     def lose_session(self) -> None:
         """What it executed is lost with it."""
+        self.lost += 1
         if self.live and self.steps.get(self.took) == RUNNING:
             self.lose(self.took)
 

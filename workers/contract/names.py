@@ -152,6 +152,9 @@ class Keys:
     def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
         return f"{self.lock(warehouse)}:waiters"
 
+    def strays(self) -> str:  # hash: JSON of a process that lost a session -> when; a day after the last one it goes
+        return f"{self.prefix}:strays"
+
     def context(self, key: str) -> str:  # string: packed manifest of a parsed project
         return f"{self.prefix}:context:{key}"
 
