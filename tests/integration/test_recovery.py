@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from producer.runner import DbtRunner
@@ -95,6 +97,53 @@ def test_a_killed_worker_loses_nothing(
     assert not first.worker.endswith(f":{victim}")
     lost = [event for event in run.events if event.state == "lost"]
     assert [event.node for event in lost] == ["model.slow.first"]
+
+
+WRITES = (
+    "{{ config(materialized='table', pre_hook='create table if not exists writes (n integer)',"
+    " post_hook='insert into writes values (1)') }}\n{{ wait() }}\nselect 1 as id\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_stopped_worker_writes_and_publishes_nothing(
+    project: Path,
+    worker_pool: Callable[..., WorkerPool],
+    redis_server: RedisServer,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The process that had the node is stopped for longer than its lease, and continued when the run is over."""
+    (project / "models" / "first.sql").write_text(WRITES)
+    pools = [worker_pool(n=1, env=QUICK, measured=True), worker_pool(n=1, env=QUICK, measured=True)]
+    run = Background(project, redis_server.broker_url)
+    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
+    victim = run.worker_of("first")
+    pool = next(pool for pool in pools if victim in pool.children)
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        result = run.wait(120)
+        on_postgres = os.environ["RELAY_TEST_TARGET"] == "postgres"
+        if on_postgres:
+            database = request.getfixturevalue("postgres_database")
+            assert (
+                database.query("select 1 from pg_stat_activity where application_name like '%relay/%'") == []
+            )
+        else:
+            assert victim not in pool.children  # the file's lock went with it
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGCONT)
+    if on_postgres:
+        wait_until(lambda: '"reason": "lost"' in pool.log(), 60, "the stopped process to hear of it")
+        rows = database.query("select n from writes")
+    else:
+        with duckdb.connect(os.environ["RELAY_TEST_DUCKDB"]) as connection:
+            rows = connection.sql("select n from writes").fetchall()
+    assert rows == [(1,)]
+    assert_all_right(result)
+    first = next(node for node in result.nodes if node.name == "first")
+    assert not first.worker.endswith(f":{victim}")
 
 
 @pytest.mark.slow
