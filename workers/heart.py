@@ -1,8 +1,8 @@
 """Beats: the leases of what this process executes are renewed by a thread of their own.
 
 When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
-stop (the run was cancelled, or ended early), or when Redis could not be reached for as long as a
-lease lasts, the step is interrupted: its queries are cancelled and `StepInterrupted` is raised in the
+stop (the run was cancelled, or ended early), when Redis could not be reached for as long as a lease
+lasts, or when this worker is stopping and the time for it is up, the step is interrupted: its queries are cancelled and `StepInterrupted` is raised in the
 thread that executes it.
 """
 
@@ -18,15 +18,17 @@ from collections.abc import Callable, Iterator
 import redis
 
 from workers.contract.log import log
-from workers.ledger import Claim, Ledger, lease_clock
+from workers.draining import seconds_left
+from workers.ledger import SESSION, Claim, Ledger, lease_clock
 from workers.warehouse_lock import Session
 
-LOST, STOP = "lost", "stop"
+LOST, STOP, DRAIN = "lost", "stop", "drain"
 _SIGNAL = signal.SIGUSR2
 
 
 class StepInterrupted(KeyboardInterrupt):
-    """The step must not go on: its lease was lost (`LOST`), or its run is being stopped (`STOP`)."""
+    """The step must not go on here: its lease was lost (`LOST`), its run is being stopped (`STOP`), or its
+    worker is and has no time left (`DRAIN`)."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -170,9 +172,15 @@ class Heart:
                 log("beat failed", error=str(error), phase="beat")
                 if time.monotonic() - last_answer > self._ledger.lease_ms / 1000:
                     # by now somebody else may have been given the step
-                    for run_id, steps in held.items():
-                        for step, fence in steps.items():
-                            self._interrupt(run_id, step, fence, LOST)
+                    self._interrupt_all(held, LOST)
+            if self._why in (None, DRAIN) and seconds_left() <= 0:
+                self._interrupt_all(held, DRAIN)
+
+    def _interrupt_all(self, held: dict[str, dict[str, int]], why: str) -> None:
+        for run_id, steps in held.items():
+            for step, fence in steps.items():
+                if step != SESSION:  # it ends by itself, after its step
+                    self._interrupt(run_id, step, fence, why)
 
     def _interrupt(self, run_id: str, step: str, fence: int, why: str) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ and the ``@`` steps of `contract.names`. Their life::
     blocked ──parents done──> ready ──handed out──> queued ──claim──> running ──finish──> done
                                 ^                                       │  │
                                 ├──────────── lease ran out ────────────┘  │
+                                ├──────────── handed back ─────────────────┤
                                 └──<── claim <── retrying <── giveback ────┘
 
 A claim gives a fence, a number that grows with each claim; whoever finishes, gives back or renews
@@ -51,6 +52,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         tries: which execution this is, from 1.
         losses: how many executions ended with their worker.
         index: dbt's number of the node in the run (``3 of 40``), 0 where dbt gives none.
+        handed: how many executions were handed back by a worker that was stopping.
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
         stopping: whether the run is being stopped (the close and first steps still run then).
@@ -64,6 +66,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     tries: int
     losses: int
+    handed: int = 0
     index: int
     skip: bool
     cause: str
@@ -232,7 +235,8 @@ class Ledger(RunStore):
         attempt: Attempt | None = None,
         facts: Mapping[str, str | int | float] | None = None,
     ) -> tuple[str, ...]:
-        """Put a step back: ``retry`` after it failed for a passing reason, ``release`` unexecuted.
+        """Put a step back: ``retry`` after it failed for a passing reason, ``release`` unexecuted,
+        ``handback`` in the middle, because its worker is stopping.
 
         Args:
             wait: seconds, at most, until Celery brings a retry back.

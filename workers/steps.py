@@ -22,7 +22,7 @@ from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
-from workers.heart import LOST, StepInterrupted
+from workers.heart import DRAIN, LOST, StepInterrupted
 from workers.ledger import Claim, FenceLostError, Move, StagedNode
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime
@@ -65,10 +65,10 @@ def _try_again(
     held: Runtime, run: Run, claim: Claim, began: float, error: ErrorInfo | None
 ) -> PassingError | None:
     """Give a step back for another attempt when its failure may pass; the exception to raise then."""
-    policy = run.request.retry
-    if error is None or not may_retry(claim.step, error, claim.tries, policy):
+    policy, tries = run.request.retry, claim.tries - claim.handed
+    if error is None or not may_retry(claim.step, error, tries, policy):
         return None
-    delay = delay_before(claim.tries, policy)
+    delay = delay_before(tries, policy)
     attempt = _attempt(held, claim, began, "error", error)
     held.publish(claim.run_id, held.ledger.give_back(claim, "retry", wait=delay, attempt=attempt))
     log("will be tried again", run=claim.run_id, node=claim.step, attempt=claim.tries,
@@ -337,7 +337,12 @@ def interrupted(held: Runtime, claim: Claim, interruption: StepInterrupted, bega
     if interruption.why == LOST:
         return answer
     try:
-        if claim.step in (STEP_PLAN, STEP_COMMAND):
+        if interruption.why == DRAIN:
+            held.engine.release()  # nothing of it goes on when the next one begins
+            attempt = _attempt(held, claim, began, "handed back", None)
+            held.publish(claim.run_id, held.ledger.give_back(claim, "handback", attempt=attempt))
+            log("handed back", run=claim.run_id, node=claim.step, worker=held.owner)
+        elif claim.step in (STEP_PLAN, STEP_COMMAND):
             request = held.run(claim.run_id)
             if request is not None:
                 _end_cancelled(held, request, claim, began)

@@ -174,5 +174,7 @@ def _started(pid: int) -> str:
         except OSError:
             return ""
         return "" if fields[0] in ("Z", "X") else fields[19]  # proc_pid_stat(5): starttime is the 22nd
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], check=False, capture_output=True, text=True)
+    told = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], check=False, capture_output=True, text=True
+    )
     return told.stdout.strip()

@@ -43,6 +43,8 @@ from workers.ledger import SESSION, Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
 from workers.warehouse_lock import Session
 
+_STOPPING = "this worker is stopping"
+
 
 class RelayTask(Task):  # type: ignore[misc]
     """Celery's autoretry with the wait that the run asked for; the ledger counts the attempts."""
@@ -101,6 +103,9 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     run = held.run(body.run_id)
     if run is None or run.lock is None:
         return {"run": body.run_id, "refused": "no such run, or its warehouse takes many processes"}
+    if draining():
+        held.publish(body.run_id, (SESSION,))
+        return {"run": body.run_id, "refused": _STOPPING}
     entered = held.locks.enter(body.run_id, run.lock, held.owner)
     if isinstance(entered, str):
         return {"run": body.run_id, "refused": entered}
@@ -217,7 +222,11 @@ def _perform(
     held = runtime()
     handed = _handed.pop(task.request.id, None)
     inside_session = handed is not None
-    granted = handed or held.ledger.claim(message.run_id, message.step, held.owner)
+    granted = handed or (
+        Refusal(_STOPPING, (message.step,))  # the message came too late: back into the queue with it
+        if draining()
+        else held.ledger.claim(message.run_id, message.step, held.owner)
+    )
     if isinstance(granted, Refusal):
         held.publish(message.run_id, granted.publish)
         return {"run": message.run_id, "step": message.step, "refused": granted.reason}

@@ -28,6 +28,9 @@ TASK_CLOSE: Final = "relay.close"
 TASK_COMMAND: Final = "relay.command"
 TASK_SESSION: Final = "relay.session"
 
+CONTROL_DRAIN: Final = "relay_drain"
+"""The command of Celery's remote control that stops a worker."""
+
 STEP_PLAN: Final = "@plan"
 STEP_START: Final = "@start"
 STEP_CLOSE: Final = "@close"
@@ -152,7 +155,9 @@ class Keys:
     def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
         return f"{self.lock(warehouse)}:waiters"
 
-    def strays(self) -> str:  # hash: JSON of a process that lost a session -> when; a day after the last one it goes
+    def strays(
+        self,
+    ) -> str:  # hash: JSON of a process that lost a session -> when; a day after the last one it goes
         return f"{self.prefix}:strays"
 
     def context(self, key: str) -> str:  # string: packed manifest of a parsed project

@@ -5,7 +5,7 @@ local step, owner, lease, session, word = ARGV[2], ARGV[3], tonumber(ARGV[4]), A
 local run_state = run_field('state')
 local function granted(name, data)
   return cjson.encode({claimed = true, step = name, fence = data.fence, tries = data.tries,
-    losses = data.losses, index = data.index or 0, skip = data.skip or false,
+    losses = data.losses, handed = data.handed or 0, index = data.index or 0, skip = data.skip or false,
     cause = data.cause or '', stopping = run_state == 'stopping',
     strays = name == '@close' and number_field('lost') > 0, publish = dispatch()})
 end
