@@ -162,6 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.publish(run.run_id, granted.publish)
         run.claim(granted.step, granted.fence)
         assert granted.stopping == (run.state == STOPPING)
+        assert granted.handed == run.handed.get(granted.step, 0)
         assert granted.strays == (granted.step == CLOSE and run.lost > 0)
         assert (session is not None) == run.in_session, "executed outside of its session"
         if granted.step in run.dag:
@@ -348,7 +349,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def act(self) -> None:
         held = self.any_held()
-        ways = ["success"] * 8 + ["error", "fail_fast", "retry", "release", "broken"]
+        ways = ["success"] * 8 + ["error", "fail_fast", "retry", "release", "handback", "broken"]
         if held.claim.step in held.run.dag:
             ways += ["error", "error", "retry", "retry"]
         self.perform(held, self.draw(st.sampled_from(ways)))
@@ -360,7 +361,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ends = claim.step in (COMMAND, CLOSE) or (claim.stopping and claim.step == PLAN)
         if claim.step == COMMAND and run.warehouse and held.session is None and not claim.stopping:
             self.give_back(held, "release", {"mode": "session", "lock": run.warehouse})
-        elif how in ("retry", "release"):
+        elif how in ("retry", "release", "handback"):
             self.give_back(held, how)
         elif ends or how == "broken":  # such as a request that this worker cannot use
             self.end(held)
@@ -410,6 +411,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert valid, "a claim that was lost was accepted"
         run.in_session |= facts is not None
+        run.handed[claim.step] = run.handed.get(claim.step, 0) + (kind == "handback")
         run.put_back(claim.step, RETRYING if kind == "retry" else OPEN)
         self.publish(run.run_id, publish)
         if kind == "retry":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from producer import cli
 from producer.runner import DbtRunner
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
@@ -162,6 +164,46 @@ def test_a_stopping_worker_hands_its_run_over(
     assert workers["first"].endswith(f":{leaving}")
     assert not workers["last"].endswith(f":{leaving}")
     assert all(len(node.attempts) == 1 for node in result.nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_rolling_restart_leaves_the_result_unchanged(
+    project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each worker is stopped in the middle of a node that takes longer than its grace time, and started anew."""
+    (project / "models" / "first.sql").write_text(WRITES)
+    monkeypatch.setenv("DBT_RELAY_BROKER_URL", redis_server.broker_url)
+    env = {**QUICK, "DBT_RELAY_DRAIN_SECONDS": "0.2"}
+    pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
+    run = Background(project, redis_server.broker_url, seconds=4)
+    before: list[int] = []
+    for node in ("first", "last"):
+        wait_until(lambda node=node: run.said(f"working on {node}"), 90, f"{node} to run")  # type: ignore[misc]
+        before.append(run.worker_of(node))
+        pool = next(pool for pool in pools if before[-1] in pool.children)
+        pid = pool.pid
+        assert cli.main(["drain", f"{socket.gethostname()}:{pid}"]) == 0
+        told = capsys.readouterr().out
+        assert f"draining, executes model.slow.{node} of 2" in told
+        assert told.rstrip().endswith("drained")
+        wait_until(lambda pool=pool: not pool.alive, 30, "the worker to end")  # type: ignore[misc]
+        pool.start(wait=False)
+    result = run.wait(180)
+    assert_all_right(result)
+    ways = {node.name: [attempt.status for attempt in node.attempts] for node in result.nodes}
+    assert ways == {
+        "first": ["handed back", "success"], "left": ["success"], "right": ["success"],
+        "last": ["handed back", "success"],
+    }  # fmt: skip
+    assert [event.node for event in run.events if event.state == "lost"] == []
+    nodes = {node.name: node for node in result.nodes}
+    assert not nodes["first"].worker.endswith(f":{before[0]}")
+    assert not nodes["last"].worker.endswith(f":{before[1]}")
+    if os.environ["RELAY_TEST_TARGET"] == "duckdb":
+        with duckdb.connect(os.environ["RELAY_TEST_DUCKDB"]) as connection:
+            assert connection.sql("select n from writes").fetchall() == [(1,)]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ class RunModel:
         blockers: failures in the order in which they finished.
         entered: whether a session of it ever had the warehouse.
         took: what its session claimed last.
+        handed: how often each step was handed back by a worker that was stopping.
         lost: how many executions and sessions lost their lease while it lived.
     """
 
@@ -41,6 +42,7 @@ class RunModel:
     purged: bool = False
     took: str = ""
     lost: int = 0
+    handed: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.steps[self.first] = OPEN

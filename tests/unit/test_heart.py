@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from tests.support.waiting import wait_until
-from workers.heart import LOST, STOP, Heart, LeaseLostError, StepInterrupted
+from workers.heart import DRAIN, LOST, STOP, Heart, LeaseLostError, StepInterrupted
 from workers.ledger import Claim, lease_clock
 from workers.warehouse_lock import Session
 
@@ -160,3 +160,21 @@ def test_a_ledger_that_cannot_be_asked_makes_nobody_sure() -> None:
     heart._interval = 600.0
     with heart.holding(claim(sure_for=-1)), pytest.raises(redis.ConnectionError):
         heart.assure()
+
+
+def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [5.0]
+    monkeypatch.setattr("workers.heart.seconds_left", lambda: left[0])
+    ledger = Ledger()
+    heart = heart_of(ledger)
+    with (
+        pytest.raises(StepInterrupted) as caught,
+        heart.session(Session(RUN, "duckdb:/x", 7)),
+        heart.holding(claim()),
+        heart.interruptible(),
+    ):
+        wait_until(lambda: len(ledger.beats) >= 3, 5)
+        assert heart._why is None
+        left[0] = 0.0
+        signal.pause()
+    assert caught.value.why == DRAIN
