@@ -50,7 +50,7 @@ class Heart:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
-        self._why: str | None = None
+        self.why: str | None = None  # what executes now must not go on
         self._executing = False
         # also how soon a cancelled node hears of it
         self._interval = min(1.0, ledger.lease_ms / 3000)
@@ -76,7 +76,7 @@ class Heart:
         """
         self._start()
         with self._lock:
-            self._why = None
+            self.why = None
             self._held.setdefault(claim.run_id, {})[claim.step] = claim.fence
             self._sure[claim.run_id, claim.step] = claim.sure_until
         try:
@@ -134,12 +134,12 @@ class Heart:
         return told
 
     def _check(self) -> None:
-        if self._why is not None:
-            raise StepInterrupted(self._why)
+        if self.why is not None:
+            raise StepInterrupted(self.why)
 
     def _raise(self, _signum: int, _frame: object) -> None:
-        if self._executing and self._why is not None:
-            raise StepInterrupted(self._why)
+        if self._executing and self.why is not None:
+            raise StepInterrupted(self.why)
 
     def _drop(self, run_id: str, step: str) -> None:
         steps = self._held.get(run_id, {})
@@ -173,7 +173,7 @@ class Heart:
                 if time.monotonic() - last_answer > self._ledger.lease_ms / 1000:
                     # by now somebody else may have been given the step
                     self._interrupt_all(held, LOST)
-            if self._why in (None, DRAIN) and seconds_left() <= 0:
+            if self.why in (None, DRAIN) and seconds_left() <= 0:
                 self._interrupt_all(held, DRAIN)
 
     def _interrupt_all(self, held: dict[str, dict[str, int]], why: str) -> None:
@@ -186,7 +186,7 @@ class Heart:
         with self._lock:
             if self._held.get(run_id, {}).get(step) != fence:
                 return  # finished meanwhile
-            self._why = why
+            self.why = why
         log("interrupting", run=run_id, node=step, reason=why)
         if self._executing:
             with contextlib.suppress(Exception):  # whatever the driver says, the signal follows

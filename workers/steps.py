@@ -19,7 +19,7 @@ from workers.app import settings
 from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
 from workers.contract.log import log
 from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
-from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
+from workers.contract.results import BAD_STATUSES, RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
 from workers.heart import DRAIN, LOST, StepInterrupted
@@ -46,12 +46,32 @@ class StepFailedError(Exception):
 
 
 def _execute(held: Runtime, work: Callable[[], Answer]) -> Answer:
-    """Run the engine where it may be interrupted; its lines are on Redis before its result is."""
+    """Run the engine where it may be interrupted; its lines are on Redis before its result is.
+
+    A query that was cancelled for a hand-back is an error to dbt, which may have taken it for the node's
+    before the interruption came through. Neither that result counts nor what dbt says of it.
+    """
+    kept = False
     try:
         with held.heart.interruptible():
-            return work()
+            answer = work()
+        kept = held.heart.why != DRAIN or not _is_bad(answer)
+    except CommandFailedError:
+        kept = held.heart.why != DRAIN
+        if kept:
+            raise
     finally:
+        held.settle(kept=kept or held.heart.why != DRAIN)
         held.progress.flush()
+    if not kept:
+        raise StepInterrupted(DRAIN)
+    return answer
+
+
+def _is_bad(answer: object) -> bool:
+    if isinstance(answer, StepOutcome):
+        return answer.result.status in BAD_STATUSES
+    return isinstance(answer, Finished) and answer.return_code != 0
 
 
 def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
@@ -87,7 +107,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         previous = _previous(held, run)
         planned = _execute(
             held,
-            lambda: held.engine.plan(run.spec, held.progress.emit, attempt=claim.tries, previous=previous),
+            lambda: held.engine.plan(run.spec, held.say, attempt=claim.tries, previous=previous),
         )
     except CommandFailedError as failed:
         return _end(held, run, claim, began, failed.finished, [])
@@ -102,9 +122,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if not planned.nodes:
         finished = _execute(
             held,
-            lambda: held.engine.close(
-                run.spec, planned.facts, None, [], held.progress.emit, changes=lambda _: []
-            ),
+            lambda: held.engine.close(run.spec, planned.facts, None, [], held.say, changes=lambda _: []),
         )
         return _end(held, run, claim, began, finished, [])
     facts["facts"] = msgspec.json.encode(planned.facts).decode()
@@ -150,7 +168,7 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     try:
         outcome = _execute(
             held,
-            lambda: held.engine.start(run.spec, _facts(run), held.progress.emit, attempt=claim.tries),
+            lambda: held.engine.start(run.spec, _facts(run), held.say, attempt=claim.tries),
         )
     except CommandFailedError as failed:
         again = _try_again(held, run, claim, began, failed.finished.error)
@@ -171,7 +189,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         outcome = _execute(
             held,
             lambda: held.engine.node(
-                run.spec, _facts(run), claim.step, claim.index, held.progress.emit,
+                run.spec, _facts(run), claim.step, claim.index, held.say,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
                 attempt=claim.tries, skip=claim.skip,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
@@ -226,7 +244,7 @@ def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         finished = _execute(
             held,
             lambda: held.engine.close(
-                run.spec, _facts(run), started, steps, held.progress.emit,
+                run.spec, _facts(run), started, steps, held.say,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
                 stop=stop, attempt=claim.tries,
             ),
@@ -259,7 +277,7 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         finished = _execute(
             held,
             lambda: held.engine.command(
-                run.spec, name, held.progress.emit, attempt=claim.tries, previous=_previous(held, run)
+                run.spec, name, held.say, attempt=claim.tries, previous=_previous(held, run)
             ),
         )
     except CommandFailedError as failed:

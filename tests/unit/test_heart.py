@@ -77,7 +77,7 @@ def test_outside_of_dbt_an_interruption_waits_for_the_next_time() -> None:
     heart = heart_of(ledger)
     with heart.holding(claim()):
         wait_until(lambda: len(ledger.beats) >= 2, 5)  # nothing is raised here
-        wait_until(lambda: heart._why, 5)
+        wait_until(lambda: heart.why, 5)
         with pytest.raises(StepInterrupted), heart.interruptible():
             pytest.fail("it began")
 
@@ -86,7 +86,7 @@ def test_a_new_step_begins_with_a_clean_slate() -> None:
     ledger = Ledger(STOP)
     heart = heart_of(ledger)
     with heart.holding(claim()):
-        wait_until(lambda: heart._why, 5)
+        wait_until(lambda: heart.why, 5)
     ledger.answers = ["ok"]
     with heart.holding(claim("model.p.b", 1)), heart.interruptible():
         wait_until(lambda: ledger.beats[-1][1] == [("model.p.b", 1)], 5)
@@ -167,14 +167,14 @@ def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: 
     monkeypatch.setattr("workers.heart.seconds_left", lambda: left[0])
     ledger = Ledger()
     heart = heart_of(ledger)
-    with (
+    with (  # noqa: PT012
         pytest.raises(StepInterrupted) as caught,
         heart.session(Session(RUN, "duckdb:/x", 7)),
         heart.holding(claim()),
         heart.interruptible(),
     ):
         wait_until(lambda: len(ledger.beats) >= 3, 5)
-        assert heart._why is None
+        assert heart.why is None
         left[0] = 0.0
         signal.pause()
     assert caught.value.why == DRAIN
