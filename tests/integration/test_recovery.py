@@ -207,6 +207,15 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
 
 
 @pytest.mark.slow
+def test_a_process_that_cannot_be_interrupted_keeps_no_worker_from_ending(worker_pool: WorkerPools) -> None:
+    env = {"DBT_RELAY_LEASE_SECONDS": "1", "DBT_RELAY_DRAIN_SECONDS": "0.1"}
+    pool = worker_pool(n=2, env=env, measured=True)
+    os.kill(pool.children[0], signal.SIGSTOP)
+    assert pool.terminate(120) == 0
+    assert "killing a process that does not hand its step back" in pool.log()
+
+
+@pytest.mark.slow
 def test_lost_messages_are_sent_again(
     tmp_path: Path, duckdb_file: Path, worker_pool: WorkerPools, redis_server: RedisServer
 ) -> None:
