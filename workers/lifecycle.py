@@ -30,6 +30,8 @@ from workers.runtime import publish
 from workers.strays import Strays
 
 _HELLO_SECONDS = 5.0
+_HAND_BACK_SECONDS = 15.0
+"""What cancelling a query over the network and handing a step back may take."""
 
 
 class _Presence:
@@ -130,7 +132,7 @@ def _insist() -> None:
         presence.say_safely()
     while seconds_left() > 0:
         time.sleep(min(1.0, seconds_left()))
-    time.sleep(settings.lease_seconds)
+    time.sleep(_HAND_BACK_SECONDS)
     for child in active_children():
         log("killing a process that does not hand its step back", pid=child.pid)
         with contextlib.suppress(ProcessLookupError):

@@ -117,7 +117,8 @@ def test_a_stopped_worker_writes_and_publishes_nothing(
 ) -> None:
     """The process that had the node is stopped for longer than its lease, and continued when the run is over."""
     (project / "models" / "first.sql").write_text(WRITES)
-    pools = [worker_pool(n=1, env=QUICK, measured=True), worker_pool(n=1, env=QUICK, measured=True)]
+    env = {**QUICK, "DBT_RELAY_LEASE_SECONDS": "4"}
+    pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
     run = Background(project, redis_server.broker_url)
     wait_until(lambda: run.said("working on first"), 40, "the first node to run")
     victim = run.worker_of("first")
@@ -174,10 +175,12 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
 ) -> None:  # fmt: skip
     """Each worker is stopped in the middle of a node that takes longer than its grace time, and started anew."""
     (project / "models" / "first.sql").write_text(WRITES)
+    for quick in ("left", "right"):
+        (project / "models" / f"{quick}.sql").write_text("select id from {{ ref('first') }}\n")
     monkeypatch.setenv("DBT_RELAY_BROKER_URL", redis_server.broker_url)
-    env = {**QUICK, "DBT_RELAY_DRAIN_SECONDS": "0.2"}
+    env = {"DBT_RELAY_DRAIN_SECONDS": "0.2"}
     pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
-    run = Background(project, redis_server.broker_url, seconds=4)
+    run = Background(project, redis_server.broker_url, seconds=6)
     before: list[int] = []
     for node in ("first", "last"):
         wait_until(lambda node=node: run.said(f"working on {node}"), 90, f"{node} to run")  # type: ignore[misc]
@@ -208,8 +211,7 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
 
 @pytest.mark.slow
 def test_a_process_that_cannot_be_interrupted_keeps_no_worker_from_ending(worker_pool: WorkerPools) -> None:
-    env = {"DBT_RELAY_LEASE_SECONDS": "1", "DBT_RELAY_DRAIN_SECONDS": "0.1"}
-    pool = worker_pool(n=2, env=env, measured=True)
+    pool = worker_pool(n=2, env={"DBT_RELAY_DRAIN_SECONDS": "0.1"}, measured=True)
     os.kill(pool.children[0], signal.SIGSTOP)
     assert pool.terminate(120) == 0
     assert "killing a process that does not hand its step back" in pool.log()
