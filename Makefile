@@ -48,7 +48,7 @@ demo: $(STAMP) ## Simulate 2025 to 2027 on an embedded Redis server and two work
 
 .PHONY: test
 test: $(STAMP) ## Run the whole test suite, with its coverage
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --reruns 1 --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --reruns 1 --cov --cov-report=term $(PYTEST_ARGS)
 
 .PHONY: parity
 parity: $(STAMP) ## Compare dbt-relay with plain dbt at length, on DuckDB and Postgres
@@ -62,6 +62,14 @@ conformance: $(STAMP) ## Run dbt's own adapter tests through dbt-relay and throu
 model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODEL_EXAMPLES, RELAY_MODEL_SEED)
 	RELAY_MODEL_EXAMPLES=$${RELAY_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest \
 		tests/integration/test_ledger_model.py -k model_says -s $(PYTEST_ARGS)
+
+.PHONY: recovery
+recovery: $(STAMP) ## Kill worker hosts; how long until their nodes run elsewhere (RECOVERY_ARGS)
+	$(BIN)/python benchmarks/recovery.py $(RECOVERY_ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## Run project after project for an hour; is memory flat? (RELAY_SOAK_MINUTES)
+	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Check style

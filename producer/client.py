@@ -3,6 +3,8 @@ only (docs.celeryq.dev, "Message protocol", version 2), so that it starts quickl
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import socket
@@ -18,7 +20,7 @@ from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
 from workers.contract.messages import RunRequest
-from workers.contract.names import TASK_SESSION, Keys, submitted_at, task_name
+from workers.contract.names import TASK_SESSION, Keys, addressed, submitted_at, task_name
 from workers.contract.results import RUN_TERMINAL, DbtResult
 from workers.contract.runs import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings, celery_url
@@ -67,15 +69,17 @@ class RelayClient:
 
     def __init__(
         self, broker_url: str, *, namespace: str | None = None, queue: str | None = None,
-        patience: float = 5.0,
+        patience: float = 5.0, away: float = 120.0,
     ) -> None:  # fmt: skip
         """
         Args:
             broker_url: Redis, in Celery's or redis-py's form.
             patience: seconds that a call rides out a server that cannot be reached.
+            away: seconds, beyond that, for which a watch goes on without the server.
         """
         self.broker_url = broker_url
         self.queue = queue or Settings().queue
+        self.away = away
         self.store = RunStore(connect(broker_url, patience=patience), keys=Keys(namespace))
 
     # -- submitting --------------------------------------------------------------------------------
@@ -86,10 +90,15 @@ class RelayClient:
         Raises:
             BrokerUnavailableError: Redis cannot be reached; nothing was queued.
         """
-        with reaching(self.broker_url):
+        with reaching(self.broker_url, " nothing was queued"):
             step = self.store.submit(request)
-            self.publish(request.run_id, (step,))
+        self._send(request.run_id, (step,))
         return request.run_id
+
+    def _send(self, run_id: str, steps: Sequence[str]) -> None:
+        """`publish`; what cannot be sent is recorded, and a worker's reaper sends it."""
+        with contextlib.suppress(BrokerUnavailableError), reaching(self.broker_url):
+            self.publish(run_id, steps)
 
     def publish(self, run_id: str, steps: Sequence[str]) -> None:
         """Send the messages of steps."""
@@ -97,16 +106,16 @@ class RelayClient:
 
         if not steps:
             return
-        priority = self.store.priority(run_id)
+        priority = functools.cache(self.store.priority)
         with Connection(celery_url(self.broker_url)) as connection:  # type: ignore[no-untyped-call]
             producer = connection.Producer(serializer="json")
-            for step in steps:
+            for entry in steps:
                 identity = str(uuid.uuid4())
-                args = (run_id, step)
+                run, step = args = addressed(run_id, entry)
                 name = TASK_SESSION if step == "@session" else task_name(step)
                 producer.publish(
                     (args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
-                    exchange="", routing_key=self.queue, correlation_id=identity, priority=priority,
+                    exchange="", routing_key=self.queue, correlation_id=identity, priority=priority(run),
                     headers={
                         "lang": "py", "task": name, "id": identity, "root_id": identity,
                         "parent_id": None, "group": None, "retries": 0, "eta": None, "expires": None,
@@ -119,7 +128,7 @@ class RelayClient:
         """Stop a run; whether it was still going."""
         with reaching(self.broker_url):
             state, steps = self.store.cancel(run_id, reason)
-            self.publish(run_id, steps)
+        self._send(run_id, steps)
         return state == "active"
 
     def purge(
@@ -207,20 +216,23 @@ class RelayClient:
         deadline = None if timeout is None else time.monotonic() + timeout
         position = b"0" if from_start else b"$"
         expected = 1 if from_start else 0
+        reached = time.monotonic()
         while True:
-            with reaching(self.broker_url):
-                answer: Any = self.store.client.xread(
-                    {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
-                )
-            if not answer:
-                if self._ended_silently(run_id):
+            try:
+                entries = self._read(run_id, position)
+                reached = time.monotonic()
+            except BrokerUnavailableError:
+                entries = []
+                if time.monotonic() - reached > self.away:
+                    raise
+            if not entries:
+                if entries is None:
                     return
-                if deadline is not None and time.monotonic() > deadline:
-                    raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
+                _check_deadline(run_id, deadline, timeout)
                 if on_idle is not None:
                     on_idle()
                 continue
-            for entry, fields in answer[0][1]:
+            for entry, fields in entries:
                 position = entry
                 event = decode_event(fields[b"e"], seq=int(fields[b"s"]))
                 if expected and event.seq > expected:
@@ -232,13 +244,18 @@ class RelayClient:
                 yield event
                 if event.kind == RUN and event.state in RUN_TERMINAL:
                     return
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
+            _check_deadline(run_id, deadline, timeout)
 
-    def _ended_silently(self, run_id: str) -> bool:
+    def _read(self, run_id: str, position: bytes) -> list[tuple[bytes, dict[bytes, bytes]]] | None:
+        """Entries of a run's stream, awaited for a while; None where it has ended and says no more."""
         with reaching(self.broker_url):
-            state = self.store.fact(run_id, "state")
-        return state is None or state in RUN_TERMINAL
+            answer: Any = self.store.client.xread(
+                {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
+            )
+            state = None if answer else self.store.fact(run_id, "state")
+        if answer:
+            return list(answer[0][1])
+        return None if state is None or state in RUN_TERMINAL else []
 
     def result(self, run_id: str, *, timeout: float | None = None) -> DbtResult:
         """Wait for a run to end and give its result, with every line it said.
@@ -298,6 +315,11 @@ class RelayClient:
         return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
 
 
+def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
+
+
 def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines: Sequence[str]) -> DbtResult:
     """A run's result as callers see it."""
     ended, created = float(facts.get("ended", 0)), float(facts.get("created", 0))
@@ -336,8 +358,8 @@ def no_such_run(run_id: str) -> RelayError:
 class reaching:  # noqa: N801 - reads as a verb where it is used
     """Redis' own errors as ours."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, but: str = "") -> None:
+        self._url, self._but = url, but
 
     def __enter__(self) -> None:
         return None
@@ -346,14 +368,27 @@ class reaching:  # noqa: N801 - reads as a verb where it is used
         if error is None:
             return
         if isinstance(error, (redis.RedisError, OSError)) or type(error).__module__ == "kombu.exceptions":
-            raise unavailable(self._url, error) from error
+            raise unavailable(self._url, error, self._but) from error
 
 
-def unavailable(url: str, error: BaseException) -> BrokerUnavailableError:
-    """The error for a Redis that cannot be reached. The URL's password is not shown."""
+def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavailableError:
+    """The error for a Redis that cannot be reached, or is full. The URL's password is not shown."""
     from workers.contract.scrub import scrub
 
     shown = scrub(url)
+    if isinstance(error, redis.OutOfMemoryError):
+        message = f"Redis at {shown} is full (maxmemory, noeviction):{but or ' it refused a write'}"
+        return BrokerUnavailableError(
+            message,
+            ErrorInfo(
+                code="broker_full", category=Category.BROKER.value, error_class="BrokerUnavailableError",
+                message=message, detail=scrub(str(error)), retryable=True,
+                suggested_fix=(
+                    "Make room: `dbt-relay purge --all` removes the runs that ended (DBT_RELAY_RESULT_TTL of "
+                    "the workers keeps them for a shorter time); or raise Redis' maxmemory."
+                ),
+            ),
+        )  # fmt: skip
     message = f"Redis at {shown} cannot be reached: {scrub(str(error))}"
     return BrokerUnavailableError(
         message,

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from workers.contract.events import LINE, RUN, STATE, Event
-from workers.contract.results import BAD_STATUSES, GOOD_STATUSES, RETRYING, RUN_TERMINAL, RUNNING
+from workers.contract.results import BAD_STATUSES, GOOD_STATUSES, RETRYING, RUN_TERMINAL, RUNNING, WAITING
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -56,6 +56,7 @@ class Progress:
         done: dbt's status by finished node.
         running: steps that are being executed, nodes and others.
         retrying: nodes that wait for another attempt.
+        waiting: nodes whose relation another run is writing, and that run.
         state: of the run.
     """
 
@@ -64,6 +65,7 @@ class Progress:
     done: dict[str, str] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
     retrying: set[str] = field(default_factory=set)
+    waiting: dict[str, str] = field(default_factory=dict)
     state: str = ""
 
     def take(self, event: Event) -> None:
@@ -74,6 +76,7 @@ class Progress:
             self.state = event.state
             if event.state in RUN_TERMINAL:
                 self.running.clear()
+                self.waiting.clear()
         elif event.kind == LINE:
             found = _OF_TOTAL.search(event.text)
             if found:
@@ -83,10 +86,13 @@ class Progress:
         step, state = event.node, event.state
         self.running.pop(step, None)
         self.retrying.discard(step)
+        self.waiting.pop(step, None)
         if state == RUNNING:
             self.running[step] = Running(event.attempt, event.worker, event.at)
         elif state == RETRYING:
             self.retrying.add(step)
+        elif state == WAITING:
+            self.waiting[step] = event.text
         elif state in GOOD_STATUSES | BAD_STATUSES and not step.startswith("@"):
             self.done[step] = state
 
@@ -198,6 +204,7 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
     parts: list[RenderableType] = [counts]
     if progress.total:
         parts = [Columns([ProgressBar(total=progress.total, completed=done, width=30), counts])]
+    waits: list[RenderableType] = []
     rows = Table.grid(padding=(0, 2))
     nodes = {step: running for step, running in progress.running.items() if not step.startswith("@")}
     for step, running in list(nodes.items())[:MAX_ROWS]:
@@ -210,7 +217,14 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
         )
     if len(nodes) > MAX_ROWS:
         rows.add_row(Text(f"  and {len(nodes) - MAX_ROWS} more", style="dim"))
-    return Group(*parts, rows)
+    for step, writer in list(progress.waiting.items())[:MAX_ROWS]:
+        # beside the grid, whose columns it would widen
+        waits.append(
+            Text(f"  {short_name(step)} waits: run {writer} is writing its relation", style="yellow")
+        )
+    if len(progress.waiting) > MAX_ROWS:
+        waits.append(Text(f"  and {len(progress.waiting) - MAX_ROWS} more wait", style="yellow"))
+    return Group(*parts, rows, *waits)
 
 
 def short_name(unique_id: str) -> str:

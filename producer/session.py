@@ -20,12 +20,12 @@ from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
 from workers.contract.environment import allowed, names_noted, names_used
-from workers.contract.errors import Category, ErrorInfo, NoWorkerError
-from workers.contract.events import LINE, RUN, Event
+from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
+from workers.contract.events import LINE, RUN, Event, waiting_for
 from workers.contract.log import phase
 from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.names import new_run_id
-from workers.contract.results import RUN_TERMINAL, DbtResult
+from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
 
 _ARTIFACTS = ("manifest.json", "catalog.json", "sources.json")
@@ -63,7 +63,11 @@ class Follower:
     def __init__(self, stack: Stack, settings: Settings) -> None:
         self.stack = stack
         self.settings = settings
-        self.client = RelayClient(stack.broker_url, namespace=settings.namespace, queue=settings.queue)
+        # a private server that went away does not come back
+        away = {} if stack.runtime_dir is None else {"away": 0.0}
+        self.client = RelayClient(
+            stack.broker_url, namespace=settings.namespace, queue=settings.queue, **away
+        )
 
     def run(
         self,
@@ -219,12 +223,9 @@ def run_invocation(
     """
     settings = read_settings(environ)
     follower = Follower(find_stack(environ), settings)
-
-    def heard(event: Event) -> None:
-        if event.kind == LINE:
-            on_line(event.text)
-
-    return follower.run(invocation, cwd=cwd, environ=environ, on_event=heard, description=description)
+    return follower.run(
+        invocation, cwd=cwd, environ=environ, on_event=_lines_to(on_line), description=description
+    )
 
 
 def retry_run(
@@ -236,12 +237,19 @@ def retry_run(
         as `Follower.retry`.
     """
     follower = Follower(find_stack(environ), read_settings(environ))
+    return follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+
+
+def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
+    """Hears dbt's lines; that a node waits for another run is said on stderr, dbt has no line for it."""
 
     def heard(event: Event) -> None:
         if event.kind == LINE:
             on_line(event.text)
+        elif event.state == WAITING:
+            sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
 
-    return follower.retry(run_id, args, environ=environ, on_event=heard)
+    return heard
 
 
 class _Interrupts:
@@ -286,7 +294,11 @@ class _Patience:
         stack = self._follower.stack
         if stack.check is not None:
             stack.check()
-        if stack.runtime_dir is not None or self._follower.client.workers():
+        try:
+            somebody = stack.runtime_dir is not None or self._follower.client.workers()
+        except BrokerUnavailableError:
+            somebody = True  # as far as can be told; the watch knows when to give up
+        if somebody:
             self._alone_since = None
             return
         now = time.monotonic()

@@ -29,6 +29,8 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    # Nor does a broker that refuses something (it is full, it became a replica): connect again.
+    broker_channel_error_retry=True,
     # Results are in the ledger; nobody reads Celery's.
     task_ignore_result=True,
     # What Flower shows.

@@ -1,9 +1,11 @@
 """Beats: the leases of what this process executes are renewed by a thread of their own.
 
 When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
-stop (the run was cancelled, or ended early), when Redis could not be reached for as long as a lease
-lasts, or when this worker is stopping and the time for it is up, the step is interrupted: its queries are cancelled and `StepInterrupted` is raised in the
-thread that executes it.
+stop (the run was cancelled, or ended early), when Redis gave no answer for as long as a lease lasts, or
+when this worker is stopping and the time for it is up, the step is interrupted: its queries are cancelled
+and `StepInterrupted` is raised in the thread that executes it. While Redis is down (nothing listens, or it
+loads its data) nobody can be given the step, and it goes on: after a restart reapers wait until it could be
+renewed (`workers.reaper`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 import redis
 
+from workers.contract.connection import serves_nobody
 from workers.contract.log import log
 from workers.draining import seconds_left
 from workers.ledger import SESSION, Claim, Ledger, lease_clock
@@ -125,7 +128,13 @@ class Heart:
     def _renew(self, run_id: str, steps: dict[str, int]) -> list[tuple[str, int, str]]:
         """Beat; step, fence and answer of each."""
         pairs, until = list(steps.items()), lease_clock() + self._ledger.lease_ms / 1000
-        answers = self._ledger.beat(run_id, pairs)
+        try:
+            answers = self._ledger.beat(run_id, pairs)
+        except redis.RedisError as error:
+            if not serves_nobody(error):
+                raise
+            log("beat failed", error=str(error), phase="beat")
+            answers = ["ok"] * len(pairs)  # nor can it give the steps to anybody
         told = [(step, fence, answer) for (step, fence), answer in zip(pairs, answers, strict=True)]
         with self._lock:
             for step, fence, answer in told:
@@ -154,23 +163,24 @@ class Heart:
             self._thread.start()
 
     def _work(self) -> None:
-        last_answer = time.monotonic()
+        renewed = time.monotonic()
         while True:
             self._wake.wait(self._interval)
             with self._lock:
                 held = {run_id: dict(steps) for run_id, steps in self._held.items()}
+            sent = time.monotonic()
             if not held:
-                last_answer = time.monotonic()
+                renewed = sent
                 continue
             try:
                 for run_id, steps in held.items():
                     for step, fence, answer in self._renew(run_id, steps):
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
-                last_answer = time.monotonic()
+                renewed = sent
             except redis.RedisError as error:
                 log("beat failed", error=str(error), phase="beat")
-                if time.monotonic() - last_answer > self._ledger.lease_ms / 1000:
+                if time.monotonic() - renewed > self._ledger.lease_ms / 1000:
                     # by now somebody else may have been given the step
                     self._interrupt_all(held, LOST)
             if self.why in (None, DRAIN) and seconds_left() <= 0:

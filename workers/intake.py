@@ -7,10 +7,12 @@ something else than a task, or a queue entry that is no message at all, ends its
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import redis
 from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
 from kombu.connection import Connection
@@ -96,6 +98,9 @@ class GuardedChannel(kombu_redis.Channel):
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             refuse(f"not a message: {type(error).__name__}: {error}")
+            return True
+        except redis.OutOfMemoryError:  # kombu notes what it took: the reaper sends the message again
+            log("Redis is full, a message was left to the reaper", level=logging.WARNING, phase="intake")
             return True
 
 

@@ -8,7 +8,8 @@ and the ``@`` steps of `contract.names`. Their life::
                                 ^                                       │  │
                                 ├──────────── lease ran out ────────────┘  │
                                 ├──────────── handed back ─────────────────┤
-                                └──<── claim <── retrying <── giveback ────┘
+                                ├──<── claim <── retrying <── giveback ────┘
+                                └──<── claim <── waiting (another run's node writes the same relation)
 
 A claim gives a fence, a number that grows with each claim; whoever finishes, gives back or renews
 must show it. Times that decide anything are the Redis server's. Every script may be repeated, as a
@@ -18,7 +19,9 @@ model.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -39,9 +42,37 @@ SESSION: Final = "@session"
 PATIENCE_MS: Final = 300_000
 """For how long a message may wait in a queue that is not empty before it is sent again."""
 
+FULL: Final = "Redis is full (maxmemory): nothing begins until it has room"
+
 MAX_REASONS: Final = 200
 OTHER_REASONS: Final = "(other reasons)"
 """What is on the wire decides the reasons, so their number is bounded."""
+
+
+class Death(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker process ended, as its parent saw it.
+
+    Attributes:
+        code: exit status, or minus the signal.
+        peak: the most memory that it was seen to have, bytes; 0: unknown.
+        limit: what its worker may use, bytes.
+        oom: whether the kernel ended some process of the machine for want of memory at that time.
+    """
+
+    code: int
+    peak: int = 0
+    limit: int = 0
+    oom: bool = False
+
+    @property
+    def reason(self) -> str:
+        """``SIGKILL``, or ``exit status 3``."""
+        if self.code >= 0:
+            return f"exit status {self.code}"
+        try:
+            return signal.Signals(-self.code).name
+        except ValueError:
+            return f"signal {-self.code}"
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,9 +86,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         handed: how many executions were handed back by a worker that was stopping.
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
+        busy: the run that writes the node's relation, where the node is to be refused for it.
+        stale: whether another run wrote the node's relation last: what the run has cached of it may be wrong.
         stopping: whether the run is being stopped (the close and first steps still run then).
         strays: for the close: whether any execution in the run lost its lease, and may be alive.
         sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
+        died: how the last execution's process ended, where its parent could say.
         publish: other steps whose messages have to be published now.
     """
 
@@ -71,6 +105,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     skip: bool
     cause: str
     stopping: bool
+    busy: str = ""
+    stale: bool = False
+    died: Death | None = None
     strays: bool = False
     sure_until: float = 0.0
     publish: tuple[str, ...] = ()
@@ -108,13 +145,19 @@ class Move(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class StagedNode(msgspec.Struct, frozen=True):
-    """A planned node: `parents` counts the nodes it waits for, the start step included."""
+    """A planned node.
+
+    Attributes:
+        parents: how many nodes it waits for, the start step included.
+        lock: what stands for the relation that it writes (`engine.relations`), empty where it writes none.
+    """
 
     id: str
     priority: int
     parents: int
     children: tuple[str, ...]
     ephemeral: bool = False
+    lock: str = ""
 
 
 def lease_clock() -> float:
@@ -168,10 +211,13 @@ class Ledger(RunStore):
     def claim(self, run_id: str, step: str, owner: str, *, session: int | None = None) -> Claim | Refusal:
         """Take a step, or with ``step=""`` the best one that is ready (sessions)."""
         before = lease_clock()
-        answer = self.call_json(
-            "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
-            secrets.token_hex(6),
-        )  # fmt: skip
+        try:
+            answer = self.call_json(
+                "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
+                secrets.token_hex(6),
+            )  # fmt: skip
+        except redis.OutOfMemoryError:
+            return Refusal(FULL)
         answer["publish"] = steps_of(answer.get("publish"))
         if not answer.pop("claimed"):
             return Refusal(answer["reason"], answer["publish"])
@@ -200,7 +246,7 @@ class Ledger(RunStore):
             body = msgspec.json.encode(
                 [
                     {"id": n.id, "priority": n.priority, "parents": n.parents,
-                     "children": n.children, "ephemeral": n.ephemeral}
+                     "children": n.children, "ephemeral": n.ephemeral, **({"lock": n.lock} if n.lock else {})}
                     for n in nodes[start : start + chunk]
                 ]
             )  # fmt: skip
@@ -272,7 +318,8 @@ class Ledger(RunStore):
         key, field = self.keys.rejected(), reason[:200]
         if not self.client.hexists(key, field) and int(answer_of(self.client.hlen(key))) >= MAX_REASONS:
             field = OTHER_REASONS
-        self.client.hincrby(key, field, 1)
+        with contextlib.suppress(redis.OutOfMemoryError):
+            self.client.hincrby(key, field, 1)
 
     def queue_length(self, queue: str) -> int:
         """How many messages wait in a Celery queue, whatever their priority."""
@@ -297,11 +344,31 @@ class Ledger(RunStore):
             pairs += [item.decode().split(" ", 1) for item in raw]
         return [(run_id, step) for run_id, step in pairs]
 
-    def reap(self, run_id: str, step: str) -> dict[str, Any]:
-        """Look at one overdue lease or watch: ``what`` is nothing, publish or lost."""
-        answer = self.call_json("reap", run_id, step)
+    def reap(self, run_id: str, step: str, looked_ms: int = 0) -> dict[str, Any]:
+        """Look at one overdue lease or watch: ``what`` is nothing, publish or lost.
+
+        Args:
+            looked_ms: the server's clock when the caller saw it overdue. Where that is a third of a lease
+                ago by now, the server kept everybody waiting, beats too, and ``what`` is late.
+        """
+        answer = self.call_json("reap", run_id, step, looked_ms + self.lease_ms // 3 if looked_ms else "")
         answer["publish"] = steps_of(answer.get("publish"))
         return answer
+
+    def bury(self, owner: str, death: Death) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Put back what a process had claimed that is known to be dead, whatever its leases say.
+
+        Returns:
+            run, step and the steps to publish, for each step that it had.
+        """
+        body = msgspec.json.encode(death)
+        put_back = []
+        raw: Any = self.client.zrange(self.keys.leases(), 0, -1)
+        for run_id, step in (item.decode().split(" ", 1) for item in raw):
+            answer = self.call_json("reap", run_id, step, "", owner, body)
+            if answer["what"] == "lost":
+                put_back.append((run_id, step, steps_of(answer.get("publish"))))
+        return put_back
 
     def some_active_runs(self, count: int = 20) -> list[str]:
         """Unfinished runs, drawn at random."""

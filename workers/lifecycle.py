@@ -28,10 +28,13 @@ from workers.ledger import Ledger
 from workers.reaper import Reaper
 from workers.runtime import publish
 from workers.strays import Strays
+from workers.warden import Warden
 
 _HELLO_SECONDS = 5.0
 _HAND_BACK_SECONDS = 15.0
 """What cancelling a query over the network and handing a step back may take."""
+_SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
+"""A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
 class _Presence:
@@ -57,7 +60,7 @@ class _Presence:
             "seen": time.time(), "draining": draining(),
             "children": [child.pid for child in active_children()],
         }  # fmt: skip
-        self._client.hset(self._key, self._name, json.dumps(self._plain))
+        self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
 
     def say_safely(self) -> None:
         try:
@@ -112,10 +115,14 @@ def _ready(sender: Any = None, **_: Any) -> None:
     reaper = Reaper(
         ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
     )
+    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
+    pool = getattr(getattr(sender, "pool", None), "_pool", None)
+    warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    _alive.update(presence=presence, reaper=reaper)
+    _alive.update(presence=presence, reaper=reaper, warden=warden)
     presence.start()
     reaper.start()
+    warden.start()
     log("worker ready", processes=processes)
 
 
@@ -141,10 +148,7 @@ def _insist() -> None:
 
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
-    presence = _alive.get("presence")
-    if presence is not None:
-        presence.stop()
-    reaper = _alive.get("reaper")
-    if reaper is not None:
-        reaper.stop()
+    for name in ("presence", "reaper", "warden"):
+        if name in _alive:
+            _alive[name].stop()
     log("worker stopped")

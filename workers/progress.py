@@ -79,11 +79,11 @@ class Progress:
         while True:
             try:
                 self._ledger.append_events(run_id, self._origin, first, bodies)
-            except (redis.ConnectionError, redis.TimeoutError):
-                time.sleep(0.5)  # the client itself was patient; lines can wait
+            except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError):
+                time.sleep(0.5)  # away (the client itself was patient) or full: lines can wait
                 continue
             except redis.ResponseError:
-                self.dropped += len(bodies)  # out of memory, or a run that is gone: lines are not results
+                self.dropped += len(bodies)  # of a run that is gone: lines are not results
             break
         self._numbers[run_id] = first + len(bodies) - 1
         if len(self._numbers) > 1000:

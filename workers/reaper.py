@@ -1,8 +1,8 @@
 """Finds work whose worker died or whose message was lost, and puts it back.
 
 Every worker has one, in a thread of its main process; any number may run at once, since each move is
-one script of the ledger. After Redis came back from a restart it waits for as long as a lease lasts,
-so that whoever is alive can renew first.
+one script of the ledger. After Redis came back from a restart, or from a time in which it answered
+nobody, it waits for as long as a lease lasts, so that whoever is alive can renew first.
 """
 
 from __future__ import annotations
@@ -54,12 +54,19 @@ class Reaper:
 
     def sweep(self) -> int:
         """Look once; how many steps were put back or published again."""
+        began = time.monotonic()
         if self._server_is_fresh():
             return 0
-        moved = 0
+        moved, now_ms = 0, int(self._ledger.server_time() * 1000)
         empty = self._ledger.queue_length(self._queue) == 0
-        for run_id, step in self._ledger.overdue(queue_empty=empty):
-            moved += self._look(run_id, step)
+        overdue = self._ledger.overdue(queue_empty=empty)
+        if time.monotonic() - began > self._ledger.lease_ms / 3000:
+            self._wait_for_renewals("server was slow")
+            return 0
+        for run_id, step in overdue:
+            moved += self._look(run_id, step, now_ms)
+            if self._is_waiting():
+                return moved
         if self._strays is not None:
             self._strays.end()
         if time.monotonic() - self._last_dispatch > 5 * self._interval:
@@ -72,9 +79,12 @@ class Reaper:
                 moved += len(steps)
         return moved
 
-    def _look(self, run_id: str, step: str) -> int:
-        answer = self._ledger.reap(run_id, step)
+    def _look(self, run_id: str, step: str, looked_ms: int) -> int:
+        answer = self._ledger.reap(run_id, step, looked_ms)
         what = answer["what"]
+        if what == "late":
+            self._wait_for_renewals("server was slow")
+            return 0
         if what == "publish":
             log("message lost, sent again", run=run_id, node=step, phase="reap")
             self._publish(run_id, (step,))
@@ -92,6 +102,12 @@ class Reaper:
             known = self._server is not None
             self._server = info["run_id"]
             if known or info["uptime_in_seconds"] < self._ledger.lease_ms / 1000:
-                self._quiet_until = time.monotonic() + self._ledger.lease_ms / 1000
-                log("server restarted, waiting for renewals", phase="reap")
+                self._wait_for_renewals("server restarted")
+        return self._is_waiting()
+
+    def _wait_for_renewals(self, why: str) -> None:
+        self._quiet_until = time.monotonic() + self._ledger.lease_ms / 1000
+        log(f"{why}, waiting for renewals", phase="reap")
+
+    def _is_waiting(self) -> bool:
         return time.monotonic() < self._quiet_until

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import zlib
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import msgspec
 
+from workers import memory
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.runs import LastWord
 from workers.engine.spec import Finished, RunSpec, StepOutcome, StepResult, encode
-from workers.ledger import Claim, Ledger
+from workers.ledger import Claim, Death, Ledger
 
 
 def refused(message: str, category: Category) -> ErrorInfo:
@@ -37,17 +39,67 @@ def cancelled(reason: str) -> ErrorInfo:
 
 def worker_lost(claim: Claim, began: float) -> StepOutcome:
     """The result of a node under which too many workers died."""
+    message = f"{claim.step} ended {claim.losses} worker processes; it is not tried again"
+    if claim.died is not None:
+        message += f". The last ended with {claim.died.reason}{_memory_of(claim.died)}"
     error = ErrorInfo(
         code="worker_lost", category=Category.WORKER_LOST.value, error_class="WorkerLostError",
-        message=f"{claim.step} ended {claim.losses} worker processes; it is not tried again",
-        node=claim.step, attempts=claim.tries,
+        message=message, node=claim.step, attempts=claim.tries,
         suggested_fix=(
-            "Its worker died each time: look for it in the kernel's log (out of memory) and in the "
-            "worker's. Give workers more memory, run fewer at once (--concurrency), or make the model "
-            "smaller; DBT_RELAY_MAX_LOSSES sets how often it is tried."
+            f"{_what_to_do(claim.died)} DBT_RELAY_MAX_LOSSES sets how often a node is tried that ends its worker."
         ),
     )  # fmt: skip
     return _bad_node(claim, error, "", began)
+
+
+def _memory_of(died: Death) -> str:
+    seen = f"; it was seen to use {memory.readable(died.peak)}" if died.peak else ""
+    of = f" of the {memory.readable(died.limit)} that its worker may use" if seen and died.limit else ""
+    killed = "; the kernel ended a process for want of memory at that time" if died.oom else ""
+    return seen + of + killed
+
+
+def _what_to_do(died: Death | None) -> str:
+    more = (
+        "give its worker more memory (the container's limit), let it run fewer nodes at once (--concurrency), "
+        "bound what one query takes (DuckDB: `memory_limit` under `settings` in profiles.yml), or make the "
+        "model smaller."
+    )
+    if died is None:
+        return (
+            "Its worker was not heard of again: look for it in the kernel's log (out of memory) and in the "
+            f"worker's. If memory ran out, {more}"
+        )
+    if died.code >= 0:
+        return (
+            "Something that it calls ends the process (sys.exit, os._exit): look for that in the model's "
+            "Python code and packages, and in the worker's log."
+        )
+    if -died.code == signal.SIGKILL:
+        if died.oom or died.peak > 0.8 * died.limit > 0:
+            return f"Memory ran out: {more}"
+        return (
+            "Somebody killed it; as a rule that is the kernel, for want of memory, and its log says so. "
+            f"If so, {more}"
+        )
+    return (
+        "It crashed in native code, in the warehouse's driver or in a package that a Python model uses: install "
+        "another version of that. With PYTHONFAULTHANDLER=1 in its environment the worker's log shows where."
+    )
+
+
+def relation_busy(claim: Claim, worker: str, began: float) -> StepOutcome:
+    """The result of a node whose relation another run is writing, where nodes are not to wait."""
+    error = ErrorInfo(
+        code="relation_busy", category=Category.LOCK.value, error_class="DbtLockError",
+        message=f"{claim.step} was not begun: run {claim.busy} is writing its relation",
+        node=claim.step, attempts=claim.tries, retryable=True,
+        suggested_fix=(
+            f"Wait for it (dbt-relay watch {claim.busy}), then run `dbt-relay retry {claim.run_id}`. With "
+            "DBT_RELAY_RELATION_LOCKS=wait on the workers nodes wait for each other by themselves."
+        ),
+    )  # fmt: skip
+    return _bad_node(claim, error, worker, began)
 
 
 def failed_node(claim: Claim, finished: Finished, worker: str, began: float) -> StepOutcome:

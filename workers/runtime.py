@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
@@ -21,7 +22,7 @@ from workers.contract.errors import DbtUsageError
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
-from workers.contract.names import TASK_SESSION, Keys, task_name
+from workers.contract.names import TASK_SESSION, Keys, addressed, task_name
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.spec import RunFacts, RunSpec
@@ -33,6 +34,8 @@ from workers.warehouse_lock import WarehouseLock
 
 CONTEXT_TTL = 7 * 24 * 3600
 MAX_RUNS = 32
+PATIENCE = 600.0
+"""Seconds that a result waits for a server that is away: losing it would mean to execute its node again."""
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -56,8 +59,9 @@ class RedisContexts:
         return self._client.getex(self._keys.context(key), ex=CONTEXT_TTL)  # type: ignore[return-value]
 
     def save(self, key: str, packed: bytes) -> None:
-        """Keep a packed manifest for a while."""
-        self._client.set(self._keys.context(key), packed, ex=CONTEXT_TTL)
+        """Keep a packed manifest for a while; a full server keeps none, and the others parse."""
+        with contextlib.suppress(redis.OutOfMemoryError):
+            self._client.set(self._keys.context(key), packed, ex=CONTEXT_TTL)
 
     def index(self, family: str) -> bytes | None:
         """What the last parse of a family read, or None."""
@@ -65,23 +69,25 @@ class RedisContexts:
 
     def save_index(self, family: str, index: bytes) -> None:
         """Remember what a parse read."""
-        self._client.set(self._keys.context("index:" + family), index, ex=CONTEXT_TTL)
+        with contextlib.suppress(redis.OutOfMemoryError):
+            self._client.set(self._keys.context("index:" + family), index, ex=CONTEXT_TTL)
 
 
 class Runtime:
     """One process's share of the work."""
 
     def __init__(self) -> None:
+        url = settings.broker_url or "redis://127.0.0.1:6379/0"
+        keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
-            connect(settings.broker_url or "redis://127.0.0.1:6379/0"),
-            keys=Keys(settings.namespace),
-            lease_ms=int(settings.lease_seconds * 1000),
-            result_ttl=settings.result_ttl,
+            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl
         )
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
         self.progress = Progress(self.ledger)
-        self.heart = Heart(self.ledger, self.engine.cancel)
+        # a beat that waits is no beat: the heart must know in time that the server does not answer
+        impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
+        self.heart = Heart(Ledger(impatient, keys=keys, lease_ms=lease_ms), self.engine.cancel)
         self.locks = WarehouseLock(self.ledger)
         self.strays = Strays(self.ledger.client, self.ledger.keys)
         self._runs: OrderedDict[str, Run] = OrderedDict()
@@ -152,10 +158,11 @@ def publish(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
     if not steps:
         return
     try:
-        priority = ledger.priority(run_id)
-        for step in steps:
+        priority = functools.cache(ledger.priority)
+        for entry in steps:
+            run, step = addressed(run_id, entry)
             name = TASK_SESSION if step == SESSION else task_name(step)
-            app.send_task(name, args=(run_id, step), queue=settings.queue, priority=priority)
+            app.send_task(name, args=(run, step), queue=settings.queue, priority=priority(run))
     except (OperationalError, redis.RedisError) as error:
         log("messages not sent, the reaper will", run=run_id, nodes=list(steps), error=str(error))
 

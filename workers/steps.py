@@ -7,12 +7,14 @@ die in between.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+import redis
 
 from workers import reports
 from workers.app import settings
@@ -74,6 +76,17 @@ def _is_bad(answer: object) -> bool:
     return isinstance(answer, Finished) and answer.return_code != 0
 
 
+def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
+    """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
+    while True:
+        try:
+            return _execute(held, write)
+        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
+            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
+                node=claim.step)  # fmt: skip
+            _execute(held, lambda: time.sleep(1))
+
+
 def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
     return Attempt(
         step=claim.step, number=claim.tries, worker=held.owner, started_at=began,
@@ -127,12 +140,21 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         return _end(held, run, claim, began, finished, [])
     facts["facts"] = msgspec.json.encode(planned.facts).decode()
     facts["parallel"] = planned.threads
+    facts["relation_locks"] = settings.relation_locks
+    locked = settings.relation_locks != "off"
     roots = tuple(each.unique_id for each in planned.nodes if not each.parents)
     nodes = [
-        StagedNode(each.unique_id, each.priority, max(1, len(each.parents)), each.children, each.ephemeral)
+        StagedNode(
+            each.unique_id,
+            each.priority,
+            max(1, len(each.parents)),
+            each.children,
+            each.ephemeral,
+            each.lock if locked else "",
+        )
         for each in planned.nodes
     ]
-    held.ledger.stage(claim, nodes, roots=roots)
+    _when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
     held.publish(
         claim.run_id,
         held.ledger.finish(
@@ -184,6 +206,9 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
         return _store(held, run, claim, began, reports.worker_lost(claim, began))
+    if claim.busy:
+        _store(held, run, claim, began, reports.relation_busy(claim, held.owner, began))
+        raise StepFailedError(f"{claim.step}: run {claim.busy} is writing its relation")
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     try:
         outcome = _execute(
@@ -191,7 +216,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             lambda: held.engine.node(
                 run.spec, _facts(run), claim.step, claim.index, held.say,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
-                attempt=claim.tries, skip=claim.skip,
+                attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
             ),
         )  # fmt: skip
@@ -327,7 +352,9 @@ def _end(
     attempt = _attempt(held, claim, began, state, finished.error)
     final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
     if run.request.return_artifacts:
-        reports.return_artifacts(held.ledger, run.spec, finished.target_path)
+        _when_there_is_room(
+            held, claim, lambda: reports.return_artifacts(held.ledger, run.spec, finished.target_path)
+        )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
         final=held.engine.mask(run.spec, final).decode(),
@@ -352,14 +379,17 @@ def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
 
 def interrupted(held: Runtime, claim: Claim, interruption: StepInterrupted, began: float) -> dict[str, Any]:
     answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
-    if interruption.why == LOST:
-        return answer
     try:
-        if interruption.why == DRAIN:
+        if interruption.why in (DRAIN, LOST):
             held.engine.release()  # nothing of it goes on when the next one begins
+        if interruption.why == DRAIN:
             attempt = _attempt(held, claim, began, "handed back", None)
             held.publish(claim.run_id, held.ledger.give_back(claim, "handback", attempt=attempt))
             log("handed back", run=claim.run_id, node=claim.step, worker=held.owner)
+        elif interruption.why == LOST:
+            # where Redis was only out of reach and nobody has it yet; it did begin, so this counts as a try
+            following = held.ledger.give_back(claim, "retry")
+            held.publish(claim.run_id, (claim.step, *following))
         elif claim.step in (STEP_PLAN, STEP_COMMAND):
             request = held.run(claim.run_id)
             if request is not None:

@@ -8,6 +8,7 @@ should this process die in between.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -229,6 +230,7 @@ def _perform(
     )
     if isinstance(granted, Refusal):
         held.publish(message.run_id, granted.publish)
+        log("not begun", level=logging.DEBUG, run=message.run_id, node=message.step, reason=granted.reason)
         return {"run": message.run_id, "step": message.step, "refused": granted.reason}
     held.publish(message.run_id, granted.publish)
     began = time.time()

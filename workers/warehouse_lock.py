@@ -16,8 +16,9 @@ import secrets
 from collections.abc import Callable
 
 import msgspec
+import redis
 
-from workers.ledger import SESSION, Ledger
+from workers.ledger import FULL, SESSION, Ledger
 from workers.strays import this_process
 
 
@@ -48,9 +49,12 @@ class WarehouseLock:
     def enter(self, run_id: str, warehouse: str, owner: str) -> Session | str:
         """Begin a session, or say why not (``parked``: somebody else has it, the run waits in line)."""
         holder = self._identify(warehouse, owner)
-        answer = self.ledger.call_json(
-            "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6), holder
-        )
+        try:
+            answer = self.ledger.call_json(
+                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6), holder
+            )
+        except redis.OutOfMemoryError:
+            return FULL
         if not answer["entered"]:
             return str(answer["reason"])
         return Session(run_id, warehouse, int(answer["fence"]), holder)

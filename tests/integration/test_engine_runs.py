@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -276,6 +277,23 @@ def test_the_file_is_free_once_the_engine_lets_go(small: Path, duckdb_file: Path
     ENGINE.release()
     with duckdb.connect(str(duckdb_file)) as connection:
         assert connection.execute("select count(*) from run_log").fetchone() is not None
+
+
+class HandedOver(Engine):
+    """Every node finds the file closed, as in a session that begins with it."""
+
+    def node(self, *args: Any, **options: Any) -> Any:
+        self.release()
+        return super().node(*args, **options)
+
+
+def test_a_session_may_begin_with_a_python_model(small: Path, duckdb_file: Path) -> None:
+    (small / "models" / "by_hand.py").write_text(
+        "def model(dbt, session):\n    return session.sql('select 7 as id')\n"
+    )
+    ran = drive(HandedOver(Shared(), worker="w"), spec_for(small, "run", "--select", "by_hand"))
+    assert ran.statuses["by_hand"] == "success", ran.lines
+    assert rows(duckdb_file, "select id from by_hand") == [(7,)]
 
 
 def test_the_warehouse_is_named_by_its_file(small: Path, duckdb_file: Path) -> None:

@@ -39,12 +39,14 @@ from tests.support.ledger_model import (
     SESSION,
     START,
     STOPPING,
+    WAITING,
+    RelationsModel,
     RunModel,
 )
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys
+from workers.contract.names import Keys, addressed
 from workers.contract.purge import purge
 from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
 from workers.warehouse_lock import Session, WarehouseLock
@@ -54,9 +56,13 @@ MOVES = {
     "submit": 1, "cancel": 1, "deliver": 8, "lose": 1, "double": 1, "forged": 1, "act": 8, "beat": 1,
     "old_word": 1, "session": 6, "drain": 1, "session_beat": 1, "lease_runs_out": 1, "taken_over": 2,
     "session_runs_out": 1, "message_is_missed": 1, "reap": 2, "say": 1, "purge": 1,
+    "lock_runs_out": 1,
 }  # fmt: skip
 """What may happen next, and how often."""
 FINAL = '{"return_code":0}'
+FILES, SERVERS = ["", "f1", "f1", "f2"], [""]
+"""Warehouses: names of files that one process at a time may open, and servers. Histories have runs on both, or
+on servers alone, so that they meet at relations."""
 NAMES = [f"model.p.n{number:02}" for number in range(12)]
 
 
@@ -93,6 +99,13 @@ def dags(draw: st.DrawFn) -> dict[str, tuple[str, ...]]:
     return dag
 
 
+def locks_of(dag: dict[str, tuple[str, ...]], warehouse: str, shift: int) -> dict[str, str]:
+    """Each node of a run on a server writes a relation of its own, but every fourth, which writes none."""
+    return {} if warehouse else {
+        node: f"r{NAMES.index(node) + shift}" for node in dag if NAMES.index(node) % 4 != 3
+    }  # fmt: skip
+
+
 class Held:
     """A claim in the hands of a worker, who may be dead without knowing."""
 
@@ -125,6 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     client: ClassVar[redis.Redis]
     draw: Any
+    warehouses: list[str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,11 +151,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.broker: list[tuple[str, str]] = []
         self.held: list[Held] = []
         self.sessions: list[SessionHeld] = []
+        self.relations = RelationsModel()
 
     # -- helpers -----------------------------------------------------------------------------------
 
     def publish(self, run_id: str, steps: tuple[str, ...]) -> None:
-        self.broker += [(run_id, step) for step in steps]
+        self.broker += [addressed(run_id, step) for step in steps]
 
     def settled(self, held: Held) -> None:
         self.held.remove(held)
@@ -150,9 +165,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def claim(self, run: RunModel, step: str, session: SessionHeld | None = None) -> Held | None:
         fence = session.session.fence if session else None
+        before = self.relations.before(run, step, self.runs.values())
         granted = self.ledger.claim(run.run_id, step, "w:1", session=fence)
         if isinstance(granted, Refusal):
-            if run.live and run.steps.get(step) == RETRYING:
+            if run.live and granted.reason.startswith("waiting for run"):
+                assert before is not None, f"{step} of {run} waits for nobody"
+                assert before.run_id in granted.reason
+                assert not run.refuses
+                self.relations.wait(run, step)
+            elif run.live and run.steps.get(step) in (RETRYING, WAITING):
                 assert granted.reason == ("left to the session" if run.in_session else "no free thread")
                 run.steps[step] = OPEN
             elif run.live and run.steps.get(step) == OPEN:
@@ -170,6 +191,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert run.steps[parent] == DONE, f"{granted.step} began before {parent} was done"
             assert granted.cause == run.cause(granted.step)
             assert granted.skip == bool(granted.cause)
+            before = None if granted.skip else before
+            assert granted.busy == (before.run_id if before else ""), "two write one relation"
+            assert run.refuses or not before
+            run.writing.discard(granted.step)
+            if granted.step in run.locks and not granted.skip and not before:
+                run.writing.add(granted.step)
         held = Held(run, granted, session)
         self.held.append(held)
         if session is not None:
@@ -198,7 +225,13 @@ class LedgerMachine(RuleBasedStateMachine):
             for parent in parents:
                 children[parent].append(node)
         nodes = [
-            StagedNode(node, place, max(1, len(parents)), tuple(children[node]))
+            StagedNode(
+                node,
+                place,
+                max(1, len(parents)),
+                tuple(children[node]),
+                lock=held.run.locks.get(node, ""),
+            )
             for place, (node, parents) in enumerate(dag.items())
         ]
         try:
@@ -213,8 +246,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def end(self, held: Held) -> None:
         move = Move(word="done", final=FINAL, final_state="succeeded")
+        run = held.run
+        written = {
+            run.locks[step]: (run, step) for step in run.writing
+            if run.steps.get(step) == RUNNING and step != held.claim.step
+            and (self.client.zscore(self.keys.leases(), f"{run.run_id} {step}") or 0) > 1
+        }  # fmt: skip
         if self.finish(held, move):
-            held.run.end(held.claim.step)
+            run.end(held.claim.step)
+            self.relations.abandoned |= written
 
     def overdue(self, run_id: str, step: str) -> None:
         for key in (self.keys.leases(), self.keys.watches()):
@@ -229,6 +269,7 @@ class LedgerMachine(RuleBasedStateMachine):
             "double": self.broker, "act": self.held, "beat": self.held, "old_word": self.held,
             "session": self.idle(), "drain": self.idle(), "session_beat": self.sessions,
             "lease_runs_out": self.held, "taken_over": self.held, "session_runs_out": self.sessions,
+            "lock_runs_out": self.relations.abandoned,
         }  # fmt: skip
         names = [name for name, weight in MOVES.items() if possible.get(name, True) for _ in range(weight)]
         move = self.draw(st.sampled_from(names))
@@ -250,14 +291,18 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(dag=dags(), warehouse=st.sampled_from(["", "", "f1"]), threads=st.sampled_from([1, 2, 4]))
     def first(self, dag: dict[str, tuple[str, ...]], warehouse: str, threads: int) -> None:
-        self.add(RunModel("", dag, threads, warehouse, True, PLAN), begun=True)
+        self.warehouses = SERVERS if warehouse == "" else FILES
+        for _ in range(2 if self.warehouses == SERVERS else 1):
+            run = RunModel("", dag, threads, warehouse, True, PLAN, locks=locks_of(dag, warehouse, 0))
+            self.add(run, begun=True)
 
     def submit(self) -> None:
         command = self.draw(st.integers(0, 5)) == 5
+        dag, warehouse = {} if command else self.draw(dags()), self.draw(st.sampled_from(self.warehouses))
         run = RunModel(
-            "", {} if command else self.draw(dags()), self.draw(st.sampled_from([1, 2, 4])),
-            self.draw(st.sampled_from(["", "f1", "f1", "f2"])), self.draw(st.booleans()),
-            COMMAND if command else PLAN,
+            "", dag, self.draw(st.sampled_from([1, 2, 4])), warehouse, self.draw(st.booleans()),
+            COMMAND if command else PLAN, locks=locks_of(dag, warehouse, self.draw(st.integers(0, 1))),
+            refuses=self.draw(st.integers(0, 4)) == 4,
         )  # fmt: skip
         self.add(run, begun=self.draw(st.integers(0, 3)) > 0)
 
@@ -386,13 +431,14 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         facts: dict[str, str | int | float] = {
             "parallel": run.threads, "mode": "session" if run.warehouse else "message", "lock": run.warehouse,
+            "relation_locks": "refuse" if run.refuses else "wait",
         }  # fmt: skip
         if self.finish(held, Move(word="planned", facts=facts, nodes=len(run.dag))):
             run.finish_plan()
 
     def node(self, held: Held, how: str) -> None:
         run, claim = held.run, held.claim
-        bad = how in ("error", "fail_fast") and not claim.skip
+        bad = (how in ("error", "fail_fast") or claim.busy != "") and not claim.skip
         move = Move(
             word="skipped" if claim.skip else "error" if bad else "success", cache=("[]",),
             blocks=run.skips_block if claim.skip else bad,
@@ -516,11 +562,19 @@ class LedgerMachine(RuleBasedStateMachine):
             assert run.steps[step] == RUNNING
             run.lose(step)
         elif answer["what"] == "publish":
-            assert step == SESSION or run.steps[step] in (OPEN, RETRYING)
+            assert step == SESSION or run.steps[step] in (OPEN, RETRYING, WAITING)
+            assert self.relations.before(run, step, self.runs.values()) is None or run.steps[step] != WAITING
             self.publish(run_id, (step,))
         self.publish(run_id, answer["publish"])
         if answer.get("following"):
             self.publish(answer["following"], (SESSION,))
+
+    def lock_runs_out(self) -> None:
+        """The lease of a worker that wrote when its run was ended."""
+        relation = self.draw(st.sampled_from(sorted(self.relations.abandoned)))
+        assert self.client.pttl(self.keys.relation(relation)) > 0
+        self.client.delete(self.keys.relation(relation))
+        del self.relations.abandoned[relation]
 
     def say(self) -> None:
         self.ledger.append_events(self.any_run().run_id, f"p{self.draw(st.integers(0, 1))}", 1, [b"{}"])
@@ -556,7 +610,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.run_agrees(run, facts, states, waiting, ready, session)
             expected_leases |= {f"{run.run_id} {s}" for s, state in states.items() if state == "running"}
             expected_watches |= {
-                f"{run.run_id} {s}" for s, state in states.items() if state in ("queued", "retrying")
+                f"{run.run_id} {s}"
+                for s, state in states.items()
+                if state in ("queued", "retrying", "waiting")
             }
             expected_leases |= {f"{run.run_id} {SESSION}"} if session == "running" else set()
             expected_watches |= {f"{run.run_id} {SESSION}"} if session in ("queued", "parked") else set()
@@ -605,7 +661,11 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert not self.owner(key).purged, f"{key} came back"
                 assert 0 < ttl <= 1000, f"{key} stays for ever"
         for key in found:
-            if key.startswith(self.keys.locks()):
+            if key.startswith(self.keys.relation("")):
+                name, _, rest = key.removeprefix(self.keys.relation("")).partition(":")
+                assert name in self.names()
+                assert rest != "writer" or self.client.ttl(key) > 0
+            elif key.startswith(self.keys.locks()):
                 self.lock_is_owned(key)
             else:
                 assert key in common or key.startswith(self.keys.run(""))
@@ -616,6 +676,34 @@ class LedgerMachine(RuleBasedStateMachine):
         lost = [each for each in self.sessions if each.lost]
         assert strays <= {each.session.holder for each in lost}
         assert strays >= {each.session.holder for each in lost if not each.run.purged}
+
+    def names(self) -> set[str]:
+        return {name for run in self.runs.values() for name in run.locks.values()}
+
+    @invariant()
+    def one_writer_a_relation(self) -> None:
+        """A lock is there for as long as somebody writes, and those who wait are in line."""
+        names = sorted(self.names())
+        with self.client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hmget(self.keys.relation(name), "run", "step")
+                pipe.pttl(self.keys.relation(name))
+                pipe.lrange(self.keys.relation_waiters(name), 0, -1)
+            raw = iter(pipe.execute())
+        for name in names:
+            holder, ttl, line = next(raw), next(raw), next(raw)
+            writer = self.relations.writer(name, self.runs.values())
+            expected = [writer[0].run_id, writer[1]] if writer else [None, None]
+            assert [each and each.decode() for each in holder] == expected
+            assert (ttl > 0) == (name in self.relations.abandoned)
+            in_line = self.relations.line(name)
+            assert [each.decode() for each in line] == [f"{run.run_id} {step}" for run, step in in_line]
+            valid = [
+                each for each in self.held
+                if each.valid and each.run.locks.get(each.claim.step) == name
+                and not each.claim.skip and not each.claim.busy
+            ]  # fmt: skip
+            assert len(valid) <= 1, f"{valid} write {name}"
 
     def owner(self, key: str) -> RunModel:
         return self.runs[key.split(":")[2]]
@@ -649,6 +737,9 @@ class LedgerMachine(RuleBasedStateMachine):
             elif self.broker:
                 self.hear(*self.broker.pop(0))
             else:
+                for name in list(self.relations.abandoned):
+                    self.client.delete(self.keys.relation(name))
+                    del self.relations.abandoned[name]
                 for key in (self.keys.leases(), self.keys.watches()):
                     for member in self.client.zrange(key, 0, -1):
                         self.client.zadd(key, {member: 1})
@@ -658,6 +749,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 if not overdue:
                     break
             self.redis_agrees()
+            self.one_writer_a_relation()
         else:
             raise AssertionError(f"it never comes to rest: {self.broker}")
         left = [(run.run_id, run.steps) for run in self.runs.values() if run.live]
@@ -665,7 +757,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.every_key_is_owned()
         for key in (self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.strays()):
             assert not self.client.exists(key)
-        assert not list(self.client.scan_iter(self.keys.locks() + "*"))
+        locks = {raw.decode() for raw in self.client.scan_iter(self.keys.locks() + "*")}
+        assert not locks - {self.keys.relation_writer(name) for name in self.names()}
 
 
 def check(client: redis.Redis, examples: int) -> None:

@@ -1,7 +1,9 @@
-"""A run on Postgres with two worker processes: truly in parallel, in dependency order, each node once."""
+"""Runs on Postgres with two worker processes: truly in parallel, in dependency order, each node once; and two
+runs of the same models, which never write one relation at the same time."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ import pytest
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
-from tests.support.runs import Ear, runner
+from tests.support.runs import Ear, client, node, runner, submit
+from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.results import DbtResult, NodeResult
 
@@ -114,3 +117,49 @@ def test_hooks_ran_once(result: DbtResult, database: PostgresDatabase) -> None:
 def test_the_data_are_dbts(result: DbtResult, database: PostgresDatabase) -> None:
     [(headcount,)] = database.query("select count(*) from workforce_simulation.fct_workforce_snapshot")
     assert headcount > 2000
+
+
+def test_two_runs_of_one_model_write_it_one_after_the_other(
+    pool: WorkerPool, redis_server: RedisServer, database: PostgresDatabase, tmp_path: Path
+) -> None:
+    """The first is at its gate; of the others one is cancelled, one refuses to wait, and one is called."""
+    gated, relay = "model.trial.gated", client(redis_server)
+    trial = copy_project("trial", tmp_path)
+    env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
+
+    def begin() -> str:
+        return submit(redis_server, trial, ["run", "--select", "gated+"], env=env)
+
+    def waits_for(run_id: str, writer: str) -> None:
+        for event in relay.watch(run_id, timeout=60):
+            if (event.node, event.state) == (gated, "waiting"):
+                assert event.text == writer
+                return
+        pytest.fail(f"{run_id} does not wait")
+
+    with contextlib.closing(database.connect()) as keeper, keeper.cursor() as cursor:
+        cursor.execute("select pg_advisory_lock(42)")
+        first = begin()
+        at_gate = "select 1 from pg_locks where locktype = 'advisory' and not granted"
+        wait_until(lambda: database.query(at_gate), 60, lambda: f"the first to be at its gate:\n{pool.log()}")
+        second, cancelled, refusing = begin(), begin(), begin()
+        for run_id in (second, cancelled, refusing):
+            waits_for(run_id, first)
+        assert relay.cancel(cancelled)
+        assert relay.result(cancelled, timeout=60).error.code == "cancelled"  # type: ignore[union-attr]
+        relay.store.client.hset(relay.store.keys.run(refusing), "relation_locks", "refuse")
+        relay.publish(refusing, (gated,))
+        refused = node(relay.result(refusing, timeout=60), "gated").error
+        assert refused is not None
+        assert (refused.code, refused.error_class) == ("relation_busy", "DbtLockError")
+        assert first in refused.message
+        assert {relay.store.fact(run_id, "state") for run_id in (first, second)} == {"active"}
+        assert len(database.query(at_gate)) == 1
+        cursor.execute("select pg_advisory_unlock(42)")
+    results = [relay.result(run_id, timeout=60) for run_id in (first, second)]
+    for result in results:
+        assert result.success, result.stdout
+        assert [len(each.attempts) for each in result.nodes] == [1, 1]
+    assert node(results[0], "gated").finished_at <= node(results[1], "gated").started_at
+    left = {key.decode() for key in relay.store.client.scan_iter(relay.store.keys.relation("*"))}
+    assert all(key.endswith(":writer") for key in left), left

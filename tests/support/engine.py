@@ -13,9 +13,12 @@ from typing import Any
 
 import msgspec
 
+from tests.support.untraced import parse_untraced
 from workers.contract.events import LINE, Event
 from workers.engine.engine import CommandFailedError, Engine
 from workers.engine.spec import Finished, Plan, RunFacts, RunSpec, StepOutcome, StepResult, encode
+
+parse_untraced()
 
 
 class Shared:

@@ -17,6 +17,7 @@ from producer.client import RelayClient
 from workers import reports
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import LINE, Event, encode_event
+from workers.contract.names import addressed
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.engine.spec import Finished, StepResult, encode
 from workers.ledger import Claim, Ledger, Move, StagedNode
@@ -56,7 +57,7 @@ class FakeWorker:
 
     def publish(self, run_id: str, steps: tuple[str, ...]) -> None:
         for step in steps:
-            self._due.put((run_id, step))
+            self._due.put(addressed(run_id, step))
 
     @contextmanager
     def at_work(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:

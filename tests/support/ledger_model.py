@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 PLAN, START, CLOSE, COMMAND, SESSION = "@plan", "@start", "@close", "@command", "@session"
 BLOCKED, OPEN, RUNNING, RETRYING, DONE = "blocked", "open", "running", "retrying", "done"
+WAITING = "waiting"
 ACTIVE, STOPPING, ENDED = "active", "stopping", "ended"
 
 
@@ -16,7 +18,10 @@ class RunModel:
     Attributes:
         dag: node → its parents; parents come first.
         skips_block: whether a skipped node is a failure to those below it (dbt build).
-        steps: every step that exists → blocked, open (ready or handed out), running, retrying, done.
+        steps: every step that exists → blocked, open (ready or handed out), running, retrying, waiting, done.
+        locks: node → the relation that it writes.
+        refuses: whether its nodes are refused where they would have to wait for a relation.
+        writing: nodes that were given their relation with their last claim.
         blockers: failures in the order in which they finished.
         entered: whether a session of it ever had the warehouse.
         took: what its session claimed last.
@@ -43,6 +48,9 @@ class RunModel:
     took: str = ""
     lost: int = 0
     handed: dict[str, int] = field(default_factory=dict)
+    locks: dict[str, str] = field(default_factory=dict)
+    refuses: bool = False
+    writing: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.steps[self.first] = OPEN
@@ -79,7 +87,9 @@ class RunModel:
 
     def claim(self, step: str, fence: int) -> None:
         assert self.live, f"{step} of an ended run was claimed"
-        assert self.steps.get(step) in (OPEN, RETRYING), f"{step} was claimed while {self.steps.get(step)}"
+        assert self.steps.get(step) in (OPEN, RETRYING, WAITING), (
+            f"{step} was claimed while {self.steps.get(step)}"
+        )
         assert fence > self.fences.get(step, 0), f"the fence of {step} did not grow"
         self.steps[step], self.fences[step] = RUNNING, fence
 
@@ -159,3 +169,46 @@ class RunModel:
             and self.steps.get(START) != RUNNING
         ):  # fmt: skip
             self.steps[CLOSE] = OPEN
+
+
+class RelationsModel:
+    """Who writes which relation, and who is in line for it.
+
+    Attributes:
+        abandoned: relations whose run ended while a worker wrote them → that run and node.
+    """
+
+    def __init__(self) -> None:
+        self._line: list[tuple[RunModel, str]] = []
+        self.abandoned: dict[str, tuple[RunModel, str]] = {}
+
+    def writer(self, relation: str, runs: Iterable[RunModel]) -> tuple[RunModel, str] | None:
+        """The run and node that write it."""
+        found = [
+            (run, node) for run in runs for node, name in run.locks.items()
+            if name == relation and run.live and node in run.writing and run.steps.get(node) == RUNNING
+        ]  # fmt: skip
+        found += [self.abandoned[relation]] if relation in self.abandoned else []
+        assert len(found) <= 1, f"{relation} is written by {found}"
+        return found[0] if found else None
+
+    def line(self, relation: str) -> list[tuple[RunModel, str]]:
+        """Who waits for it, in the order in which they came."""
+        return [
+            (run, node) for run, node in self._line
+            if run.live and run.locks[node] == relation and run.steps[node] == WAITING
+        ]  # fmt: skip
+
+    def before(self, run: RunModel, node: str, runs: Iterable[RunModel]) -> RunModel | None:
+        """The run that a node has to wait for."""
+        if node not in run.locks:
+            return None
+        writer = self.writer(run.locks[node], runs)
+        first = next(iter(self.line(run.locks[node])), (run, node))
+        return writer[0] if writer else None if first == (run, node) else first[0]
+
+    def wait(self, run: RunModel, node: str) -> None:
+        """It joins the line, or keeps its place."""
+        if run.steps[node] != WAITING:
+            self._line = [each for each in self._line if each != (run, node)] + [(run, node)]
+        run.steps[node] = WAITING

@@ -101,6 +101,20 @@ def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
     assert time.monotonic() - began >= 0.05
 
 
+def test_while_nothing_listens_nobody_can_be_given_the_step() -> None:
+    refused = redis.ConnectionError("Error 111 connecting")
+    refused.__context__ = ConnectionRefusedError(111, "Connection refused")
+    ledger = Ledger(refused)
+    heart = heart_of(ledger)
+    with heart.holding(claim()), heart.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 10, 5)  # three leases and more
+        ledger.answers = [redis.BusyLoadingError("loading")]
+        said = len(ledger.beats)
+        wait_until(lambda: len(ledger.beats) >= said + 10, 5)
+        ledger.answers = ["ok"]
+        wait_until(lambda: len(ledger.beats) >= said + 12, 5)
+
+
 def test_a_server_that_is_away_for_less_is_ridden_out() -> None:
     ledger = Ledger(redis.ConnectionError("away"), "ok", lease_ms=3000)
     heart = heart_of(ledger)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -40,18 +41,24 @@ class Ledger:
         self.forgot = 0
         self.due: tuple[str, ...] = ()
         self.error: Exception | None = None
+        self.slow = 0.0
 
     def queue_length(self, queue: str) -> int:
         assert queue == "q"
         return self.client.waiting
 
+    def server_time(self) -> float:
+        return 1000.0
+
     def overdue(self, *, queue_empty: bool) -> list[tuple[str, str]]:
         if self.error is not None:
             raise self.error
         self.told_empty = queue_empty
+        time.sleep(self.slow)
         return [(RUN, step) for step in self.watches]
 
-    def reap(self, run_id: str, step: str) -> dict[str, Any]:
+    def reap(self, run_id: str, step: str, looked_ms: int) -> dict[str, Any]:
+        assert looked_ms == 1_000_000
         self.asked.append(step)
         return {"publish": (), "losses": 1, **self.watches[step]}
 
@@ -142,6 +149,26 @@ def test_a_server_that_is_up_for_less_than_a_lease_is_new_too(ledger: Ledger, re
     ledger.watches = {"@plan": {"what": "publish"}}
     assert reaper.sweep() == 0
     wait_until(lambda: reaper.sweep() == 1, 2)
+
+
+def test_after_a_server_that_kept_everybody_waiting_the_living_may_renew_first(
+    ledger: Ledger, reaper: Reaper
+) -> None:
+    ledger.watches = {"model.p.a": {"what": "lost"}}
+    ledger.slow = 0.04  # of a lease of 0.1 s
+    assert reaper.sweep() == 0
+    ledger.slow = 0.0
+    assert reaper.sweep() == 0
+    assert ledger.asked == []
+    wait_until(lambda: reaper.sweep() == 1, 2)
+
+
+def test_a_look_that_took_too_long_ends_the_sweep(ledger: Ledger, reaper: Reaper) -> None:
+    ledger.watches = {"model.p.a": {"what": "late"}, "model.p.b": {"what": "lost"}}
+    assert reaper.sweep() == 0
+    assert ledger.asked == ["model.p.a"]
+    assert reaper.sweep() == 0
+    assert ledger.asked == ["model.p.a"]
 
 
 def test_its_thread_survives_a_server_that_goes_away(

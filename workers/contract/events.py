@@ -24,7 +24,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         kind: `LINE`, `DEBUG`, `STATE` or `RUN`.
         run_id: of which run.
         node: dbt's unique id (or an ``@`` step), or an empty string.
-        text: the line, without its newline, as dbt would print it on the console.
+        text: the line, without its newline, as dbt would print it on the console; of a node that is
+            ``waiting``: the run that writes its relation.
         level: dbt's: debug, info, warn, error.
         state: for `STATE` and `RUN`: the new state, or dbt's status once done.
         attempt: which attempt of the node, from 1.
@@ -43,6 +44,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: float = 0.0
     worker: str = ""
     seq: int = 0
+
+
+def waiting_for(event: Event) -> str:
+    """What a node that is ``waiting`` waits for."""
+    return f"{event.node} waits: run {event.text} is writing its relation"
 
 
 _decoder = msgspec.json.Decoder(Event)

@@ -74,6 +74,13 @@ def task_name(step: str) -> str:
     return TASK_OF_STEP.get(step, TASK_NODE)
 
 
+def addressed(run_id: str, step: str) -> tuple[str, str]:
+    """The run and step of an entry that a move of `run_id` gave to publish: its own steps, and those of other
+    runs that it called, ``<run> <step>`` (`lua/prelude.lua`)."""
+    run, space, other = step.partition(" ")
+    return (run, other) if space and is_run_id(run) else (run_id, step)
+
+
 def namespace() -> str:
     """The first part of every key: ``relay``, or ``DBT_RELAY_NAMESPACE`` where several share a Redis."""
     return os.environ.get("DBT_RELAY_NAMESPACE", "relay")
@@ -155,10 +162,17 @@ class Keys:
     def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
         return f"{self.lock(warehouse)}:waiters"
 
-    def strays(
-        self,
-    ) -> str:  # hash: JSON of a process that lost a session -> when; a day after the last one it goes
+    def strays(self) -> str:  # hash: JSON of a process that lost a session -> when, ms
         return f"{self.prefix}:strays"
+
+    def relation(self, name: str) -> str:  # hash: run and step that write it
+        return self.lock(f"relation:{name}")
+
+    def relation_waiters(self, name: str) -> str:  # list: "<run> <step>" in order of arrival
+        return self.lock_waiters(f"relation:{name}")
+
+    def relation_writer(self, name: str) -> str:  # string: the run that wrote it last, while others went on
+        return f"{self.relation(name)}:writer"
 
     def context(self, key: str) -> str:  # string: packed manifest of a parsed project
         return f"{self.prefix}:context:{key}"

@@ -108,6 +108,7 @@ def _forget_run(store: RunStore, run_id: str, keys: Iterable[bytes]) -> None:
     # out of the lists first, so that nobody finds half a run
     store.client.zrem(store.keys.active(), run_id)
     store.client.zrem(store.keys.finished(), run_id)
+    store.call("abandon", run_id)
     _remove(store, {*keys, *(key.encode() for key in store.keys.of_run(run_id))})
 
 
@@ -140,24 +141,29 @@ def _forget_locks(store: RunStore, now: float) -> int:
     removed = 0
     for raw in list(store.client.scan_iter(match=f"{store.keys.locks()}*", count=1000)):
         key = raw.decode()
+        if key.endswith(":writer"):  # a word that expires by itself
+            continue
         if key.endswith(":waiters"):
-            for run_id in answer_of(store.client.lrange(key, 0, -1)):
-                if store.client.zscore(store.keys.active(), run_id) is None:
-                    store.client.lrem(key, 0, run_id)
+            for waiter in answer_of(store.client.lrange(key, 0, -1)):
+                if store.client.zscore(store.keys.active(), waiter.partition(b" ")[0]) is None:
+                    store.client.lrem(key, 0, waiter)
             continue
         removed += _free(store, key, now)
     return removed
 
 
 def _free(store: RunStore, key: str, now: float) -> bool:
-    """Remove a lock if neither its run nor its session lives; not if somebody takes it meanwhile."""
+    """Remove a lock if neither its run nor its session lives; not if somebody takes it meanwhile, and not
+    before its time where it has one (a relation's, of a worker that may not have heard of its run's end)."""
     freed = False
 
     def look(pipe: Any) -> None:
         nonlocal freed
         run_id, expires, holder = pipe.hmget(key, "run", "expires", "holder")
         freed = run_id is None or (
-            pipe.zscore(store.keys.active(), run_id) is None and float(expires or 0) < now * 1000
+            pipe.zscore(store.keys.active(), run_id) is None
+            and float(expires or 0) < now * 1000
+            and pipe.pttl(key) < 0
         )
         pipe.multi()
         if freed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         drain_seconds: for how long a worker that is told to stop lets go on what it executes; what is not
             done then is handed back, and another worker begins it anew.
         priority: of runs that are submitted: 0 goes first, 9 last, as Celery counts on Redis.
+        relation_locks: what becomes of a node whose relation another run is writing: it waits (``wait``), it
+            ends as an error (``refuse``), or both write (``off``). The worker that plans a run decides.
         max_losses: executions of one node that may end with their worker before it is given up.
         contexts: parsed projects that a worker process keeps.
         env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
@@ -50,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     session_seconds: Positive = 10.0
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
+    relation_locks: Literal["wait", "refuse", "off"] = "wait"
     max_losses: Count = 3
     contexts: Count = 8
     env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"

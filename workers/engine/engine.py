@@ -120,12 +120,14 @@ class Engine:
         changes: Callable[[int], list[bytes]],
         attempt: int = 1,
         skip: bool = False,
+        stale: bool = False,
         cause: StepResult | None = None,
     ) -> StepOutcome:
         """Execute or skip one node.
 
         Args:
             changes: the run's relation cache changes from a position on.
+            stale: another run may have made or dropped the node's relation since this one began.
 
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
@@ -134,7 +136,7 @@ class Engine:
             view = self._view(spec, facts)
             refreshed: tuple[str, ...] = ()
             view.recorder.replay(changes(view.recorder.position))
-            if attempt > 1 and not skip:
+            if (attempt > 1 or stale) and not skip:
                 refreshed = (self._refresh_cache(view),)
             outcome = execute_node(view, unique_id, index, skip=skip, cause=cause)
             outcome.cache = refreshed + view.recorder.take()
@@ -242,7 +244,8 @@ class Engine:
             self._views.popitem(last=False)
 
     def _refresh_cache(self, view: RunView) -> str:
-        """Ask the warehouse: whoever tried before may have died in the middle of its changes."""
+        """Ask the warehouse: whoever tried before may have died in the middle of its changes, and what
+        another run did is in nobody's cache."""
         adapter = view.context.adapter
         with adapter.connection_named("master"):
             view.recorder.cache.clear()

@@ -22,6 +22,7 @@ from workers.contract.results import BAD_STATUSES
 from workers.engine.failure import classify_node
 from workers.engine.spec import StepOutcome, StepResult
 from workers.engine.view import RunView
+from workers.engine.warehouse import open_warehouse
 
 _COMPILED = (
     "compiled", "compiled_code", "compiled_path", "build_path", "extra_ctes_injected",
@@ -31,10 +32,15 @@ _COMPILED = (
 
 @functools.cache
 def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
-    """A runner class that keeps the exception behind an error result."""
+    """A runner class that keeps the exception behind an error result, in a process that may be new to the run."""
 
     class Recording(base):  # type: ignore[valid-type, misc]
         raised: BaseException | None = None
+
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            if getattr(self.node, "language", "") == "python":
+                open_warehouse(self.adapter)
+            return super().execute(*args, **kwargs)
 
         def handle_exception(self, e: Exception, ctx: Any) -> str:
             self.raised = e

@@ -14,6 +14,7 @@ from dbt.task.build import BuildTask
 
 from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
+from workers.engine.relations import RelationLocks
 from workers.engine.retry import select_again
 from workers.engine.spec import Plan, PlannedNode, Retry, RunFacts
 from workers.engine.view import RunView
@@ -56,9 +57,12 @@ def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] =
             children[test], order[test] = [following], scores[model]
             parents[following] = [*parents[model], test] if following == model else [test]
 
+    warehouse = warehouse_of(view.config)
+    # a single-process warehouse is the run's as a whole
+    locks = None if warehouse else RelationLocks(view.config, view.context.adapter.Relation)
     flattened = [node.unique_id for node in task._flattened_nodes]
     nodes = tuple(
-        _planned(view, unique_id, order[unique_id], parents[unique_id], children[unique_id])
+        _planned(view, unique_id, order[unique_id], parents[unique_id], children[unique_id], locks)
         for unique_id in parents
     )
     # BuildTask adds its unit tests when it starts its first node (handle_job_queue)
@@ -75,19 +79,24 @@ def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] =
         facts=facts,
         nodes=nodes,
         threads=view.config.threads or 1,
-        warehouse=warehouse_of(view.config),
+        warehouse=warehouse,
         whole=whole_reason(view.config, view.flags),
     )
 
 
 def _planned(
-    view: RunView, unique_id: str, priority: int, parents: list[str], children: list[str]
+    view: RunView,
+    unique_id: str,
+    priority: int,
+    parents: list[str],
+    children: list[str],
+    locks: RelationLocks | None,
 ) -> PlannedNode:
     node: Any = view.node(unique_id)
     return PlannedNode(
         unique_id=unique_id, name=node.name, resource_type=str(node.resource_type),
         priority=priority, parents=tuple(parents), children=tuple(children),
-        ephemeral=bool(node.is_ephemeral_model),
+        ephemeral=bool(node.is_ephemeral_model), lock=locks.name(node) if locks else "",
     )  # fmt: skip
 
 

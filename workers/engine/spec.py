@@ -74,7 +74,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
-    """One node of a plan; `parents` and `children` are planned nodes too."""
+    """One node of a plan; `parents` and `children` are planned nodes too; `lock` is the name of the relation
+    that it writes (`relations.RelationLocks`), empty where it writes none or nobody else can."""
 
     unique_id: str
     name: str
@@ -83,6 +84,7 @@ class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
     parents: tuple[str, ...]
     children: tuple[str, ...]
     ephemeral: bool = False
+    lock: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

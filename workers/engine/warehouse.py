@@ -48,6 +48,13 @@ def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
     return None
 
 
+def open_warehouse(adapter: Any) -> None:
+    """Open what `close_warehouse` closed, on the thread's connection. A Python model on DuckDB asks for the
+    open database without opening it: in a dbt process, filling the relation cache did."""
+    if adapter.type() == "duckdb" and adapter.connections._ENV is None:
+        _ = adapter.connections.get_thread_connection().handle
+
+
 def close_warehouse() -> None:
     """Close every connection of this process; a DuckDB file is free for others afterwards."""
     adapters: list[Any] = list(FACTORY.adapters.values())

@@ -1,4 +1,5 @@
 -- Renew leases. ARGV: run, lease (ms), then step, fence pairs. Answers ok, lost or stop for each.
+even_when_full()
 local lease = tonumber(ARGV[2])
 local run_state = run_field('state')
 

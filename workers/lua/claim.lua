@@ -1,12 +1,15 @@
--- Take a step: READY/QUEUED/RETRYING -> RUNNING under a new fence and a lease.
+-- Take a step: READY/QUEUED/RETRYING/WAITING -> RUNNING under a new fence and a lease.
 -- ARGV: run, step ('' = the best ready one), owner, lease (ms), fence of the caller's session or '',
 --   a word that is new for each claim, so that a repeated call gets the same answer.
 local step, owner, lease, session, word = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local run_state = run_field('state')
 local function granted(name, data)
+  local lock = relation_keys(name)
+  local writer = lock and redis.call('GET', lock .. ':writer')
   return cjson.encode({claimed = true, step = name, fence = data.fence, tries = data.tries,
     losses = data.losses, handed = data.handed or 0, index = data.index or 0, skip = data.skip or false,
-    cause = data.cause or '', stopping = run_state == 'stopping',
+    cause = data.cause or '', busy = data.busy or '', died = data.died,
+    stale = writer and writer ~= RUN_ID or false, stopping = run_state == 'stopping',
     strays = name == '@close' and number_field('lost') > 0, publish = dispatch()})
 end
 local function refuse(reason, publish_steps)
@@ -18,6 +21,7 @@ end
 
 if not run_state then return refuse('unknown run') end
 if not is_live(run_state) then return refuse('run has ended') end
+not_when_full()
 local held
 if session ~= '' then
   held = read_step('@session')
@@ -38,14 +42,15 @@ else
   local state = state_of(step)
   if not state or step == '@session' then return refuse('unknown step') end
   if is_repeated(step) then return granted(step, read_step(step)) end
-  if state ~= 'queued' and state ~= 'ready' and state ~= 'retrying' then
+  if state ~= 'queued' and state ~= 'ready' and state ~= 'retrying' and state ~= 'waiting' then
     return refuse('step is ' .. state)
   end
   local reason
   if run_field('mode') == 'session' and session == '' then
     reason = 'left to the session'  -- only the process that holds the warehouse may execute
-  elseif state ~= 'queued' and is_node(step) and free_threads() <= 0 then
-    reason = 'no free thread'       -- others took its place while it waited for its retry
+  elseif state ~= 'queued' and is_node(step) and free_threads() <= 0
+    and not (state == 'waiting' and writer_before(step)) then
+    reason = 'no free thread'       -- others took its place while it waited
   end
   if reason then
     if state ~= 'ready' then
@@ -57,6 +62,22 @@ else
   redis.call('ZREM', READY, step)
 end
 local data = read_step(step)
+data.busy = nil
+if data.lock and not data.skip and session == '' then
+  data.busy = writer_before(step)
+  if data.busy and run_field('relation_locks') ~= 'refuse' then
+    if state_of(step) ~= 'waiting' then
+      set_state(step, 'waiting')
+      local _, waiters = relation_keys(step)
+      redis.call('RPUSH', waiters, RUN_ID .. ' ' .. step)
+      publish({kind = 'state', node = step, state = 'waiting', text = data.busy})
+    end
+    watch(step)
+    return refuse('waiting for run ' .. data.busy .. ', which is writing its relation', dispatch())
+  elseif not data.busy then
+    redis.call('HSET', relation_keys(step), 'run', RUN_ID, 'step', step)
+  end
+end
 data.fence = data.fence + 1
 data.tries = data.tries + 1
 data.owner = owner

@@ -5,6 +5,7 @@ local lock, waiters = lock_keys(ARGV[2])
 local owner, lease, word = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local function refuse(reason) return cjson.encode({entered = false, reason = reason}) end
 if not is_live(run_field('state')) then return refuse('run has ended') end
+not_when_full()
 local session, data = state_of('@session'), read_step('@session')
 if session == 'running' and data.word == word then return cjson.encode({entered = true, fence = data.fence}) end
 if session ~= 'queued' and session ~= 'parked' then return refuse('session is ' .. (session or 'not wanted')) end

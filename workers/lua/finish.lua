@@ -1,6 +1,7 @@
 -- Store a step's result and release what waited for it. Replaying it is a no-op.
 -- ARGV: run, step, fence, result JSON or '', attempt JSON, move JSON:
 --   {word, blocks, stop, final, final_state, facts{}, cache[], nodes}, seconds to keep an ended run
+even_when_full()
 local step, fence, move = ARGV[2], tonumber(ARGV[3]), cjson.decode(ARGV[6])
 local data = read_step(step)
 local run_state = run_field('state')
@@ -20,7 +21,7 @@ publish({kind = 'state', node = step, state = move.word, attempt = data.tries, w
 
 if move.final then
   end_run(move.final_state, move.final, tonumber(ARGV[7]))
-  return cjson.encode({accepted = true, publish = {}})
+  return cjson.encode({accepted = true, publish = dispatch()})
 end
 
 if move.facts then

@@ -3,6 +3,7 @@
 --   kind 'handback': its worker is stopping, and its dbt has ended; at once ready again, and no loss.
 --   kind 'release': it did not begin (only a session may do it); at once ready again.
 -- Replaying it is a no-op.
+even_when_full()
 local step, fence, kind, wait = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local data = read_step(step)
 local run_state = run_field('state')

@@ -6,6 +6,7 @@ local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
 local STREAM_LENGTH = 100000
 local STRAY_SECONDS = 86400
+local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
 local WINDOW = 16           -- unclaimed messages of one run; what else is ready waits in the ledger
 
 local function now_ms()
@@ -27,6 +28,17 @@ local function is_live(state)
   return state == 'active' or state == 'stopping'
 end
 
+-- A server that is full (maxmemory, noeviction) refuses a script's first write if that may need memory, and
+-- none that follows another write. What ends, renews or stops work must go on there, and first writes what
+-- needs none; what begins work must not, and first writes what may need some.
+local function even_when_full()
+  redis.call('HDEL', RUN, '')
+end
+
+local function not_when_full()
+  redis.call('HINCRBY', RUN, 'queued', 0)
+end
+
 local function read_step(step)
   local raw = redis.call('HGET', STEPS, step)
   return raw and cjson.decode(raw) or {fence = 0, losses = 0, tries = 0}
@@ -44,11 +56,68 @@ local function is_node(step)
   return string.sub(step, 1, 1) ~= '@'
 end
 
+-- A lock has a line of those who wait for it: sessions for a warehouse, nodes for a relation.
+local function lock_keys(name)
+  return LOCKS .. name, LOCKS .. name .. ':waiters'
+end
+
+-- A relation has one writer at a time: the node that holds its lock, which is running. Others are waiting,
+-- in the order in which they came. A node holds one lock and waits for none meanwhile, so nothing deadlocks.
+local function relation_keys(step)
+  local name = is_node(step) and read_step(step).lock
+  if name then return lock_keys('relation:' .. name) end
+end
+
+local function first_in_line(waiters)
+  while true do
+    local first = redis.call('LINDEX', waiters, 0)
+    if not first or redis.call('ZSCORE', ACTIVE, string.match(first, '^[^ ]+')) then return first end
+    redis.call('LPOP', waiters)
+  end
+end
+
+-- The run that writes the step's relation, or stands before it in line; nil when it is this step's turn.
+local function writer_before(step)
+  local lock, waiters = relation_keys(step)
+  if not lock then return nil end
+  local run = redis.call('HGET', lock, 'run')
+  if run then return run end
+  local first = first_in_line(waiters)
+  if first and first ~= RUN_ID .. ' ' .. step then return string.match(first, '^[^ ]+') end
+end
+
+-- Nodes of other runs whose turn has come, '<run> <step>'; `dispatch` hands them out with the run's own.
+local woken = {}
+
+-- Runs that go on beside this one have cached what it found there before.
+local function note_writer(lock)
+  if redis.call('ZCARD', ACTIVE) > 1 then
+    redis.call('SET', lock .. ':writer', RUN_ID, 'EX', WRITER_SECONDS)
+  else
+    redis.call('DEL', lock .. ':writer')
+  end
+end
+
+local function leave_relation(step, state)
+  local lock, waiters = relation_keys(step)
+  if not lock then return end
+  local holder = redis.call('HMGET', lock, 'run', 'step')
+  if state == 'waiting' then
+    redis.call('LREM', waiters, 0, RUN_ID .. ' ' .. step)
+  elseif holder[1] == RUN_ID and holder[2] == step then
+    redis.call('DEL', lock)
+    note_writer(lock)
+    holder = {}
+  end
+  if not holder[1] then woken[#woken + 1] = first_in_line(waiters) or nil end
+end
+
 -- The counters follow from the states, and change here alone: queued and running steps count against
--- the run's parallelism; a node is pending until it is done.
+-- the run's parallelism; a node is pending until it is done. So does the lock of a node's relation.
 local function set_state(step, state)
   local before = state_of(step)
   redis.call('HSET', STATES, step, state)
+  if before ~= state and (before == 'running' or before == 'waiting') then leave_relation(step, before) end
   if step == '@session' then return end
   local function count(name, is, was)
     if is ~= was then redis.call('HINCRBY', RUN, name, is and 1 or -1) end
@@ -102,14 +171,15 @@ end
 
 -- Hand out what may start now. Returns the steps whose messages the caller has to publish.
 local function dispatch()
-  local out = {}
+  local out = woken
+  woken = {}
   if not is_live(run_field('state')) then return out end
   if run_field('mode') == 'session' then
     local session = state_of('@session')
     if redis.call('ZCARD', READY) > 0 and (not session or session == 'blocked') then
       set_state('@session', 'queued')
       watch('@session')
-      out[1] = '@session'
+      out[#out + 1] = '@session'
     end
     return out
   end
@@ -150,10 +220,6 @@ local function stop_run(reason)
 end
 
 -- A single-process warehouse belongs to a run from its first session to its end.
-local function lock_keys(warehouse)
-  return LOCKS .. warehouse, LOCKS .. warehouse .. ':waiters'
-end
-
 local function holds_lock(lock)
   return redis.call('HGET', lock, 'run') == RUN_ID
 end
@@ -181,6 +247,23 @@ local function hand_over(lock, waiters)
   end
 end
 
+-- Before a run goes while some of its nodes are not done. A worker may still be writing, until it hears of
+-- the end: its relation's lock stays for as long as its lease.
+local function abandon(step, state)
+  local lock, waiters = relation_keys(step)
+  if not lock then return end
+  local lease = redis.call('ZSCORE', LEASES, RUN_ID .. ' ' .. step)
+  if state == 'running' and lease and tonumber(lease) > now_ms() then
+    local holder = redis.call('HMGET', lock, 'run', 'step')
+    if holder[1] == RUN_ID and holder[2] == step then
+      redis.call('PEXPIREAT', lock, lease)
+      note_writer(lock)
+    end
+  else
+    leave_relation(step, state)
+  end
+end
+
 -- The last word. Every key of the run goes together when its time is up.
 local function end_run(state, final, ttl)
   redis.call('HSET', RUN, 'state', state, 'final', final, 'ended', now_ms() / 1000)
@@ -188,6 +271,7 @@ local function end_run(state, final, ttl)
   redis.call('DEL', READY)
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
+    if flat[i + 1] == 'running' or flat[i + 1] == 'waiting' then abandon(flat[i], flat[i + 1]) end
     -- a session closes its warehouse before it lets go
     if flat[i + 1] ~= 'done' and (flat[i] ~= '@session' or flat[i + 1] ~= 'running') then unwatch(flat[i]) end
   end

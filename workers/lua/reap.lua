@@ -1,9 +1,18 @@
--- One overdue lease or watch. ARGV: run, step.
+-- One overdue lease or watch. ARGV: run, step, until when (ms) the caller may be believed, or '';
+--   then perhaps an owner that is known to be dead, whose lease is over whatever it says, and JSON of its death.
 -- Answers nothing, publish (the message is missing) or lost (its worker is gone); `following` is a run
 -- whose session to publish.
+even_when_full()
 local step = ARGV[2]
 local name, now = RUN_ID .. ' ' .. step, now_ms()
+if ARGV[3] ~= '' and now > tonumber(ARGV[3]) then return cjson.encode({what = 'late'}) end
 local due = redis.call('ZSCORE', LEASES, name) or redis.call('ZSCORE', WATCHES, name)
+if due and ARGV[4] then
+  if state_of(step) ~= 'running' or read_step(step).owner ~= ARGV[4] then
+    return cjson.encode({what = 'nothing'})
+  end
+  due = now
+end
 if not due or tonumber(due) > now then return cjson.encode({what = 'nothing'}) end
 local run_state, state = run_field('state'), state_of(step)
 local function nothing(following)
@@ -26,6 +35,7 @@ local function lose(lost)
   local data = read_step(lost)
   data.losses = data.losses + 1
   data.fence = data.fence + 1
+  data.died = ARGV[5] and cjson.decode(ARGV[5])
   write_step(lost, data)
   unwatch(lost)
   redis.call('HINCRBY', RUN, 'lost', 1)
@@ -53,8 +63,9 @@ if state == 'running' then
     started = data.started, publish = dispatch()})
 end
 
--- queued, retrying or parked: the message may be lost
+-- queued, retrying, parked or waiting: the message may be lost
 watch(step)
+if state == 'waiting' and writer_before(step) then return nothing() end
 if state == 'parked' then
   local lock, waiters = lock_keys(run_field('lock') or '')
   local holder = redis.call('HMGET', lock, 'run', 'expires')

@@ -1,5 +1,5 @@
 -- Put planned nodes in place, in chunks, before the plan step finishes. Replaying a chunk is a no-op.
--- ARGV: run, fence of the plan step, JSON [{id, priority, parents, children, ephemeral}], JSON roots.
+-- ARGV: run, fence of the plan step, JSON [{id, priority, parents, children, ephemeral, lock}], JSON roots.
 if not is_live(run_field('state')) or state_of('@plan') ~= 'running'
   or read_step('@plan').fence ~= tonumber(ARGV[2]) then return 0 end
 local staged = run_field('staged')
@@ -18,7 +18,7 @@ end
 for _, node in ipairs(cjson.decode(ARGV[3])) do
   redis.call('HSET', STATES, node.id, 'blocked')
   write_step(node.id, {fence = 0, losses = 0, tries = 0, priority = node.priority,
-    ephemeral = node.ephemeral or nil})
+    ephemeral = node.ephemeral or nil, lock = node.lock})
   redis.call('HSET', WAITING, node.id, node.parents)
   if #node.children > 0 then
     redis.call('HSET', CHILDREN, node.id, cjson.encode(node.children))

@@ -1,0 +1,160 @@
+"""How long until the node of a killed host runs elsewhere, with default settings.
+
+    python benchmarks/recovery.py [--kills 10] [--hosts 3] [--seed 1] [--json FILE]
+
+Each host is a worker of its own (Celery's parent and one process) in a process group of its own; all of it
+is killed at once (SIGKILL) at a random moment while it executes a node that takes minutes. The clock stops
+when that node says on another host that it works. Then the run is cancelled and the host started again.
+Both ways of executing are measured: node by node (Postgres) and in a session (DuckDB).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from producer.client import RelayClient  # noqa: E402
+from tests.support.postgres_server import NoPostgresError, PostgresServer  # noqa: E402
+from tests.support.projects import copy_project  # noqa: E402
+from tests.support.redis_server import RedisServer  # noqa: E402
+from tests.support.runs import submit  # noqa: E402
+from tests.support.waiting import wait_until  # noqa: E402
+from tests.support.worker_pool import WorkerPool, WorkerPools  # noqa: E402
+from workers.contract.events import STATE, Event  # noqa: E402
+
+ALLOWED = 15.0
+"""Seconds that the worst takeover may take."""
+
+PATIENCE = 120.0
+
+
+class Watch:
+    """The events of a run, collected in a thread."""
+
+    def __init__(self, client: RelayClient, run_id: str) -> None:
+        self.events: list[Event] = []
+        self._client, self._run_id = client, run_id
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        for event in self._client.watch(self._run_id):
+            self.events.append(event)
+
+    def working(self) -> list[Event]:
+        """When the first node said that it works, once for each execution."""
+        return [event for event in self.events if "working on first" in event.text]
+
+    def worker(self) -> int:
+        """Process that executes the first node, by the last claim."""
+        claims = [
+            event for event in self.events
+            if event.kind == STATE and event.state == "running" and event.node.endswith(".first")
+        ]  # fmt: skip
+        return int(claims[-1].worker.rpartition(":")[2])
+
+
+def kill_one(server: RedisServer, project: Path, hosts: list[WorkerPool], dice: random.Random) -> float:
+    """Seconds from the kill to the first word of the node on another host."""
+    client = RelayClient(server.broker_url)
+    run_id = submit(server, project, ["run", "--select", "first", "--vars", "{seconds: 300}"])
+    watch = Watch(client, run_id)
+    wait_until(watch.working, PATIENCE, "the node to run")
+    time.sleep(dice.uniform(0, 3))  # anywhere between two beats, and between two sweeps
+    victim = watch.worker()
+    host = next(each for each in hosts if victim in each.children)
+    killed = time.time()
+    host.kill()
+    again = wait_until(lambda: watch.working()[1:], PATIENCE, "the node to run elsewhere")
+    assert watch.worker() != victim
+    client.cancel(run_id)
+    watch.thread.join(PATIENCE)
+    assert not watch.thread.is_alive(), "the run did not end"
+    host.start()
+    return again[0].at - killed
+
+
+def measure(target: str, kills: int, hosts: int, dice: random.Random, folder: Path) -> list[float]:
+    """Takeover times on one kind of warehouse, seconds."""
+    os.environ["RELAY_TEST_TARGET"] = target
+    os.environ["RELAY_TEST_DUCKDB"] = str(folder / "warehouse.duckdb")
+    project = copy_project("slow", folder / target)
+    server = RedisServer()
+    server.start()
+    try:
+        with WorkerPools.on(server) as pools:
+            running = [pools(1) for _ in range(hosts)]
+            times = []
+            for number in range(kills):
+                times.append(kill_one(server, project, running, dice))
+                print(f"{target:10}kill {number + 1:3}   {times[-1]:6.2f} s", flush=True)
+    finally:
+        server.close()
+    return times
+
+
+def main() -> int:
+    """Print each takeover, and median and worst of each kind of warehouse."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--hosts", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    dice = random.Random(options.seed)
+    found: dict[str, Any] = {"machine": machine(), "seed": options.seed, "hosts": options.hosts}
+    print(json.dumps(found))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            postgres = PostgresServer()
+        except NoPostgresError as error:
+            print(f"Postgres is not measured: {error}")
+        else:
+            postgres.start()
+            try:
+                with postgres.database() as database:
+                    os.environ.update(database.env)
+                    found["postgres"] = measure("postgres", options.kills, options.hosts, dice, folder)
+            finally:
+                postgres.close()
+        found["duckdb"] = measure("duckdb", options.kills, options.hosts, dice, folder)
+    worst = 0.0
+    for target in ("postgres", "duckdb"):
+        if times := found.get(target):
+            worst = max(worst, *times)
+            print(
+                f"{target:10}{len(times)} kills: median {statistics.median(times):.1f} s, "
+                f"worst {max(times):.1f} s, best {min(times):.1f} s"
+            )
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    print(f"worst {worst:.1f} s, allowed {ALLOWED:.0f} s")
+    return int(worst > ALLOWED)
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on."""
+    return {
+        "cpu_count": os.cpu_count(), "load": os.getloadavg()[0], "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("dbt-relay", "dbt-core", "celery", "redis")},
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

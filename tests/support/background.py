@@ -1,0 +1,58 @@
+"""A run of the slow project in a thread of its own, for tests that disturb it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from producer.runner import DbtRunner
+from workers.contract.events import STATE, Event
+from workers.contract.results import DbtResult
+
+QUICK = {"DBT_RELAY_LEASE_SECONDS": "2", "DBT_RELAY_REAP_SECONDS": "0.3"}
+"""Leases and sweeps that a test can wait for."""
+
+
+class Background:
+    """A run in a thread of its own, with the events it said so far."""
+
+    def __init__(
+        self, project: Path, broker: str, seconds: float = 1.5, args: tuple[str, ...] = ("run",)
+    ) -> None:
+        self.events: list[Event] = []
+        self.result: DbtResult | None = None
+        self._runner = DbtRunner(project, broker_url=broker, on_event=self.events.append)
+        self._seconds, self._args = seconds, args
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.result = self._runner.execute_command(
+            list(self._args), dbt_vars={"seconds": self._seconds}, stream_output=False
+        )
+
+    def said(self, text: str) -> bool:
+        return any(text in event.text for event in self.events)
+
+    def worker_of(self, node: str) -> int:
+        """Process id of whoever executes a node now."""
+        running = [
+            event for event in self.events
+            if event.kind == STATE and event.state == "running" and event.node.endswith(f".{node}")
+        ]  # fmt: skip
+        return int(running[-1].worker.rpartition(":")[2])
+
+    def wait(self, timeout: float = 60) -> DbtResult:
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "the run did not end"
+        assert self.result is not None
+        return self.result
+
+
+def assert_all_right(result: DbtResult) -> None:
+    """Every node of the slow project succeeded."""
+    assert result.success, result.stdout[-2000:]
+    assert [(node.name, node.status) for node in result.nodes if node.resource_type == "model"] != []
+    assert {node.name: node.status for node in result.nodes} == dict.fromkeys(
+        ("first", "left", "right", "last"), "success"
+    )

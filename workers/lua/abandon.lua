@@ -1,0 +1,7 @@
+-- Let go of the relations of a live run that is about to be removed. ARGV: run.
+if not is_live(run_field('state')) then return 0 end
+local flat = redis.call('HGETALL', STATES)
+for i = 1, #flat, 2 do
+  if flat[i + 1] == 'running' or flat[i + 1] == 'waiting' then abandon(flat[i], flat[i + 1]) end
+end
+return 1
