@@ -25,6 +25,8 @@ class RunModel:
         blockers: failures in the order in which they finished.
         entered: whether a session of it ever had the warehouse.
         took: what its session claimed last.
+        handed: how often each step was handed back by a worker that was stopping.
+        lost: how many executions and sessions lost their lease while it lived.
     """
 
     run_id: str
@@ -44,6 +46,8 @@ class RunModel:
     finished: int = 0
     purged: bool = False
     took: str = ""
+    lost: int = 0
+    handed: dict[str, int] = field(default_factory=dict)
     locks: dict[str, str] = field(default_factory=dict)
     refuses: bool = False
     writing: set[str] = field(default_factory=set)
@@ -131,11 +135,13 @@ class RunModel:
             self.steps[step] = to
 
     def lose(self, step: str) -> None:
+        self.lost += 1
         self.fences[step] += 1
         self.put_back(step, OPEN)
 
     def lose_session(self) -> None:
         """What it executed is lost with it."""
+        self.lost += 1
         if self.live and self.steps.get(self.took) == RUNNING:
             self.lose(self.took)
 

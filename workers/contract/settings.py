@@ -28,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         result_ttl: seconds that a finished run stays readable; what the worker that ends it says counts.
         session_seconds: for how long a run on a single-process warehouse keeps a worker process that
             others wait for. It keeps the warehouse.
+        drain_seconds: for how long a worker that is told to stop lets go on what it executes; what is not
+            done then is handed back, and another worker begins it anew.
         priority: of runs that are submitted: 0 goes first, 9 last, as Celery counts on Redis.
         relation_locks: what becomes of a node whose relation another run is writing: it waits (``wait``), it
             ends as an error (``refuse``), or both write (``off``). The worker that plans a run decides.
@@ -48,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reap_seconds: Positive = 2.0
     result_ttl: Count = 86400
     session_seconds: Positive = 10.0
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     relation_locks: Literal["wait", "refuse", "off"] = "wait"
     max_losses: Count = 3
