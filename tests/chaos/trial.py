@@ -1,0 +1,347 @@
+"""One trial: a real run, the faults that its seed drew, and whether it left what an undisturbed run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+
+from producer.client import RelayClient
+from tests.chaos.faults import FAULTS, Drawn, Struck
+from tests.chaos.journal import Execution, at_once, committed_twice, written_late
+from tests.chaos.scenarios import Arena
+from tests.chaos.stack import Stack
+from workers.contract.names import Keys
+from workers.contract.results import RUN_TERMINAL
+from workers.verify.compare import Allowance, compare
+from workers.verify.rules import Rules, Window
+from workers.verify.sides import Outcome, Side, _files, _json, relay_program
+
+_POLL = 0.02
+_KILLED = -9
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """How long a fault held a run up: until each step that it interrupted ran again elsewhere, or, where it took
+    Redis or messages away, until the next step began."""
+
+    fault: str
+    seconds: float
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """What a trial showed. Times in seconds.
+
+    Attributes:
+        missed: faults whose moment did not come before the run ended.
+        differences: what is not as in an undisturbed run, or not as promised. None: the trial was passed.
+        repeated: steps that ran again although they had committed, for their result had not been recorded.
+        producers: how many it took to see the run through.
+        lines_lost: lines of the console that an undisturbed run has.
+    """
+
+    seed: int
+    scenario: str
+    lease: float
+    faults: list[str]
+    missed: list[str]
+    seconds: float
+    steps: int
+    executions: int
+    recoveries: list[Recovery]
+    repeated: list[str]
+    producers: int
+    lines_lost: int
+    differences: list[str]
+
+
+class Trial:
+    """A run that is disturbed.
+
+    Args:
+        seed: what the faults were drawn from.
+        drawn: the faults.
+        patience: seconds after which a run that did not end never will.
+    """
+
+    def __init__(
+        self, stack: Stack, arena: Arena, seed: int, drawn: Sequence[Drawn], *, patience: float
+    ) -> None:
+        self.stack, self.arena, self.seed = stack, arena, seed
+        self.run = ""
+        self._struck = [Struck(each) for each in drawn]
+        self._patience = patience
+        self._over = threading.Event()
+        self._client = stack.server.client(socket_timeout=5)
+        self._relay = RelayClient(stack.server.broker_url)
+        self._output = arena._side.folder / "lines.txt"
+        self._lock = threading.Lock()
+        self._producers: list[subprocess.Popen[bytes]] = []
+        self._differences: list[str] = []
+
+    # what a fault sees
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended, or the trial."""
+        return self._over.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not beyond the end of the trial."""
+        self._over.wait(seconds)
+
+    def replace_producer(self) -> str:
+        """Kill the run's producer; another one attaches by the run's id."""
+        with self._lock:
+            first = self._producers[-1]
+            first.kill()
+            first.wait(10)
+            self._start_producer(["watch", "--plain", self.run])
+        return "another attached"
+
+    def _start_producer(self, args: Sequence[str]) -> None:
+        """A caller as users have it: a process of the command line. Its lines replace those of the one before."""
+        side = self.arena._side
+        with self._output.open("wb") as output, self._output.with_suffix(".err").open("ab") as errors:
+            self._producers.append(
+                subprocess.Popen(
+                    [*relay_program(), *args], cwd=side.project, env=dict(side.environ), stdout=output,
+                    stderr=errors, stdin=subprocess.DEVNULL,
+                )
+            )  # fmt: skip
+
+    # from start to end
+
+    def play(self) -> Verdict:
+        """Run it, and look at everything that it left."""
+        side = self.arena.again()
+        self._output.with_suffix(".err").unlink(missing_ok=True)
+        began = time.time()
+        side.rules.windows.append(Window(began=began, ended=float("inf")))
+        self._start_producer(self.arena.scenario.command)
+        threads: list[threading.Thread] = []
+        try:
+            self.run = self._find_run(began)
+            threads = [threading.Thread(target=self._strike, args=(each,)) for each in self._struck]
+            for thread in threads:
+                thread.start()
+            in_time = self._wait(began + self._patience)
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join(120)
+            self.stack.mend()
+        ended = time.time()
+        if in_time:
+            self._judge(side, ended)
+        else:
+            self._differences.append(f"the run did not end in {self._patience:g} s: {self._where_it_stands()}")
+        for producer in self._producers:
+            producer.kill()
+            producer.wait(10)
+        executions = self.stack.journal.executions(self.run)
+        return Verdict(
+            seed=self.seed, scenario=self.arena.name, lease=self.stack.lease,
+            faults=[f"{each.drawn}{f' ({each.note})' if each.note else ''}" for each in self._struck if each.at],
+            missed=[str(each.drawn) for each in self._struck if not each.at],
+            seconds=ended - began, steps=len({each.step for each in executions}), executions=len(executions),
+            recoveries=[each for struck in self._struck for each in recoveries(struck, executions)],
+            repeated=sorted(committed_twice(executions)), producers=len(self._producers),
+            lines_lost=self._lines_lost(side) if in_time else 0, differences=self._differences,
+        )  # fmt: skip
+
+    def _find_run(self, began: float) -> str:
+        while time.time() < began + self._patience:
+            for run_id in self._relay.store.active_runs():
+                return run_id
+            if self._producers[-1].poll() is not None:
+                break
+            time.sleep(_POLL)
+        raise AssertionError(f"the run was not submitted: {self._said()}")
+
+    def _strike(self, struck: Struck) -> None:
+        """Wait for a fault's moment, and do it."""
+        wanted = struck.drawn.share * len(self.arena.steps)
+        while not self.ended:
+            if len({each.step for each in self.stack.journal.executions(self.run)}) >= wanted:
+                self.pause(struck.drawn.delay)
+                if not self.ended:
+                    try:
+                        FAULTS[struck.drawn.name](self, struck)
+                    except (redis.RedisError, OSError) as error:  # of another fault that is under way
+                        struck.note = f"{struck.note} {type(error).__name__}: {error}".strip()
+                return
+            self.pause(_POLL)
+
+    def _wait(self, deadline: float) -> bool:
+        """Until the run has ended and its producer with it; whether both did in time."""
+        while time.time() < deadline:
+            with self._lock:
+                code = self._producers[-1].poll()
+            if code is None:
+                self.pause(_POLL)
+                continue
+            if self._state() in RUN_TERMINAL:
+                return True
+            if code != _KILLED and not self._struck_by("Redis", "broker"):
+                self._differences.append(f"the producer left with {code} before the run had ended: {self._said()}")
+            with self._lock:
+                self._start_producer(["watch", "--plain", self.run])
+            self.pause(0.5)
+        return False
+
+    def _struck_by(self, *names: str) -> bool:
+        return any(each.at and each.drawn.name.startswith(names) for each in self._struck)
+
+    def _state(self) -> str:
+        try:
+            state: Any = self._client.hget(Keys().run(self.run), "state")
+        except (redis.RedisError, OSError):
+            return ""
+        return str(state or "")
+
+    def _said(self) -> str:
+        return self._output.with_suffix(".err").read_text()[-1000:]
+
+    def _where_it_stands(self) -> str:
+        states: Any = self._client.hgetall(Keys().states(self.run))
+        facts = self._relay.store.facts(self.run)
+        waiting = {step: state for step, state in states.items() if state != "done"}
+        return json.dumps({"run": {name: facts.get(name) for name in _COUNTERS}, "steps": waiting})
+
+    # the verdict
+
+    def _judge(self, side: Side, ended: float) -> None:
+        executions = self._quiet(ended)
+        twice = committed_twice(executions)
+        side.rules.windows[-1].ended = ended
+        lines = self._output.read_text(errors="replace").splitlines()
+        folder = side.project / "target"
+        outcome = Outcome(
+            return_code=self._producers[-1].returncode, lines=lines, run_results=_json(folder / "run_results.json"),
+            manifest=_json(folder / "manifest.json"), files=_files(folder), relations=side.warehouse.relations(),
+        )  # fmt: skip
+        if outcome.run_results is not None:
+            side.rules.windows[-1].invocation_id = outcome.run_results["metadata"]["invocation_id"]
+        baseline = self.arena.baseline
+        assert baseline is not None
+        seen = compare(
+            self._comparable(baseline, baseline, twice), self._comparable(outcome, baseline, twice),
+            (self.arena.rules, side.rules), Allowance(),
+        )  # fmt: skip
+        self._differences += [each.shown("chaos").replace("plain:", "calm: ") for each in seen.differences]
+        self._differences += [f"executed twice at once: {each}" for each in at_once(executions, self.stack.absences, ended)]
+        self._differences += [f"written by a fenced worker: {each}" for each in written_late(executions)]
+        self._differences += [f"left in Redis: {each}" for each in self._left_in_redis()]
+
+    def _quiet(self, ended: float) -> list[Execution]:
+        """Every execution, once none is going on any more."""
+        deadline = time.time() + 30
+        while True:
+            executions = self.stack.journal.executions(self.run)
+            going = [each for each in executions if each.left is None and not self._is_dead(each.pid)]
+            if not going:
+                return executions
+            if time.time() > deadline:
+                self._differences.append(f"still executed after the run's end: {going[0]}")
+                return executions
+            time.sleep(_POLL)
+
+    def _is_dead(self, pid: int) -> bool:
+        return any(absence.until == float("inf") for absence in self.stack.absences.get(pid, ()))
+
+    def _comparable(self, outcome: Outcome, baseline: Outcome, twice: set[str]) -> Outcome:
+        """Without what a step that had to run again after its commit gives otherwise: the rows that each
+        execution adds (`Scenario.at_least_once`), and how many rows the warehouse says it changed."""
+        relations = dict(outcome.relations)
+        for name, writers in self.arena.scenario.at_least_once.items():
+            for key in relations:
+                if key.rpartition(".")[2] == name and twice & set(writers):
+                    rows = list(dict.fromkeys(relations[key].rows))
+                    relations[key] = replace(relations[key], rows=rows)
+        results = outcome.run_results
+        if results is not None and baseline.run_results is not None:
+            calm = {each["unique_id"]: each for each in baseline.run_results["results"]}
+            patched = [
+                {**each, **{name: calm[each["unique_id"]][name] for name in ("message", "adapter_response")}}
+                if each["unique_id"] in twice & calm.keys() else each
+                for each in results["results"]
+            ]  # fmt: skip
+            results = {**results, "results": patched}
+        return replace(outcome, relations=relations, run_results=results, lines=[], stderr="")
+
+    def _lines_lost(self, side: Side) -> int:
+        """How many lines of an undisturbed run were not said."""
+        baseline = self.arena.baseline
+        assert baseline is not None
+        lines = self._output.read_text(errors="replace").splitlines()
+        return (_counted(baseline.lines, self.arena.rules) - _counted(lines, side.rules)).total()
+
+    def _left_in_redis(self) -> list[str]:
+        """Marks of the run that only a live one may have."""
+        keys = Keys()
+        found = [
+            f"{key} has {member}"
+            for key in (keys.leases(), keys.watches(), keys.active())
+            for member in self._client.zrange(key, 0, -1)
+            if str(member).startswith(self.run)
+        ]
+        found += [key for key in self._client.scan_iter(f"{keys.locks()}*") if self._client.hget(key, "run") == self.run]
+        found += [key for key in self._client.scan_iter(f"{keys.run(self.run)}*") if self._client.ttl(key) < 0]
+        return found
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+        self._relay.store.client.close()
+
+
+_COUNTERS = ("state", "mode", "total", "done", "pending", "inflight", "queued", "parallel")
+
+
+def _counted(lines: Sequence[str], rules: Rules) -> Counter[str]:
+    return Counter(rules.line(line) for line in lines if line.strip())
+
+
+def recoveries(struck: Struck, executions: Sequence[Execution]) -> list[Recovery]:
+    """How long a fault held the run up; nothing where it did not."""
+    name = struck.drawn.name
+    if struck.at is None:
+        return []
+    if struck.interrupted:
+        again = [
+            min((each.entered for each in executions if each.step == lost.step and each.entered > lost.entered),
+                default=None)
+            for lost in struck.interrupted
+        ]  # fmt: skip
+        return [Recovery(name, at - struck.at) for at in again if at is not None]
+    since = struck.over or struck.at
+    later = [each.entered for each in executions if each.entered > since]
+    if struck.over is None and not name.startswith(("messages", "close", "connections")):
+        return []
+    return [Recovery(name, min(later) - since)] if later else []
+
+
+def read_lines(path: Path) -> list[Verdict]:
+    """Verdicts that were recorded."""
+    if not path.exists():
+        return []
+    return [msgspec.json.decode(line, type=Verdict) for line in path.read_bytes().splitlines()]
+
+
+def append_line(path: Path, verdict: Verdict) -> None:
+    """Record a verdict, so that an interrupted series goes on from there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(msgspec.json.encode(verdict) + b"\n")
+        os.fsync(file.fileno())
