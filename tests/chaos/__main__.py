@@ -31,7 +31,9 @@ def main() -> int:
     parser.add_argument("--only", type=int, default=None, metavar="SEED", help="replay one trial")
     parser.add_argument("--on", default=DEFAULT, help=f"scenarios, taking turns: {', '.join(SCENARIOS)}")
     parser.add_argument("--lease", type=float, default=10.0, help="DBT_RELAY_LEASE_SECONDS of the workers")
+    parser.add_argument("--reap", type=float, default=2.0, help="DBT_RELAY_REAP_SECONDS of the workers")
     parser.add_argument("--longest", type=float, default=15.0, help="seconds that Redis is away at most")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds in which a run must end")
     parser.add_argument("--record", type=Path, default=ROOT / "build" / "chaos.jsonl")
     parser.add_argument("--report", action="store_true", help="only sum up what is recorded")
     options = parser.parse_args()
@@ -45,7 +47,12 @@ def main() -> int:
     missing = [each for each in wanted if options.only is not None or (*each, options.lease) not in known]
     if missing and not options.report:
         print(f"{len(missing)} trials from seed {missing[0][0]} on; --only SEED replays one", flush=True)
-        with _folder() as folder, Series(folder, lease=options.lease, reap=2.0, longest=options.longest) as series:
+        with (
+            _folder() as folder,
+            Series(
+                folder, lease=options.lease, reap=options.reap, longest=options.longest, patience=options.patience
+            ) as series,
+        ):
             for seed, name in missing:
                 verdict = series.play(seed, name)
                 print(judge(verdict), flush=True)

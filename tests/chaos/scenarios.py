@@ -180,6 +180,10 @@ class Arena:
         self.baseline = self._run(self.scenario.command)
         self.steps = frozenset(each.step for each in journal.executions(journal.latest()))
 
+    def connect(self, broker_url: str) -> None:
+        """Callers go to another broker from now on."""
+        self._side.environ = {**self._side.environ, "DBT_RELAY_BROKER_URL": broker_url}
+
     def _run(self, command: Sequence[str]) -> Outcome:
         outcome = self._side.run(command, {})
         assert outcome.return_code == 0, "\n".join([*outcome.lines[-40:], outcome.stderr])

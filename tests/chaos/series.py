@@ -46,6 +46,7 @@ class Series:
         """One trial of a scenario (`SCENARIOS`)."""
         stack = self._running_stack()
         arena = self._arenas.get(name) or self._prepare(name, stack)
+        arena.connect(stack.caller.broker_url)
         drawn = draw(seed, lease=self._lease, longest=self._longest)
         if SCENARIOS[name].postgres is False:  # a session takes no message for its close
             drawn = [each for each in drawn if each.name != "close message lost"] or drawn

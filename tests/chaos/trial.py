@@ -146,6 +146,7 @@ class Trial:
             self._judge(side, ended)
         else:
             self._differences.append(f"the run did not end in {self._patience:g} s: {self._where_it_stands()}")
+            self._differences += [f"{host.name} says\n{host.log(25)}" for host in self.stack.hosts]
         for producer in self._producers:
             producer.kill()
             producer.wait(10)
