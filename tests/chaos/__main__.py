@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.chaos.faults import FAULTS
 from tests.chaos.report import judge, summary
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.series import Series
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the first trial; the others follow it")
     parser.add_argument("--only", type=int, default=None, metavar="SEED", help="replay one trial")
     parser.add_argument("--on", default=DEFAULT, help=f"scenarios, taking turns: {', '.join(SCENARIOS)}")
+    parser.add_argument("--faults", default="", help=f"draw among these alone: {', '.join(FAULTS)}")
     parser.add_argument("--lease", type=float, default=10.0, help="DBT_RELAY_LEASE_SECONDS of the workers")
     parser.add_argument("--reap", type=float, default=2.0, help="DBT_RELAY_REAP_SECONDS of the workers")
     parser.add_argument("--longest", type=float, default=15.0, help="seconds that Redis is away at most")
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="only sum up what is recorded")
     options = parser.parse_args()
     names = options.on.split(",")
+    among = [name for name in FAULTS if name in options.faults.split(",")]
     first = options.seed
     if first is None:
         first = random.SystemRandom().randrange(10**6)
@@ -50,7 +53,8 @@ def main() -> int:
         with (
             _folder() as folder,
             Series(
-                folder, lease=options.lease, reap=options.reap, longest=options.longest, patience=options.patience
+                folder, lease=options.lease, reap=options.reap, longest=options.longest,
+                patience=options.patience, among=among,
             ) as series,
         ):
             for seed, name in missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -279,16 +279,17 @@ LASTING: Final = frozenset(
 """Those that have a length."""
 
 
-def draw(seed: int, *, lease: float, longest: float) -> list[Drawn]:
+def draw(seed: int, *, lease: float, longest: float, among: Sequence[str] = ()) -> list[Drawn]:
     """One to four faults.
 
     Args:
         lease: of the workers, seconds: what is stopped or cut off stays so for longer.
         longest: seconds that Redis is away at most.
+        among: names that may be drawn; none: all.
     """
     rng = random.Random(seed)
     drawn = []
-    for name in sorted(rng.sample(sorted(FAULTS), rng.randint(1, 4)), key=lambda _: rng.random()):
+    for name in rng.choices(sorted(among or FAULTS), k=rng.randint(1, 4)):
         away = name.startswith(("Redis", "broker"))
         length = rng.uniform(0.3, longest) if away else lease * rng.uniform(1.2, 2.0)
         drawn.append(

@@ -16,12 +16,12 @@ def judge(verdict: Verdict) -> str:
         f"seed {verdict.seed} {verdict.scenario} {good}: {verdict.seconds:.1f} s, {verdict.steps} steps, "
         f"{verdict.executions} executions"
         + (f", {verdict.producers} producers" if verdict.producers > 1 else "")
-        + (f", {verdict.lines_lost} lines lost" if verdict.lines_lost else "")
         + (f", ran again after their commit: {', '.join(verdict.repeated)}" if verdict.repeated else "")
     ]
     lines += [f"    {each}" for each in verdict.faults]
     lines += [f"    ({each}: the run had ended)" for each in verdict.missed]
     lines += [f"    back after {each.seconds:.1f} s ({each.fault})" for each in verdict.recoveries]
+    lines += [f"    line lost: {each}" for each in verdict.lines_lost]
     lines += [f"  ! {each}" for each in verdict.differences[:20]]
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from tests.chaos.scenarios import Arena
 from tests.chaos.stack import Stack
 from workers.contract.names import Keys
 from workers.contract.results import RUN_TERMINAL
-from workers.verify.compare import Allowance, compare
+from workers.verify.compare import OWN_LINES, Allowance, compare
 from workers.verify.rules import Rules, Window
 from workers.verify.sides import Outcome, Side, _files, _json, relay_program
 
@@ -61,7 +61,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     recoveries: list[Recovery]
     repeated: list[str]
     producers: int
-    lines_lost: int
+    lines_lost: list[str]
     differences: list[str]
 
 
@@ -158,7 +158,7 @@ class Trial:
             seconds=ended - began, steps=len({each.step for each in executions}), executions=len(executions),
             recoveries=[each for struck in self._struck for each in recoveries(struck, executions)],
             repeated=sorted(committed_twice(executions)), producers=len(self._producers),
-            lines_lost=self._lines_lost(side) if in_time else 0, differences=self._differences,
+            lines_lost=self._lines_lost(side) if in_time else [], differences=self._differences,
         )  # fmt: skip
 
     def _find_run(self, began: float) -> str:
@@ -281,12 +281,12 @@ class Trial:
             results = {**results, "results": patched}
         return replace(outcome, relations=relations, run_results=results, lines=[], stderr="")
 
-    def _lines_lost(self, side: Side) -> int:
-        """How many lines of an undisturbed run were not said."""
+    def _lines_lost(self, side: Side) -> list[str]:
+        """Lines of an undisturbed run that were not said."""
         baseline = self.arena.baseline
         assert baseline is not None
         lines = self._output.read_text(errors="replace").splitlines()
-        return (_counted(baseline.lines, self.arena.rules) - _counted(lines, side.rules)).total()
+        return sorted(_counted(baseline.lines, self.arena.rules) - _counted(lines, side.rules))
 
     def _left_in_redis(self) -> list[str]:
         """Marks of the run that only a live one may have."""
@@ -311,7 +311,8 @@ _COUNTERS = ("state", "mode", "total", "done", "pending", "inflight", "queued", 
 
 
 def _counted(lines: Sequence[str], rules: Rules) -> Counter[str]:
-    return Counter(rules.line(line) for line in lines if line.strip())
+    mine = (rules.line(line) for line in lines if line.strip())
+    return Counter(line for line in mine if not any(own in line for own in OWN_LINES))
 
 
 def recoveries(struck: Struck, executions: Sequence[Execution]) -> list[Recovery]:
