@@ -15,6 +15,7 @@ from tests.chaos.report import judge, summary
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.series import Series
 from tests.chaos.trial import append_line, read_lines
+from tests.support.postgres_server import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = "demo-duckdb,features-duckdb,demo-postgres,features-postgres"
@@ -52,8 +53,9 @@ def main() -> int:
         print(f"{len(missing)} trials from seed {missing[0][0]} on; --only SEED replays one", flush=True)
         with (
             _folder() as folder,
+            _postgres() as postgres,
             Series(
-                folder, lease=options.lease, reap=options.reap, longest=options.longest,
+                folder, postgres, lease=options.lease, reap=options.reap, longest=options.longest,
                 patience=options.patience, among=among,
             ) as series,
         ):
@@ -78,6 +80,16 @@ def main() -> int:
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="relay-chaos-") as folder:
         yield Path(folder).resolve()
+
+
+@contextlib.contextmanager
+def _postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 if __name__ == "__main__":

@@ -93,6 +93,9 @@ class Store(Protocol):
     def reset(self) -> None:
         """Hold that again, and nothing else."""
 
+    def close(self) -> None:
+        """Be gone."""
+
 
 class DuckDBStore:
     """A DuckDB file."""
@@ -110,6 +113,11 @@ class DuckDBStore:
         """See `Store`."""
         self.file.with_name(f"{self.file.name}.wal").unlink(missing_ok=True)
         shutil.copy(self._saved, self.file)
+
+    def close(self) -> None:
+        """See `Store`."""
+        self.file.unlink(missing_ok=True)
+        self._saved.unlink(missing_ok=True)
 
 
 class PostgresStore:
@@ -131,6 +139,11 @@ class PostgresStore:
         self._execute(f"drop database {self.name} with (force)")
         self._execute(f"create database {self.name} template {self.name}_saved")
 
+    def close(self) -> None:
+        """See `Store`."""
+        for name in (self.name, f"{self.name}_saved"):
+            self._execute(f"drop database if exists {name} with (force)")
+
     def _execute(self, sql: str) -> None:
         with contextlib.closing(self._server.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(sql)
@@ -142,16 +155,15 @@ class Arena:
     Args:
         folder: for the project, its warehouse and what they become.
         broker_url: of the caller.
-        postgres: for scenarios on Postgres.
+        postgres: a running server, for scenarios on it.
     """
 
     def __init__(
-        self, name: str, folder: Path, broker_url: str, postgres: PostgresServer | None = None
+        self, name: str, folder: Path, broker_url: str, postgres: PostgresServer
     ) -> None:
         self.name, self.scenario = name, SCENARIOS[name]
         self.store: Store
         if self.scenario.postgres:
-            assert postgres is not None
             self.store = PostgresStore(postgres, name.replace("-", "_"))
         else:
             self.store = DuckDBStore(folder / "warehouse.duckdb")

@@ -18,6 +18,7 @@ class Series:
 
     Args:
         folder: for projects, warehouses and journals.
+        postgres: a running server.
         lease, reap: settings of the workers, seconds.
         longest: seconds that Redis is away at most.
         patience: seconds after which a run that did not end never will.
@@ -27,6 +28,7 @@ class Series:
     def __init__(
         self,
         folder: Path,
+        postgres: PostgresServer,
         *,
         lease: float,
         reap: float,
@@ -36,12 +38,11 @@ class Series:
     ) -> None:
         self._folder, self._lease, self._reap, self._longest = folder, lease, reap, longest
         self._patience, self._among = patience, among
-        self._postgres = PostgresServer()
+        self._postgres = postgres
         self._stack: Stack | None = None
         self._arenas: dict[str, Arena] = {}
 
     def __enter__(self) -> Series:
-        self._postgres.start()
         return self
 
     def __exit__(
@@ -49,7 +50,8 @@ class Series:
     ) -> None:
         if self._stack is not None:
             self._stack.close()
-        self._postgres.close()
+        for arena in self._arenas.values():
+            arena.store.close()
 
     def play(self, seed: int, name: str) -> Verdict:
         """One trial of a scenario (`SCENARIOS`)."""
