@@ -63,6 +63,11 @@ model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODE
 	RELAY_MODEL_EXAMPLES=$${RELAY_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest \
 		tests/integration/test_ledger_model.py -k model_says -s $(PYTEST_ARGS)
 
+.PHONY: chaos
+chaos: $(STAMP) ## Disturb real runs in every way (RELAY_CHAOS_TRIALS, RELAY_CHAOS_SEED, CHAOS_ARGS)
+	$(BIN)/python -m tests.chaos --trials $${RELAY_CHAOS_TRIALS:-100} \
+		$${RELAY_CHAOS_SEED:+--seed $$RELAY_CHAOS_SEED} $(CHAOS_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

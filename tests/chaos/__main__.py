@@ -14,7 +14,7 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.report import judge, summary
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.series import Series
-from tests.chaos.trial import append_line, read_lines
+from tests.chaos.verdict import append_line, read_lines
 from tests.support.postgres_server import PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +55,13 @@ def main() -> int:
             _folder() as folder,
             _postgres() as postgres,
             Series(
-                folder, postgres, lease=options.lease, reap=options.reap, longest=options.longest,
-                patience=options.patience, among=among,
+                folder,
+                postgres,
+                lease=options.lease,
+                reap=options.reap,
+                longest=options.longest,
+                patience=options.patience,
+                among=among,
             ) as series,
         ):
             for seed, name in missing:
@@ -70,7 +75,7 @@ def main() -> int:
         return 0
     verdicts = [
         each for each in read_lines(options.record)
-        if options.report or (each.seed, each.scenario) in set(wanted) and each.lease == options.lease
+        if options.report or ((each.seed, each.scenario) in wanted and each.lease == options.lease)
     ]  # fmt: skip
     print("\n".join(summary(verdicts)))
     return int(any(each.differences for each in verdicts))

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median, quantiles
 
-from tests.chaos.trial import Verdict
+from tests.chaos.verdict import Verdict
 
 
 def judge(verdict: Verdict) -> str:
@@ -29,10 +29,11 @@ def judge(verdict: Verdict) -> str:
 def summary(verdicts: Sequence[Verdict]) -> list[str]:
     """All of them in a table: how many ended right, and how long each kind of fault held a run up."""
     failed = [each for each in verdicts if each.differences]
+    faults, steps = sum(len(each.faults) for each in verdicts), sum(each.steps for each in verdicts)
+    executions = sum(each.executions for each in verdicts)
     lines = [
-        f"{len(verdicts)} trials, {sum(len(each.faults) for each in verdicts)} faults, "
-        f"{sum(each.executions for each in verdicts)} executions of {sum(each.steps for each in verdicts)} steps: "
-        f"{len(failed)} trials with differences"
+        f"{len(verdicts)} trials, {faults} faults, {executions} executions of {steps} steps",
+        f"{len(failed)} trials with differences",
     ]
     by_scenario = defaultdict(list)
     for each in verdicts:
@@ -43,7 +44,9 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
         for name, mine in sorted(by_scenario.items())
     ]
     if failed:
-        lines.append("  replay with --only: " + ", ".join(f"{each.seed} ({each.scenario})" for each in failed))
+        lines.append(
+            "  replay with --only: " + ", ".join(f"{each.seed} ({each.scenario})" for each in failed)
+        )
     times = defaultdict(list)
     struck: dict[str, int] = defaultdict(int)
     for each in verdicts:
@@ -51,10 +54,15 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
             struck[fault.partition(" at ")[0]] += 1
         for recovery in each.recoveries:
             times[recovery.fault].append(recovery.seconds)
-    lines += ["", "| fault | struck | held up | median s | p95 s | worst s |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines += [
+        "",
+        "| fault | struck | held up | median s | p95 s | worst s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for name in sorted(struck):
         lines.append(f"| {name} | {struck[name]} | {_distribution(times[name])} |")
-    lines.append(f"| all | {sum(struck.values())} | {_distribution([s for each in times.values() for s in each])} |")
+    every = [seconds for each in times.values() for seconds in each]
+    lines.append(f"| all | {faults} | {_distribution(every)} |")
     return lines
 
 

@@ -158,9 +158,7 @@ class Arena:
         postgres: a running server, for scenarios on it.
     """
 
-    def __init__(
-        self, name: str, folder: Path, broker_url: str, postgres: PostgresServer
-    ) -> None:
+    def __init__(self, name: str, folder: Path, broker_url: str, postgres: PostgresServer) -> None:
         self.name, self.scenario = name, SCENARIOS[name]
         self.store: Store
         if self.scenario.postgres:

@@ -9,7 +9,8 @@ from types import TracebackType
 from tests.chaos.faults import draw
 from tests.chaos.scenarios import Arena
 from tests.chaos.stack import Stack
-from tests.chaos.trial import Trial, Verdict
+from tests.chaos.trial import Trial
+from tests.chaos.verdict import Verdict
 from tests.support.postgres_server import PostgresServer
 
 
@@ -70,7 +71,9 @@ class Series:
 
     def _running_stack(self) -> Stack:
         if self._stack is None:
-            secrets = {name: value for name, value in self._postgres._database("").env.items() if "SECRET" in name}
+            secrets = {
+                name: value for name, value in self._postgres._database("").env.items() if "SECRET" in name
+            }
             self._stack = Stack(self._folder, lease=self._lease, reap=self._reap, env=secrets)
             self._stack.start()
         return self._stack

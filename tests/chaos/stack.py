@@ -80,6 +80,10 @@ class Stack:
                 self.resume(pid)
             for link in self._links.values():
                 link.mend()
+            if not self.server.alive:
+                self.server.start()
+            with self.server.client() as client:
+                client.config_set("maxmemory", "0")
             for host in self.hosts:
                 if not host.alive:
                     self.replace(host)
@@ -90,6 +94,10 @@ class Stack:
             host.close()
             self._links.pop(host.name).close()
         self._gone.clear()
+
+    def crashed(self) -> list[str]:
+        """Workers that ended although nobody ended them, with what they said last."""
+        return [f"{host.name} ended by itself:\n{host.log(25)}" for host in self.hosts if not host.alive]
 
     def close(self) -> None:
         """End everything and remove what it left."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import redis
 
 from producer.client import RelayClient
@@ -21,6 +18,7 @@ from tests.chaos.faults import FAULTS, Drawn, Struck
 from tests.chaos.journal import Execution, at_once, committed_twice, written_late
 from tests.chaos.scenarios import Arena
 from tests.chaos.stack import Stack
+from tests.chaos.verdict import Verdict, recoveries
 from workers.contract.names import Keys
 from workers.contract.results import RUN_TERMINAL
 from workers.verify.compare import OWN_LINES, Allowance, compare
@@ -29,40 +27,6 @@ from workers.verify.sides import Outcome, Side, _files, _json, relay_program
 
 _POLL = 0.02
 _KILLED = -9
-
-
-class Recovery(msgspec.Struct, frozen=True):
-    """How long a fault held a run up: until each step that it interrupted ran again elsewhere, or, where it took
-    Redis or messages away, until the next step began."""
-
-    fault: str
-    seconds: float
-
-
-class Verdict(msgspec.Struct, kw_only=True):
-    """What a trial showed. Times in seconds.
-
-    Attributes:
-        missed: faults whose moment did not come before the run ended.
-        differences: what is not as in an undisturbed run, or not as promised. None: the trial was passed.
-        repeated: steps that ran again although they had committed, for their result had not been recorded.
-        producers: how many it took to see the run through.
-        lines_lost: lines of the console that an undisturbed run has.
-    """
-
-    seed: int
-    scenario: str
-    lease: float
-    faults: list[str]
-    missed: list[str]
-    seconds: float
-    steps: int
-    executions: int
-    recoveries: list[Recovery]
-    repeated: list[str]
-    producers: int
-    lines_lost: list[str]
-    differences: list[str]
 
 
 class Trial:
@@ -130,6 +94,7 @@ class Trial:
         side.rules.windows.append(Window(began=began, ended=float("inf")))
         self._start_producer(self.arena.scenario.command)
         threads: list[threading.Thread] = []
+        in_time = False
         try:
             self.run = self._find_run(began)
             threads = [threading.Thread(target=self._strike, args=(each,)) for each in self._struck]
@@ -140,16 +105,19 @@ class Trial:
             self._over.set()
             for thread in threads:
                 thread.join(120)
+            for producer in self._producers if not in_time else ():
+                producer.kill()
+                producer.wait(10)
+            self._differences += self.stack.crashed()
             self.stack.mend()
         ended = time.time()
         if in_time:
             self._judge(side, ended)
         else:
-            self._differences.append(f"the run did not end in {self._patience:g} s: {self._where_it_stands()}")
+            self._differences.append(
+                f"the run did not end in {self._patience:g} s: {self._where_it_stands()}"
+            )
             self._differences += [f"{host.name} says\n{host.log(25)}" for host in self.stack.hosts]
-        for producer in self._producers:
-            producer.kill()
-            producer.wait(10)
         executions = self.stack.journal.executions(self.run)
         return Verdict(
             seed=self.seed, scenario=self.arena.name, lease=self.stack.lease,
@@ -194,15 +162,12 @@ class Trial:
                 continue
             if self._state() in RUN_TERMINAL:
                 return True
-            if code != _KILLED and not self._struck_by("Redis", "broker"):
-                self._differences.append(f"the producer left with {code} before the run had ended: {self._said()}")
+            if code != _KILLED:
+                self._differences.append(f"the producer gave up with {code}, not the run: {self._said()}")
             with self._lock:
                 self._start_producer(["watch", "--plain", self.run])
             self.pause(0.5)
         return False
-
-    def _struck_by(self, *names: str) -> bool:
-        return any(each.at and each.drawn.name.startswith(names) for each in self._struck)
 
     def _state(self) -> str:
         try:
@@ -241,7 +206,9 @@ class Trial:
             (self.arena.rules, side.rules), Allowance(),
         )  # fmt: skip
         self._differences += [each.shown("chaos").replace("plain:", "calm: ") for each in seen.differences]
-        self._differences += [f"executed twice at once: {each}" for each in at_once(executions, self.stack.absences, ended)]
+        self._differences += [
+            f"executed twice at once: {each}" for each in at_once(executions, self.stack.absences, ended)
+        ]
         self._differences += [f"written by a fenced worker: {each}" for each in written_late(executions)]
         self._differences += [f"left in Redis: {each}" for each in self._left_in_redis()]
 
@@ -266,10 +233,9 @@ class Trial:
         execution adds (`Scenario.at_least_once`), and how many rows the warehouse says it changed."""
         relations = dict(outcome.relations)
         for name, writers in self.arena.scenario.at_least_once.items():
-            for key in relations:
+            for key, relation in outcome.relations.items():
                 if key.rpartition(".")[2] == name and twice & set(writers):
-                    rows = list(dict.fromkeys(relations[key].rows))
-                    relations[key] = replace(relations[key], rows=rows)
+                    relations[key] = replace(relation, rows=list(dict.fromkeys(relation.rows)))
         results = outcome.run_results
         if results is not None and baseline.run_results is not None:
             calm = {each["unique_id"]: each for each in baseline.run_results["results"]}
@@ -297,8 +263,14 @@ class Trial:
             for member in self._client.zrange(key, 0, -1)
             if str(member).startswith(self.run)
         ]
-        found += [key for key in self._client.scan_iter(f"{keys.locks()}*") if self._client.hget(key, "run") == self.run]
-        found += [key for key in self._client.scan_iter(f"{keys.run(self.run)}*") if self._client.ttl(key) < 0]
+        found += [
+            key
+            for key in self._client.scan_iter(f"{keys.locks()}*")
+            if self._client.hget(key, "run") == self.run
+        ]
+        found += [
+            key for key in self._client.scan_iter(f"{keys.run(self.run)}*") if self._client.ttl(key) < 0
+        ]
         return found
 
     def close(self) -> None:
@@ -313,37 +285,3 @@ _COUNTERS = ("state", "mode", "total", "done", "pending", "inflight", "queued", 
 def _counted(lines: Sequence[str], rules: Rules) -> Counter[str]:
     mine = (rules.line(line) for line in lines if line.strip())
     return Counter(line for line in mine if not any(own in line for own in OWN_LINES))
-
-
-def recoveries(struck: Struck, executions: Sequence[Execution]) -> list[Recovery]:
-    """How long a fault held the run up; nothing where it did not."""
-    name = struck.drawn.name
-    if struck.at is None:
-        return []
-    if struck.interrupted:
-        again = [
-            min((each.entered for each in executions if each.step == lost.step and each.entered > lost.entered),
-                default=None)
-            for lost in struck.interrupted
-        ]  # fmt: skip
-        return [Recovery(name, at - struck.at) for at in again if at is not None]
-    since = struck.over or struck.at
-    later = [each.entered for each in executions if each.entered > since]
-    if struck.over is None and not name.startswith(("messages", "close", "connections")):
-        return []
-    return [Recovery(name, min(later) - since)] if later else []
-
-
-def read_lines(path: Path) -> list[Verdict]:
-    """Verdicts that were recorded."""
-    if not path.exists():
-        return []
-    return [msgspec.json.decode(line, type=Verdict) for line in path.read_bytes().splitlines()]
-
-
-def append_line(path: Path, verdict: Verdict) -> None:
-    """Record a verdict, so that an interrupted series goes on from there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(msgspec.json.encode(verdict) + b"\n")
-        os.fsync(file.fileno())
