@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from tests.chaos.journal import JOURNAL, Absence, Execution, Journal
 from tests.chaos.link import Link
 from tests.support.redis_server import RedisServer
@@ -127,6 +129,18 @@ class Stack:
         mine = {child for host in self.hosts for child in host.children}
         return [each for each in self.journal.executions(run) if each.left is None and each.pid in mine]
 
+    def notice_deaths(self, run: str) -> None:
+        """Processes that ended in the middle of a step though no fault killed them: a worker may be ended for
+        holding what it lost."""
+        for each in self.journal.executions(run):
+            if each.left is None and not self.is_dead(each.pid) and _is_gone(each.pid):
+                with self._lock:
+                    self._absent([each.pid])
+
+    def is_dead(self, pid: int) -> bool:
+        """Whether a process is known to have ended."""
+        return any(absence.until == FOREVER for absence in self.absences.get(pid, ()))
+
     def victim(self, run: str, choice: float) -> WorkerPool:
         """A worker that executes a step of the run, or any where none does."""
         with self._lock:
@@ -183,3 +197,10 @@ class Stack:
         for pid in pids:
             self._stopped.pop(pid, None)
             self.absences[pid].append(Absence(now, FOREVER))
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -155,6 +155,7 @@ class Trial:
     def _wait(self, deadline: float) -> bool:
         """Until the run has ended and its producer with it; whether both did in time."""
         while time.time() < deadline:
+            self.stack.notice_deaths(self.run)
             with self._lock:
                 code = self._producers[-1].poll()
             if code is None:
@@ -216,17 +217,15 @@ class Trial:
         """Every execution, once none is going on any more."""
         deadline = time.time() + 30
         while True:
+            self.stack.notice_deaths(self.run)
             executions = self.stack.journal.executions(self.run)
-            going = [each for each in executions if each.left is None and not self._is_dead(each.pid)]
+            going = [each for each in executions if each.left is None and not self.stack.is_dead(each.pid)]
             if not going:
                 return executions
             if time.time() > deadline:
                 self._differences.append(f"still executed after the run's end: {going[0]}")
                 return executions
             time.sleep(_POLL)
-
-    def _is_dead(self, pid: int) -> bool:
-        return any(absence.until == float("inf") for absence in self.stack.absences.get(pid, ()))
 
     def _comparable(self, outcome: Outcome, baseline: Outcome, twice: set[str]) -> Outcome:
         """Without what a step that had to run again after its commit gives otherwise: the rows that each
