@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, default=ROOT / "build" / "chaos.jsonl")
     parser.add_argument("--report", action="store_true", help="only sum up what is recorded")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends with it
     names = options.on.split(",")
     among = [name for name in FAULTS if name in options.faults.split(",")]
     first = options.seed
