@@ -102,6 +102,7 @@ class Trial:
                 thread.start()
             in_time = self._wait(began + self._patience)
         finally:
+            seconds = time.time() - began
             self._over.set()
             for thread in threads:
                 thread.join(120)
@@ -123,7 +124,7 @@ class Trial:
             seed=self.seed, scenario=self.arena.name, lease=self.stack.lease,
             faults=[f"{each.drawn}{f' ({each.note})' if each.note else ''}" for each in self._struck if each.at],
             missed=[str(each.drawn) for each in self._struck if not each.at],
-            seconds=ended - began, steps=len({each.step for each in executions}), executions=len(executions),
+            seconds=seconds, steps=len({each.step for each in executions}), executions=len(executions),
             recoveries=[each for struck in self._struck for each in recoveries(struck, executions)],
             repeated=sorted(committed_twice(executions)), producers=len(self._producers),
             lines_lost=self._lines_lost(side) if in_time else [], differences=self._differences,
