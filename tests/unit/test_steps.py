@@ -26,13 +26,7 @@ class Full:
         self.done += 1
 
 
-def held() -> Any:
-    return SimpleNamespace(
-        heart=SimpleNamespace(interruptible=contextlib.nullcontext),
-        progress=SimpleNamespace(flush=lambda: True),
-    )
-
-
+HELD: Any = SimpleNamespace(heart=SimpleNamespace(interruptible=contextlib.nullcontext))
 CLAIM: Any = SimpleNamespace(run_id="r", step="@plan")
 
 
@@ -40,7 +34,7 @@ def test_it_is_done_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(steps.time, "sleep", waited.append)
     write = Full(3)
-    steps._when_there_is_room(held(), CLAIM, write)
+    steps._when_there_is_room(HELD, CLAIM, write)
     assert (write.done, len(waited)) == (1, 3)
 
 
@@ -51,5 +45,5 @@ def test_a_step_that_waits_for_room_can_be_stopped(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(steps.time, "sleep", interrupted)
     write = Full(1000)
     with pytest.raises(StepInterrupted):
-        steps._when_there_is_room(held(), CLAIM, write)
+        steps._when_there_is_room(HELD, CLAIM, write)
     assert write.done == 0
