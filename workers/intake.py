@@ -7,6 +7,7 @@ something else than a task, or a queue entry that is no message at all, ends its
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import redis
 from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
 from kombu.connection import Connection
-from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
 
 from workers.contract.log import log
@@ -37,10 +38,19 @@ class _Headers(msgspec.Struct):
     group: str | None = None
 
 
+class _Embed(msgspec.Struct, forbid_unknown_fields=True):
+    """Messages that a task would send when it has ended: none of ours has any."""
+
+    callbacks: None = None
+    errbacks: None = None
+    chain: None = None
+    chord: None = None
+
+
 class _Body(msgspec.Struct, array_like=True):
     args: list[Any]
     kwargs: dict[str, Any]
-    embed: dict[str, Any] | None
+    embed: _Embed | None
 
 
 _counters: list[Callable[[str], None]] = []
@@ -75,19 +85,54 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
         """Celery's handler behind a check."""
         handle: Callable[[Any], Any] = super().create_task_handler(*args, **options)
 
-        def check(message: Any) -> Any:
+        def check(message: Any) -> None:
             try:
-                payload = message.payload
-            except (ContentDisallowed, DecodeError) as error:
-                reason: str | None = f"not a task message: {type(error).__name__}: {error}"
-            else:
-                reason = problem_with(message.headers, payload)
-            if reason is None:
-                return handle(message)
-            refuse(reason)
-            return message.ack()
+                reason = self._problem_with(message)
+                if reason is None:
+                    handle(message)
+            except (OSError, redis.RedisError, OperationalError):  # the broker's, not the message's
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the message's fault
+                reason = f"not a task message: {type(error).__name__}: {error}"
+            if reason is not None:
+                refuse(reason)
+                if not message.acknowledged:
+                    message.ack()
 
         return check
+
+    def _problem_with(self, message: Any) -> str | None:
+        reason = problem_with(message.headers, message.payload)
+        task = None if reason else self.app.tasks.get(message.headers["task"])
+        if task is None:  # Celery's own words for a task that nobody knows
+            return reason
+        if task.name.startswith("celery."):  # the canvas' own, which run whatever tasks they are given
+            return f"unknown task {task.name!r}: Celery's own are not for this queue"
+        args, kwargs, _ = message.payload
+        try:
+            inspect.signature(task.run).bind(*args, **kwargs)
+        except TypeError as error:
+            return f"not a valid task message: {task.name}: {error}"
+        return None
+
+    def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """Celery's, and counted."""
+        refuse(f"unknown task {scrub(str(message.headers['task']))[:100]!r}")
+        super().on_unknown_task(body, message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """Celery's, and counted."""
+        refuse(f"not a valid task message: {exc}")
+        super().on_invalid_task(body, message, exc)
+
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        """Celery's, and counted."""
+        refuse(f"not a task message: {type(exc).__name__}: {exc}")
+        super().on_decode_error(message, exc)
+
+
+_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, redis.DataError)
+"""What kombu raises for an entry that it cannot take apart, or whose delivery tag Redis does not take."""
 
 
 class GuardedChannel(kombu_redis.Channel):
@@ -96,7 +141,7 @@ class GuardedChannel(kombu_redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _NO_MESSAGE as error:
             refuse(f"not a message: {type(error).__name__}: {error}")
             return True
         except redis.OutOfMemoryError:  # kombu notes what it took: the reaper sends the message again

@@ -136,7 +136,7 @@ def test_what_is_no_task_is_refused_and_counted(
     [said] = counted
     assert said.startswith("not a ")
     assert reason in said
-    assert redis_client.hlen("unacked") == 0
+    wait_until(lambda: not redis_client.hlen("unacked"), 10, "the end of the message")
     assert_at_work(pool, redis_server)
 
 

@@ -279,6 +279,30 @@ def test_the_file_is_free_once_the_engine_lets_go(small: Path, duckdb_file: Path
         assert connection.execute("select count(*) from run_log").fetchone() is not None
 
 
+def test_a_full_disk_fails_the_node_that_needs_it(small: Path) -> None:
+    """/dev/full takes nothing, as a full disk does."""
+    compiled = small / "target" / "compiled" / "small" / "models" / "orders_by_year.sql"
+    compiled.parent.mkdir(parents=True)
+    compiled.symlink_to("/dev/full")
+    spec = spec_for(small, "build")
+    ran = drive(ENGINE, spec)
+    assert ran.statuses["orders_by_year"] == "error"
+    error = ran.outcomes["model.small.orders_by_year"].result.error
+    assert error is not None
+    assert (error.code, error.category) == ("disk_full", "resource")
+    assert str(small / "target") in error.suggested_fix
+    compiled.unlink()
+    artifact = small / "target" / f"run_results.json.{os.getpid()}.tmp"
+    artifact.symlink_to("/dev/full")
+    ran = drive(ENGINE, spec_for(small, "run"))
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    assert ran.finished.error.code == "disk_full"
+    assert str(small / "target" / "run_results.json") in ran.finished.error.suggested_fix
+    assert not artifact.is_symlink(), "nothing half written is left"
+    assert drive(ENGINE, spec_for(small, "run")).finished.return_code == 0
+
+
 class HandedOver(Engine):
     """Every node finds the file closed, as in a session that begins with it."""
 

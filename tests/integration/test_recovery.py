@@ -15,11 +15,16 @@ import pytest
 
 from producer import cli
 from tests.support.background import QUICK, Background, assert_all_right
-from tests.support.projects import copy_project
+from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.connection import connect
+from workers.contract.events import Event
+
+
+def is_node(event: Event) -> bool:
+    return not event.node.startswith("@")
 
 
 @pytest.fixture(params=["duckdb", "postgres"])
@@ -211,3 +216,37 @@ def test_a_node_that_kills_its_worker_is_given_up(
     assert "memory_limit" in error.suggested_fix
     assert "DBT_RELAY_MAX_LOSSES" in error.suggested_fix
     assert result.return_code == 1
+
+
+@pytest.mark.slow
+def test_a_worker_whose_clock_is_wrong_and_nodes_longer_than_a_lease(
+    tmp_path: Path, duckdb_file: Path, worker_pool: WorkerPools, redis_server: RedisServer
+) -> None:
+    """Leases go by Redis' clock, and are renewed while a node holds Python's lock as while it runs SQL."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\n_true = time.time\ntime.time = lambda: _true() + 3600\n"
+    )
+    project = copy_project("slow", tmp_path / "project")
+    (project / "models" / "left.py").write_text(
+        "import time\n\n\n"
+        "def model(dbt, session):\n"
+        "    until = time.monotonic() + 6\n"
+        "    while time.monotonic() < until:\n"
+        "        sum(range(10000))\n"
+        "    return dbt.ref('first')\n"
+    )
+    (project / "models" / "left.sql").unlink()
+    ahead = {**QUICK, "DBT_RELAY_LEASE_SECONDS": "3", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    worker_pool(n=1, env=ahead)
+    worker_pool(n=1, env={**ahead, "PYTHONPATH": str(ROOT)})
+    run = Background(project, redis_server.broker_url, seconds=0.5)
+    result = run.wait(90)
+    assert_all_right(result)
+    assert [
+        event.node for event in run.events if event.state in {"lost", "retrying"} and is_node(event)
+    ] == []
+    for node in result.nodes:
+        assert [attempt.number for attempt in node.attempts] == [1]
+        assert 0 <= node.finished_at - node.started_at < 80
+        assert 0 <= node.execution_time < 80
+    assert result.execution_time < 90

@@ -650,6 +650,8 @@ def test_an_undefined_name() -> None:
         ("IO Error: Could not set lock on file \"x.duckdb\": busy", "Close the program that has x.duckdb open."),
         ("Database Error in model a (models/a.sql)\n  out of memory", "Give the database or the worker more memory"),
         ("Database Error in model a (models/a.sql)\n  could not extend file: No space left on device", "Free disk space"),
+        ("[Errno 28] No space left on device: '/project/target/manifest.json'", "the worker, where /project/target/manifest.json is"),
+        ("[Errno 28] No space left on device", "the worker, where the target folder is"),
         ("Database Error in model a (models/a.sql)\n  \"orders\" is not a view", "--full-refresh --select a"),
         ("Compilation Error\n  oh no", "`dbt-relay parse`"),
         ("Found a cycle: ", "close the circle."),

@@ -155,6 +155,13 @@ def _disk_full(finding: Finding) -> str:
         return "Raise max_temp_directory_size under settings: in profiles.yml, or make the model smaller."
     if "temp_file_limit" in finding.reading.core:
         return "Raise temp_file_limit in Postgres, or make the model sort and join less at once."
+    own = re.search(r"\[Errno 28\] No space left on device(?:: '(?P<path>[^']+)')?", finding.reading.core)
+    if own is not None:  # Python's words: not the database, dbt itself could not write
+        where = own["path"] or finding.failure.target or "the target folder"
+        return (
+            f"Free disk space on the worker, where {where} is, or have dbt write elsewhere (--target-path, "
+            "--log-path); then run `dbt-relay retry`."
+        )
     return "Free disk space where the database keeps its files, then run `dbt-relay retry`."
 
 

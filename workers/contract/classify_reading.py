@@ -66,6 +66,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         failures: failing rows of a test.
         known_names: names that a reference may have meant (models, seeds, snapshots, sources). Unique
             ids are fine too, and better: a seed is loaded otherwise than a model is built.
+        target: the folder that dbt writes to.
         secrets: values that must not appear in what comes out.
     """
 
@@ -83,6 +84,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     compiled_code: str | None = None
     failures: int | None = None
     known_names: tuple[str, ...] = ()
+    target: str = ""
     secrets: tuple[str, ...] = ()
 
 

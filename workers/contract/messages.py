@@ -121,7 +121,7 @@ def decode_request(raw: bytes | str) -> RunRequest:
         raise InvalidMessageError(f"request of {size} bytes: at most {MAX_REQUEST_BYTES} are accepted")
     try:
         request = _request_decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidMessageError(_with_version(raw, f"not a valid run request: {error}")) from error
     if request.version != VERSION:
         raise InvalidMessageError(_with_version(raw, "run request refused"))
@@ -131,7 +131,7 @@ def decode_request(raw: bytes | str) -> RunRequest:
 def _with_version(raw: bytes | str, reason: str) -> str:
     try:
         version = msgspec.json.decode(raw).get("version")
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
         return reason
     if version == VERSION:
         return reason

@@ -45,6 +45,7 @@ def classify_node(
             raw_code=getattr(node, "raw_code", None),
             compiled_code=getattr(node, "compiled_code", None),
             failures=failures,
+            target=view.config.project_target_path,
             known_names=known_names(view),
             secrets=view.context.secrets,
         )

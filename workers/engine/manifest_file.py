@@ -6,6 +6,7 @@ parsed, so a context keeps each entry's JSON, and a run encodes the nodes that i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -64,12 +65,21 @@ class ManifestFile:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Write an artifact so that a reader sees the old one or the new one, never half of it."""
+    """Write an artifact so that a reader sees the old one or the new one, never half of it.
+
+    Raises:
+        OSError: the disk is full …, with the path.
+    """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def write_json(path: str, plain: dict[str, Any]) -> None:

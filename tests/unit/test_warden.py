@@ -1,0 +1,130 @@
+"""What a parent finds out about its dead children, and what it does about them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.waiting import wait_until
+from workers import memory, reports
+from workers.ledger import Claim, Death
+from workers.warden import Warden
+
+GB = 2**30
+
+
+class Ledger:
+    """Gives back one step for every burial."""
+
+    def __init__(self) -> None:
+        self.buried: list[tuple[str, Death]] = []
+        self.errors: list[Exception] = []
+
+    def bury(self, owner: str, death: Death) -> list[tuple[str, str, tuple[str, ...]]]:
+        if self.errors:
+            raise self.errors.pop()
+        self.buried.append((owner, death))
+        return [("run", "model.p.a", ("model.p.a",))]
+
+
+def warden_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> Warden:
+    def publish(run_id: str, steps: Sequence[str]) -> None:
+        sent.append((run_id, tuple(steps)))
+
+    made: Any = Warden(ledger, publish, lambda: processes)  # type: ignore[arg-type]
+    return made  # type: ignore[no-any-return]
+
+
+def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "peak", lambda pid: pid * GB)
+    kills = iter((3, 3, 4, 4))
+    monkeypatch.setattr(memory, "kills", lambda: next(kills))
+    ledger, sent = Ledger(), []  # type: ignore[var-annotated]
+    processes = [SimpleNamespace(pid=7, exitcode=None), SimpleNamespace(pid=8, exitcode=None)]
+    warden = warden_of(ledger, processes, sent)
+    warden.look()
+    assert ledger.buried == []
+    processes.pop(0).exitcode = -9  # the pool has forgotten it
+    warden.look()
+    warden.look()
+    [(owner, death)] = ledger.buried
+    assert owner == f"{socket.gethostname()}:7"
+    assert (death.code, death.reason, death.peak, death.oom) == (-9, "SIGKILL", 7 * GB, True)
+    assert death.limit >= GB // 4
+    assert sent == [("run", ("model.p.a",))]
+
+
+def test_a_death_is_reported_when_redis_is_back() -> None:
+    ledger, sent = Ledger(), []  # type: ignore[var-annotated]
+    ledger.errors = [redis.ConnectionError("away")]
+    warden = warden_of(ledger, [SimpleNamespace(pid=7, exitcode=3)], sent)
+    with pytest.raises(redis.ConnectionError):
+        warden.look()
+    assert ledger.buried == []
+    warden.start()
+    wait_until(lambda: ledger.buried, 10)
+    warden.stop()
+    assert [death.reason for _, death in ledger.buried] == ["exit status 3"]
+
+
+def lost(died: Death | None) -> tuple[str, str]:
+    claim = Claim(
+        run_id="r", step="model.p.a", fence=4, tries=4, losses=3, index=1, skip=False, cause="", stopping=False,
+        died=died,
+    )  # fmt: skip
+    error = reports.worker_lost(claim, 0.0).result.error
+    assert error is not None
+    return error.message, error.suggested_fix
+
+
+@pytest.mark.parametrize(
+    ("died", "message", "fix"),
+    [
+        (None, "it is not tried again", "not heard of again"),
+        (Death(code=-9, peak=4000 * 2**20, limit=4 * GB), "SIGKILL; it was seen to use 3.9 GB of the 4.0 GB",
+         "Memory ran out: give its worker more"),
+        (Death(code=-9, peak=GB // 2, limit=4 * GB, oom=True), "the kernel ended a process for want of memory",
+         "Memory ran out: "),
+        (Death(code=-9, peak=GB // 2, limit=4 * GB), "512 MB of the 4.0 GB", "Somebody killed it"),
+        (Death(code=-11), "The last ended with SIGSEGV", "PYTHONFAULTHANDLER"),
+        (Death(code=-250), "signal 250", "native code"),
+        (Death(code=0), "exit status 0", "os._exit"),
+    ],
+)  # fmt: skip
+def test_the_error_says_what_it_died_of_and_what_to_do(died: Death | None, message: str, fix: str) -> None:
+    said, advice = lost(died)
+    assert said.startswith("model.p.a ended 3 worker processes; it is not tried again")
+    assert message in said
+    assert fix in advice
+    assert "DBT_RELAY_MAX_LOSSES" in advice
+
+
+def test_memory_is_read_from_the_kernels_files(tmp_path: Path) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "7").mkdir()
+    (proc / "7" / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n")
+    assert memory.peak(7, proc) == 2 * 2**20
+    assert memory.peak(8, proc) == 0
+    (proc / "vmstat").write_text("pgfault 9\noom_kill 5\n")
+    assert memory.kills(proc) == 5
+    machine = memory.limit(tmp_path, groups)
+    assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory.kills(tmp_path) == 0
+    (proc / "self" / "cgroup").write_text("5:cpu:/a\n4:memory:/a/b\n0::/c/d\n")
+    (groups / "memory" / "a" / "b").mkdir(parents=True)
+    (groups / "memory" / "a" / "b" / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
+    assert memory.limit(proc, groups) == machine
+    (groups / "memory" / "a" / "memory.limit_in_bytes").write_text("300000000\n")
+    assert memory.limit(proc, groups) == 300_000_000
+    (groups / "c" / "d").mkdir(parents=True)
+    (groups / "c" / "d" / "memory.max").write_text("max\n")
+    (groups / "c" / "memory.max").write_text("200000000\n")
+    assert memory.limit(proc, groups) == 200_000_000
