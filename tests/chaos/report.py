@@ -8,7 +8,6 @@ from statistics import median, quantiles
 
 from tests.chaos.verdict import Verdict
 
-
 _KINDS = {
     "the run did not end": "did not end",
     "executed twice": "executions twice at once",
