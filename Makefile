@@ -63,6 +63,11 @@ model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODE
 	RELAY_MODEL_EXAMPLES=$${RELAY_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest \
 		tests/integration/test_ledger_model.py -k model_says -s $(PYTEST_ARGS)
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## Send fuzzed messages through a worker's intake (RELAY_FUZZ_EXAMPLES: 100000)
+	RELAY_FUZZ_EXAMPLES=$${RELAY_FUZZ_EXAMPLES:-100000} $(BIN)/python -m pytest tests/integration/test_fuzzed_messages.py \
+		--show-capture=no $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .
