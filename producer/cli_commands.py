@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from producer import cli_purge, cli_runs, cli_stack, cli_verify
+from producer import cli_drain, cli_purge, cli_runs, cli_stack, cli_verify
 
 COMMANDS: tuple[click.Command, ...] = (
     cli_stack.up,
@@ -18,6 +18,7 @@ COMMANDS: tuple[click.Command, ...] = (
     cli_runs.watch,
     cli_runs.result,
     cli_runs.cancel,
+    cli_drain.drain,
     cli_purge.purge,
     cli_verify.verify,
     cli_runs.demo,

@@ -11,6 +11,7 @@ OWN_COMMANDS = {
     "down": "stop them",
     "status": "say what is running, here or on the configured broker",
     "worker": "start a worker on the configured broker",
+    "drain": "stop workers: they finish or hand back what they execute",
     "flower": "start Flower, the web page that shows tasks and workers",
     "runs": "list runs",
     "watch": "follow a run from its first line",

@@ -75,17 +75,25 @@ def _broker_status(url: str) -> int:
     active = [run for run in client.runs() if run.state in ("active", "stopping")]
     click.echo(f"broker: {scrub(url)}")
     for worker in workers:
+        name = f" ({worker.name})" if worker.name else ""
         click.echo(
-            f"worker {worker.host}:{worker.pid}: {cli_broker.processes(worker.processes)}, queue {worker.queue}, "
-            f"release {worker.version}, since {cli_broker.moment(worker.since)}"
+            f"worker {worker.host}:{worker.pid}{name}: {'draining, ' if worker.draining else ''}"
+            f"{cli_broker.processes(worker.processes)}, queue {worker.queue}, release {worker.version}, "
+            f"since {cli_broker.moment(worker.since)}"
         )
     click.echo(f"runs in progress: {len(active)}")
+    refused = client.refused()
+    if refused:
+        click.echo(f"messages refused: {sum(refused.values())}")
+        for reason, times in list(refused.items())[:SHOWN_REASONS]:
+            click.echo(f"  {times} x {reason}")
     if not workers:
         click.echo("No worker is connected. Start one: dbt-relay worker")
         return EXIT_NOT_RUNNING
     return 0
 
 
+SHOWN_REASONS = 5
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 

@@ -44,7 +44,13 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that said hello in the last half minute."""
+    """A worker that said hello in the last half minute.
+
+    Attributes:
+        name: as Celery calls it, ``celery@host``.
+        draining: whether it is stopping and takes nothing further.
+        children: process ids of its pool.
+    """
 
     host: str
     pid: int
@@ -53,6 +59,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     since: float
     seen: float
+    name: str = ""
+    draining: bool = False
+    children: tuple[int, ...] = ()
 
 
 class RelayClient:
@@ -81,14 +90,14 @@ class RelayClient:
         Raises:
             BrokerUnavailableError: Redis cannot be reached; nothing was queued.
         """
-        with _reaching(self.broker_url, " nothing was queued"):
+        with reaching(self.broker_url, " nothing was queued"):
             step = self.store.submit(request)
         self._send(request.run_id, (step,))
         return request.run_id
 
     def _send(self, run_id: str, steps: Sequence[str]) -> None:
         """`publish`; what cannot be sent is recorded, and a worker's reaper sends it."""
-        with contextlib.suppress(BrokerUnavailableError), _reaching(self.broker_url):
+        with contextlib.suppress(BrokerUnavailableError), reaching(self.broker_url):
             self.publish(run_id, steps)
 
     def publish(self, run_id: str, steps: Sequence[str]) -> None:
@@ -117,7 +126,7 @@ class RelayClient:
 
     def cancel(self, run_id: str, reason: str = "cancelled") -> bool:
         """Stop a run; whether it was still going."""
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             state, steps = self.store.cancel(run_id, reason)
         self._send(run_id, steps)
         return state == "active"
@@ -143,7 +152,7 @@ class RelayClient:
         """
         from workers.contract.purge import purge
 
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             if force:
                 self._cancel_and_wait(named or (), wait)
             return purge(self.store, older_than=older_than, named=named, force=force)
@@ -176,7 +185,7 @@ class RelayClient:
         """What `retry` submits; its environment may be in a file that is gone. Raises what `retry` does."""
         from producer.retry_run import retry_request
 
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             return retry_request(self.store, run_id, args)
 
     # -- watching ----------------------------------------------------------------------------------
@@ -201,7 +210,7 @@ class RelayClient:
             TimeoutError: the run did not end in `timeout` seconds.
             BrokerUnavailableError: Redis cannot be reached.
         """
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             if self.store.fact(run_id, "state") is None:
                 raise no_such_run(run_id)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -239,7 +248,7 @@ class RelayClient:
 
     def _read(self, run_id: str, position: bytes) -> list[tuple[bytes, dict[bytes, bytes]]] | None:
         """Entries of a run's stream, awaited for a while; None where it has ended and says no more."""
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             answer: Any = self.store.client.xread(
                 {self.store.keys.events(run_id): position}, count=1000, block=_BLOCK_MS
             )
@@ -263,7 +272,7 @@ class RelayClient:
         Raises:
             RelayError: the run has not ended, or is no longer kept.
         """
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             last = self.store.final(run_id)
             request = self.store.request(run_id)
             facts = self.store.facts(run_id)
@@ -273,14 +282,14 @@ class RelayClient:
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """A file that dbt left in the target folder, compressed (zlib), where the run returned one."""
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             return self.store.artifact(run_id, name)
 
     # -- listing -----------------------------------------------------------------------------------
 
     def runs(self) -> list[RunSummary]:
         """Unfinished and finished runs that are still kept, the newest first."""
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             finished: Any = self.store.client.zrange(self.store.keys.finished(), 0, -1)
             ids = {*self.store.active_runs(), *(each.decode() for each in finished)}
             summaries = []
@@ -299,11 +308,18 @@ class RelayClient:
 
     def workers(self) -> list[WorkerInfo]:
         """Workers that said hello lately."""
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             raw: Any = self.store.client.hgetall(self.store.keys.workers())
             now: Any = self.store.client.time()
         infos = [msgspec.convert(json.loads(value), WorkerInfo, strict=False) for value in raw.values()]
         return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
+
+    def refused(self) -> dict[str, int]:
+        """How many messages workers refused, by reason, the most frequent first."""
+        with reaching(self.broker_url):
+            raw: Any = self.store.client.hgetall(self.store.keys.rejected())
+        counts = {reason.decode(errors="replace"): int(times) for reason, times in raw.items()}
+        return dict(sorted(counts.items(), key=lambda each: -each[1]))
 
 
 def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) -> None:
@@ -346,7 +362,7 @@ def no_such_run(run_id: str) -> RelayError:
     )  # fmt: skip
 
 
-class _reaching:  # noqa: N801 - reads as a verb where it is used
+class reaching:  # noqa: N801 - reads as a verb where it is used
     """Redis' own errors as ours."""
 
     def __init__(self, url: str, but: str = "") -> None:

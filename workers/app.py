@@ -56,7 +56,7 @@ app.conf.update(
     worker_redirect_stdouts=False,
     # dbt-relay's own log says what happened to a node; Celery's says when something is wrong.
     worker_hijack_root_logger=True,
-    imports=["workers.tasks", "workers.lifecycle"],
+    imports=["workers.tasks", "workers.lifecycle", "workers.control"],
     enable_utc=True,
     timezone="UTC",
 )  # fmt: skip

@@ -1,11 +1,11 @@
 """Beats: the leases of what this process executes are renewed by a thread of their own.
 
 When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
-stop (the run was cancelled, or ended early), or when Redis gave no answer for as long as a lease
-lasts, the step is interrupted: its queries are cancelled, and should it still go on at the next beat,
-`StepInterrupted` is raised in the thread that executes it. While Redis is down (nothing listens, or it
-loads its data) nobody can be given the step, and it goes on: after a restart reapers wait until it could
-be renewed (`workers.reaper`).
+stop (the run was cancelled, or ended early), when Redis gave no answer for as long as a lease lasts, or
+when this worker is stopping and the time for it is up, the step is interrupted: its queries are cancelled,
+and should it still go on at the next beat, `StepInterrupted` is raised in the thread that executes it. While
+Redis is down (nothing listens, or it loads its data) nobody can be given the step, and it goes on: after a
+restart reapers wait until it could be renewed (`workers.reaper`).
 
 A node that takes longer than it may is cancelled too, and a second later an error of dbt's own kind is
 raised, so that dbt lets it fail. What heeds neither is ended from outside (`workers.timekeeper`), which is
@@ -26,21 +26,27 @@ import redis
 
 from workers.contract.connection import serves_nobody
 from workers.contract.log import log
-from workers.ledger import Claim, Ledger
+from workers.draining import seconds_left
+from workers.ledger import SESSION, Claim, Ledger, lease_clock
 from workers.limits import GRACE, NodeLimits, Overrun
 from workers.timekeeper import Watched, no_note
 from workers.warehouse_lock import Session
 
-LOST, STOP = "lost", "stop"
+LOST, STOP, DRAIN = "lost", "stop", "drain"
 _SIGNAL = signal.SIGUSR2
 
 
 class StepInterrupted(KeyboardInterrupt):
-    """The step must not go on: its lease was lost (`LOST`), or its run is being stopped (`STOP`)."""
+    """The step must not go on here: its lease was lost (`LOST`), its run is being stopped (`STOP`), or its
+    worker is and has no time left (`DRAIN`)."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+
+
+class LeaseLostError(Exception):
+    """This process cannot show that a step is still its own."""
 
 
 class Heart:
@@ -64,10 +70,11 @@ class Heart:
         self._cancel = cancel
         self._too_long, self._note = too_long, note
         self._held: dict[str, dict[str, int]] = {}
+        self._sure: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
-        self._why: str | None = None
+        self.why: str | None = None  # what executes now must not go on
         self._execution: object | None = None
         self._cancelled: object | None = None
         self._interrupting = threading.Lock()
@@ -102,8 +109,9 @@ class Heart:
         """
         self._start()
         with self._lock:
-            self._why = None
+            self.why = None
             self._held.setdefault(claim.run_id, {})[claim.step] = claim.fence
+            self._sure[claim.run_id, claim.step] = claim.sure_until
         self._claim, self.overrun = claim, None
         try:
             yield
@@ -156,8 +164,8 @@ class Heart:
     def check(self) -> None:
         """Raises StepInterrupted where the step that is held was to be interrupted, also after it executed:
         what failed because its queries were cancelled has not failed."""
-        if self._why is not None:
-            raise StepInterrupted(self._why)
+        if self.why is not None:
+            raise StepInterrupted(self.why)
 
     def _raise(self, _signum: int, _frame: object) -> None:
         if self._execution is None:
@@ -198,9 +206,51 @@ class Heart:
         with contextlib.suppress(Exception):  # whatever the driver says, the signal follows
             self._cancel()
 
+    def assure(self) -> None:
+        """Make sure that what this process executes is still its own, now.
+
+        It mostly is by the clock: nobody else is given a step before its lease ran out. After a pause of this
+        process, the ledger is asked.
+
+        Raises:
+            LeaseLostError: somebody else has it, or may have.
+            redis.RedisError: the ledger cannot be asked.
+        """
+        now = lease_clock()
+        with self._lock:
+            held = {
+                run_id: dict(steps)
+                for run_id, steps in self._held.items()
+                if any(self._sure.get((run_id, step), 0.0) <= now for step in steps)
+            }
+        for run_id, steps in held.items():
+            for step, _, answer in self._renew(run_id, steps):
+                if answer == LOST:
+                    raise LeaseLostError(
+                        f"{step} was given to another worker: this one was away for too long"
+                    )
+
+    def _renew(self, run_id: str, steps: dict[str, int]) -> list[tuple[str, int, str]]:
+        """Beat; step, fence and answer of each."""
+        pairs, until = list(steps.items()), lease_clock() + self._ledger.lease_ms / 1000
+        try:
+            answers = self._ledger.beat(run_id, pairs)
+        except redis.RedisError as error:
+            if not serves_nobody(error):
+                raise
+            log("beat failed", error=str(error), phase="beat")
+            answers = ["ok"] * len(pairs)  # nor can it give the steps to anybody
+        told = [(step, fence, answer) for (step, fence), answer in zip(pairs, answers, strict=True)]
+        with self._lock:
+            for step, fence, answer in told:
+                if answer != LOST and self._held.get(run_id, {}).get(step) == fence:
+                    self._sure[run_id, step] = until
+        return told
+
     def _drop(self, run_id: str, step: str) -> None:
         steps = self._held.get(run_id, {})
         steps.pop(step, None)
+        self._sure.pop((run_id, step), None)
         if not steps:
             self._held.pop(run_id, None)
 
@@ -222,21 +272,24 @@ class Heart:
                 continue
             try:
                 for run_id, steps in held.items():
-                    pairs = list(steps.items())
-                    for (step, fence), answer in zip(pairs, self._ledger.beat(run_id, pairs), strict=True):
+                    for step, fence, answer in self._renew(run_id, steps):
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
                 renewed = sent
                 self._say_beaten(sent)
             except redis.RedisError as error:
                 log("beat failed", error=str(error), phase="beat")
-                if serves_nobody(error):
-                    renewed = sent
-                elif time.monotonic() - renewed > self._ledger.lease_ms / 1000:
+                if time.monotonic() - renewed > self._ledger.lease_ms / 1000:
                     # by now somebody else may have been given the step
-                    for run_id, steps in held.items():
-                        for step, fence in steps.items():
-                            self._interrupt(run_id, step, fence, LOST)
+                    self._interrupt_all(held, LOST)
+            if self.why in (None, DRAIN) and seconds_left() <= 0:
+                self._interrupt_all(held, DRAIN)
+
+    def _interrupt_all(self, held: dict[str, dict[str, int]], why: str) -> None:
+        for run_id, steps in held.items():
+            for step, fence in steps.items():
+                if step != SESSION:  # it ends by itself, after its step
+                    self._interrupt(run_id, step, fence, why)
 
     def _say_beaten(self, now: float) -> None:
         with self._interrupting:
@@ -249,7 +302,7 @@ class Heart:
         with self._lock:
             if self._held.get(run_id, {}).get(step) != fence:
                 return  # finished meanwhile
-            self._why = why
+            self.why = why
         log("interrupting", run=run_id, node=step, reason=why)
         if execution is not None:
             # at first its queries alone: an exception would come while dbt cleans up after them

@@ -7,6 +7,7 @@ and the ``@`` steps of `contract.names`. Their life::
     blocked ──parents done──> ready ──handed out──> queued ──claim──> running ──finish──> done
                                 ^                                       │  │
                                 ├──────────── lease ran out ────────────┘  │
+                                ├──────────── handed back ─────────────────┤
                                 ├──<── claim <── retrying <── giveback ────┘
                                 └──<── claim <── waiting (another run's node writes the same relation)
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import signal
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -81,11 +83,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         tries: which execution this is, from 1.
         losses: how many executions ended with their worker.
         index: dbt's number of the node in the run (``3 of 40``), 0 where dbt gives none.
+        handed: how many executions were handed back by a worker that was stopping.
         skip: whether the node is not to run because a parent failed.
         cause: the step whose failure makes it skip.
         busy: the run that writes the node's relation, where the node is to be refused for it.
         stale: whether another run wrote the node's relation last: what the run has cached of it may be wrong.
         stopping: whether the run is being stopped (the close and first steps still run then).
+        strays: for the close: whether any execution in the run lost its lease, and may be alive.
+        sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
         died: how the last execution's process ended, where its parent could say.
         publish: other steps whose messages have to be published now.
     """
@@ -95,6 +100,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     tries: int
     losses: int
+    handed: int = 0
     index: int
     skip: bool
     cause: str
@@ -102,6 +108,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     busy: str = ""
     stale: bool = False
     died: Death | None = None
+    strays: bool = False
+    sure_until: float = 0.0
     publish: tuple[str, ...] = ()
 
 
@@ -152,6 +160,11 @@ class StagedNode(msgspec.Struct, frozen=True):
     lock: str = ""
 
 
+def lease_clock() -> float:
+    """Seconds, by a clock of this machine that nobody sets and that goes on while it sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class FenceLostError(Exception):
     """The step belongs to somebody else by now, or its run has ended: what was done is not recorded."""
 
@@ -197,6 +210,7 @@ class Ledger(RunStore):
 
     def claim(self, run_id: str, step: str, owner: str, *, session: int | None = None) -> Claim | Refusal:
         """Take a step, or with ``step=""`` the best one that is ready (sessions)."""
+        before = lease_clock()
         try:
             answer = self.call_json(
                 "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
@@ -207,7 +221,9 @@ class Ledger(RunStore):
         answer["publish"] = steps_of(answer.get("publish"))
         if not answer.pop("claimed"):
             return Refusal(answer["reason"], answer["publish"])
-        return msgspec.convert({"run_id": run_id, **answer}, Claim)
+        return msgspec.convert(
+            {"run_id": run_id, "sure_until": before + self.lease_ms / 1000, **answer}, Claim
+        )
 
     def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
         """Renew the leases of (step, fence) pairs: ``ok``, ``lost`` or ``stop`` for each."""
@@ -265,7 +281,8 @@ class Ledger(RunStore):
         attempt: Attempt | None = None,
         facts: Mapping[str, str | int | float] | None = None,
     ) -> tuple[str, ...]:
-        """Put a step back: ``retry`` after it failed for a passing reason, ``release`` unexecuted.
+        """Put a step back: ``retry`` after it failed for a passing reason, ``release`` unexecuted,
+        ``handback`` in the middle, because its worker is stopping.
 
         Args:
             wait: seconds, at most, until Celery brings a retry back.

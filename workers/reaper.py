@@ -17,6 +17,7 @@ import redis
 
 from workers.contract.log import log
 from workers.ledger import SESSION, Ledger
+from workers.strays import Strays
 
 Publish = Callable[[str, Sequence[str]], None]
 
@@ -24,9 +25,11 @@ Publish = Callable[[str, Sequence[str]], None]
 class Reaper:
     """Looks at overdue watches every `interval` seconds."""
 
-    def __init__(self, ledger: Ledger, publish: Publish, *, queue: str, interval: float) -> None:
+    def __init__(
+        self, ledger: Ledger, publish: Publish, *, queue: str, interval: float, strays: Strays | None = None
+    ) -> None:
         self._ledger, self._publish = ledger, publish
-        self._queue, self._interval = queue, interval
+        self._queue, self._interval, self._strays = queue, interval, strays
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="reaper", daemon=True)
         self._server: str | None = None
@@ -64,6 +67,8 @@ class Reaper:
             moved += self._look(run_id, step, now_ms)
             if self._is_waiting():
                 return moved
+        if self._strays is not None:
+            self._strays.end()
         if time.monotonic() - self._last_dispatch > 5 * self._interval:
             self._last_dispatch = time.monotonic()
             self._ledger.forget_dead_workers()

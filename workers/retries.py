@@ -9,8 +9,8 @@ from workers.contract.messages import RetryPolicy
 from workers.contract.names import STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
 
 _BEFORE_ANYTHING_RAN = frozenset(
-    {"connection_refused", "connection_timeout", "dns_failure", "duckdb_file_locked", "server_unavailable",
-     "too_many_connections"}
+    {"connection_refused", "connection_timeout", "dns_failure", "duckdb_file_locked", "earlier_attempt_alive",
+     "server_unavailable", "too_many_connections"}
 )  # fmt: skip
 """Codes of failures to open the warehouse at all."""
 

@@ -21,6 +21,7 @@ from workers.app import app, settings
 from workers.board import board
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
+from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
 from workers.contract.names import TASK_SESSION, Keys, addressed, task_name
@@ -28,9 +29,10 @@ from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
 from workers.engine.spec import RunFacts, RunSpec
-from workers.heart import Heart
+from workers.heart import DRAIN, Heart
 from workers.ledger import SESSION, Ledger
 from workers.progress import Progress
+from workers.strays import Strays
 from workers.timekeeper import Watched
 from workers.warehouse_lock import WarehouseLock
 
@@ -94,7 +96,9 @@ class Runtime:
             note=_note,
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
+        self.strays = Strays(self.ledger.client, self.ledger.keys)
         self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._late: list[Event] = []
 
     def run(self, run_id: str) -> Run | None:
         """A run, read from the ledger when this process does not know it yet.
@@ -129,6 +133,19 @@ class Runtime:
             request=request, spec=spec, facts=facts, lock=stored.get("lock") or None,
             whole=stored.get("whole") == "1",
         )  # fmt: skip
+
+    def say(self, event: Event) -> None:
+        """Publish what dbt says; what it says of a step that is being handed back waits for `settle`."""
+        if self.heart.why == DRAIN:
+            self._late.append(event)
+        else:
+            self.progress.emit(event)
+
+    def settle(self, *, kept: bool) -> None:
+        """Publish what waited, where the step's result is `kept`, or drop it."""
+        late, self._late = self._late, []
+        for event in late if kept else ():
+            self.progress.emit(event)
 
     def forget(self, run_id: str) -> None:
         """Read the run anew next time."""

@@ -23,10 +23,10 @@ from workers.app import settings
 from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
 from workers.contract.log import log
 from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
-from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
+from workers.contract.results import BAD_STATUSES, RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
-from workers.heart import LOST, StepInterrupted
+from workers.heart import DRAIN, LOST, StepInterrupted
 from workers.ledger import Claim, FenceLostError, Move, StagedNode
 from workers.limits import NodeLimits, limits_of
 from workers.retries import delay_before, may_retry
@@ -53,26 +53,45 @@ class StepFailedError(Exception):
 def _execute(
     held: Runtime, work: Callable[[], Answer], limits: NodeLimits | None = None, *, fail_fast: bool = False
 ) -> Answer:
-    """Run the engine where it may be interrupted; its lines are on Redis before its result is."""
+    """Run the engine where it may be interrupted; its lines are on Redis before its result is.
+
+    A query that was cancelled for a hand-back is an error to dbt, which may have taken it for the node's
+    before the interruption came through. Neither that result counts nor what dbt says of it.
+    """
+    kept = False
     try:
         with held.heart.interruptible(limits, owner=held.owner, fail_fast=fail_fast):
-            return work()
+            answer = work()
+        kept = held.heart.why != DRAIN or not _is_bad(answer)
     except CommandFailedError:
-        held.heart.check()
-        raise
+        kept = held.heart.why != DRAIN
+        if kept:
+            held.heart.check()
+            raise
     finally:
+        held.settle(kept=kept or held.heart.why != DRAIN)
         held.progress.flush()
+    if not kept:
+        raise StepInterrupted(DRAIN)
+    return answer
+
+
+def _is_bad(answer: object) -> bool:
+    if isinstance(answer, StepOutcome):
+        return answer.result.status in BAD_STATUSES
+    return isinstance(answer, Finished) and answer.return_code != 0
 
 
 def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
     """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
     while True:
-        try:
-            return _execute(held, write)
-        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
-            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
-                node=claim.step)  # fmt: skip
-            _execute(held, lambda: time.sleep(1))
+        with held.heart.interruptible():
+            try:
+                return write()
+            except redis.OutOfMemoryError:
+                log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
+                    node=claim.step)  # fmt: skip
+                time.sleep(1)
 
 
 def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
@@ -86,10 +105,10 @@ def _try_again(
     held: Runtime, run: Run, claim: Claim, began: float, error: ErrorInfo | None
 ) -> PassingError | None:
     """Give a step back for another attempt when its failure may pass; the exception to raise then."""
-    policy = run.request.retry
-    if error is None or not may_retry(claim.step, error, claim.tries, policy):
+    policy, tries = run.request.retry, claim.tries - claim.handed
+    if error is None or not may_retry(claim.step, error, tries, policy):
         return None
-    delay = delay_before(claim.tries, policy)
+    delay = delay_before(tries, policy)
     attempt = _attempt(held, claim, began, "error", error)
     held.publish(claim.run_id, held.ledger.give_back(claim, "retry", wait=delay, attempt=attempt))
     log("will be tried again", run=claim.run_id, node=claim.step, attempt=claim.tries,
@@ -108,7 +127,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         previous = _previous(held, run)
         planned = _execute(
             held,
-            lambda: held.engine.plan(run.spec, held.progress.emit, attempt=claim.tries, previous=previous),
+            lambda: held.engine.plan(run.spec, held.say, attempt=claim.tries, previous=previous),
         )
     except CommandFailedError as failed:
         return _end(held, run, claim, began, failed.finished, [])
@@ -123,9 +142,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if not planned.nodes:
         finished = _execute(
             held,
-            lambda: held.engine.close(
-                run.spec, planned.facts, None, [], held.progress.emit, changes=lambda _: []
-            ),
+            lambda: held.engine.close(run.spec, planned.facts, None, [], held.say, changes=lambda _: []),
         )
         return _end(held, run, claim, began, finished, [])
     facts["facts"] = msgspec.json.encode(planned.facts).decode()
@@ -180,7 +197,7 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     try:
         outcome = _execute(
             held,
-            lambda: held.engine.start(run.spec, _facts(run), held.progress.emit, attempt=claim.tries),
+            lambda: held.engine.start(run.spec, _facts(run), held.say, attempt=claim.tries),
         )
     except CommandFailedError as failed:
         again = _try_again(held, run, claim, began, failed.finished.error)
@@ -206,7 +223,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         outcome = _execute(
             held,
             lambda: held.engine.node(
-                run.spec, facts, claim.step, claim.index, held.progress.emit,
+                run.spec, facts, claim.step, claim.index, held.say,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
                 attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
@@ -281,7 +298,7 @@ def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         finished = _execute(
             held,
             lambda: held.engine.close(
-                run.spec, _facts(run), started, steps, held.progress.emit,
+                run.spec, _facts(run), started, steps, held.say,
                 changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
                 stop=stop, attempt=claim.tries,
             ),
@@ -314,7 +331,7 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         finished = _execute(
             held,
             lambda: held.engine.command(
-                run.spec, name, held.progress.emit, attempt=claim.tries, previous=_previous(held, run)
+                run.spec, name, held.say, attempt=claim.tries, previous=_previous(held, run)
             ),
         )
     except CommandFailedError as failed:
@@ -403,7 +420,13 @@ def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
 def interrupted(held: Runtime, claim: Claim, interruption: StepInterrupted, began: float) -> dict[str, Any]:
     answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
     try:
-        if interruption.why == LOST:
+        if interruption.why in (DRAIN, LOST):
+            held.engine.release()  # nothing of it goes on when the next one begins
+        if interruption.why == DRAIN:
+            attempt = _attempt(held, claim, began, "handed back", None)
+            held.publish(claim.run_id, held.ledger.give_back(claim, "handback", attempt=attempt))
+            log("handed back", run=claim.run_id, node=claim.step, worker=held.owner)
+        elif interruption.why == LOST:
             # where Redis was only out of reach and nobody has it yet; it did begin, so this counts as a try
             following = held.ledger.give_back(claim, "retry")
             held.publish(claim.run_id, (claim.step, *following))

@@ -21,6 +21,7 @@ from celery.exceptions import Ignore
 from workers import steps
 from workers.app import app, settings
 from workers.contract.errors import DbtUsageError, InvalidMessageError
+from workers.contract.events import STATE, Event
 from workers.contract.log import log, phase
 from workers.contract.messages import step_task
 from workers.contract.names import (
@@ -37,9 +38,13 @@ from workers.contract.names import (
     task_name,
 )
 from workers.draining import draining
+from workers.engine.fencing import Tenure
 from workers.heart import StepInterrupted
 from workers.ledger import SESSION, Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
+from workers.warehouse_lock import Session
+
+_STOPPING = "this worker is stopping"
 
 
 class RelayTask(Task):  # type: ignore[misc]
@@ -99,6 +104,9 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     run = held.run(body.run_id)
     if run is None or run.lock is None:
         return {"run": body.run_id, "refused": "no such run, or its warehouse takes many processes"}
+    if draining():
+        held.publish(body.run_id, (SESSION,))
+        return {"run": body.run_id, "refused": _STOPPING}
     entered = held.locks.enter(body.run_id, run.lock, held.owner)
     if isinstance(entered, str):
         return {"run": body.run_id, "refused": entered}
@@ -107,6 +115,8 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
         try:
             # another worker goes on where this one leaves
             while not draining() and not (done and _is_wanted(held, began)):
+                if not done and not _may_open(held, entered):
+                    break
                 claim = held.ledger.claim(body.run_id, "", held.owner, session=entered.fence)
                 if isinstance(claim, Refusal):
                     break
@@ -118,6 +128,30 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     if following:
         held.publish(following, (SESSION,))
     return {"run": body.run_id, "steps": done}
+
+
+def _may_open(held: Runtime, session: Session) -> bool:
+    """Whether nobody who lost an earlier session holds the file; waits a while for those who cannot be ended."""
+    began = 0.0
+    while strays := held.strays.end(session.warehouse):
+        stop = held.ledger.fact(session.run_id, "stop")
+        if stop is not None and stop != "fail_fast":
+            return True  # it is to be cancelled, which needs no file
+        if not began:
+            began = time.monotonic()
+            text = (
+                f"waiting for {strays[0].owner} to let go of {strays[0].path}: it did not answer for too long, "
+                "and cannot be ended from here; end or continue it"
+            )
+            log("waiting", run=session.run_id, node=SESSION, reason=text)
+            held.progress.emit(
+                Event(kind=STATE, run_id=session.run_id, node=SESSION, state="waiting", text=text,
+                      level="warn", at=time.time(), worker=held.owner)
+            )  # fmt: skip
+        if draining() or time.monotonic() - began > settings.session_seconds:
+            return False  # others may have this process meanwhile
+        time.sleep(0.2)
+    return True
 
 
 def _is_wanted(held: Runtime, began: float) -> bool:
@@ -161,6 +195,14 @@ def _trace_as_own_task(parent: Task, claim: Claim) -> None:
             events.send(kind, uuid=identity, exception=repr(traced.info.retval), traceback="")
 
 
+def _tenure(held: Runtime, claim: Claim) -> Tenure:
+    """What the warehouse is told of an execution."""
+    return Tenure(
+        run_id=claim.run_id, step=claim.step, fence=claim.fence, follows_lost=claim.losses > 0,
+        ends_run=claim.strays, assure=held.heart.assure,
+    )  # fmt: skip
+
+
 # -- the common part -------------------------------------------------------------------------------
 
 
@@ -181,7 +223,11 @@ def _perform(
     held = runtime()
     handed = _handed.pop(task.request.id, None)
     inside_session = handed is not None
-    granted = handed or held.ledger.claim(message.run_id, message.step, held.owner)
+    granted = handed or (
+        Refusal(_STOPPING, (message.step,))  # the message came too late: back into the queue with it
+        if draining()
+        else held.ledger.claim(message.run_id, message.step, held.owner)
+    )
     if isinstance(granted, Refusal):
         held.publish(message.run_id, granted.publish)
         log("not begun", level=logging.DEBUG, run=message.run_id, node=message.step, reason=granted.reason)
@@ -191,6 +237,7 @@ def _perform(
     try:
         with (
             held.heart.holding(granted),
+            held.engine.fenced(_tenure(held, granted)),
             phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=held.owner),
         ):
             try:

@@ -13,19 +13,25 @@ the run goes on in another one, as it does after a retry's wait or when its proc
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 import redis
 
 from workers.ledger import FULL, SESSION, Ledger
+from workers.strays import this_process
 
 
 class Session(msgspec.Struct, frozen=True):
-    """The right to open a warehouse for a run. `fence` must be shown with every claim."""
+    """The right to open a warehouse for a run. `fence` must be shown with every claim.
+
+    `holder` is what the ledger knows of this process (`workers.strays`).
+    """
 
     run_id: str
     warehouse: str
     fence: int
+    holder: str = ""
 
     @property
     def held(self) -> tuple[str, int]:
@@ -36,20 +42,22 @@ class Session(msgspec.Struct, frozen=True):
 class WarehouseLock:
     """Who may open which single-process warehouse."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, identify: Callable[[str, str], str] = this_process) -> None:
         self.ledger = ledger
+        self._identify = identify
 
     def enter(self, run_id: str, warehouse: str, owner: str) -> Session | str:
         """Begin a session, or say why not (``parked``: somebody else has it, the run waits in line)."""
+        holder = self._identify(warehouse, owner)
         try:
             answer = self.ledger.call_json(
-                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6)
+                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6), holder
             )
         except redis.OutOfMemoryError:
             return FULL
         if not answer["entered"]:
             return str(answer["reason"])
-        return Session(run_id, warehouse, int(answer["fence"]))
+        return Session(run_id, warehouse, int(answer["fence"]), holder)
 
     def leave(self, session: Session) -> str:
         """End a session once the warehouse is closed.
@@ -57,5 +65,5 @@ class WarehouseLock:
         Returns:
             the run whose session has to be published next, or an empty string.
         """
-        answer = self.ledger.call("leave", session.run_id, session.warehouse, session.fence)
+        answer = self.ledger.call("leave", session.run_id, session.warehouse, session.fence, session.holder)
         return str(answer.decode())

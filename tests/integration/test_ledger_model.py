@@ -11,6 +11,7 @@ every run must have ended and every key be owned or expire.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -145,7 +146,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.client.flushall()
         self.keys = Keys("model")
         self.ledger = RepeatingLedger(self.client, keys=self.keys, lease_ms=3_600_000, result_ttl=1000)
-        self.locks = WarehouseLock(self.ledger)
+        self.locks = WarehouseLock(self.ledger, lambda warehouse, _: f"{warehouse} {next(self.processes)}")
+        self.processes = itertools.count(1)
         self.runs: dict[str, RunModel] = {}
         self.broker: list[tuple[str, str]] = []
         self.held: list[Held] = []
@@ -182,6 +184,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.publish(run.run_id, granted.publish)
         run.claim(granted.step, granted.fence)
         assert granted.stopping == (run.state == STOPPING)
+        assert granted.handed == run.handed.get(granted.step, 0)
+        assert granted.strays == (granted.step == CLOSE and run.lost > 0)
         assert (session is not None) == run.in_session, "executed outside of its session"
         if granted.step in run.dag:
             for parent in run.parents(granted.step):
@@ -396,7 +400,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def act(self) -> None:
         held = self.any_held()
-        ways = ["success"] * 8 + ["error", "fail_fast", "retry", "release", "broken"]
+        ways = ["success"] * 8 + ["error", "fail_fast", "retry", "release", "handback", "broken"]
         if held.claim.step in held.run.dag:
             ways += ["error", "error", "retry", "retry"]
         self.perform(held, self.draw(st.sampled_from(ways)))
@@ -408,7 +412,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ends = claim.step in (COMMAND, CLOSE) or (claim.stopping and claim.step == PLAN)
         if claim.step == COMMAND and run.warehouse and held.session is None and not claim.stopping:
             self.give_back(held, "release", {"mode": "session", "lock": run.warehouse})
-        elif how in ("retry", "release"):
+        elif how in ("retry", "release", "handback"):
             self.give_back(held, how)
         elif ends or how == "broken":  # such as a request that this worker cannot use
             self.end(held)
@@ -459,6 +463,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert valid, "a claim that was lost was accepted"
         run.in_session |= facts is not None
+        run.handed[claim.step] = run.handed.get(claim.step, 0) + (kind == "handback")
         run.put_back(claim.step, RETRYING if kind == "retry" else OPEN)
         self.publish(run.run_id, publish)
         if kind == "retry":
@@ -661,7 +666,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_key_is_owned(self) -> None:
-        common = {self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.finished()}
+        common = {
+            self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.finished(), self.keys.strays(),
+        }  # fmt: skip
         found = [raw.decode() for raw in self.client.scan_iter(count=1000)]
         ended = [key for key in found if key.startswith(self.keys.run("")) and not self.owner(key).live]
         with self.client.pipeline(transaction=False) as pipe:
@@ -679,6 +686,13 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.lock_is_owned(key)
             else:
                 assert key in common or key.startswith(self.keys.run(""))
+
+    @invariant()
+    def whoever_may_hold_a_file_is_known(self) -> None:
+        strays = {raw.decode() for raw in self.client.hkeys(self.keys.strays())}
+        lost = [each for each in self.sessions if each.lost]
+        assert strays <= {each.session.holder for each in lost}
+        assert strays >= {each.session.holder for each in lost if not each.run.purged}
 
     def names(self) -> set[str]:
         return {name for run in self.runs.values() for name in run.locks.values()}
@@ -758,7 +772,7 @@ class LedgerMachine(RuleBasedStateMachine):
         left = [(run.run_id, run.steps) for run in self.runs.values() if run.live]
         assert not left, f"runs that never end: {left}"
         self.every_key_is_owned()
-        for key in (self.keys.leases(), self.keys.watches(), self.keys.active()):
+        for key in (self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.strays()):
             assert not self.client.exists(key)
         locks = {raw.decode() for raw in self.client.scan_iter(self.keys.locks() + "*")}
         assert not locks - {self.keys.relation_writer(name) for name in self.names()}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
+from producer import cli
 from tests.support.background import QUICK, Background, assert_all_right
 from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer
@@ -56,6 +61,54 @@ def test_a_killed_worker_loses_nothing(
     assert [event.node for event in lost] == ["model.slow.first"]
 
 
+WRITES = (
+    "{{ config(materialized='table', pre_hook='create table if not exists writes (n integer)',"
+    " post_hook='insert into writes values (1)') }}\n{{ wait() }}\nselect 1 as id\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_stopped_worker_writes_and_publishes_nothing(
+    project: Path,
+    worker_pool: Callable[..., WorkerPool],
+    redis_server: RedisServer,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The process that had the node is stopped for longer than its lease, and continued when the run is over."""
+    (project / "models" / "first.sql").write_text(WRITES)
+    env = {**QUICK, "DBT_RELAY_LEASE_SECONDS": "4"}
+    pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
+    run = Background(project, redis_server.broker_url)
+    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
+    victim = run.worker_of("first")
+    pool = next(pool for pool in pools if victim in pool.children)
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        result = run.wait(120)
+        on_postgres = os.environ["RELAY_TEST_TARGET"] == "postgres"
+        if on_postgres:
+            database = request.getfixturevalue("postgres_database")
+            assert (
+                database.query("select 1 from pg_stat_activity where application_name like '%relay/%'") == []
+            )
+        else:
+            assert victim not in pool.children  # the file's lock went with it
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGCONT)
+    if on_postgres:
+        wait_until(lambda: '"reason": "lost"' in pool.log(), 60, "the stopped process to hear of it")
+        rows = database.query("select n from writes")
+    else:
+        with duckdb.connect(os.environ["RELAY_TEST_DUCKDB"]) as connection:
+            rows = connection.sql("select n from writes").fetchall()
+    assert rows == [(1,)]
+    assert_all_right(result)
+    first = next(node for node in result.nodes if node.name == "first")
+    assert not first.worker.endswith(f":{victim}")
+
+
 @pytest.mark.slow
 def test_a_stopping_worker_hands_its_run_over(
     tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
@@ -72,6 +125,56 @@ def test_a_stopping_worker_hands_its_run_over(
     assert workers["first"].endswith(f":{leaving}")
     assert not workers["last"].endswith(f":{leaving}")
     assert all(len(node.attempts) == 1 for node in result.nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_rolling_restart_leaves_the_result_unchanged(
+    project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each worker is stopped in the middle of a node that takes longer than its grace time, and started anew."""
+    (project / "models" / "first.sql").write_text(WRITES)
+    for quick in ("left", "right"):
+        (project / "models" / f"{quick}.sql").write_text("select id from {{ ref('first') }}\n")
+    monkeypatch.setenv("DBT_RELAY_BROKER_URL", redis_server.broker_url)
+    env = {"DBT_RELAY_DRAIN_SECONDS": "0.2"}
+    pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
+    run = Background(project, redis_server.broker_url, seconds=6)
+    before: list[int] = []
+    for node in ("first", "last"):
+        wait_until(lambda node=node: run.said(f"working on {node}"), 90, f"{node} to run")  # type: ignore[misc]
+        before.append(run.worker_of(node))
+        pool = next(pool for pool in pools if before[-1] in pool.children)
+        pid = pool.pid
+        assert cli.main(["drain", f"{socket.gethostname()}:{pid}"]) == 0
+        told = capsys.readouterr().out
+        assert f"draining, executes model.slow.{node} of 2" in told
+        assert told.rstrip().endswith("drained")
+        wait_until(lambda pool=pool: not pool.alive, 30, "the worker to end")  # type: ignore[misc]
+        pool.start(wait=False)
+    result = run.wait(180)
+    assert_all_right(result)
+    ways = {node.name: [attempt.status for attempt in node.attempts] for node in result.nodes}
+    assert ways == {
+        "first": ["handed back", "success"], "left": ["success"], "right": ["success"],
+        "last": ["handed back", "success"],
+    }  # fmt: skip
+    assert [event.node for event in run.events if event.state == "lost"] == []
+    nodes = {node.name: node for node in result.nodes}
+    assert not nodes["first"].worker.endswith(f":{before[0]}")
+    assert not nodes["last"].worker.endswith(f":{before[1]}")
+    if os.environ["RELAY_TEST_TARGET"] == "duckdb":
+        with duckdb.connect(os.environ["RELAY_TEST_DUCKDB"]) as connection:
+            assert connection.sql("select n from writes").fetchall() == [(1,)]
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_be_interrupted_keeps_no_worker_from_ending(worker_pool: WorkerPools) -> None:
+    pool = worker_pool(n=2, env={"DBT_RELAY_DRAIN_SECONDS": "0.1"}, measured=True)
+    os.kill(pool.children[0], signal.SIGSTOP)
+    assert pool.terminate(120) == 0
+    assert "killing a process that does not hand its step back" in pool.log()
 
 
 @pytest.mark.slow
@@ -136,7 +239,6 @@ def test_a_worker_whose_clock_is_wrong_and_nodes_longer_than_a_lease(
     (project / "models" / "left.sql").unlink()
     ahead = {**QUICK, "DBT_RELAY_LEASE_SECONDS": "3", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     worker_pool(n=1, env=ahead)
-    worker_pool(n=1, env={**ahead, "PYTHONPATH": str(ROOT)})
     run = Background(project, redis_server.broker_url, seconds=0.5)
     result = run.wait(90)
     assert_all_right(result)
@@ -145,6 +247,7 @@ def test_a_worker_whose_clock_is_wrong_and_nodes_longer_than_a_lease(
     ] == []
     for node in result.nodes:
         assert [attempt.number for attempt in node.attempts] == [1]
+        assert node.started_at > time.time() + 3000, "its clock is an hour ahead"
         assert 0 <= node.finished_at - node.started_at < 80
         assert 0 <= node.execution_time < 80
     assert result.execution_time < 90

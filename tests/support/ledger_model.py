@@ -26,6 +26,8 @@ class RunModel:
         entered: whether a session of it ever had the warehouse.
         took: what its session claimed last.
         due: whether it has a deadline that has not passed.
+        handed: how often each step was handed back by a worker that was stopping.
+        lost: how many executions and sessions lost their lease while it lived.
     """
 
     run_id: str
@@ -46,6 +48,8 @@ class RunModel:
     purged: bool = False
     took: str = ""
     due: bool = False
+    lost: int = 0
+    handed: dict[str, int] = field(default_factory=dict)
     locks: dict[str, str] = field(default_factory=dict)
     refuses: bool = False
     writing: set[str] = field(default_factory=set)
@@ -134,11 +138,13 @@ class RunModel:
             self.steps[step] = to
 
     def lose(self, step: str) -> None:
+        self.lost += 1
         self.fences[step] += 1
         self.put_back(step, OPEN)
 
     def lose_session(self) -> None:
         """What it executed is lost with it."""
+        self.lost += 1
         if self.live and self.steps.get(self.took) == RUNNING:
             self.lose(self.took)
 

@@ -37,6 +37,7 @@ class WorkerPool:
         arguments: further arguments of ``celery worker``.
         cwd: its working directory.
         measured: whether its coverage counts; see `unmeasured`.
+        app: the module of its Celery app.
     """
 
     _count = 0
@@ -50,6 +51,7 @@ class WorkerPool:
         arguments: tuple[str, ...] = (),
         cwd: Path | None = None,
         measured: bool = False,
+        app: str = "workers.app",
     ) -> None:
         WorkerPool._count += 1
         self.name = f"pool{WorkerPool._count}"
@@ -71,7 +73,7 @@ class WorkerPool:
         self.env = {name: value for name, value in merged.items() if changes.get(name, "") is not None}
         self.prefix = self.env.get("DBT_RELAY_NAMESPACE", "relay")
         self.command = [
-            sys.executable, "-m", "celery", "-A", "workers.app", "worker",
+            sys.executable, "-m", "celery", "-A", app, "worker",
             "--concurrency", str(processes), "--hostname", f"{self.name}@%h", "--loglevel", "INFO", *arguments,
         ]  # fmt: skip
         self.cwd = cwd or self.directory

@@ -28,7 +28,7 @@ RUNTIME = ("DbtRuntimeError", "RuntimeError", "DbtBaseException")
 PASSING = {
     "broker_unavailable",
     "connection_lost", "connection_refused", "connection_timeout", "deadlock", "dns_failure", "duckdb_file_locked",
-    "lock_timeout", "package_unreachable", "serialization_failure", "server_unavailable", "too_many_connections",
+    "earlier_attempt_alive", "lock_timeout", "package_unreachable", "serialization_failure", "server_unavailable", "too_many_connections",
 }  # fmt: skip
 
 # adapter, text, code
@@ -99,6 +99,9 @@ TEXTS = [
     ("postgres", ("Database Error in model a (models/a.sql)\n  current transaction is aborted, commands ignored until end of "
      "transaction block"), "transaction_aborted"),
     ("postgres", "Database Error in model a (models/a.sql)\n  numeric field overflow", "out_of_range"),
+    ("postgres", ("Database Error\n  An earlier execution still holds connections to the server after 30 s of asking for their end "
+     "(pg_stat_activity.pid 71, 72)"), "earlier_attempt_alive"),
+    ("postgres", "Database Error\n  model.p.a was given to another worker: this one was away for too long", "connection_lost"),
     ("postgres", "Database Error in model a (models/a.sql)\n  something that nobody has seen before", "database_error"),
     # DuckDB
     ("duckdb", ('IO Error: Could not set lock on file "/data/x.duckdb": Conflicting lock is held in /usr/bin/python3.11 (PID 10239). '

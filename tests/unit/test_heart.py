@@ -15,8 +15,8 @@ import redis
 
 from tests.support.waiting import wait_until
 from workers.contract.errors import DbtTimeoutError
-from workers.heart import LOST, STOP, Heart, StepInterrupted
-from workers.ledger import Claim
+from workers.heart import DRAIN, LOST, STOP, Heart, LeaseLostError, StepInterrupted
+from workers.ledger import Claim, lease_clock
 from workers.limits import NodeLimits
 from workers.timekeeper import Watched
 from workers.warehouse_lock import Session
@@ -41,10 +41,11 @@ class Ledger:
         return [answer] * len(pairs)
 
 
-def claim(step: str = "model.p.a", fence: int = 3) -> Claim:
+def claim(step: str = "model.p.a", fence: int = 3, sure_for: float = 0.0) -> Claim:
     return Claim(
-        run_id=RUN, step=step, fence=fence, tries=1, losses=0, index=1, skip=False, cause="", stopping=False
-    )
+        run_id=RUN, step=step, fence=fence, tries=1, losses=0, index=1, skip=False, cause="", stopping=False,
+        sure_until=lease_clock() + sure_for,
+    )  # fmt: skip
 
 
 def heart_of(ledger: Ledger, cancel: Any = lambda: None) -> Heart:
@@ -81,7 +82,7 @@ def test_outside_of_dbt_an_interruption_waits_for_the_next_time() -> None:
     heart = heart_of(ledger)
     with heart.holding(claim()):
         wait_until(lambda: len(ledger.beats) >= 2, 5)  # nothing is raised here
-        wait_until(lambda: heart._why, 5)
+        wait_until(lambda: heart.why, 5)
         with pytest.raises(StepInterrupted), heart.interruptible():
             pytest.fail("it began")
 
@@ -90,7 +91,7 @@ def test_a_new_step_begins_with_a_clean_slate() -> None:
     ledger = Ledger(STOP)
     heart = heart_of(ledger)
     with heart.holding(claim()):
-        wait_until(lambda: heart._why, 5)
+        wait_until(lambda: heart.why, 5)
     ledger.answers = ["ok"]
     with heart.holding(claim("model.p.b", 1)), heart.interruptible():
         wait_until(lambda: ledger.beats[-1][1] == [("model.p.b", 1)], 5)
@@ -211,13 +212,13 @@ def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
 def test_what_is_executed_is_noted_while_it_is_and_each_beat_with_it() -> None:
     notes, ledger = Notes(), Ledger()
     heart = Heart(ledger, lambda: None, note=notes)  # type: ignore[arg-type]
-    session = Session(RUN, "duckdb:/x", 7)
-    with heart.session(session), heart.holding(claim()):
+    session, mine = Session(RUN, "duckdb:/x", 7), claim()
+    with heart.session(session), heart.holding(mine):
         with heart.interruptible(NodeLimits(60, 90), owner="h:1", fail_fast=True):
             first = notes.all[0]
             assert first is not None
             assert (first.pid, first.owner, first.claim, first.session, first.fail_fast) == (
-                os.getpid(), "h:1", claim(), session, True,
+                os.getpid(), "h:1", mine, session, True,
             )  # fmt: skip
             assert first.limits == NodeLimits(60, 90)
             wait_until(lambda: notes.all[-1] and notes.all[-1].beaten > first.since, 30)
@@ -242,6 +243,49 @@ def test_what_failed_because_it_was_cancelled_is_known_afterwards() -> None:
     heart = heart_of(Ledger("ok", STOP))
     with heart.holding(claim()):
         heart.check()
-        wait_until(lambda: heart._why, 30)
+        wait_until(lambda: heart.why, 30)
         with pytest.raises(StepInterrupted, match=STOP):
             heart.check()
+
+
+def test_a_fresh_claim_is_sure_by_the_clock_and_an_old_one_asks() -> None:
+    ledger = Ledger("ok", "ok", LOST, lease_ms=600_000)  # no beat but those that are asked for
+    heart = heart_of(ledger)
+    heart._interval = 600.0
+    with heart.holding(claim(sure_for=600)):
+        heart.assure()
+        assert ledger.beats == []
+    with heart.holding(claim(sure_for=-1)):
+        heart.assure()
+        heart.assure()  # the answer of the first is good for a lease
+        assert ledger.beats == [(RUN, [("model.p.a", 3)])]
+    with heart.session(Session(RUN, "duckdb:/x", 7)), heart.holding(claim(sure_for=600)):
+        heart.assure()
+        assert ledger.beats[1:] == [(RUN, [("@session", 7), ("model.p.a", 3)])]
+    with heart.holding(claim(sure_for=-1)), pytest.raises(LeaseLostError, match=r"model\.p\.a was given"):
+        heart.assure()
+
+
+def test_a_ledger_that_cannot_be_asked_makes_nobody_sure() -> None:
+    heart = heart_of(Ledger(redis.ConnectionError("away"), lease_ms=600_000))
+    heart._interval = 600.0
+    with heart.holding(claim(sure_for=-1)), pytest.raises(redis.ConnectionError):
+        heart.assure()
+
+
+def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [5.0]
+    monkeypatch.setattr("workers.heart.seconds_left", lambda: left[0])
+    ledger = Ledger()
+    heart = heart_of(ledger)
+    with (  # noqa: PT012
+        pytest.raises(StepInterrupted) as caught,
+        heart.session(Session(RUN, "duckdb:/x", 7)),
+        heart.holding(claim()),
+        heart.interruptible(),
+    ):
+        wait_until(lambda: len(ledger.beats) >= 3, 5)
+        assert heart.why is None
+        left[0] = 0.0
+        signal.pause()
+    assert caught.value.why == DRAIN

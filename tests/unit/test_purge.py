@@ -180,14 +180,20 @@ def test_what_the_dead_left_is_removed(store: RunStore, client: redis.Redis) -> 
     keys, now = ledger.keys, ledger.server_time()
     client.zadd(keys.leases(), {f"{new_run_id()} model.p.a": 1})
     client.zadd(keys.watches(), {f"{new_run_id()} @plan": 1})
-    client.hset(keys.lock("duckdb:/gone"), mapping={"run": new_run_id(), "fence": 1, "expires": 1})
+    client.hset(
+        keys.lock("duckdb:/gone"),
+        mapping={"run": new_run_id(), "fence": 1, "expires": 1, "holder": "who had it"},
+    )
     client.rpush(keys.lock_waiters("duckdb:/gone"), new_run_id())
     client.rpush(keys.attempts(new_run_id()), "{}")
     client.hset(keys.workers(), "dead:1", json.dumps({"seen": now - 3600}))
     client.hset(keys.workers(), "alive:1", json.dumps({"seen": now}))
     done = purge(store)
     assert done == Purged(orphans=1, watches=2, locks=1, workers=["dead:1"])
-    assert keyspace(client) == {keys.workers().encode()}
+    # a dead run's session may have been stopped with its file open
+    assert client.hkeys(keys.strays()) == [b"who had it"]
+    assert client.ttl(keys.strays()) > 0
+    assert keyspace(client) == {keys.workers().encode(), keys.strays().encode()}
 
 
 def test_a_lock_in_use_is_left(client: redis.Redis, store: RunStore) -> None:

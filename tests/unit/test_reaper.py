@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,3 +188,11 @@ def test_its_thread_survives_a_server_that_goes_away(
     wait_until(lambda: published, 5)
     reaper.stop()
     assert not any(thread.name == "reaper" for thread in threading.enumerate())
+
+
+def test_processes_that_lost_a_session_are_looked_at_after_the_leases(ledger: Ledger) -> None:
+    strays: Any = SimpleNamespace(end=lambda: ledger.asked.append("strays"))
+    made: Any = Reaper(ledger, lambda *_: None, queue="q", interval=0.02, strays=strays)  # type: ignore[arg-type]
+    ledger.watches = {"@session": {"what": "nothing"}}
+    made.sweep()
+    assert ledger.asked == ["@session", "strays"]

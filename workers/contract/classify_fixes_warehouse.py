@@ -234,6 +234,9 @@ WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
     ),
     # sharing it
     "duckdb_file_locked": _file_locked,
+    "earlier_attempt_alive": lambda f: (
+        f"End the server processes {f.fact('pids', 'it names')} by hand: they did not end when they were told to. {_AGAIN}"
+    ),
     "deadlock": f"If it comes back, run the nodes that write to the same tables one after the other. {_AGAIN}",
     "serialization_failure": f"If it comes back, let only one of them write at a time. {_AGAIN}",
     "lock_timeout": lambda f: (

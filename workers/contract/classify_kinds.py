@@ -100,6 +100,7 @@ KINDS: Final[dict[str, Kind]] = {
     "too_many_connections": Kind(_CONNECTION, "the database takes no more connections", True),
     # lock contention
     "duckdb_file_locked": Kind(Category.LOCK, "another process has {path} open", True),
+    "earlier_attempt_alive": Kind(Category.LOCK, "what is left of an earlier attempt does not end", True),
     "deadlock": Kind(Category.LOCK, "deadlock with another session", True),
     "serialization_failure": Kind(Category.LOCK, "another transaction changed the same thing", True),
     "lock_timeout": Kind(Category.LOCK, "another session holds a lock too long", True),

@@ -77,6 +77,18 @@ SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
 
+_OURS: Final = rules(
+    (
+        "earlier_attempt_alive",
+        (
+            r"An earlier execution still holds connections to the server after .*"
+            r"\(pg_stat_activity\.pid (?P<pids>[\d, ]+)\)"
+        ),
+    ),
+    ("connection_lost", r"was given to another worker: this one was away for too long"),
+)
+"""What `engine.fencing` says in the place of a driver."""
+
 _DUCKDB: Final = rules(
     ("duckdb_file_locked", (r"Could not set lock on file \"(?P<path>[^\"]+)\": Conflicting lock is held in "
                            r"(?P<program>.*?) \(PID (?P<pid>\d+)\)")),
@@ -228,5 +240,5 @@ def sql_rules(adapter: str) -> tuple[Rule, ...]:
     """
     if adapter in _WITH_DUCKDB:
         # DuckDB passes on what a Postgres server says that it has attached (DuckLake's catalog, say).
-        return (*_DUCKDB, *_POSTGRES, *_ANY)
-    return (*_POSTGRES, *_ANY)
+        return (*_OURS, *_DUCKDB, *_POSTGRES, *_ANY)
+    return (*_OURS, *_POSTGRES, *_ANY)

@@ -28,6 +28,9 @@ TASK_CLOSE: Final = "relay.close"
 TASK_COMMAND: Final = "relay.command"
 TASK_SESSION: Final = "relay.session"
 
+CONTROL_DRAIN: Final = "relay_drain"
+"""The command of Celery's remote control that stops a worker."""
+
 STEP_PLAN: Final = "@plan"
 STEP_START: Final = "@start"
 STEP_CLOSE: Final = "@close"
@@ -158,6 +161,9 @@ class Keys:
 
     def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
         return f"{self.lock(warehouse)}:waiters"
+
+    def strays(self) -> str:  # hash: JSON of a process that lost a session -> when, ms
+        return f"{self.prefix}:strays"
 
     def relation(self, name: str) -> str:  # hash: run and step that write it
         return self.lock(f"relation:{name}")

@@ -159,7 +159,7 @@ def _free(store: RunStore, key: str, now: float) -> bool:
 
     def look(pipe: Any) -> None:
         nonlocal freed
-        run_id, expires = pipe.hmget(key, "run", "expires")
+        run_id, expires, holder = pipe.hmget(key, "run", "expires", "holder")
         freed = run_id is None or (
             pipe.zscore(store.keys.active(), run_id) is None
             and float(expires or 0) < now * 1000
@@ -168,6 +168,9 @@ def _free(store: RunStore, key: str, now: float) -> bool:
         pipe.multi()
         if freed:
             pipe.delete(key)
+            if holder is not None:  # as lua/prelude.lua does: its process may have the file open still
+                pipe.hset(store.keys.strays(), holder, int(now * 1000))
+                pipe.expire(store.keys.strays(), 24 * 3600)
 
     store.client.transaction(look, key)
     return freed

@@ -29,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         result_ttl: seconds that a finished run stays readable; what the worker that ends it says counts.
         session_seconds: for how long a run on a single-process warehouse keeps a worker process that
             others wait for. It keeps the warehouse.
+        drain_seconds: for how long a worker that is told to stop lets go on what it executes; what is not
+            done then is handed back, and another worker begins it anew.
         priority: of runs that are submitted: 0 goes first, 9 last, as Celery counts on Redis.
         node_soft_time_limit, node_time_limit, run_deadline: of runs that are submitted, in seconds; 0 is
             without a limit (`messages.Limits`).
@@ -51,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reap_seconds: Positive = 2.0
     result_ttl: Count = 86400
     session_seconds: Positive = 10.0
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     node_soft_time_limit: Limit = 0.0
     node_time_limit: Limit = 0.0

@@ -24,6 +24,7 @@ from workers.contract.results import BAD_STATUSES
 from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
+from workers.engine.fencing import FencedAdapters
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
 
@@ -48,7 +49,7 @@ def execute_command(
         KeyboardInterrupt, SystemExit: something stopped this process's work from outside; dbt's own
             interface would return it as data.
     """
-    FACTORY.adapters = {}
+    FACTORY.adapters = FencedAdapters()
     said: list[str] = []
     with _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), contextlib.ExitStack() as stack:
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]

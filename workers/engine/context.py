@@ -38,6 +38,7 @@ from dbt.parser.manifest import (
 from dbt_common.events.base_types import EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
+from workers.engine.fencing import FencedAdapters
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
 from workers.engine.manifest_file import ManifestFile
 from workers.engine.spec import RunSpec, SharedContexts
@@ -182,7 +183,7 @@ class ContextStore:
 
     def configure(self, click_context: Any) -> RuntimeConfig:
         """dbt's configuration for this invocation, read by the very steps of dbt's command line."""
-        FACTORY.adapters = {}
+        FACTORY.adapters = FencedAdapters()
         for name in ("profile", "project", "catalogs", "runtime_config"):
             step = getattr(requires, name, None)  # catalogs: dbt-core >= 1.11
             if step is not None:
@@ -205,7 +206,7 @@ class ContextStore:
     def _parse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
     ) -> Context:
-        FACTORY.adapters = {}
+        FACTORY.adapters = FencedAdapters()
         click_context.obj.pop("manifest", None)
         requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from dbt.adapters.exceptions import FailedToConnectError
 from dbt.artifacts.schemas.results import RunStatus
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResult, RunResultsArtifact
 from dbt.constants import MANIFEST_FILE_NAME
@@ -29,6 +30,8 @@ from dbt_common.events.types import Formatting
 from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.utils.encoding import ForgivingJSONEncoder
 
+from workers.contract.log import log
+from workers.engine import fencing
 from workers.engine.manifest_file import write_bytes, write_json
 from workers.engine.node import apply_patch, patch_of, plain_result, run_result
 from workers.engine.spec import Finished, StepOutcome, StepResult
@@ -141,6 +144,10 @@ def close(
         _skip_the_rest(view, results, "Skipping due to fail_fast" if not cancelled else stop)
     adapter = view.context.adapter
     try:
+        fencing.clear(adapter)
+    except FailedToConnectError as error:  # hooks try again, and fail with it
+        log("connections of a lost execution may go on", run=view.run_id, error=str(error))
+    try:
         if not cancelled:  # dbt runs no on-run-end hooks after an interrupt
             task.after_run(adapter, told)
     except DbtRuntimeError:  # dbt leaves the results of what ran, and gives the command up
@@ -211,6 +218,7 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
         )
     )
     run_results = run_results_of(result)
+    fencing.assure()  # files have no fence: whoever was stopped for long writes none over those of others
     if task.args.write_json:
         write_manifest(view, view.owned)
         path = task.result_path()

@@ -17,10 +17,11 @@ from dbt_common.exceptions import DbtBaseException
 from workers.contract.errors import DbtUsageError, ErrorInfo
 from workers.contract.scrub import scrub
 from workers.engine import command as commands
-from workers.engine import edges
+from workers.engine import edges, fencing
 from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
+from workers.engine.fencing import Tenure
 from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
 from workers.engine.masking import mask_json
 from workers.engine.node import execute_node
@@ -186,6 +187,12 @@ class Engine:
                 return warehouse_of(config)
             except (DbtBaseException, click.UsageError):
                 return None
+
+    @contextmanager
+    def fenced(self, tenure: Tenure) -> Iterator[None]:
+        """What is executed within belongs to this execution, at the warehouse too (`fencing`)."""
+        with fencing.fenced(tenure):
+            yield
 
     # -- from outside a step -----------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from typing import Any
 from dbt.adapters.factory import FACTORY
 from dbt.config.runtime import RuntimeConfig
 
+from workers.engine.fencing import CANCELLING
+
 
 def warehouse_of(config: RuntimeConfig) -> str | None:
     """The name of the single-process warehouse that a target needs, or None where many may write.
@@ -80,7 +82,7 @@ def cancel_queries() -> None:
             ]  # fmt: skip
         # dbt's adapters ask the server to end a query over the calling thread's own connection, which
         # this thread must have; DuckDB has no server to ask
-        own: Any = nullcontext() if adapter.type() == "duckdb" else adapter.connection_named("cancel")
+        own: Any = nullcontext() if adapter.type() == "duckdb" else adapter.connection_named(CANCELLING)
         with own:
             for connection in open_connections:
                 manager.cancel(connection)

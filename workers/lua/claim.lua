@@ -7,9 +7,10 @@ local function granted(name, data)
   local lock = relation_keys(name)
   local writer = lock and redis.call('GET', lock .. ':writer')
   return cjson.encode({claimed = true, step = name, fence = data.fence, tries = data.tries,
-    losses = data.losses, index = data.index or 0, skip = data.skip or false,
+    losses = data.losses, handed = data.handed or 0, index = data.index or 0, skip = data.skip or false,
     cause = data.cause or '', busy = data.busy or '', died = data.died,
-    stale = writer and writer ~= RUN_ID or false, stopping = run_state == 'stopping', publish = dispatch()})
+    stale = writer and writer ~= RUN_ID or false, stopping = run_state == 'stopping',
+    strays = name == '@close' and number_field('lost') > 0, publish = dispatch()})
 end
 local function refuse(reason, publish_steps)
   return cjson.encode({claimed = false, reason = reason, publish = publish_steps})

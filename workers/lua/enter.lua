@@ -1,5 +1,6 @@
 -- Begin a session: the one process that may open the run's warehouse.
--- ARGV: run, warehouse, owner, lease (ms), a word that is new for each call (see claim.lua).
+-- ARGV: run, warehouse, owner, lease (ms), a word that is new for each call (see claim.lua), what is known of
+--   the process (workers/strays.py).
 local lock, waiters = lock_keys(ARGV[2])
 local owner, lease, word = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local function refuse(reason) return cjson.encode({entered = false, reason = reason}) end
@@ -26,6 +27,8 @@ data.took = nil
 write_step('@session', data)
 set_state('@session', 'running')
 local expires = now_ms() + lease
-redis.call('HSET', lock, 'run', RUN_ID, 'fence', data.fence, 'owner', owner, 'expires', expires)
+suspect_holder(lock)
+redis.call('HDEL', STRAYS, ARGV[6])  -- a process enters a session with the file closed
+redis.call('HSET', lock, 'run', RUN_ID, 'fence', data.fence, 'owner', owner, 'expires', expires, 'holder', ARGV[6])
 lease_until('@session', expires)
 return cjson.encode({entered = true, fence = data.fence})

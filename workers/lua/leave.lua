@@ -1,10 +1,12 @@
 -- End a session; the warehouse is closed by now. A run that has not ended keeps its place: others on the
 -- same warehouse wait for its end, so that two runs never mix. One that has ended lets the next in.
--- ARGV: run, warehouse, fence. Answers the run whose session to publish, or ''.
+-- ARGV: run, warehouse, fence, what is known of the process. Answers the run whose session to publish, or ''.
 even_when_full()
 local lock, waiters = lock_keys(ARGV[2])
 local fence = tonumber(ARGV[3])
 local state = run_field('state')
+redis.call('HDEL', STRAYS, ARGV[4])
+if redis.call('HGET', lock, 'holder') == ARGV[4] then redis.call('HDEL', lock, 'holder') end
 local mine = state_of('@session') == 'running' and read_step('@session').fence == fence
 if mine then
   unwatch('@session')

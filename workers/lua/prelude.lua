@@ -1,10 +1,11 @@
 -- Shared head of every script: names for the run's keys and the moves that several scripts make.
 -- KEYS are built by contract/names.py alone; scripts touch one Redis server, not a cluster.
 local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EVENTS, PUBLISHERS,
-  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS = unpack(KEYS)
+  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS = unpack(KEYS)
 local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
 local STREAM_LENGTH = 100000
+local STRAY_SECONDS = 86400
 local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
 local WINDOW = 16           -- unclaimed messages of one run; what else is ready waits in the ledger
 
@@ -242,8 +243,18 @@ local function cancel_run(reason)
   return dispatch()
 end
 
+-- The process that had a lock and did not say that it closed the file may have it open still.
+local function suspect_holder(lock)
+  local holder = redis.call('HGET', lock, 'holder')
+  if not holder then return end
+  redis.call('HDEL', lock, 'holder')
+  redis.call('HSET', STRAYS, holder, now_ms())
+  redis.call('EXPIRE', STRAYS, STRAY_SECONDS)
+end
+
 -- The warehouse goes to the first in line that still wants it. Answers that run, or ''.
 local function hand_over(lock, waiters)
+  suspect_holder(lock)
   redis.call('DEL', lock)
   while true do
     local following = redis.call('LPOP', waiters)

@@ -46,9 +46,13 @@ local function lose(lost)
   data.died = ARGV[5] and cjson.decode(ARGV[5])
   write_step(lost, data)
   unwatch(lost)
+  redis.call('HINCRBY', RUN, 'lost', 1)
   if lost == '@session' then
     local lock = lock_keys(run_field('lock') or '')
-    if holds_lock(lock) then redis.call('HSET', lock, 'expires', 0) end
+    if holds_lock(lock) then
+      suspect_holder(lock)
+      redis.call('HSET', lock, 'expires', 0)
+    end
     set_state(lost, 'blocked')
     -- with the session goes the step that it executes: the next one must not run beside it
     if data.took and state_of(data.took) == 'running' then lose(data.took) end

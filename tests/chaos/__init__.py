@@ -1,0 +1,1 @@
+"""Real runs under random faults: every trial ends, and ends as if nothing had happened (docs/chaos.md)."""

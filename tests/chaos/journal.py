@@ -1,0 +1,167 @@
+"""What the workers' journals say: which process executed which step when, and what it wrote.
+
+Nothing here comes from the ledger (`witness`), so it can convict it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+JOURNAL = "RELAY_CHAOS_JOURNAL"
+"""The folder of the journal, in the environment of workers."""
+
+
+@dataclass
+class Execution:
+    """One process's attempt at one step. Times are seconds since the epoch, by the machine's clock.
+
+    Attributes:
+        left: when the engine came back, None where it did not.
+        how: ``ok``, or the class of what it raised.
+        answered: when the warehouse answered a statement of it.
+        written: when something that it sent took effect in the warehouse: a commit, or a statement outside of
+            a transaction.
+    """
+
+    run: str
+    step: str
+    attempt: int
+    pid: int
+    entered: float
+    left: float | None = None
+    how: str = ""
+    answered: list[float] = field(default_factory=list)
+    written: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.step} (attempt {self.attempt}, process {self.pid}, {self.how or 'never left'})"
+
+
+class Absence(NamedTuple):
+    """A time in which a process did nothing: it was stopped, or dead (until infinity)."""
+
+    since: float
+    until: float
+
+
+class Journal:
+    """Reads the journal of a run while it is written. Safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._offsets: dict[Path, int] = {}
+        self._executions: list[Execution] = []
+        self._current: dict[int, Execution] = {}
+        self._lock = threading.Lock()
+
+    def executions(self, run: str) -> list[Execution]:
+        """Every execution of a run so far, in order of their beginnings."""
+        with self._lock:
+            self._read_on()
+            mine = [each for each in self._executions if each.run == run]
+        return sorted(mine, key=lambda each: each.entered)
+
+    def latest(self) -> str:
+        """The run that was submitted last of those that were executed."""
+        with self._lock:
+            self._read_on()
+            return max(each.run for each in self._executions)
+
+    def _read_on(self) -> None:
+        for entry in os.scandir(self.folder):
+            if entry.stat().st_size > self._offsets.get(Path(entry.path), 0):
+                self._read(Path(entry.path))
+
+    def _read(self, path: Path) -> None:
+        offset = self._offsets.get(path, 0)
+        with path.open("rb") as file:
+            file.seek(offset)
+            raw = file.read()
+        whole, newline, _ = raw.rpartition(b"\n")
+        self._offsets[path] = offset + len(whole) + len(newline)
+        for line in whole.splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        pid, at = entry["pid"], entry["at"]
+        if entry["what"] == "enter":
+            execution = Execution(entry["run"], entry["step"], entry["attempt"], pid, at)
+            self._executions.append(execution)
+            self._current[pid] = execution
+            return
+        current = self._current.get(pid)
+        if current is None:
+            return  # between two steps: connections are closed
+        if entry["what"] == "ok":
+            current.answered.append(at)
+            if entry["writes"]:
+                current.written.append(at)
+        elif entry["what"] == "leave":
+            current.left, current.how = at, entry["how"]
+            del self._current[pid]
+
+
+Absences = Mapping[int, Sequence[Absence]]
+
+
+def at_once(executions: Sequence[Execution], absences: Absences, ended: float) -> list[str]:
+    """Steps that two processes executed at the same time, neither of them stopped or dead.
+
+    What a stopped process does after it was continued, until it knows that it lost its step, is not counted
+    here: `written_late` says whether it did any harm.
+    """
+    found = []
+    for one, other in _pairs(executions):
+        until = min(_end(one, absences, ended), _end(other, absences, ended))
+        shared = until - max(one.entered, other.entered)
+        if shared > 0:
+            found.append(f"{one} and {other} for {shared * 1000:.0f} ms")
+    return found
+
+
+def written_late(executions: Sequence[Execution]) -> list[str]:
+    """What took effect in the warehouse after another process had begun to write the same step."""
+    found = []
+    for one, other in _pairs(executions):
+        if not other.answered:
+            continue  # it never reached the warehouse
+        late = [at for at in one.written if at > other.answered[0]]
+        if late:
+            found.append(f"{one} wrote {(late[0] - other.answered[0]) * 1000:.0f} ms after {other} had begun")
+    return found
+
+
+def committed_twice(executions: Sequence[Execution]) -> set[str]:
+    """Steps whose process was lost between their commit and their result, so that they ran once more."""
+    by_step = defaultdict(list)
+    for each in executions:
+        by_step[each.step].append(each)
+    return {step for step, tries in by_step.items() if any(each.written for each in tries[:-1])}
+
+
+def _pairs(executions: Sequence[Execution]) -> list[tuple[Execution, Execution]]:
+    """Two executions of the same step by different processes, the earlier first."""
+    by_step = defaultdict(list)
+    for each in executions:
+        by_step[each.step].append(each)
+    return [
+        (one, other)
+        for tries in by_step.values()
+        for one, other in combinations(sorted(tries, key=lambda each: each.entered), 2)
+        if one.pid != other.pid
+    ]
+
+
+def _end(execution: Execution, absences: Absences, ended: float) -> float:
+    """When a process ceased to execute a step: it left it, it was stopped, it died; or the trial ended."""
+    left = ended if execution.left is None else execution.left
+    gone = [each.since for each in absences.get(execution.pid, ()) if each.until > execution.entered]
+    return max(execution.entered, min([left, *gone]))

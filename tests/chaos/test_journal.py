@@ -1,0 +1,49 @@
+"""The judge of the trials can convict."""
+
+from __future__ import annotations
+
+from tests.chaos.journal import Absence, Execution, at_once, committed_twice, written_late
+
+FOREVER = float("inf")
+
+
+def executed(pid: int, entered: float, left: float | None, *, written: float | None = None) -> Execution:
+    return Execution(
+        "run", "model.p.a", 1, pid, entered, left, "ok", answered=[entered + 0.1],
+        written=[] if written is None else [written],
+    )  # fmt: skip
+
+
+def test_two_living_processes_at_once_are_found() -> None:
+    assert at_once([executed(1, 0, 5), executed(2, 4, 6)], {}, ended=10)
+    assert at_once([executed(1, 0, None), executed(2, 4, 6)], {}, ended=10)
+
+
+def test_one_after_the_other_is_right() -> None:
+    assert not at_once([executed(1, 0, 4), executed(2, 4, 6)], {}, ended=10)
+    assert not at_once([executed(1, 0, 4), executed(1, 3, 6)], {}, ended=10)
+
+
+def test_the_dead_and_the_stopped_execute_nothing() -> None:
+    tries = [executed(1, 0, None), executed(2, 4, 6)]
+    assert not at_once(tries, {1: [Absence(3, FOREVER)]}, ended=10)
+    assert not at_once(tries, {1: [Absence(3, 5)]}, ended=10)
+    assert at_once(tries, {1: [Absence(5, FOREVER)]}, ended=10)
+    assert at_once([executed(1, 2, None), executed(2, 4, 6)], {1: [Absence(0, 1)]}, ended=10)
+
+
+def test_a_write_after_the_successor_began_is_found() -> None:
+    assert written_late([executed(1, 0, 5, written=4.5), executed(2, 4, 6)])
+    assert not written_late([executed(1, 0, 5, written=3.5), executed(2, 4, 6)])
+    assert not written_late([executed(1, 0, 5), executed(2, 4, 6, written=5.5)])
+
+
+def test_a_successor_that_never_reached_the_warehouse_harms_nobody() -> None:
+    other = executed(2, 4, 6)
+    other.answered.clear()
+    assert not written_late([executed(1, 0, 5, written=4.5), other])
+
+
+def test_what_committed_and_ran_again_is_known() -> None:
+    assert committed_twice([executed(1, 0, 5, written=4), executed(2, 6, 7, written=7)]) == {"model.p.a"}
+    assert not committed_twice([executed(1, 0, 5), executed(2, 6, 7, written=7)])

@@ -1,0 +1,96 @@
+"""Workers that keep a journal of what they execute: ``celery -A tests.chaos.witness worker``.
+
+The journal is the evidence that does not come from the ledger: each process appends to a file of its own when
+it begins and ends a step, and around each statement that it sends to the warehouse. A line is one write, so
+that what is there survives the death of its process.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dbt.adapters.sql.connections import SQLConnectionManager
+
+from tests.chaos.journal import JOURNAL
+from workers.app import app
+from workers.engine.engine import Engine
+
+__all__ = ["app"]
+
+_COMMENTS = re.compile(r"\A(?:\s|/\*.*?\*/|--[^\n]*\n)*", re.DOTALL)
+_READS = frozenset({"select", "with", "show", "pragma", "begin", "rollback", "from", ""})
+
+_files: dict[int, int] = {}
+_now: dict[str, Any] = {}
+"""What this process executes: one step at a time."""
+
+
+def _note(what: str, **more: Any) -> None:
+    pid = os.getpid()
+    if pid not in _files:
+        path = Path(os.environ[JOURNAL]) / f"{pid}.jsonl"
+        _files[pid] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    entry = {"at": time.time(), "pid": pid, "what": what, **_now, **more}
+    os.write(_files[pid], json.dumps(entry).encode() + b"\n")
+
+
+def _watch_step(name: str, step_of: Callable[..., str]) -> None:
+    original = getattr(Engine, name)
+
+    @functools.wraps(original)
+    def watched(self: Engine, spec: Any, *args: Any, **options: Any) -> Any:
+        _now.update(run=spec.run_id, step=step_of(*args), attempt=options.get("attempt", 1))
+        _note("enter")
+        how = "ok"
+        try:
+            return original(self, spec, *args, **options)
+        except BaseException as error:
+            how = type(error).__name__
+            raise
+        finally:
+            _note("leave", how=how)
+            _now.clear()
+
+    setattr(Engine, name, watched)
+
+
+def _watch_statements() -> None:
+    original = SQLConnectionManager.add_query
+
+    @functools.wraps(original)
+    def watched(self: Any, sql: str, *args: Any, **options: Any) -> Any:
+        word = _first_word(sql)
+        _note("sent", word=word)
+        try:
+            answer = original(self, sql, *args, **options)
+        except BaseException as error:
+            _note("failed", word=word, how=type(error).__name__)
+            raise
+        connection = self.get_if_exists()
+        # psycopg2 is always in a transaction; on DuckDB a statement outside of one is its own
+        alone = self.TYPE == "duckdb" and not (connection is not None and connection.transaction_open)
+        _note("ok", word=word, writes=word == "commit" or (alone and word not in _READS))
+        return answer
+
+    SQLConnectionManager.add_query = watched
+
+
+def _first_word(sql: str) -> str:
+    rest = _COMMENTS.sub("", sql, count=1)
+    found = re.match(r"[A-Za-z]+", rest)
+    return found.group().lower() if found else ""
+
+
+_watch_step("plan", lambda *_: "@plan")
+_watch_step("start", lambda *_: "@start")
+_watch_step("node", lambda _facts, unique_id, *_: unique_id)
+_watch_step("close", lambda *_: "@close")
+_watch_step("command", lambda *_: "@command")
+_watch_statements()

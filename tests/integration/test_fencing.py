@@ -1,0 +1,150 @@
+"""Fences on Postgres: what is left of an execution that lost its step is ended, and it opens nothing more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tests.support.engine import Ran, Shared, drive, spec_for
+from tests.support.postgres_server import PostgresDatabase
+from workers.engine import fencing
+from workers.engine.engine import Engine
+from workers.engine.fencing import Tenure
+from workers.engine.warehouse import close_warehouse
+
+pytestmark = pytest.mark.postgres
+RUN, STEP = "20250101T000000-0123456789ab", "model.slow.first"
+
+Connect = Callable[..., Any]
+
+
+def tenure(fence: int, step: str = STEP, run_id: str = RUN, **more: Any) -> Tenure:
+    return Tenure(run_id=run_id, step=step, fence=fence, **more)
+
+
+@pytest.fixture
+def project(
+    copy_project: Callable[..., Path], postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    monkeypatch.setenv("RELAY_TEST_TARGET", "postgres")
+    project = copy_project("slow")
+    (project / "models" / "first.sql").write_text(
+        "{{ config(materialized='table') }}\n"
+        "select application_name from pg_stat_activity where pid = pg_backend_pid()\n"
+    )
+    yield project
+    close_warehouse()
+
+
+@pytest.fixture
+def connect(postgres_database: PostgresDatabase) -> Iterator[Connect]:
+    """Connections of executions that were stopped in the middle of a transaction."""
+    with contextlib.ExitStack() as stack:
+
+        def open_as(execution: Tenure) -> Any:
+            database = postgres_database
+            connection = stack.enter_context(
+                contextlib.closing(
+                    psycopg2.connect(
+                        host=database.host, port=database.port, user=database.user, dbname=database.dbname,
+                        password=database.password, application_name=f"dbt {execution.mark}",
+                    )
+                )
+            )  # fmt: skip
+            connection.cursor().execute("select 1")
+            return connection
+
+        yield open_as
+
+
+def run(project: Path, execution: Tenure) -> Ran:
+    engine = Engine(Shared(), worker="w:1")
+    with engine.fenced(execution):
+        return drive(engine, spec_for(project, "run", "--select", "first"))
+
+
+def alive(connection: Any) -> bool:
+    try:
+        connection.cursor().execute("select 1")
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def test_a_successor_ends_the_execution_before_it_and_nobody_else(
+    project: Path, connect: Connect, postgres_database: PostgresDatabase
+) -> None:
+    postgres_database.query("create table public.first as select 'old' as application_name")
+    stale = connect(tenure(1))
+    stale.cursor().execute("insert into public.first values ('half done')")  # and so nobody may drop it
+    others = [
+        connect(tenure(4)), connect(tenure(2, "model.slow.left")),
+        connect(tenure(1, run_id="20250101T000000-ffffffffffff")),
+    ]  # fmt: skip
+    ran = run(project, tenure(3, follows_lost=True))
+    assert ran.statuses == {"first": "success"}, ran.lines
+    assert not alive(stale)
+    assert all(alive(other) for other in others)
+    rows = postgres_database.query("select application_name from public.first")
+    assert rows == [(f"dbt {tenure(3).mark}",)]
+
+
+def test_the_end_of_a_run_ends_all_that_lost_their_lease_in_it(project: Path, connect: Connect) -> None:
+    stale = [connect(tenure(2, "model.slow.left")), connect(tenure(1, "@close"))]
+    newer, other = connect(tenure(3, "@close")), connect(tenure(1, run_id="20250101T000000-ffffffffffff"))
+    ran = run(project, tenure(2, "@close", ends_run=True))
+    assert ran.statuses == {"first": "success"}, ran.lines
+    assert [alive(each) for each in [*stale, newer, other]] == [False, False, True, True]
+
+
+def test_who_follows_nobody_ends_nobody(project: Path, connect: Connect) -> None:
+    before = connect(tenure(1))
+    assert run(project, tenure(2)).statuses == {"first": "success"}
+    assert alive(before)
+
+
+def test_who_lost_the_step_opens_no_connection(project: Path, postgres_database: PostgresDatabase) -> None:
+    def lost() -> None:
+        raise RuntimeError(f"{STEP} was given to another worker: this one was away for too long")
+
+    ran = run(project, tenure(1, assure=lost))
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    assert ran.finished.error.code == "connection_lost"
+    assert postgres_database.query("select to_regclass('public.first')") == [(None,)]
+    left = "select 1 from pg_stat_activity where application_name like '%relay/%'"
+    assert postgres_database.query(left) == []
+
+
+def test_a_server_process_that_does_not_end_keeps_the_successor_out(
+    project: Path, connect: Connect, postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fencing, "PATIENCE", 0.2)
+    server_process = connect(tenure(1)).info.backend_pid
+    os.kill(server_process, signal.SIGSTOP)
+    try:
+        ran = run(project, tenure(2, follows_lost=True))
+    finally:
+        os.kill(server_process, signal.SIGCONT)
+    assert ran.finished.error is not None
+    assert ran.finished.error.code == "earlier_attempt_alive"
+    assert str(server_process) in ran.finished.error.suggested_fix
+    assert postgres_database.query("select to_regclass('public.first')") == [(None,)]
+
+
+def test_a_mark_fits_into_an_application_name(project: Path) -> None:
+    class Credentials:
+        application_name = "ünïcode" * 20
+
+    marked = fencing.PostgresFence().marked(Credentials(), tenure(10**9).mark).application_name
+    assert len(marked.encode()) <= 63
+    assert marked.startswith("ünïcode")
+    assert marked.endswith(f" {tenure(10**9).mark}")
+    assert Credentials.application_name == "ünïcode" * 20

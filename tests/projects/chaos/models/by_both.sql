@@ -1,0 +1,1 @@
+select customer, year, sum(amount) as amount from {{ ref('orders') }} group by customer, year

@@ -1,0 +1,1 @@
+select customer, sum(amount) as amount from {{ ref('kept') }} group by customer

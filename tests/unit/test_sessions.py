@@ -1,0 +1,78 @@
+"""Who may open a session's file: nobody beside a process that lost an earlier session and still holds it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from workers import tasks
+from workers.contract.events import STATE, Event
+from workers.strays import Holder
+from workers.warehouse_lock import Session
+
+SESSION = Session("20260101T000000-0123456789ab", "duckdb:/w.duckdb", 3)
+STRAY = Holder("duckdb:/w.duckdb", "far:7", "elsewhere", 7, "1")
+
+
+class Held:
+    """A process whose looks at the strays find what a test says."""
+
+    def __init__(self, looks: list[list[Holder]], stop: str | None = None) -> None:
+        self.looks, self.said = looks, list[Event]()
+        self.owner = "here:1"
+        self.strays: Any = SimpleNamespace(end=self.look)
+        self.ledger: Any = SimpleNamespace(fact=lambda *_: stop)
+        self.progress: Any = SimpleNamespace(emit=self.said.append)
+
+    def look(self, warehouse: str) -> list[Holder]:
+        assert warehouse == SESSION.warehouse
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    fake = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(tasks, "time", fake)
+    return now
+
+
+def may_open(held: Any) -> bool:
+    return tasks._may_open(held, SESSION)
+
+
+def test_nobody_is_in_the_way() -> None:
+    held = Held([[]])
+    assert may_open(held)
+    assert held.said == []
+
+
+def test_one_that_cannot_be_ended_is_waited_for_and_the_run_says_so() -> None:
+    held = Held([[STRAY], [STRAY], []])
+    assert may_open(held)
+    [event] = held.said
+    assert (event.kind, event.node, event.state, event.worker) == (STATE, "@session", "waiting", "here:1")
+    assert "waiting for far:7 to let go of /w.duckdb" in event.text
+
+
+def test_others_get_the_process_after_a_while(clock: list[float]) -> None:
+    assert not may_open(Held([[STRAY]]))
+    assert clock[0] - 100 >= tasks.settings.session_seconds
+
+
+def test_a_worker_that_is_stopping_does_not_wait(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    monkeypatch.setattr(tasks, "draining", lambda: True)
+    assert not may_open(Held([[STRAY]]))
+    assert clock[0] == 100
+
+
+@pytest.mark.parametrize(("stop", "at_once"), [("cancelled", True), ("fail_fast", False)])
+def test_a_run_that_is_cancelled_needs_no_file(stop: str, at_once: bool, clock: list[float]) -> None:
+    assert may_open(Held([[STRAY]], stop)) is at_once
+    assert (clock[0] == 100) is at_once

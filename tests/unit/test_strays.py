@@ -1,0 +1,135 @@
+"""Processes that lost a session: killed where they can be, waited for where not, and nobody else harmed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fakeredis
+import msgspec
+import pytest
+
+from workers import strays
+from workers.contract.names import Keys
+from workers.strays import Holder, Strays, this_process
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file locks are looked up as Linux has them")
+
+HOLD = (
+    "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True);"
+    "sys.stdin.read()"
+)
+Stray = Callable[..., Holder]
+
+
+@pytest.fixture
+def client() -> fakeredis.FakeRedis:
+    return fakeredis.FakeRedis()
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A stopped process that holds ``w.duckdb``."""
+    (tmp_path / "w.duckdb").touch()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "w.duckdb")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        process.send_signal(signal.SIGSTOP)
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def stray(client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], tmp_path: Path) -> Stray:
+    """Records the process, or something like it, as one that lost a session."""
+
+    def record(**changes: object) -> Holder:
+        plain = msgspec.json.decode(this_process(f"duckdb:{tmp_path / 'w.duckdb'}", "here:1"))
+        plain |= {"pid": process.pid, "started": strays._started(process.pid), **changes}
+        client.hset(Keys("t").strays(), msgspec.json.encode(plain), 1)
+        return msgspec.convert(plain, Holder)
+
+    return record
+
+
+def known(client: fakeredis.FakeRedis) -> int:
+    return int(client.hlen(Keys("t").strays()))
+
+
+def test_a_stopped_process_that_holds_the_file_is_killed(
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray
+) -> None:
+    assert strays.holds(stray())
+    assert Strays(client, Keys("t")).end() == []
+    assert process.wait(10) == -signal.SIGKILL
+    assert known(client) == 0
+
+
+def test_without_pidfds_too(
+    client: fakeredis.FakeRedis,
+    process: subprocess.Popen[bytes],
+    stray: Stray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    stray()
+    assert Strays(client, Keys("t")).end() == []
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_process_of_the_same_number_is_somebody_else(
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray
+) -> None:
+    stray(started="17")
+    assert Strays(client, Keys("t")).end() == []
+    assert process.poll() is None
+    assert known(client) == 0
+
+
+def test_one_that_let_go_lives(
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray, tmp_path: Path
+) -> None:
+    (tmp_path / "other.duckdb").touch()
+    stray(warehouse=f"duckdb:{tmp_path / 'other.duckdb'}")
+    stray(warehouse=f"duckdb:{tmp_path / 'never.duckdb'}")
+    assert Strays(client, Keys("t")).end() == []
+    assert process.poll() is None
+    assert known(client) == 0
+
+
+def test_one_of_another_machine_is_waited_for(
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray
+) -> None:
+    elsewhere = stray(place="elsewhere", pid=1)
+    assert Strays(client, Keys("t")).end(elsewhere.warehouse) == [elsewhere]
+    assert Strays(client, Keys("t")).end("duckdb:/other") == []
+    process.kill()
+    process.wait(10)
+    assert Strays(client, Keys("t")).end(elsewhere.warehouse) == []
+    assert known(client) == 1  # it says itself that it left, or it is forgotten after a day
+
+
+def test_one_that_may_not_be_killed_is_waited_for(
+    client: fakeredis.FakeRedis, stray: Stray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Holder) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(strays, "_kill", refuse)
+    other = stray()
+    assert Strays(client, Keys("t")).end() == [other]
+
+
+def test_a_file_that_is_open_here_is_not_looked_at(stray: Stray, process: subprocess.Popen[bytes]) -> None:
+    holder = stray()
+    with open(holder.path, "rb"):
+        assert strays.holds(holder) is False
+    assert strays.holds(holder) is True

@@ -1,0 +1,229 @@
+"""Fences at the warehouse: an execution whose step was given to somebody else cannot go on writing.
+
+A process that is stopped or paged out for longer than its lease knows nothing of it, and may be in the
+middle of a transaction. So each connection is opened like this:
+
+1. The first connection of an execution that follows a lost one ends what is left of it on the server.
+2. The connection carries a mark: run, step and fence of its execution.
+3. Once it is open, the execution makes sure that its lease still holds, or closes it again.
+
+Whoever passed 3 was visible on the server while its lease held, so a successor, who comes after the lease,
+finds it in 1. What a server allows is in `_FENCES`; on other warehouses only 3 is done, and for a DuckDB
+file the lock of the file does the rest (`workers.strays`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, Protocol
+
+import msgspec
+from dbt.adapters.contracts.connection import Connection, ConnectionState
+from dbt.adapters.exceptions import FailedToConnectError
+
+CANCELLING = "cancel"
+"""Name of the connection over which queries of this process are cancelled. It is not fenced."""
+
+PATIENCE = 30.0
+"""Seconds that the server has to end what an earlier execution left."""
+
+_APPLICATION_NAME_BYTES = 63  # NAMEDATALEN - 1 of PostgreSQL
+
+
+class Tenure(msgspec.Struct, frozen=True, kw_only=True):
+    """An execution of a step, as its warehouse needs to know it.
+
+    Attributes:
+        fence: of the claim; each later execution of the step has a higher one.
+        follows_lost: an earlier execution lost its lease, and may be alive.
+        ends_run: it is the run's last step, and some execution of some step lost its lease.
+        assure: raises where this process cannot show that the step is still its own.
+    """
+
+    run_id: str
+    step: str
+    fence: int
+    follows_lost: bool = False
+    ends_run: bool = False
+    assure: Callable[[], None] = lambda: None
+
+    @property
+    def run_mark(self) -> str:
+        """What the marks of all executions of the run begin with."""
+        return f"relay/{_short(self.run_id)}/"
+
+    @property
+    def step_mark(self) -> str:
+        """What the marks of all executions of the step begin with."""
+        return f"{self.run_mark}{_short(self.step)}/"
+
+    @property
+    def mark(self) -> str:
+        """Of this execution alone."""
+        return f"{self.step_mark}{self.fence}"
+
+    def supersedes(self, mark: str) -> bool:
+        """Whether what carries `mark` must not go on beside this execution.
+
+        That are earlier executions of the step; for the end of a run also all of its other steps. Whoever
+        is itself out of date ends no successor.
+        """
+        if mark.startswith(self.step_mark):
+            return int(mark[len(self.step_mark) :]) < self.fence
+        return self.ends_run and mark.startswith(self.run_mark)
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+class WarehouseFence(Protocol):
+    """What a kind of warehouse can do."""
+
+    def marked(self, credentials: Any, mark: str) -> Any:
+        """A copy of credentials whose connections carry a mark."""
+
+    def end_others(self, manager: Any, credentials: Any, tenure: Tenure) -> None:
+        """End every connection of executions that lost to this one (`Tenure.supersedes`).
+
+        Raises:
+            FailedToConnectError: they are there still after `PATIENCE` seconds.
+        """
+
+
+class PostgresFence:
+    """The mark is the end of ``application_name``; a backend is ended with ``pg_terminate_backend``.
+
+    A user may end its own backends (postgresql.org/docs, "Server Signaling Functions"). The profile's
+    ``role`` is left out for that: a role need not be allowed what the user who logged in is.
+    """
+
+    def marked(self, credentials: Any, mark: str) -> Any:
+        """See `WarehouseFence`."""
+        marked = copy.copy(credentials)
+        name = (credentials.application_name or "").encode()[: _APPLICATION_NAME_BYTES - len(mark) - 1]
+        marked.application_name = f"{name.decode(errors='ignore')} {mark}".strip()
+        return marked
+
+    def end_others(self, manager: Any, credentials: Any, tenure: Tenure) -> None:
+        """See `WarehouseFence`."""
+        plain = copy.copy(credentials)
+        plain.role, plain.autocommit = None, True
+        connection = Connection(
+            type=manager.TYPE, name=CANCELLING, credentials=plain, state=ConnectionState.INIT
+        )  # fmt: skip
+        type(manager).open(connection)
+        marked = "from pg_stat_activity where usename = current_user and strpos(application_name, %s) > 0"
+        give_up = time.monotonic() + PATIENCE
+        with closing(connection.handle) as handle, handle.cursor() as cursor:
+            while True:
+                cursor.execute(f"select pid, application_name {marked}", (tenure.run_mark,))
+                left = [pid for pid, name in cursor.fetchall() if tenure.supersedes(name.rpartition(" ")[2])]
+                if not left:
+                    return
+                cursor.execute(
+                    f"select pg_terminate_backend(pid) {marked} and pid = any(%s)", (tenure.run_mark, left)
+                )
+                if time.monotonic() > give_up:
+                    raise FailedToConnectError(
+                        "An earlier execution still holds connections to the server after "
+                        f"{PATIENCE:g} s of asking for their end (pg_stat_activity.pid {', '.join(map(str, left))})"
+                    )
+                time.sleep(0.02)
+
+
+_FENCES: dict[str, WarehouseFence] = {"postgres": PostgresFence()}
+"""By type of adapter. Others have no mark of a connection that its successor could look for."""
+
+
+class _Process:
+    """What this process executes: one step at a time, its connections in one or several threads."""
+
+    def __init__(self) -> None:
+        self.tenure: Tenure | None = None
+        self.cleared = True
+        self.lock = threading.Lock()
+
+
+_process = _Process()
+
+
+@contextlib.contextmanager
+def fenced(tenure: Tenure) -> Iterator[None]:
+    """While a step executes: its connections are marked, and opened only while it is this process's."""
+    _process.tenure = tenure
+    _process.cleared = not (tenure.follows_lost or tenure.ends_run)
+    try:
+        yield
+    finally:
+        _process.tenure = None
+
+
+def assure() -> None:
+    """Make sure that the step that executes here is still this process's.
+
+    Raises:
+        FailedToConnectError: it cannot be shown.
+    """
+    if _process.tenure is not None:
+        try:
+            _process.tenure.assure()
+        except Exception as error:
+            raise FailedToConnectError(str(error)) from error
+
+
+def clear(adapter: Any) -> None:
+    """End what earlier executions left on the server, where that was not done before.
+
+    Raises:
+        FailedToConnectError: the server cannot be asked, or does not do it.
+    """
+    tenure, fence = _process.tenure, _FENCES.get(adapter.type())
+    if tenure is None or fence is None:
+        return
+    with _process.lock:
+        if not _process.cleared:
+            manager = adapter.connections
+            fence.end_others(manager, manager.profile.credentials, tenure)
+            _process.cleared = True
+
+
+class FencedAdapters(dict[str, Any]):
+    """What dbt's factory keeps its adapters in: those that it makes open fenced connections."""
+
+    def __setitem__(self, name: str, adapter: Any) -> None:
+        _fence(adapter)
+        super().__setitem__(name, adapter)
+
+
+def _fence(adapter: Any) -> None:
+    opened = adapter.connections.open
+
+    def fenced_open(connection: Any) -> Any:
+        tenure = _process.tenure
+        if tenure is None or connection.name == CANCELLING or connection.state == ConnectionState.OPEN:
+            return opened(connection)
+        fence, profile = _FENCES.get(adapter.type()), connection.credentials
+        clear(adapter)
+        if fence is not None:
+            connection.credentials = fence.marked(profile, tenure.mark)
+        try:
+            opened(connection)
+        finally:
+            connection.credentials = profile
+        try:
+            assure()
+        except FailedToConnectError:
+            connection.handle.close()
+            connection.handle, connection.state = None, ConnectionState.FAIL
+            raise
+        return connection
+
+    # dbt asks the manager for it each time (dbt.adapters.base.connections.set_connection_name)
+    adapter.connections.open = fenced_open

@@ -1,0 +1,180 @@
+"""Processes that lost a session and may still hold its warehouse's file: stopped, paged out, cut off.
+
+The lock of a DuckDB file is the process's (fcntl), so it ends with the process and with nothing else. A
+process that went on with its transaction after another run had its turn would write what nobody asked
+for. So it is killed, by any worker of the same machine that finds it still holding the file. The workers of
+another machine cannot: they wait until it let go.
+
+A process is known by where it lives (boot and process namespace), its number, and when it started, so that a
+number that was used again is nobody's death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import platform
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import redis
+
+from workers.contract.log import log
+from workers.contract.names import Keys
+
+_PREFIX: Final = "duckdb:"
+_DYING_SECONDS: Final = 10.0
+_LINUX: Final = platform.system() == "Linux"
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """The process that has a session's file.
+
+    Attributes:
+        owner: as people know it, ``host:pid``.
+        place: where its process number means it.
+        started: when it started, as the system says it.
+    """
+
+    warehouse: str
+    owner: str
+    place: str
+    pid: int
+    started: str
+
+    @property
+    def path(self) -> str:
+        """Of the file."""
+        return self.warehouse[len(_PREFIX) :]
+
+
+def this_process(warehouse: str, owner: str) -> str:
+    """What the ledger is told of a process that enters a session."""
+    pid = os.getpid()
+    holder = Holder(warehouse, owner, _place(), pid, _started(pid))
+    return msgspec.json.encode(holder).decode()
+
+
+class Strays:
+    """Holders whose session was lost, from Redis."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client, self._key = client, keys.strays()
+
+    def end(self, warehouse: str | None = None) -> list[Holder]:
+        """Kill those of this machine that still hold their file.
+
+        Args:
+            warehouse: look at its strays alone.
+
+        Returns:
+            those that hold it, or may, and cannot be killed from here.
+        """
+        left = []
+        entries: Any = self._client.hkeys(self._key)
+        for entry in entries:
+            holder = msgspec.json.decode(entry, type=Holder)
+            if warehouse is None or holder.warehouse == warehouse:
+                if _end(holder):
+                    self._client.hdel(self._key, entry)
+                elif holds(holder) is not False:
+                    left.append(holder)
+        return left
+
+
+def _end(holder: Holder) -> bool:
+    """Whether a stray is no more, or has let go; it is killed where that can be done."""
+    if holder.place != _place():
+        return False
+    if _started(holder.pid) != holder.started or holds(holder) is False:
+        return True
+    log("killing a process that lost its session", worker=holder.owner, warehouse=holder.warehouse)
+    try:
+        return _kill(holder)
+    except PermissionError:
+        return False
+
+
+def _kill(holder: Holder) -> bool:
+    if not hasattr(os, "pidfd_open"):  # other than Linux
+        os.kill(holder.pid, signal.SIGKILL)
+        give_up = time.monotonic() + _DYING_SECONDS
+        while _started(holder.pid) == holder.started and time.monotonic() < give_up:
+            time.sleep(0.05)
+        return _started(holder.pid) != holder.started
+    try:
+        process = os.pidfd_open(holder.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if _started(holder.pid) != holder.started:
+            return True  # it ended, and the number was used again
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(_DYING_SECONDS * 1000))
+    finally:
+        os.close(process)
+
+
+def holds(holder: Holder) -> bool | None:
+    """Whether the file is locked, by this holder where the system says by whom; None: it does not say."""
+    if not _LINUX or sys.maxsize < 2**32:
+        return None
+    if _is_open_here(holder.path):
+        return False  # and looking would give this process's own lock away (fcntl_locking(2))
+    try:
+        file = os.open(holder.path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        # struct flock: type, whence, start, length, pid
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    # a process of another namespace or machine has no number here
+    return bool(kind != fcntl.F_UNLCK and (pid == holder.pid or holder.place != _place()))
+
+
+def _is_open_here(path: str) -> bool:
+    names = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+    return any(os.path.realpath(name) == path for name in names)
+
+
+@functools.cache
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    """When a process started; empty where there is none, or it is dead and its parent does not know yet."""
+    if _LINUX:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return ""
+        return "" if fields[0] in ("Z", "X") else fields[19]  # proc_pid_stat(5): starttime is the 22nd
+    told = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], check=False, capture_output=True, text=True
+    )
+    return told.stdout.strip()
