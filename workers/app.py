@@ -48,6 +48,9 @@ app.conf.update(
         "visibility_timeout": 7 * 24 * 3600,
         "socket_keepalive": True,
         "retry_on_timeout": True,
+        # Without one, a read whose answer never comes (the connection was reset under it) holds the worker's
+        # event loop for ever: it looks alive and takes no message. BRPOP itself answers every second.
+        "socket_timeout": 15,
         "health_check_interval": 15,
     },
     # Nor must what is no task.

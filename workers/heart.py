@@ -258,6 +258,29 @@ class Heart:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="heart", daemon=True)
             self._thread.start()
+            threading.Thread(target=self._guard, name="guard", daemon=True).start()
+
+    def _guard(self) -> None:
+        """Interrupt a step shortly before its lease is over, while the beat still waits for an answer."""
+        margin, looked = self._interval / 2, lease_clock()
+        while True:
+            self._wake.wait(self._interval / 4)
+            now = lease_clock()
+            was_away, looked = now - looked > self._interval, now
+            if was_away or self.why is not None:
+                continue  # after a pause the ledger is asked: perhaps nobody else was given it
+            with self._lock:
+                held = {
+                    run_id: {
+                        step: fence
+                        for step, fence in steps.items()
+                        if self._sure.get((run_id, step), now + margin + 1) <= now + margin
+                    }
+                    for run_id, steps in self._held.items()
+                }
+            if any(held.values()):
+                log("no answer for as long as the lease lasts", phase="beat")
+                self._interrupt_all(held, LOST)
 
     def _work(self) -> None:
         renewed = time.monotonic()

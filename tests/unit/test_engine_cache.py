@@ -126,6 +126,41 @@ def test_a_snapshot_replaces_all_that_was_known_links_included() -> None:
     assert names(other) == []
 
 
+def test_what_was_told_while_the_warehouse_was_asked_outlives_the_snapshot() -> None:
+    retrying, beside, third = process(), process(), process()
+    for recorder in (retrying, beside, third):
+        recorder.cache.update_schemas([("d", "s")])
+        recorder.take()
+    snapshot = retrying.snapshot()  # the warehouse is asked, and a long node executed
+    beside.cache.add(relation("made_beside"))
+    (made,) = beside.take()
+    for recorder in (retrying, beside, third):
+        recorder.replay([made.encode()])
+        recorder.replay([snapshot.encode()])
+        assert names(recorder) == ["made_beside"]
+        assert recorder.position == 2
+
+
+def test_a_snapshot_may_have_seen_a_node_in_the_middle_of_its_renames() -> None:
+    replaced, old, new = relation("a"), relation("a__dbt_backup"), relation("a__dbt_tmp")
+    beside, retrying, third = process(), process(), process()
+    for recorder in (beside, retrying, third):
+        recorder.cache.update_schemas([("d", "s")])
+        recorder.cache.add(replaced)
+        recorder.take()
+    beside.cache.add(new)
+    beside.cache.rename(replaced, old)
+    beside.cache.rename(new, replaced)
+    retrying.cache.add(old)  # as the warehouse shows it: committed, and the backup not yet dropped
+    snapshot = retrying.snapshot()
+    beside.cache.drop(old)
+    told = [change.encode() for change in beside.take()]
+    third.replay([snapshot.encode(), *told])
+    retrying.replay([snapshot.encode(), *told])
+    beside.replay([snapshot.encode(), *told])
+    assert names(third) == names(retrying) == names(beside) == ["a"]
+
+
 def test_a_recorder_on_an_adapter_that_was_recorded_before_starts_afresh() -> None:
     first = process()
     first.cache.add(relation("a"))

@@ -27,7 +27,7 @@ RUN = "20250101T000000-0123456789ab"
 class Ledger:
     """Answers beats from a list of words; the last one for ever."""
 
-    def __init__(self, *answers: str | Exception, lease_ms: int = 60) -> None:
+    def __init__(self, *answers: str | Exception, lease_ms: int = 60_000) -> None:
         self.lease_ms = lease_ms
         self.answers: list[str | Exception] = list(answers) or ["ok"]
         self.beats: list[tuple[str, list[tuple[str, int]]]] = []
@@ -41,7 +41,7 @@ class Ledger:
         return [answer] * len(pairs)
 
 
-def claim(step: str = "model.p.a", fence: int = 3, sure_for: float = 0.0) -> Claim:
+def claim(step: str = "model.p.a", fence: int = 3, sure_for: float = 60.0) -> Claim:
     return Claim(
         run_id=RUN, step=step, fence=fence, tries=1, losses=0, index=1, skip=False, cause="", stopping=False,
         sure_until=lease_clock() + sure_for,
@@ -50,11 +50,12 @@ def claim(step: str = "model.p.a", fence: int = 3, sure_for: float = 0.0) -> Cla
 
 def heart_of(ledger: Ledger, cancel: Any = lambda: None) -> Heart:
     made: Any = Heart(ledger, cancel)  # type: ignore[arg-type]
+    made._interval = min(made._interval, 0.02)
     return made  # type: ignore[no-any-return]
 
 
 def test_a_lease_is_renewed_every_third_of_it_while_it_is_held() -> None:
-    ledger = Ledger()
+    ledger = Ledger(lease_ms=60)
     heart = heart_of(ledger)
     began = time.monotonic()
     with heart.holding(claim()):
@@ -98,7 +99,7 @@ def test_a_new_step_begins_with_a_clean_slate() -> None:
 
 
 def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
-    heart = heart_of(Ledger(redis.ConnectionError("away")))
+    heart = heart_of(Ledger(redis.ConnectionError("away"), lease_ms=60))
     began = time.monotonic()
     with pytest.raises(StepInterrupted) as caught, heart.holding(claim()), heart.interruptible():
         signal.pause()
@@ -106,24 +107,45 @@ def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
     assert time.monotonic() - began >= 0.05
 
 
+def test_a_beat_that_gets_no_answer_does_not_outlast_the_lease() -> None:
+    answered, asked = threading.Event(), threading.Event()
+
+    class Silent(Ledger):
+        def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
+            asked.set()
+            assert answered.wait(60)
+            return super().beat(run_id, held)
+
+    heart = heart_of(Silent(lease_ms=300))
+    with (
+        pytest.raises(StepInterrupted) as caught,
+        heart.holding(claim(sure_for=0.3)),
+        heart.interruptible(),
+    ):
+        signal.pause()  # until the interruption
+    assert caught.value.why == LOST
+    assert asked.is_set()
+    assert not answered.is_set()
+    answered.set()
+
+
 def test_while_nothing_listens_nobody_can_be_given_the_step() -> None:
     refused = redis.ConnectionError("Error 111 connecting")
     refused.__context__ = ConnectionRefusedError(111, "Connection refused")
-    ledger = Ledger(refused)
+    ledger = Ledger(refused, lease_ms=1000)
     heart = heart_of(ledger)
-    with heart.holding(claim()), heart.interruptible():
-        wait_until(lambda: len(ledger.beats) >= 10, 5)  # three leases and more
+    with heart.holding(claim(sure_for=1.0)), heart.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 60, 10)  # a lease and more
         ledger.answers = [redis.BusyLoadingError("loading")]
         said = len(ledger.beats)
-        wait_until(lambda: len(ledger.beats) >= said + 10, 5)
+        wait_until(lambda: len(ledger.beats) >= said + 60, 10)
         ledger.answers = ["ok"]
-        wait_until(lambda: len(ledger.beats) >= said + 12, 5)
+        wait_until(lambda: len(ledger.beats) >= said + 62, 5)
 
 
 def test_a_server_that_is_away_for_less_is_ridden_out() -> None:
-    ledger = Ledger(redis.ConnectionError("away"), "ok", lease_ms=3000)
+    ledger = Ledger(redis.ConnectionError("away"), "ok")
     heart = heart_of(ledger)
-    heart._interval = 0.02
     with heart.holding(claim()), heart.interruptible():
         wait_until(lambda: len(ledger.beats) >= 4, 5)
 

@@ -31,6 +31,7 @@ class CacheRecorder:
         self.adapter = adapter
         self.origin = secrets.token_hex(4)
         self.position = 0
+        self._replayed: list[list[Any]] = []
         self.changes: list[list[Any]] = []
         self.deprecated: Counter[str] = Counter()
         self.cache = _recording(type(adapter.cache), self)
@@ -79,28 +80,43 @@ class CacheRecorder:
             relations = [_plain(cached.inner) for cached in cache.relations.values()]
             schemas = [list(schema) for schema in cache.schemas]
         self.changes = []
-        return msgspec.json.encode([self.origin, "snapshot", relations, links, schemas]).decode()
+        told = [self.origin, "snapshot", relations, links, schemas, self.position]
+        return msgspec.json.encode(told).decode()
 
     def replay(self, changes: Iterable[bytes]) -> None:
-        """Apply the run's next changes; those that came from here are in the cache already."""
+        """Apply the run's next changes; those that came from here are in the cache already.
+
+        A snapshot is told with its node's result, some time after the warehouse was asked: what other nodes
+        told meanwhile is applied again on top of it. The warehouse may have shown some of that already.
+        """
+        restored = False
         with self.quietly():
             for raw in changes:
                 self.position += 1
                 origin, *change = msgspec.json.decode(raw)
-                if origin != self.origin:
-                    self._apply(change)
+                self._replayed.append(change)
+                if origin == self.origin and (not restored or change[0] == "deprecated"):
+                    continue
+                self._apply(change)
+                if change[0] == "snapshot":
+                    restored = True
+                    for meanwhile in self._replayed[change[4] : -1]:
+                        if meanwhile[0] not in {"snapshot", "deprecated"}:
+                            self._apply(meanwhile)
 
     def _apply(self, change: list[Any]) -> None:
         cache = self.cache
         what, *rest = change
         if what == "snapshot":
-            self._restore(*rest)
+            self._restore(*rest[:3])
         elif what == "add":
             cache.add(self._relation(rest[0]))
         elif what == "drop":
             cache.drop(self._relation(rest[0]))
         elif what == "rename":
             old, new = self._relation(rest[0]), self._relation(rest[1])
+            if _make_ref_key(old) in cache.relations and _make_ref_key(new) in cache.relations:
+                cache.drop(new)  # a snapshot was taken in the middle of the node that made it
             if _make_ref_key(old) in cache.relations:
                 cache.rename(old, new)
             else:
