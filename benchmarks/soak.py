@@ -7,7 +7,7 @@ vars than a worker keeps parsed projects), and of tests/projects/features on Duc
 Postgres. Two workers, of two processes and of one, execute them. Results are kept for two minutes.
 
 Every ten seconds: PSS of each worker process (its own memory and its share of what it shares), the server's
-``used_memory`` and its number of keys. Until every year was built twice, and for a quarter of the time, is
+``used_memory`` and its number of keys. Until every year was built once, and for a quarter of the time, is
 warming up and does not count. Of the rest, each figure's slope is the median of the slopes between all pairs of samples (Theil-Sen).
 Flat means: by that slope a figure grew less than 5 % of its median over what was measured, or the slope is
 below 1 MB (100 keys) an hour. Anything else, a run that failed, or a process that was replaced fails.
@@ -172,7 +172,7 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
             load.start("postgres", "features", {**of_postgres, "DBT_TARGET": "postgres"})
         began, warm = time.monotonic(), 0.0
         while (took := time.monotonic() - began) < minutes * 60 and not load.failures:
-            if load.runs["demo"] < 2 * len(YEARS):
+            if load.runs["demo"] < len(YEARS):
                 warm = took
             for name, value in sample(server, pools).items():
                 samples[name].append((took, value))

@@ -79,12 +79,13 @@ def _is_bad(answer: object) -> bool:
 def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
     """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
     while True:
-        try:
-            return _execute(held, write)
-        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
-            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
-                node=claim.step)  # fmt: skip
-            _execute(held, lambda: time.sleep(1))
+        with held.heart.interruptible():
+            try:
+                return write()
+            except redis.OutOfMemoryError:
+                log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
+                    node=claim.step)  # fmt: skip
+                time.sleep(1)
 
 
 def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:

@@ -8,6 +8,14 @@ from statistics import median, quantiles
 
 from tests.chaos.verdict import Verdict
 
+_KINDS = {
+    "the run did not end": "did not end",
+    "executed twice": "executions twice at once",
+    "written by a fenced worker": "relations written by a fenced worker",
+    "the producer gave up": "producers that gave up",
+}
+"""How differences of a kind begin, and what they are called in the sum."""
+
 
 def judge(verdict: Verdict) -> str:
     """A trial in some lines."""
@@ -33,7 +41,8 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
     executions = sum(each.executions for each in verdicts)
     lines = [
         f"{len(verdicts)} trials, {faults} faults, {executions} executions of {steps} steps",
-        f"{len(failed)} trials with differences",
+        f"{len(failed)} trials with differences; "
+        + ", ".join(f"{_count(failed, start)} {what}" for start, what in _KINDS.items()),
     ]
     by_scenario = defaultdict(list)
     for each in verdicts:
@@ -45,7 +54,8 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
     ]
     if failed:
         lines.append(
-            "  replay with --only: " + ", ".join(f"{each.seed} ({each.scenario})" for each in failed)
+            "  replay with the same options and --only: "
+            + ", ".join(f"{each.seed} ({each.scenario})" for each in failed)
         )
     times = defaultdict(list)
     struck: dict[str, int] = defaultdict(int)
@@ -64,6 +74,10 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
     every = [seconds for each in times.values() for seconds in each]
     lines.append(f"| all | {faults} | {_distribution(every)} |")
     return lines
+
+
+def _count(verdicts: Sequence[Verdict], start: str) -> int:
+    return sum(each.startswith(start) for verdict in verdicts for each in verdict.differences)
 
 
 def _distribution(times: Sequence[float]) -> str:

@@ -104,6 +104,44 @@ def test_idle_watchers_are_asked_to_look_around(relay: RelayClient) -> None:
     assert looks
 
 
+def away(times: int, relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next reads of a stream fail, as they do while Redis is away."""
+    left = iter(range(times))
+    read = relay.store.client.xread
+
+    def fail(*args: Any, **options: Any) -> Any:
+        if next(left, None) is not None:
+            raise redis.ConnectionError("Connection refused")
+        return read(*args, **options)
+
+    monkeypatch.setattr(relay.store.client, "xread", fail)
+
+
+def test_a_watch_goes_on_when_redis_is_back(relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = relay.submit(request())
+    away(3, relay, monkeypatch)
+    assert relay.result(run_id, timeout=20).success
+
+
+def test_a_watch_gives_up_at_last(relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = relay.submit(request())
+    relay.away = 0.0
+    away(3, relay, monkeypatch)
+    with pytest.raises(BrokerUnavailableError, match="cannot be reached"):
+        list(relay.watch(run_id, timeout=20))
+
+
+def test_a_run_that_is_recorded_is_submitted_whether_or_not_its_message_is_sent(
+    relay: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+
+    monkeypatch.setattr(RelayClient, "publish", full)
+    run_id = relay.submit(request())
+    assert relay.store.active_runs() == [run_id]
+
+
 def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
     going = threading.Event()
     stopped = threading.Event()

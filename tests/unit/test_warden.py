@@ -64,9 +64,11 @@ def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatc
 def test_a_death_is_reported_when_redis_is_back() -> None:
     ledger, sent = Ledger(), []  # type: ignore[var-annotated]
     ledger.errors = [redis.ConnectionError("away")]
-    warden = warden_of(ledger, [SimpleNamespace(pid=7, exitcode=3)], sent)
+    processes = [SimpleNamespace(pid=7, exitcode=3)]
+    warden = warden_of(ledger, processes, sent)
     with pytest.raises(redis.ConnectionError):
         warden.look()
+    processes.clear()
     assert ledger.buried == []
     warden.start()
     wait_until(lambda: ledger.buried, 10)

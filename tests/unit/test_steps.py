@@ -1,0 +1,49 @@
+"""Writes of a step that a full Redis refuses."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from workers import steps
+from workers.heart import STOP, StepInterrupted
+
+
+class Full:
+    """A write that is refused a few times."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.done = times, 0
+
+    def __call__(self) -> None:
+        if self.left:
+            self.left -= 1
+            raise redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+        self.done += 1
+
+
+HELD: Any = SimpleNamespace(heart=SimpleNamespace(interruptible=contextlib.nullcontext))
+CLAIM: Any = SimpleNamespace(run_id="r", step="@plan")
+
+
+def test_it_is_done_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(steps.time, "sleep", waited.append)
+    write = Full(3)
+    steps._when_there_is_room(HELD, CLAIM, write)
+    assert (write.done, len(waited)) == (1, 3)
+
+
+def test_a_step_that_waits_for_room_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        raise StepInterrupted(STOP)
+
+    monkeypatch.setattr(steps.time, "sleep", interrupted)
+    write = Full(1000)
+    with pytest.raises(StepInterrupted):
+        steps._when_there_is_room(HELD, CLAIM, write)
+    assert write.done == 0
