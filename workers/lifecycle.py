@@ -50,7 +50,7 @@ class _Presence:
             "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
             "since": time.time(), "name": name, "draining": False,
         }  # fmt: skip
-        self._stop = threading.Event()
+        self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._work, name="presence", daemon=True)
 
     def start(self) -> None:
@@ -58,11 +58,14 @@ class _Presence:
         self._thread.start()
 
     def say(self) -> None:
-        self._plain |= {
-            "seen": time.time(), "draining": draining(),
-            "children": [child.pid for child in active_children()],
-        }  # fmt: skip
-        self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
+        with self._lock:
+            if self._stop.is_set():
+                return
+            self._plain |= {
+                "seen": time.time(), "draining": draining(),
+                "children": [child.pid for child in active_children()],
+            }  # fmt: skip
+            self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
 
     def say_safely(self) -> None:
         try:
@@ -71,11 +74,12 @@ class _Presence:
             log("could not say hello", error=str(error))
 
     def stop(self) -> None:
-        self._stop.set()
-        try:
-            self._client.hdel(self._key, self._name)
-        except redis.RedisError as error:
-            log("could not say goodbye", error=str(error))
+        with self._lock:  # no hello after the goodbye
+            self._stop.set()
+            try:
+                self._client.hdel(self._key, self._name)
+            except redis.RedisError as error:
+                log("could not say goodbye", error=str(error))
 
     def _work(self) -> None:
         while not self._stop.wait(_HELLO_SECONDS):
@@ -117,7 +121,6 @@ def _ready(sender: Any = None, **_: Any) -> None:
     reaper = Reaper(
         ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
     )
-    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
     pool = getattr(getattr(sender, "pool", None), "_pool", None)
     warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
