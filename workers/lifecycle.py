@@ -115,7 +115,6 @@ def _ready(sender: Any = None, **_: Any) -> None:
     reaper = Reaper(
         ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
     )
-    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds)
     pool = getattr(getattr(sender, "pool", None), "_pool", None)
     warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
