@@ -87,7 +87,7 @@ class Load:
                 self.failures.append(f"{name} {year}: {error}")
                 return
             if not result.success:
-                self.failures.append(f"{name} {year}: {result.error}")
+                self.failures.append(f"{name} {year}: {result.error}\n{result.stdout[-1500:]}")
                 return
             self.runs[name] += 1
             self.nodes += len(result.nodes)

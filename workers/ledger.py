@@ -34,7 +34,7 @@ from workers.contract.purge import forget_workers
 from workers.contract.results import Attempt
 from workers.contract.runs import RESULT_TTL, RunStore, answer_of, steps_of
 
-LEASE_MS: Final = 10_000
+LEASE_MS: Final = 8_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
 
 SESSION: Final = "@session"

@@ -85,12 +85,12 @@ def _is_bad(answer: object) -> bool:
 def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
     """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
     while True:
-        with held.heart.interruptible():
-            try:
-                return write()
-            except redis.OutOfMemoryError:
-                log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
-                    node=claim.step)  # fmt: skip
+        try:
+            return write()
+        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
+            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
+                node=claim.step)  # fmt: skip
+            with held.heart.interruptible():
                 time.sleep(1)
 
 

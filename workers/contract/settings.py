@@ -49,8 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker_url: str = ""
     namespace: str = "relay"
     queue: str = "dbt-relay"
-    lease_seconds: Positive = 10.0
-    reap_seconds: Positive = 2.0
+    lease_seconds: Positive = 8.0
+    reap_seconds: Positive = 1.0
     result_ttl: Count = 86400
     session_seconds: Positive = 10.0
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
