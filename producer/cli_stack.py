@@ -82,12 +82,18 @@ def _broker_status(url: str) -> int:
             f"since {cli_broker.moment(worker.since)}"
         )
     click.echo(f"runs in progress: {len(active)}")
+    refused = client.refused()
+    if refused:
+        click.echo(f"messages refused: {sum(refused.values())}")
+        for reason, times in list(refused.items())[:SHOWN_REASONS]:
+            click.echo(f"  {times} x {reason}")
     if not workers:
         click.echo("No worker is connected. Start one: dbt-relay worker")
         return EXIT_NOT_RUNNING
     return 0
 
 
+SHOWN_REASONS = 5
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 

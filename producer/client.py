@@ -314,6 +314,13 @@ class RelayClient:
         infos = [msgspec.convert(json.loads(value), WorkerInfo, strict=False) for value in raw.values()]
         return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
 
+    def refused(self) -> dict[str, int]:
+        """How many messages workers refused, by reason, the most frequent first."""
+        with _reaching(self.broker_url):
+            raw: Any = self.store.client.hgetall(self.store.keys.rejected())
+        counts = {reason.decode(errors="replace"): int(times) for reason, times in raw.items()}
+        return dict(sorted(counts.items(), key=lambda each: -each[1]))
+
 
 def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) -> None:
     if deadline is not None and time.monotonic() > deadline:

@@ -25,13 +25,14 @@ from workers.contract.scrub import scrub
 
 
 class _Headers(msgspec.Struct):
-    """Headers of a task that Celery acts on (docs.celeryq.dev, "Message protocol", version 2)."""
+    """Headers of a task that Celery acts on (docs.celeryq.dev, "Message protocol", version 2). None of ours
+    expires: Celery would drop it without a word."""
 
     task: str
     id: str
     retries: int | None = 0
     eta: str | None = None
-    expires: str | float | None = None
+    expires: None = None
     timelimit: tuple[float | None, float | None] | None = None
     root_id: str | None = None
     parent_id: str | None = None

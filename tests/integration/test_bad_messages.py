@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pickle
+import random
 import time
 import uuid
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 import redis
 
 from producer.client import RelayClient
+from tests.support.fuzzing import entry, mutants
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import Gate, node, runner, submit
@@ -153,7 +155,7 @@ LEFT_TO_CELERY = {
 
 
 @pytest.mark.parametrize("case", LEFT_TO_CELERY)
-def test_what_celery_refuses_is_in_the_log(
+def test_what_celery_would_refuse_is_in_the_log_and_counted(
     case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
 ) -> None:
     body, said = LEFT_TO_CELERY[case]
@@ -164,6 +166,9 @@ def test_what_celery_refuses_is_in_the_log(
         return pool.log_path.read_bytes()[before:].decode(errors="replace")
 
     wait_until(lambda: said in log(), 10, log)
+    [(reason, times)] = wait_until(lambda: rejected(redis_client), 10, "the refusal").items()
+    assert said in reason
+    assert times == 1
     assert_at_work(pool, redis_server)
 
 
@@ -183,11 +188,14 @@ def test_a_real_run_is_done_among_all_of_them(
 ) -> None:
     for body, _ in OF_OUR_TASK.values():
         redis_client.lpush(QUEUE, body)
+    for seed, step in enumerate(["@plan", "@session", "model.trial.int_raised", "model.a/../b"]):
+        redis_client.lpush(QUEUE, *mutants(entry([NO_RUN, step]), random.Random(seed)))
     result = runner(redis_server, project).execute_command(
         ["build", "--select", "+int_raised"], stream_output=False
     )
     assert result.success, result.stdout
-    assert sum(rejected(redis_client).values()) == len(OF_OUR_TASK)
+    assert pool.alive
+    assert sum(rejected(redis_client).values()) >= len(OF_OUR_TASK) + 100
 
 
 def test_forged_steps_change_nothing(

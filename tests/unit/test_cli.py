@@ -513,6 +513,7 @@ class Client:
         self.active = True
         self.error: BaseException | None = None
         self.hosts: list[WorkerInfo] = []
+        self.reasons: dict[str, int] = {}
 
     @staticmethod
     def summary(run_id: str, state: str = "active") -> RunSummary:
@@ -527,6 +528,9 @@ class Client:
 
     def runs(self) -> list[RunSummary]:
         return self.known
+
+    def refused(self) -> dict[str, int]:
+        return self.reasons
 
     def workers(self) -> list[WorkerInfo]:
         return self.hosts
@@ -754,6 +758,12 @@ def test_status_of_a_broker(client: Client, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "worker box:7: 1 worker process, queue dbt-relay, release 0.1.0" in text
     assert "runs in progress: 2" in text
+    assert "refused" not in text
+    client.reasons = {"not a message": 7} | {f"unknown task {number}": 1 for number in range(9)}
+    assert cli.main(["status"]) == 0
+    text = capsys.readouterr().out
+    assert "messages refused: 16\n  7 x not a message\n  1 x unknown task 0\n" in text
+    assert text.count(" x ") == 5
 
 
 class Executed(Exception):

@@ -67,6 +67,25 @@ def test_a_lost_node_is_not_running_and_not_done() -> None:
     assert (progress.running, progress.done) == ({}, {})
 
 
+def test_a_node_that_waits_is_shown_with_the_run_that_it_waits_for() -> None:
+    waiting = Event(
+        kind="state", run_id=RUN_ID, node=ORDERS, state="waiting", text="20260101T000000-0123456789ab"
+    )
+    progress = learned([waiting])
+    assert "orders waits: run 20260101T000000-0123456789ab is writing its relation" in shown(progress)
+    progress.take(state(ORDERS, "running"))
+    assert "waits" not in shown(progress)
+    many = learned(
+        [
+            Event(kind="state", run_id=RUN_ID, node=f"model.p.n{n}", state="waiting", text="x")
+            for n in range(15)
+        ]
+    )
+    assert "and 3 more wait" in shown(many)
+    many.take(Event(kind=RUN, run_id=RUN_ID, state="cancelled"))
+    assert many.waiting == {}
+
+
 def test_steps_that_are_no_nodes_are_a_phase() -> None:
     progress = learned([state("@plan", "running")])
     assert progress.phase() == "planning"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import fakeredis
+import msgspec
 import pytest
 import redis
 
@@ -13,6 +16,7 @@ from workers.contract.connection import connect
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys, addressed, new_run_id
 from workers.contract.purge import purge
+from workers.engine.spec import StepResult
 from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
 
 ORDERS, OTHERS = "T3JkZXJz", "T3RoZXJz"
@@ -283,3 +287,23 @@ def test_a_run_alone_leaves_no_word_of_what_it_wrote(ledger: Ledger) -> None:
     assert purge(ledger).locks == 0
     ledger.finish(claim(ledger, other, B), Move(word="success"))
     assert not ledger.client.exists(ledger.keys.relation_writer(OTHERS))
+
+
+def test_a_refused_node_ends_as_an_error_that_says_who_writes(ledger: Ledger) -> None:
+    from workers import steps  # Celery's app, which a test of the ledger does not need
+
+    first, second = begun(ledger), begun(ledger, mode="refuse")
+    claim(ledger, first, A)
+    published: list[str] = []
+    held: Any = SimpleNamespace(
+        ledger=ledger, owner="host:2", publish=lambda _, each: published.extend(each),
+        engine=SimpleNamespace(mask=lambda _, raw: raw),
+    )  # fmt: skip
+    with pytest.raises(steps.StepFailedError, match=f"{A}: run {first} is writing its relation"):
+        steps.node(held, cast(Any, SimpleNamespace(spec=None)), claim(ledger, second, A))
+    result = msgspec.json.decode(ledger.result(second, A) or b"", type=StepResult)
+    error = result.error
+    assert error is not None
+    assert (result.status, error.code, error.error_class) == ("error", "relation_busy", "DbtLockError")
+    assert first in error.message
+    assert f"dbt-relay retry {second}" in error.suggested_fix
