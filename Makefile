@@ -75,6 +75,7 @@ soak: $(STAMP) ## Run project after project for an hour; is memory flat? (RELAY_
 chaos: $(STAMP) ## Disturb real runs in every way (RELAY_CHAOS_TRIALS, RELAY_CHAOS_SEED, CHAOS_ARGS)
 	$(BIN)/python -m tests.chaos --trials $${RELAY_CHAOS_TRIALS:-100} \
 		$${RELAY_CHAOS_SEED:+--seed $$RELAY_CHAOS_SEED} $(CHAOS_ARGS)
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Send fuzzed messages through a worker's intake (RELAY_FUZZ_EXAMPLES: 100000)
 	RELAY_FUZZ_EXAMPLES=$${RELAY_FUZZ_EXAMPLES:-100000} $(BIN)/python -m pytest tests/integration/test_fuzzed_messages.py \
