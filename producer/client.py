@@ -316,7 +316,7 @@ class RelayClient:
 
     def refused(self) -> dict[str, int]:
         """How many messages workers refused, by reason, the most frequent first."""
-        with _reaching(self.broker_url):
+        with reaching(self.broker_url):
             raw: Any = self.store.client.hgetall(self.store.keys.rejected())
         counts = {reason.decode(errors="replace"): int(times) for reason, times in raw.items()}
         return dict(sorted(counts.items(), key=lambda each: -each[1]))
