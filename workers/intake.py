@@ -96,9 +96,11 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the message's fault
                 reason = f"not a task message: {type(error).__name__}: {error}"
             if reason is not None:
-                refuse(reason)
-                if not message.acknowledged:
+                if (
+                    not message.acknowledged
+                ):  # first: what is not acknowledged keeps its place in the prefetch
                     message.ack()
+                refuse(reason)
 
         return check
 

@@ -315,7 +315,8 @@ class Ledger(RunStore):
 
     def count_rejected(self, reason: str) -> None:
         """Count a message that was refused. Past `MAX_REASONS` new reasons are counted together."""
-        key, field = self.keys.rejected(), reason[:200]
+        # a lone surrogate, which JSON can say and UTF-8 cannot, must not stop the count
+        key, field = self.keys.rejected(), reason[:200].encode("utf-8", "backslashreplace").decode()
         if not self.client.hexists(key, field) and int(answer_of(self.client.hlen(key))) >= MAX_REASONS:
             field = OTHER_REASONS
         with contextlib.suppress(redis.OutOfMemoryError):

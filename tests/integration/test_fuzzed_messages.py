@@ -55,7 +55,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.redis = fakeredis.FakeRedis()
-        self.ledger = Ledger(self.redis, keys=Keys("fuzz"))
+        self.counts = Ledger(fakeredis.FakeRedis(), keys=Keys("fuzz"))
         self.claims = 0
         self.failed: list[Any] = []
         self.reasons: list[str] = []
@@ -75,6 +75,7 @@ class Worker:
 
     def refused(self, reason: str) -> None:
         self.reasons.append(reason)
+        self.counts.count_rejected(reason)
 
     def _channel(self) -> Any:
         channel = GuardedChannel.__new__(GuardedChannel)
@@ -145,6 +146,7 @@ FOUND = {
     "an eta that is no time": entry([RUN, "@plan"], {**HEADERS, "eta": "tomorrow"}),
     "too many arguments": entry([RUN, "@plan", 1, "more"]),
     "a chain of messages": entry([RUN, "@plan"], embed={**EMBED, "chain": [{"task": "relay.node"}]}),
+    "a content type that is no text": entry([RUN, "@plan"]).replace(b"application/json", b"\\ud800"),
     "one that has expired": entry([RUN, "@plan"], {**HEADERS, "expires": "2026-01-01T00:00:00"}),
     "a path": entry([RUN, "model.a/../../b"]),
 }
