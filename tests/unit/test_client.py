@@ -13,6 +13,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from producer.client import RelayClient
+from producer.session import _lines_to
 from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import BrokerUnavailableError, Category, RelayError
 from workers.contract.events import LINE, RUN, Event, encode_event
@@ -211,6 +212,28 @@ def test_workers_that_fell_silent_are_not_listed(relay: RelayClient, worker: Fak
         worker.redis().hset(relay.store.keys.workers(), name, json.dumps({**said, "seen": seen}))
     [info] = relay.workers()
     assert (info.host, info.processes) == ("h", 2)
+
+
+def test_refused_messages_are_counted_by_reason(relay: RelayClient, worker: FakeWorker) -> None:
+    assert relay.refused() == {}
+    for reason in ("not a message", "unknown task", "unknown task", "content of type \ud800"):
+        worker.ledger.count_rejected(reason)
+    assert relay.refused() == {"unknown task": 2, "not a message": 1, "content of type \\ud800": 1}
+
+
+def test_what_a_run_waits_for_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    hear = _lines_to(lines.append)
+    hear(Event(kind=LINE, run_id="r", text="1 of 1 START"))
+    hear(Event(kind="state", run_id="r", node="model.p.a", state="running"))
+    hear(
+        Event(
+            kind="state", run_id="r", node="model.p.a", state="waiting", text="20260101T000000-0123456789ab"
+        )
+    )
+    assert lines == ["1 of 1 START"]
+    said = "dbt-relay: model.p.a waits: run 20260101T000000-0123456789ab is writing its relation\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(
