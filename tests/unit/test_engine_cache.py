@@ -185,3 +185,11 @@ def test_a_deprecation_is_told_once_and_counted_everywhere() -> None:
     other.replay(changes)
     assert active_deprecations["custom-key"] == 2
     assert other.take() == ()
+
+
+def test_a_relation_whose_type_a_macro_wrote_as_a_word_is_told_too() -> None:
+    first, second = process(), process()
+    word: Any = "view"
+    first.cache.add(relation("a").replace(type=word))
+    second.replay([first.snapshot().encode()])
+    assert [each.type for each in second.cache.get_relations("d", "s")] == [RelationType.View]

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from dbt.adapters.base import BaseAdapter
 from dbt.adapters.cache import RelationsCache
+from dbt.adapters.contracts.relation import RelationType
 from dbt.adapters.reference_keys import _make_ref_key
 from dbt.deprecations import active_deprecations
 
@@ -148,7 +149,11 @@ class CacheRecorder:
 
 def _plain(about: Any) -> Any:
     """A relation as JSON can carry it; names of schemas and databases are carried as they are."""
-    return about.to_dict(omit_none=True) if hasattr(about, "to_dict") else about
+    if not hasattr(about, "to_dict"):
+        return about
+    if type(about.type) is str:  # a macro replaced it, and knows no enumerations; dbt cannot serialize that
+        about = about.replace(type=RelationType(about.type))
+    return about.to_dict(omit_none=True)
 
 
 def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:
