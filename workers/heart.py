@@ -109,7 +109,8 @@ class Heart:
         """
         self._start()
         with self._lock:
-            self.why = None
+            # the answer to the claim may have come when its lease was over
+            self.why = None if claim.sure_until > lease_clock() else LOST
             self._held.setdefault(claim.run_id, {})[claim.step] = claim.fence
             self._sure[claim.run_id, claim.step] = claim.sure_until
         self._claim, self.overrun = claim, None

@@ -107,6 +107,13 @@ def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
     assert time.monotonic() - began >= 0.05
 
 
+def test_a_claim_that_was_answered_too_late_is_not_begun() -> None:
+    heart = heart_of(Ledger())
+    with pytest.raises(StepInterrupted) as caught, heart.holding(claim(sure_for=-1)), heart.interruptible():
+        pytest.fail("begun")
+    assert caught.value.why == LOST
+
+
 def test_a_beat_that_gets_no_answer_does_not_outlast_the_lease() -> None:
     answered, asked = threading.Event(), threading.Event()
 

@@ -32,7 +32,7 @@ class CacheRecorder:
         self.adapter = adapter
         self.origin = secrets.token_hex(4)
         self.position = 0
-        self._replayed: list[list[Any]] = []
+        self._replayed: list[bytes] = []
         self.changes: list[list[Any]] = []
         self.deprecated: Counter[str] = Counter()
         self.cache = _recording(type(adapter.cache), self)
@@ -95,13 +95,14 @@ class CacheRecorder:
             for raw in changes:
                 self.position += 1
                 origin, *change = msgspec.json.decode(raw)
-                self._replayed.append(change)
+                self._replayed.append(raw)
                 if origin == self.origin and (not restored or change[0] == "deprecated"):
                     continue
                 self._apply(change)
                 if change[0] == "snapshot":
                     restored = True
-                    for meanwhile in self._replayed[change[4] : -1]:
+                    for told in self._replayed[change[4] : -1]:
+                        _, *meanwhile = msgspec.json.decode(told)
                         if meanwhile[0] not in {"snapshot", "deprecated"}:
                             self._apply(meanwhile)
 
