@@ -77,6 +77,7 @@ class Heart:
         self.why: str | None = None  # what executes now must not go on
         self._execution: object | None = None
         self._cancelled: object | None = None
+        self._raised: object | None = None
         self._interrupting = threading.Lock()
         self._claim: Claim | None = None
         self._session: Session | None = None
@@ -201,6 +202,7 @@ class Heart:
             cancelling.start()
             cancelling.join(self._interval)
             if signalled:
+                self._raised = execution
                 os.kill(os.getpid(), _SIGNAL)
 
     def _try_to_cancel(self) -> None:
@@ -262,13 +264,14 @@ class Heart:
             threading.Thread(target=self._guard, name="guard", daemon=True).start()
 
     def _guard(self) -> None:
-        """Interrupt a step shortly before its lease is over, while the beat still waits for an answer."""
+        """Interrupt a step shortly before its lease is over, while the beat still waits for an answer: at
+        one look its queries are cancelled, at the next, which is in time too, an exception is raised in it."""
         margin, looked = self._interval / 2, lease_clock()
         while True:
             self._wake.wait(self._interval / 4)
             now = lease_clock()
             was_away, looked = now - looked > self._interval, now
-            if was_away or self.why is not None:
+            if was_away or (self.why is not None and self._raised is self._execution):
                 continue  # after a pause the ledger is asked: perhaps nobody else was given it
             with self._lock:
                 held = {

@@ -48,8 +48,8 @@ def claim(step: str = "model.p.a", fence: int = 3, sure_for: float = 60.0) -> Cl
     )  # fmt: skip
 
 
-def heart_of(ledger: Ledger, cancel: Any = lambda: None) -> Heart:
-    made: Any = Heart(ledger, cancel)  # type: ignore[arg-type]
+def heart_of(ledger: Ledger, cancel: Any = lambda: None, **more: Any) -> Heart:
+    made: Any = Heart(ledger, cancel, **more)  # type: ignore[arg-type]
     made._interval = min(made._interval, 0.02)
     return made  # type: ignore[no-any-return]
 
@@ -197,7 +197,7 @@ class Notes:
 
 def test_a_node_past_its_limit_is_cancelled_and_then_raised_in() -> None:
     cancelled: list[float] = []
-    heart = Heart(Ledger(), lambda: cancelled.append(time.monotonic()), too_long=DbtTimeoutError)  # type: ignore[arg-type]
+    heart = heart_of(Ledger(), lambda: cancelled.append(time.monotonic()), too_long=DbtTimeoutError)
     with heart.holding(claim()):
 
         def execute() -> None:
@@ -206,9 +206,7 @@ def test_a_node_past_its_limit_is_cancelled_and_then_raised_in() -> None:
                 assert heart.overrun is not None  # who fails of a cancelled query learns why
                 signal.pause()
 
-        with pytest.raises(
-            DbtTimeoutError, match=r"its soft time limit of 0\.1 s has passed: it ran for 0\.\d"
-        ):
+        with pytest.raises(DbtTimeoutError, match=r"its soft time limit of 0\.1 s has passed: it ran for \d"):
             execute()
         assert len(cancelled) == 2
         assert cancelled[1] - cancelled[0] >= 0.9  # dbt had its time to fail by itself
@@ -230,7 +228,7 @@ def test_a_node_that_fails_when_it_is_cancelled_is_not_raised_in() -> None:
 
 def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
     ledger = Ledger()
-    heart = Heart(ledger, lambda: pytest.fail("cancelled"))  # type: ignore[arg-type]
+    heart = heart_of(ledger, lambda: pytest.fail("cancelled"))
     for limits in (NodeLimits(60, 90), NodeLimits(), None):
         beats = len(ledger.beats)
         with heart.holding(claim()), heart.interruptible(limits):
@@ -240,7 +238,7 @@ def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
 
 def test_what_is_executed_is_noted_while_it_is_and_each_beat_with_it() -> None:
     notes, ledger = Notes(), Ledger()
-    heart = Heart(ledger, lambda: None, note=notes)  # type: ignore[arg-type]
+    heart = heart_of(ledger, note=notes)
     session, mine = Session(RUN, "duckdb:/x", 7), claim()
     with heart.session(session), heart.holding(mine):
         with heart.interruptible(NodeLimits(60, 90), owner="h:1", fail_fast=True):
@@ -260,7 +258,7 @@ def test_what_is_executed_is_noted_while_it_is_and_each_beat_with_it() -> None:
 
 def test_a_server_that_does_not_answer_a_cancel_does_not_stop_the_beats() -> None:
     away, ledger = threading.Event(), Ledger()
-    heart = Heart(ledger, lambda: away.wait(60))  # type: ignore[arg-type, func-returns-value]
+    heart = heart_of(ledger, lambda: away.wait(60))
     with heart.holding(claim()), heart.interruptible(NodeLimits(hard=0.01)):
         wait_until(lambda: heart.overrun, 30)
         beats = len(ledger.beats)
