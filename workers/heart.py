@@ -302,6 +302,9 @@ class Heart:
                     for step, fence, answer in self._renew(run_id, steps):
                         if answer != "ok":
                             self._interrupt(run_id, step, fence, answer)
+                        elif self.why == LOST and step != SESSION:
+                            # told by the clock, and nobody else was given it: it is given back all the same
+                            self._interrupt(run_id, step, fence, LOST)
                 renewed = sent
                 self._say_beaten(sent)
             except redis.RedisError as error:

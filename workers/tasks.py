@@ -198,7 +198,7 @@ def _trace_as_own_task(parent: Task, claim: Claim) -> None:
 def _tenure(held: Runtime, claim: Claim) -> Tenure:
     """What the warehouse is told of an execution."""
     return Tenure(
-        run_id=claim.run_id, step=claim.step, fence=claim.fence, follows_lost=claim.losses > 0,
+        run_id=claim.run_id, step=claim.step, fence=claim.fence, follows=claim.tries > 1,
         ends_run=claim.strays, assure=held.heart.assure,
     )  # fmt: skip
 

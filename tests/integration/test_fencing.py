@@ -88,7 +88,7 @@ def test_a_successor_ends_the_execution_before_it_and_nobody_else(
         connect(tenure(4)), connect(tenure(2, "model.slow.left")),
         connect(tenure(1, run_id="20250101T000000-ffffffffffff")),
     ]  # fmt: skip
-    ran = run(project, tenure(3, follows_lost=True))
+    ran = run(project, tenure(3, follows=True))
     assert ran.statuses == {"first": "success"}, ran.lines
     assert not alive(stale)
     assert all(alive(other) for other in others)
@@ -130,7 +130,7 @@ def test_a_server_process_that_does_not_end_keeps_the_successor_out(
     server_process = connect(tenure(1)).info.backend_pid
     os.kill(server_process, signal.SIGSTOP)
     try:
-        ran = run(project, tenure(2, follows_lost=True))
+        ran = run(project, tenure(2, follows=True))
     finally:
         os.kill(server_process, signal.SIGCONT)
     assert ran.finished.error is not None

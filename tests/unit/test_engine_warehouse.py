@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dbt.adapters.contracts.connection import Connection, ConnectionState, LazyHandle
 
-from workers.engine.warehouse import warehouse_of, whole_reason
+from workers.engine import warehouse
+from workers.engine.warehouse import cancel_queries, warehouse_of, whole_reason
 
 
 def config(path: str = ":memory:", attach: list[tuple[str, bool]] | None = None, kind: str = "duckdb") -> Any:
@@ -47,3 +50,22 @@ def test_what_cannot_be_split() -> None:
     assert whole_reason(config("/data/a.duckdb"), flags) is None
     assert whole_reason(config("/data/a.duckdb"), SimpleNamespace(SHOW=True)) is not None
     assert whole_reason(config(kind="postgres"), SimpleNamespace()) is None
+
+
+def test_to_cancel_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opener(_: Any) -> Any:
+        pytest.fail("opened")
+
+    credentials: Any = None
+    idle = Connection(type="duckdb", name="idle", credentials=credentials)
+    idle.handle = LazyHandle(opener)
+    busy = Connection(type="duckdb", name="busy", credentials=credentials, state=ConnectionState.OPEN)
+    busy.handle = object()
+    cancelled: list[Connection] = []
+    manager = SimpleNamespace(
+        lock=threading.RLock(), thread_connections={1: idle, 2: busy}, cancel=cancelled.append
+    )
+    adapter = SimpleNamespace(type=lambda: "duckdb", connections=manager)
+    monkeypatch.setattr(warehouse, "FACTORY", SimpleNamespace(adapters={"duckdb": adapter}))
+    cancel_queries()
+    assert cancelled == [busy]

@@ -136,6 +136,17 @@ def test_a_beat_that_gets_no_answer_does_not_outlast_the_lease() -> None:
     answered.set()
 
 
+def test_what_the_clock_gave_up_is_interrupted_though_the_next_beat_succeeds() -> None:
+    cancelled = threading.Event()
+    ledger = Ledger()
+    heart = heart_of(ledger, cancelled.set)
+    with pytest.raises(StepInterrupted) as caught, heart.holding(claim()), heart.interruptible():
+        heart._interrupt(RUN, "model.p.a", 3, LOST)  # as the guard does, just before the server answers again
+        assert cancelled.is_set()
+        wait_until(lambda: False, 5, "the interruption")
+    assert caught.value.why == LOST
+
+
 def test_while_nothing_listens_nobody_can_be_given_the_step() -> None:
     refused = redis.ConnectionError("Error 111 connecting")
     refused.__context__ = ConnectionRefusedError(111, "Connection refused")

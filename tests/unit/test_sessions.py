@@ -9,6 +9,7 @@ import pytest
 
 from workers import tasks
 from workers.contract.events import STATE, Event
+from workers.ledger import Claim
 from workers.strays import Holder
 from workers.warehouse_lock import Session
 
@@ -76,3 +77,14 @@ def test_a_worker_that_is_stopping_does_not_wait(monkeypatch: pytest.MonkeyPatch
 def test_a_run_that_is_cancelled_needs_no_file(stop: str, at_once: bool, clock: list[float]) -> None:
     assert may_open(Held([[STRAY]], stop)) is at_once
     assert (clock[0] == 100) is at_once
+
+
+@pytest.mark.parametrize(("tries", "losses"), [(1, 0), (2, 0), (2, 1)])
+def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses: int) -> None:
+    """Also one that gave the step back: it may have left a connection that still holds its locks."""
+    claim = Claim(
+        run_id=SESSION.run_id, step="model.p.a", fence=4, tries=tries, losses=losses, index=1, skip=False,
+        cause="", stopping=False,
+    )  # fmt: skip
+    held: Any = SimpleNamespace(heart=SimpleNamespace(assure=lambda: None))
+    assert tasks._tenure(held, claim).follows == (tries > 1)

@@ -3,7 +3,8 @@
 A process that is stopped or paged out for longer than its lease knows nothing of it, and may be in the
 middle of a transaction. So each connection is opened like this:
 
-1. The first connection of an execution that follows a lost one ends what is left of it on the server.
+1. The first connection of an execution that is not its step's first ends what is left of those before it on
+   the server: one that was lost, and one that gave the step back and left a connection behind.
 2. The connection carries a mark: run, step and fence of its execution.
 3. Once it is open, the execution makes sure that its lease still holds, or closes it again.
 
@@ -41,7 +42,7 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         fence: of the claim; each later execution of the step has a higher one.
-        follows_lost: an earlier execution lost its lease, and may be alive.
+        follows: the step was executed before, and something of that may be left.
         ends_run: it is the run's last step, and some execution of some step lost its lease.
         assure: raises where this process cannot show that the step is still its own.
     """
@@ -49,7 +50,7 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     step: str
     fence: int
-    follows_lost: bool = False
+    follows: bool = False
     ends_run: bool = False
     assure: Callable[[], None] = lambda: None
 
@@ -158,7 +159,7 @@ _process = _Process()
 def fenced(tenure: Tenure) -> Iterator[None]:
     """While a step executes: its connections are marked, and opened only while it is this process's."""
     _process.tenure = tenure
-    _process.cleared = not (tenure.follows_lost or tenure.ends_run)
+    _process.cleared = not (tenure.follows or tenure.ends_run)
     try:
         yield
     finally:

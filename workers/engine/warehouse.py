@@ -78,7 +78,8 @@ def cancel_queries() -> None:
         with manager.lock:
             open_connections = [
                 connection for connection in manager.thread_connections.values()
-                if connection.handle is not None and str(connection.state) == "open"
+                # one that is not open would be opened by asking for its handle (dbt's LazyHandle)
+                if str(connection.state) == "open" and connection.handle is not None
             ]  # fmt: skip
         # dbt's adapters ask the server to end a query over the calling thread's own connection, which
         # this thread must have; DuckDB has no server to ask
