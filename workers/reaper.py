@@ -49,8 +49,9 @@ class Reaper:
         while not self._stop.wait(self._interval):
             try:
                 self.sweep()
-            except redis.RedisError as error:  # noqa: PERF203 - every other second
-                log("sweep failed", phase="reap", error=str(error))
+            except Exception as error:  # noqa: BLE001, PERF203 - the thread must not end
+                log("sweep failed", phase="reap", error=str(error),
+                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
 
     def sweep(self) -> int:
         """Look once; how many steps were put back or published again."""

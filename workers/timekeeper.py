@@ -88,8 +88,9 @@ class Timekeeper:
         while not self._stop.wait(INTERVAL):
             try:
                 self.look()
-            except redis.RedisError as error:  # noqa: PERF203 - four times a second
-                log("time limits not looked at", phase="limits", error=str(error))
+            except Exception as error:  # noqa: BLE001, PERF203 - the thread must not end
+                log("time limits not looked at", phase="limits", error=str(error),
+                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
 
     def look(self) -> None:
         """Look once.

@@ -50,8 +50,9 @@ class Warden:
         while not self._stop.wait(INTERVAL):
             try:
                 self.look()
-            except redis.RedisError as error:  # noqa: PERF203 - twice a second
-                log("a dead process could not be reported", phase="reap", error=str(error))
+            except Exception as error:  # noqa: BLE001, PERF203 - the thread must not end
+                log("a dead process could not be reported", phase="reap", error=str(error),
+                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
 
     def look(self) -> None:
         """Look once."""

@@ -140,10 +140,14 @@ def test_what_the_clock_gave_up_is_interrupted_though_the_next_beat_succeeds() -
     cancelled = threading.Event()
     ledger = Ledger()
     heart = heart_of(ledger, cancelled.set)
-    with pytest.raises(StepInterrupted) as caught, heart.holding(claim()), heart.interruptible():
+
+    def execute() -> None:
         heart._interrupt(RUN, "model.p.a", 3, LOST)  # as the guard does, just before the server answers again
         assert cancelled.is_set()
         wait_until(lambda: False, 5, "the interruption")
+
+    with pytest.raises(StepInterrupted) as caught, heart.holding(claim()), heart.interruptible():
+        execute()
     assert caught.value.why == LOST
 
 
