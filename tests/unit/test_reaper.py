@@ -41,6 +41,7 @@ class Ledger:
         self.forgot = 0
         self.due: tuple[str, ...] = ()
         self.error: Exception | None = None
+        self.failed = 0
         self.slow = 0.0
 
     def queue_length(self, queue: str) -> int:
@@ -52,6 +53,7 @@ class Ledger:
 
     def overdue(self, *, queue_empty: bool) -> list[tuple[str, str]]:
         if self.error is not None:
+            self.failed += 1
             raise self.error
         self.told_empty = queue_empty
         time.sleep(self.slow)
@@ -177,12 +179,13 @@ def test_a_look_that_took_too_long_ends_the_sweep(ledger: Ledger, reaper: Reaper
     assert ledger.asked == ["model.p.a"]
 
 
-def test_its_thread_survives_a_server_that_goes_away(
-    ledger: Ledger, reaper: Reaper, published: list[tuple[str, tuple[str, ...]]]
+@pytest.mark.parametrize("error", [redis.ConnectionError("away"), RuntimeError("not foreseen")])
+def test_its_thread_survives_what_goes_wrong(
+    ledger: Ledger, reaper: Reaper, published: list[tuple[str, tuple[str, ...]]], error: Exception
 ) -> None:
-    ledger.error = redis.ConnectionError("away")
+    ledger.error = error
     reaper.start()
-    wait_until(lambda: ledger.client.run_id, 1)
+    wait_until(lambda: ledger.failed > 1, 5)
     ledger.watches = {"@plan": {"what": "publish"}}
     ledger.error = None
     wait_until(lambda: published, 5)
