@@ -48,7 +48,7 @@ demo: $(STAMP) ## Simulate 2025 to 2027 on an embedded Redis server and two work
 
 .PHONY: test
 test: $(STAMP) ## Run the whole test suite, with its coverage
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --reruns 1 --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --reruns 1 --cov --cov-report=term $(PYTEST_ARGS)
 
 .PHONY: parity
 parity: $(STAMP) ## Compare dbt-relay with plain dbt at length, on DuckDB and Postgres

@@ -34,7 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The engine's integration tests are those that dbt-core 1.10 must pass too."""
+    """The engine's integration tests are those that dbt-core 1.10 must pass too. Unit tests come last: short
+    as their files are, they fill the time while another process is at a long one.
+    """
+    items.sort(key=lambda item: item.path.parent.name == "unit")
     for item in items:
         if item.path.parent.name == "integration" and "engine" in item.path.name:
             item.add_marker("dbt110")

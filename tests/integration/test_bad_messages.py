@@ -280,7 +280,7 @@ def test_a_request_that_is_none_ends_its_run_with_a_reason(
     """Somebody speaks another release: its run must not hang."""
     make, reason = REQUESTS[case]
     relay, run_id = RelayClient(redis_server.broker_url), new_run_id()
-    relay.store.call("submit", run_id, make(run_id), "@command", 60)
+    relay.store.call("submit", run_id, make(run_id), "@command", 60, 0)
     relay.publish(run_id, ("@command",))
     wait_until(lambda: relay.store.fact(run_id, "state") == "failed", 10, "the run to end")
     last = relay.store.final(run_id)
