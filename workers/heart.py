@@ -307,8 +307,9 @@ class Heart:
                             self._interrupt(run_id, step, fence, LOST)
                 renewed = sent
                 self._say_beaten(sent)
-            except redis.RedisError as error:
-                log("beat failed", error=str(error), phase="beat")
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is renewed or stopped
+                log("beat failed", error=str(error), phase="beat",
+                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
                 if time.monotonic() - renewed > self._ledger.lease_ms / 1000:
                     # by now somebody else may have been given the step
                     self._interrupt_all(held, LOST)

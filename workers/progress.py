@@ -15,6 +15,7 @@ from collections import deque
 import redis
 
 from workers.contract.events import Event, encode_event
+from workers.contract.log import log
 from workers.ledger import Ledger
 
 GATHER_SECONDS = 0.01
@@ -82,8 +83,10 @@ class Progress:
             except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError):
                 time.sleep(0.5)  # away (the client itself was patient) or full: lines can wait
                 continue
-            except redis.ResponseError:
-                self.dropped += len(bodies)  # of a run that is gone: lines are not results
+            except Exception as error:  # noqa: BLE001 - without this thread each step would wait for `flush`
+                self.dropped += len(bodies)  # of a run that is gone, mostly: lines are not results
+                if not isinstance(error, redis.ResponseError):
+                    log("lines dropped", phase="progress", error=str(error), exc_info=True)
             break
         self._numbers[run_id] = first + len(bodies) - 1
         if len(self._numbers) > 1000:

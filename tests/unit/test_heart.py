@@ -165,6 +165,13 @@ def test_while_nothing_listens_nobody_can_be_given_the_step() -> None:
         wait_until(lambda: len(ledger.beats) >= said + 62, 5)
 
 
+def test_an_error_that_nobody_foresaw_does_not_end_the_beats() -> None:
+    ledger = Ledger(TypeError("not foreseen"), "ok")
+    heart = heart_of(ledger)
+    with heart.holding(claim()), heart.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 3, 5)
+
+
 def test_a_server_that_is_away_for_less_is_ridden_out() -> None:
     ledger = Ledger(redis.ConnectionError("away"), "ok")
     heart = heart_of(ledger)

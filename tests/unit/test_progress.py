@@ -84,8 +84,11 @@ def test_a_batch_is_repeated_as_it_was(ledger: Recorder, progress: Progress, err
     assert progress.dropped == 0
 
 
-def test_a_server_that_is_full_costs_lines_and_nothing_else(ledger: Recorder, progress: Progress) -> None:
-    ledger.errors = [redis.ResponseError("OOM command not allowed")]
+@pytest.mark.parametrize("error", [redis.ResponseError("no such run"), TypeError("not foreseen")])
+def test_what_is_refused_costs_lines_and_nothing_else(
+    ledger: Recorder, progress: Progress, error: Exception
+) -> None:
+    ledger.errors = [error]
     say(progress, "a")
     assert progress.flush(10)
     assert progress.dropped == 1
