@@ -194,3 +194,10 @@ def copy_project(tmp_path: Path) -> Callable[..., Path]:
 def wait_until() -> Callable[..., object]:
     """`tests.support.waiting.wait_until`, for those who like it as a fixture."""
     return wait_until_true
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what the first try of a test was that passed at its second: that, too, may be a fault of ours."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"first try of {report.nodeid}", sep="_")
+        terminalreporter.line(report.longreprtext[-8000:])
