@@ -29,6 +29,7 @@ from workers.contract.log import log
 from workers.draining import seconds_left
 from workers.ledger import SESSION, Claim, Ledger, lease_clock
 from workers.limits import GRACE, NodeLimits, Overrun
+from workers.rounds import Rounds
 from workers.timekeeper import Watched, no_note
 from workers.warehouse_lock import Session
 
@@ -72,8 +73,9 @@ class Heart:
         self._held: dict[str, dict[str, int]] = {}
         self._sure: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        self._beating = False
+        self._renewed = 0.0  # when all of them were last, by the machine's monotonic clock
+        self._looked = 0.0  # when the guard last did, by the leases' clock
         self.why: str | None = None  # what executes now must not go on
         self._execution: object | None = None
         self._cancelled: object | None = None
@@ -258,61 +260,57 @@ class Heart:
             self._held.pop(run_id, None)
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="heart", daemon=True)
-            self._thread.start()
-            threading.Thread(target=self._guard, name="guard", daemon=True).start()
+        if self._beating:
+            return
+        self._beating, self._renewed, self._looked = True, time.monotonic(), lease_clock()
+        Rounds("heart", self._beat, interval=self._interval, failed="beat failed", phase="beat").start()
+        Rounds("guard", self._guard, interval=self._interval / 4, failed="leases not looked at",
+               phase="beat").start()  # fmt: skip
 
     def _guard(self) -> None:
         """Interrupt a step shortly before its lease is over, while the beat still waits for an answer: at
         one look its queries are cancelled, at the next, which is in time too, an exception is raised in it."""
-        margin, looked = self._interval / 2, lease_clock()
-        while True:
-            self._wake.wait(self._interval / 4)
-            now = lease_clock()
-            was_away, looked = now - looked > self._interval, now
-            if was_away or (self.why is not None and self._raised is self._execution):
-                continue  # after a pause the ledger is asked: perhaps nobody else was given it
-            with self._lock:
-                held = {
-                    run_id: {
-                        step: fence
-                        for step, fence in steps.items()
-                        if self._sure.get((run_id, step), now + margin + 1) <= now + margin
-                    }
-                    for run_id, steps in self._held.items()
+        margin, now = self._interval / 2, lease_clock()
+        was_away, self._looked = now - self._looked > self._interval, now
+        if was_away or (self.why is not None and self._raised is self._execution):
+            return  # after a pause the ledger is asked: perhaps nobody else was given it
+        with self._lock:
+            held = {
+                run_id: {
+                    step: fence
+                    for step, fence in steps.items()
+                    if self._sure.get((run_id, step), now + margin + 1) <= now + margin
                 }
-            if any(held.values()):
-                log("no answer for as long as the lease lasts", phase="beat")
-                self._interrupt_all(held, LOST)
+                for run_id, steps in self._held.items()
+            }
+        if any(held.values()):
+            log("no answer for as long as the lease lasts", phase="beat")
+            self._interrupt_all(held, LOST)
 
-    def _work(self) -> None:
-        renewed = time.monotonic()
-        while True:
-            self._wake.wait(self._interval)
-            self._look_at_the_clock()
-            with self._lock:
-                held = {run_id: dict(steps) for run_id, steps in self._held.items()}
-            sent = time.monotonic()
-            if not held:
-                renewed = sent
-                continue
-            try:
-                for run_id, steps in held.items():
-                    for step, fence, answer in self._renew(run_id, steps):
-                        if answer != "ok":
-                            self._interrupt(run_id, step, fence, answer)
-                        elif self.why == LOST and step != SESSION:
-                            # told by the clock, and nobody else was given it: it is given back all the same
-                            self._interrupt(run_id, step, fence, LOST)
-                renewed = sent
-                self._say_beaten(sent)
-            except Exception as error:  # noqa: BLE001 - without this thread nothing is renewed or stopped
-                log("beat failed", error=str(error), phase="beat",
-                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
-                if time.monotonic() - renewed > self._ledger.lease_ms / 1000:
-                    # by now somebody else may have been given the step
-                    self._interrupt_all(held, LOST)
+    def _beat(self) -> None:
+        self._look_at_the_clock()
+        with self._lock:
+            held = {run_id: dict(steps) for run_id, steps in self._held.items()}
+        sent = time.monotonic()
+        if not held:
+            self._renewed = sent
+            return
+        try:
+            for run_id, steps in held.items():
+                for step, fence, answer in self._renew(run_id, steps):
+                    if answer != "ok":
+                        self._interrupt(run_id, step, fence, answer)
+                    elif self.why == LOST and step != SESSION:
+                        # told by the clock, and nobody else was given it: it is given back all the same
+                        self._interrupt(run_id, step, fence, LOST)
+            self._renewed = sent
+            self._say_beaten(sent)
+        except Exception:
+            if time.monotonic() - self._renewed > self._ledger.lease_ms / 1000:
+                # by now somebody else may have been given the step
+                self._interrupt_all(held, LOST)
+            raise
+        finally:
             if self.why in (None, DRAIN) and seconds_left() <= 0:
                 self._interrupt_all(held, DRAIN)
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import importlib.metadata
-import json
 import os
 import signal
-import socket
 import threading
 import time
 from typing import Any
@@ -23,70 +20,23 @@ from workers.board import board
 from workers.contract.connection import connect
 from workers.contract.log import configure, log
 from workers.contract.names import Keys
-from workers.draining import drain, draining, seconds_left
+from workers.draining import drain, seconds_left
 from workers.intake import count_with
 from workers.ledger import Ledger
+from workers.presence import Presence
 from workers.reaper import Reaper
+from workers.rounds import Rounds
 from workers.runtime import publish
 from workers.strays import Strays
 from workers.timekeeper import Timekeeper
 from workers.warden import Warden
 
-_HELLO_SECONDS = 5.0
 _HAND_BACK_SECONDS = 15.0
 """What cancelling a query over the network and handing a step back may take."""
-_SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
-"""A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
-class _Presence:
-    """Says that this worker is there, and takes that back."""
-
-    def __init__(self, client: redis.Redis, keys: Keys, name: str, processes: int) -> None:
-        self._client, self._key = client, keys.workers()
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._plain: dict[str, Any] = {
-            "host": socket.gethostname(), "pid": os.getpid(), "processes": processes,
-            "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
-            "since": time.time(), "name": name, "draining": False,
-        }  # fmt: skip
-        self._stop, self._lock = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="presence", daemon=True)
-
-    def start(self) -> None:
-        self.say()
-        self._thread.start()
-
-    def say(self) -> None:
-        with self._lock:
-            if self._stop.is_set():
-                return
-            self._plain |= {
-                "seen": time.time(), "draining": draining(),
-                "children": [child.pid for child in active_children()],
-            }  # fmt: skip
-            self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
-
-    def say_safely(self) -> None:
-        try:
-            self.say()
-        except redis.RedisError as error:
-            log("could not say hello", error=str(error))
-
-    def stop(self) -> None:
-        with self._lock:  # no hello after the goodbye
-            self._stop.set()
-            try:
-                self._client.hdel(self._key, self._name)
-            except redis.RedisError as error:
-                log("could not say goodbye", error=str(error))
-
-    def _work(self) -> None:
-        while not self._stop.wait(_HELLO_SECONDS):
-            self.say_safely()
-
-
-_alive: dict[str, Any] = {}
+_presence: list[Presence] = []
+_rounds: list[Rounds] = []
 
 
 @signals.setup_logging.connect
@@ -116,7 +66,7 @@ def _ready(sender: Any = None, **_: Any) -> None:
         client, keys=keys, lease_ms=int(settings.lease_seconds * 1000), result_ttl=settings.result_ttl
     )
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
-    presence = _Presence(client, keys, str(getattr(sender, "hostname", "")), processes)
+    presence = Presence(client, keys, str(getattr(sender, "hostname", "")), processes)
     send = functools.partial(publish, ledger)
     reaper = Reaper(
         ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
@@ -125,11 +75,19 @@ def _ready(sender: Any = None, **_: Any) -> None:
     warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
     timekeeper = Timekeeper(ledger, send, board.notes)
-    _alive.update(presence=presence, reaper=reaper, warden=warden, timekeeper=timekeeper)
-    presence.start()
-    reaper.start()
-    warden.start()
-    timekeeper.start()
+    presence.say()
+    _presence.append(presence)
+    _rounds.extend(
+        Rounds(name, look, interval=interval, failed=failed, phase=phase)
+        for name, look, interval, failed, phase in (
+            ("presence", presence.say, Presence.INTERVAL, "could not say hello", "presence"),
+            ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
+            ("warden", warden.look, Warden.INTERVAL, "a dead process could not be reported", "reap"),
+            ("timekeeper", timekeeper.look, Timekeeper.INTERVAL, "time limits not looked at", "limits"),
+        )
+    )
+    for each in _rounds:
+        each.start()
     log("worker ready", processes=processes)
 
 
@@ -141,9 +99,9 @@ def _shutting_down(how: str = "Warm", **_: Any) -> None:
 
 def _insist() -> None:
     """End what can be interrupted by nothing, such as a stopped process: its lease does the rest."""
-    presence = _alive.get("presence")
-    if presence is not None:
-        presence.say_safely()
+    for presence in _presence:
+        with contextlib.suppress(redis.RedisError):
+            presence.say()
     while seconds_left() > 0:
         time.sleep(min(1.0, seconds_left()))
     time.sleep(_HAND_BACK_SECONDS)
@@ -155,7 +113,8 @@ def _insist() -> None:
 
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
-    for name in ("presence", "timekeeper", "reaper", "warden"):
-        if name in _alive:
-            _alive[name].stop()
+    for presence in _presence:
+        presence.take_back()
+    for rounds in _rounds:
+        rounds.stop()
     log("worker stopped")

@@ -8,12 +8,9 @@ nobody, it waits for as long as a lease lasts, so that whoever is alive can rene
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import redis
 
 from workers.contract.log import log
 from workers.ledger import SESSION, Ledger
@@ -23,38 +20,23 @@ Publish = Callable[[str, Sequence[str]], None]
 
 
 class Reaper:
-    """Looks at overdue watches every `interval` seconds."""
+    """Looks at overdue watches, in rounds of `interval` seconds."""
 
     def __init__(
         self, ledger: Ledger, publish: Publish, *, queue: str, interval: float, strays: Strays | None = None
     ) -> None:
         self._ledger, self._publish = ledger, publish
         self._queue, self._interval, self._strays = queue, interval, strays
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="reaper", daemon=True)
         self._server: str | None = None
         self._quiet_until = 0.0
         self._last_dispatch = 0.0
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; waits for a sweep that is under way."""
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _work(self) -> None:
-        while not self._stop.wait(self._interval):
-            try:
-                self.sweep()
-            except Exception as error:  # noqa: BLE001, PERF203 - the thread must not end
-                log("sweep failed", phase="reap", error=str(error),
-                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
-
     def sweep(self) -> int:
-        """Look once; how many steps were put back or published again."""
+        """Look once; how many steps were put back or published again.
+
+        Raises:
+            redis.RedisError: nothing is lost by that; the next sweep finds it.
+        """
         began = time.monotonic()
         if self._server_is_fresh():
             return 0

@@ -13,12 +13,10 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
-import redis
 
 from workers import reports
 from workers.contract.log import log
@@ -27,8 +25,6 @@ from workers.engine.spec import encode
 from workers.ledger import Claim, FenceLostError, Ledger, Move
 from workers.limits import GRACE, NodeLimits
 from workers.warehouse_lock import Session
-
-INTERVAL = 0.25
 
 
 class Watched(msgspec.Struct, kw_only=True):
@@ -60,7 +56,9 @@ class Watched(msgspec.Struct, kw_only=True):
 
 
 class Timekeeper:
-    """Looks at what the processes of this worker execute, every quarter of a second."""
+    """Looks at what the processes of this worker execute, in rounds of `INTERVAL` (seconds)."""
+
+    INTERVAL = 0.25
 
     def __init__(
         self,
@@ -72,25 +70,6 @@ class Timekeeper:
     ) -> None:
         self._ledger, self._publish, self._notes, self._kill = ledger, publish, notes, kill
         self._ended: dict[int, Watched] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="timekeeper", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _work(self) -> None:
-        while not self._stop.wait(INTERVAL):
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001, PERF203 - the thread must not end
-                log("time limits not looked at", phase="limits", error=str(error),
-                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
 
     def look(self) -> None:
         """Look once.

@@ -7,26 +7,24 @@ the process had. Celery itself waits ten seconds before it gives a lost process'
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import redis
 
 from workers import memory
 from workers.contract.log import log
 from workers.ledger import Death, Ledger
 
-INTERVAL = 0.5
 Publish = Callable[[str, Sequence[str]], None]
 
 
 class Warden:
-    """Looks at the pool's processes every half second.
+    """Looks at the pool's processes, in rounds of `INTERVAL` (seconds).
 
     Args:
         processes: gives the pool's present ones, each with a ``pid`` and an ``exitcode`` (None: alive).
     """
+
+    INTERVAL = 0.5
 
     def __init__(self, ledger: Ledger, publish: Publish, processes: Callable[[], Sequence[Any]]) -> None:
         self._ledger, self._publish, self._processes = ledger, publish, processes
@@ -34,28 +32,13 @@ class Warden:
         self._peaks: dict[int, int] = {}
         self._dead: list[tuple[int, Death]] = []
         self._kills = memory.kills()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="warden", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _work(self) -> None:
-        while not self._stop.wait(INTERVAL):
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001, PERF203 - the thread must not end
-                log("a dead process could not be reported", phase="reap", error=str(error),
-                    exc_info=not isinstance(error, redis.RedisError))  # fmt: skip
 
     def look(self) -> None:
-        """Look once."""
+        """Look once.
+
+        Raises:
+            redis.RedisError: what could not be reported is, at the next look.
+        """
         for process in self._processes():
             self._known[process.pid] = process
         kills = memory.kills()

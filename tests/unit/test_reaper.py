@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import redis
 
 from tests.support.waiting import wait_until
 from workers.reaper import Reaper
@@ -177,20 +175,6 @@ def test_a_look_that_took_too_long_ends_the_sweep(ledger: Ledger, reaper: Reaper
     assert ledger.asked == ["model.p.a"]
     assert reaper.sweep() == 0
     assert ledger.asked == ["model.p.a"]
-
-
-@pytest.mark.parametrize("error", [redis.ConnectionError("away"), RuntimeError("not foreseen")])
-def test_its_thread_survives_what_goes_wrong(
-    ledger: Ledger, reaper: Reaper, published: list[tuple[str, tuple[str, ...]]], error: Exception
-) -> None:
-    ledger.error = error
-    reaper.start()
-    wait_until(lambda: ledger.failed > 1, 5)
-    ledger.watches = {"@plan": {"what": "publish"}}
-    ledger.error = None
-    wait_until(lambda: published, 5)
-    reaper.stop()
-    assert not any(thread.name == "reaper" for thread in threading.enumerate())
 
 
 def test_processes_that_lost_a_session_are_looked_at_after_the_leases(ledger: Ledger) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.waiting import wait_until
 from workers import memory, reports
 from workers.ledger import Claim, Death
 from workers.warden import Warden
@@ -70,9 +69,7 @@ def test_a_death_is_reported_when_redis_is_back() -> None:
         warden.look()
     processes.clear()
     assert ledger.buried == []
-    warden.start()
-    wait_until(lambda: ledger.buried, 10)
-    warden.stop()
+    warden.look()
     assert {death.reason for _, death in ledger.buried} == {"exit status 3"}
 
 
@@ -130,17 +127,3 @@ def test_memory_is_read_from_the_kernels_files(tmp_path: Path) -> None:
     (groups / "c" / "d" / "memory.max").write_text("max\n")
     (groups / "c" / "memory.max").write_text("200000000\n")
     assert memory.limit(proc, groups) == 200_000_000
-
-
-@pytest.mark.parametrize("error", [redis.ConnectionError("away"), RuntimeError("not foreseen")])
-def test_its_thread_survives_what_goes_wrong(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr("workers.warden.INTERVAL", 0.01)
-    ledger = Ledger()
-    ledger.errors = [error]
-    looking = warden_of(ledger, [SimpleNamespace(pid=7, exitcode=-9)], [])
-    looking.start()
-    try:
-        wait_until(lambda: ledger.buried, 5)
-    finally:
-        looking.stop()
-    assert ledger.errors == []

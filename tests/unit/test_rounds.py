@@ -1,0 +1,42 @@
+"""A thread that looks again and again, whatever goes wrong."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import redis
+
+from tests.support.waiting import wait_until
+from workers.contract.log import configure
+from workers.rounds import Rounds
+
+
+@pytest.mark.parametrize(
+    ("error", "traced"), [(redis.ConnectionError("away"), False), (RuntimeError("not foreseen"), True)]
+)
+def test_they_outlive_an_error_and_say_it(
+    error: Exception, traced: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("json")
+    looks, errors = [], [error]
+
+    def look() -> None:
+        looks.append(1)
+        if errors:
+            raise errors.pop()
+
+    rounds = Rounds("looking", look, interval=0.01, failed="could not look", phase="reap")
+    rounds.start()
+    wait_until(lambda: len(looks) > 2, 5)
+    rounds.stop()
+    assert not any(thread.name == "looking" for thread in threading.enumerate())
+    said = capsys.readouterr().err
+    assert said.count("could not look") == 1
+    assert str(error) in said
+    assert ("Traceback" in said) is traced
+
+
+def test_stopping_what_never_began_is_nothing() -> None:
+    Rounds("looking", lambda: None, interval=1, failed="", phase="").stop()
+    assert not any(thread.name == "looking" for thread in threading.enumerate())
