@@ -65,6 +65,20 @@ def test_what_may_differ_is_no_difference() -> None:
     assert (seen.nodes, seen.relations) == (1, 1)
 
 
+@pytest.mark.parametrize("length", range(50, 62))
+def test_the_place_of_a_node_changes_no_line_however_long_its_name(length: int) -> None:
+    """As dbt_common.events.format.format_fancy_output_line writes them."""
+    seen = {
+        rules("plain").line(
+            "22:15:13  "
+            + f"{place} of 118 OK created model {'m' * length} ".ljust(80, ".")
+            + " [OK in 0.10s]"
+        )
+        for place in (9, 99, 100)
+    }
+    assert len(seen) == 1
+
+
 def change(path: str, value: Any) -> Outcome:
     """The relay's outcome with one thing in it changed."""
     changed: Any = copy.deepcopy(outcome("relay"))

@@ -28,6 +28,7 @@ _TIME = re.compile(
 )
 _DURATION = re.compile(r"\d+(?:\.\d+)?(?= ?s(?:econds)?\b)|\d+(?= (?:hours?|minutes?) )")
 _STAMP = re.compile(r"(?<=__dbt_tmp)_?\d{12,}|(?<=index if not exists\n  \")[0-9a-f]{32}(?=\")")
+_PADDING = re.compile(r" \.* \[")
 _NUMBER = re.compile(r"(^|\s)\d+ of (\d+) ")
 _CLOCK = re.compile(r"^((?:\x1b\[[\d;]*m)*)\d\d:\d\d:\d\d(?:\.\d+)?(?= |$)")
 _THREAD = re.compile(r"Thread-\d+ \(worker\)")
@@ -95,8 +96,8 @@ class Rules:
         line = _CLOCK.sub(r"\1<time>", line)
         line = _DURATION.sub("<duration>", line)
         line = _NUMBER.sub(r"\1# of \2 ", line)
-        # dbt pads with dots up to a fixed width, so a longer name or duration means fewer dots
-        return re.sub(r"\.{3,}", "...", self.text(line))
+        # dbt pads with dots up to a fixed width, so a longer number means fewer dots, or none
+        return _PADDING.sub(" ... [", self.text(line))
 
     def value(self, value: Any) -> Any:
         """A value of a warehouse's column, or of an artifact, all levels down."""
