@@ -23,11 +23,10 @@ from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo,
 from workers.contract.events import LINE, RUN, Event, waiting_for
 from workers.contract.log import phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
-from workers.contract.names import new_run_id
+from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
 
-_ARTIFACTS = ("manifest.json", "catalog.json", "sources.json")
 _NO_WORKER_SECONDS = 60.0
 
 
@@ -217,8 +216,8 @@ class Follower:
             return
         target = dbt_args.target_path(invocation, cwd, environ)
         if result.run_results is not None:
-            _replace(target / "run_results.json", json.dumps(result.run_results).encode())
-        for name in _ARTIFACTS:
+            _replace(target / RUN_RESULTS, json.dumps(result.run_results).encode())
+        for name in ARTIFACTS:
             packed = self.client.artifact(result.run_id, name)
             if packed is not None:
                 _replace(target / name, zlib.decompress(packed))

@@ -14,6 +14,7 @@ import msgspec
 
 from workers import memory
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
+from workers.contract.names import ARTIFACTS
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.runs import LastWord
 from workers.engine.spec import Finished, RunSpec, StepOutcome, StepResult, encode
@@ -214,7 +215,7 @@ def bare_final(finished: Finished) -> bytes:
 def return_artifacts(ledger: Ledger, spec: RunSpec, target_path: str) -> None:
     """Put the files that dbt left in the target folder where a caller on another machine can get them."""
     target = Path(target_path or _target_path(spec))
-    for name in ("manifest.json", "catalog.json", "sources.json"):
+    for name in ARTIFACTS:
         path = target / name
         try:
             if path.stat().st_mtime >= spec.started_at - 1:

@@ -16,6 +16,7 @@ from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import node, runner
 from tests.support.worker_pool import WorkerPool, WorkerPools
+from workers.contract.names import ARTIFACTS
 from workers.contract.results import DbtResult
 
 Run = Callable[..., DbtResult]
@@ -126,6 +127,27 @@ def test_docs_generate(run: Run, project: Path) -> None:
     assert result.return_code == 0, result.stdout
     assert "model.trial.int_model_a" in artifact(project, "catalog.json")["nodes"]
     assert (project / "target" / "index.html").exists()
+    assert result.run_results is not None  # it compiled at first
+    assert {each["unique_id"] for each in result.run_results["results"]} >= {"model.trial.int_model_a"}
+    assert result.run_results["args"]["which"] == "generate"
+    assert artifact(project, "run_results.json") == result.run_results
+
+
+def test_artifacts_of_a_command_come_back_from_where_its_project_file_puts_them(
+    redis_server: RedisServer, pool: WorkerPool, tmp_path: Path
+) -> None:
+    """As they would from another machine: `dbt_project.yml` of this one names another folder."""
+    project = copy_project("trial", tmp_path / "trial")
+    config = project / "dbt_project.yml"
+    config.write_text(f"{config.read_text()}\ntarget-path: elsewhere\n")
+    result = runner(redis_server, project).execute_command(
+        ["docs", "generate", "--select", "int"], stream_output=False
+    )
+    assert result.return_code == 0, result.stdout
+    relay = RelayClient(redis_server.broker_url)
+    for name in ARTIFACTS:
+        if name != "sources.json":
+            assert relay.artifact(result.run_id, name) is not None, name
 
 
 def test_source_freshness(run: Run, project: Path) -> None:

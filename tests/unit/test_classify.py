@@ -7,6 +7,7 @@ cannot be brought about in a test, other wordings of the same, and the rules tha
 from __future__ import annotations
 
 import time
+from textwrap import indent
 
 import msgspec
 import pytest
@@ -332,6 +333,16 @@ def test_trouble_from_outside_keeps_its_code_whatever_the_node(resource_type: st
     node = f"{resource_type}.shop.shop-on-run-start-0"
     info = classify(Failure(message=text, adapter="postgres", resource_type=resource_type, node=node))
     assert (info.code, info.retryable) == ("connection_lost", True)
+
+
+def test_an_error_that_dbt_raised_once_more_keeps_its_place() -> None:
+    """``dbt compile`` ends with the node's error inside another (dbt.task.runnable)."""
+    inner = (
+        "Runtime Error in model a (models/a.sql)\n  Catalog Error: Table with name nowhere does not exist!"
+    )
+    info = classify(Failure(message="Runtime Error\n" + indent(inner, "  "), command="compile"))
+    assert (info.code, info.file) == ("missing_relation", "models/a.sql")
+    assert info.message == 'model a: table or view "nowhere" does not exist'
 
 
 def test_a_hook_is_named_by_its_place() -> None:

@@ -143,6 +143,10 @@ def read(message: str, secrets: Iterable[str] = ()) -> Reading:
         if encountered is not None:
             path = path or encountered["path"].strip()
             body = textwrap.dedent(rest[: encountered.start()])
+        within = _HEADER.match(body.partition("\n")[0])
+        if not resource and within is not None and within["resource"]:
+            # an error that dbt raised once more (dbt.task.runnable, as ``compile`` does): this one says where
+            return msgspec.structs.replace(read(body), text=text, place=place)
         return Reading(
             text=text, kind=kind, resource=resource, name=name, path=path, core=_core(body), place=place
         )

@@ -37,6 +37,10 @@ STEP_CLOSE: Final = "@close"
 STEP_COMMAND: Final = "@command"
 """Steps of a run that are not dbt nodes. dbt's unique ids never start with ``@``."""
 
+RUN_RESULTS: Final = "run_results.json"
+ARTIFACTS: Final = ("manifest.json", "semantic_manifest.json", "catalog.json", "sources.json", "index.html")
+"""What dbt leaves in a target folder beside `RUN_RESULTS`, and a caller on another machine gets."""
+
 TASK_OF_STEP: Final = {
     STEP_PLAN: TASK_PLAN,
     STEP_START: TASK_START,

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import agate  # type: ignore[import-untyped]
 from dbt.adapters.factory import FACTORY
+from dbt.artifacts.schemas.catalog import CatalogArtifact
 from dbt.artifacts.schemas.freshness import FreshnessResult
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResultsArtifact
 from dbt.cli.main import dbtRunner
 from dbt.task.retry import RETRYABLE_STATUSES
+from dbt_common.invocation import get_invocation_id
 
 from workers.contract.classify import Failure, classify, classify_text
 from workers.contract.classify_console import first_failure
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import LINE, Event
+from workers.contract.names import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES
 from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
@@ -60,19 +65,37 @@ def execute_command(
     if error is not None:
         return Finished(return_code=2, error=classify_command(error, command))
     result: Any = outcome.result
-    finished = Finished(return_code=0 if outcome.success else 1)
+    finished = Finished(return_code=0 if outcome.success else 1, target_path=_target_path())
     if isinstance(result, RunExecutionResult):
         finished.run_results = run_results_of(result)
         finished.results = [_step_result(each, command) for each in result.results]
         return finished
     if isinstance(result, RunResultsArtifact):  # an operation's
         finished.run_results = plain_artifact(result)
+    elif isinstance(result, CatalogArtifact) and finished.target_path:
+        finished.run_results = _compiled_first(Path(finished.target_path))
     if not outcome.success:
         if isinstance(result, FreshnessResult):
             finished.results = [_step_result(each, command) for each in result.results]
         if not any(each.error for each in finished.results):
             finished.error = _error_said("\n".join(said), command)
     return finished
+
+
+def _target_path() -> str:
+    """Where the command that dbt just executed leaves its artifacts, where it read a project's connection."""
+    adapters: Iterable[Any] = FACTORY.adapters.values()
+    return next((str(adapter.config.project_target_path) for adapter in adapters), "")
+
+
+def _compiled_first(target: Path) -> dict[str, Any] | None:
+    """Run results that ``docs generate`` left: it compiles, and returns the catalog alone."""
+    path = target / RUN_RESULTS
+    with contextlib.suppress(OSError, ValueError):  # --no-compile leaves none
+        artifact: dict[str, Any] = json.loads(path.read_bytes())
+        if artifact["metadata"]["invocation_id"] == get_invocation_id():
+            return artifact
+    return None
 
 
 @contextlib.contextmanager
