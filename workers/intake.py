@@ -19,6 +19,8 @@ from celery.worker.consumer import Consumer
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from workers.contract.log import log
 from workers.contract.scrub import scrub
@@ -138,8 +140,18 @@ _NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, 
 """What kombu raises for an entry that it cannot take apart, or whose delivery tag Redis does not take."""
 
 
+_NEVER_AGAIN = Retry(NoBackoff(), 0)
+
+
 class GuardedChannel(kombu_redis.Channel):
     """kombu's, but for queue entries that are no messages. They are gone with the read."""
+
+    def _receive_one(self, client: Any) -> Any:
+        # After a reset redis-py would connect anew and wait there, without a limit, for what remote control says
+        # next (redis.client.PubSub._execute): the worker's event loop with it, which takes no message meanwhile.
+        # With the error, kombu and Celery connect again.
+        client.connection.retry = _NEVER_AGAIN
+        return super()._receive_one(client)  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

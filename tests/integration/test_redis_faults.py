@@ -23,7 +23,7 @@ from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError
 from workers.contract.events import STATE
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys
+from workers.contract.names import Keys, new_run_id
 from workers.ledger import FULL, Claim, Ledger, Move, Refusal, StagedNode
 from workers.warehouse_lock import Session, WarehouseLock
 
@@ -108,6 +108,19 @@ def test_dropped_connections_a_slow_server_and_messages_twice_in_the_wrong_order
     result = run.wait(90)
     assert_all_right(result)
     assert "PASS=4" in result.stdout
+    assert pool.alive
+
+
+def test_a_worker_hears_again_however_its_connections_are_reset(
+    server: RedisServer, pool: WorkerPool
+) -> None:
+    relay, run_id = RelayClient(server.broker_url), new_run_id()
+    with server.client() as client:
+        for round_number in range(5):
+            for kind in ("pubsub", "normal") if round_number % 2 else ("normal", "pubsub"):
+                client.client_kill_filter(_type=kind, skipme=True)
+            relay.publish(run_id, ["model.slow.first"])  # of no run: it is taken, and refused
+            wait_until(lambda: client.llen("dbt-relay") == 0, 20, "the worker to take its message")
     assert pool.alive
 
 
