@@ -15,6 +15,7 @@ import redis
 from billiard.process import active_children
 from celery import signals
 
+from workers import memory
 from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
@@ -49,8 +50,12 @@ def _logging(loglevel: Any = None, **_: Any) -> None:
 
 
 @signals.worker_init.connect
-def _preload(**_: Any) -> None:
-    """Load dbt before the pool forks: its children share the pages."""
+def _before_the_pool(sender: Any = None, **_: Any) -> None:
+    """Load dbt before the pool forks: its children share the pages, and so does whoever takes the place of one
+    that has grown. Celery looks at that after each task (``worker_max_memory_per_child``, which goes first)."""
+    if sender is not None and not sender.max_memory_per_child:
+        most = int(settings.process_memory * 2**20) or memory.share(sender.concurrency)
+        sender.max_memory_per_child = most // 1024
     import workers.engine.engine
     import workers.tasks  # noqa: F401
 

@@ -28,6 +28,11 @@ def limit(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> 
     return min([machine, *_group_limits(proc, groups)])
 
 
+def share(processes: int) -> int:
+    """What each of so many processes may use, bytes, so that a tenth of it all is left for the rest."""
+    return limit() * 9 // 10 // max(1, processes)
+
+
 def _group_limits(proc: Path, groups: Path) -> Iterator[int]:
     with contextlib.suppress(OSError):
         for line in (proc / "self" / "cgroup").read_text().splitlines():

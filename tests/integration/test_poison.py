@@ -1,4 +1,4 @@
-"""A step of the run itself that ends every worker: the run ends all the same."""
+"""What ends worker processes, or replaces them, and does not harm a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from producer.client import RelayClient
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
-from tests.support.runs import submit
+from tests.support.runs import runner, submit
 from tests.support.worker_pool import WorkerPool
 from workers.contract.connection import connect
 from workers.ledger import Claim, Ledger
@@ -33,3 +33,20 @@ def test_a_run_whose_plan_kills_its_workers_is_given_up(
     assert result.error is not None
     assert (result.error.code, result.error.node) == ("worker_lost", None)
     assert "@plan ended 3 worker processes" in result.error.message
+
+
+@pytest.mark.slow
+def test_a_process_that_has_grown_makes_room_for_a_fresh_one(
+    tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
+) -> None:
+    project = copy_project("slow", tmp_path / "project")
+    worker_pool(n=1, env={"DBT_RELAY_PROCESS_MEMORY": "1"})  # of 1 MB
+    dbt = runner(redis_server, project)
+    results = [
+        dbt.execute_command(["run", "--select", "first"], dbt_vars={"seconds": 0}, stream_output=False)
+        for _ in range(2)
+    ]
+    assert all(result.success for result in results), results[-1].stdout
+    first, second = ({node.attempts[-1].worker for node in result.nodes} for result in results)
+    assert len(first) == len(second) == 1  # nobody is replaced in the middle of what it holds
+    assert first != second

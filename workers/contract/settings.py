@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         relation_locks: what becomes of a node whose relation another run is writing: it waits (``wait``), it
             ends as an error (``refuse``), or both write (``off``). The worker that plans a run decides.
         max_losses: executions of one node that may end with their worker before it is given up.
+        process_memory: MB that a worker process may have used before another one takes its place, once it is
+            between two tasks; 0 is its share of what the machine or the container has.
         contexts: parsed projects that a worker process keeps.
         env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
         project_dir: where the project lies on this worker when callers name another path.
@@ -60,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_deadline: Limit = 0.0
     relation_locks: Literal["wait", "refuse", "off"] = "wait"
     max_losses: Count = 3
+    process_memory: Limit = 0.0
     contexts: Count = 8
     env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"
     project_dir: str = ""
