@@ -35,11 +35,12 @@ from dbt.parser.manifest import (
     extended_mashumaro_encoder,
     extended_mashumuro_decoder,
 )
-from dbt_common.events.base_types import EventMsg
+from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.engine.fencing import FencedAdapters
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
 from workers.engine.spec import RunSpec, SharedContexts
 
@@ -88,6 +89,9 @@ class _Warnings:
 
     def __init__(self) -> None:
         self.count = 0
+
+    def deaf_to(self, _: BaseEvent) -> bool:
+        return True
 
     def __call__(self, msg: EventMsg) -> None:
         self.count += msg.info.level in {"warn", "error"}
@@ -159,6 +163,7 @@ class ContextStore:
             return None
         manifest = Manifest.from_msgpack(zlib.decompress(packed), decoder=extended_mashumuro_decoder)
         manifest.build_flat_graph()
+        remember_macros(manifest)
         return Context(
             key=key, manifest=manifest, adapter=None, secrets=(), manifest_file=ManifestFile(manifest)
         )  # fmt: skip
@@ -215,6 +220,7 @@ class ContextStore:
         key = _key(family, read, spec, flags)
         self._shared.save(key, pack(manifest))
         self._shared.save_index(family, msgspec.json.encode(read))
+        remember_macros(manifest)
         return Context(
             key=key, manifest=manifest, adapter=adapter, secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
         )  # fmt: skip
