@@ -41,12 +41,22 @@ class _Layout:
 
     def namespace(self, builder: MacroNamespaceBuilder, ctx: dict[str, Any]) -> MacroNamespace:
         node, stack = builder.node, builder.thread_ctx
-        made = [MacroGenerator(macro, ctx, node, stack) for macro in self.macros]
+        made = [_generator(macro, ctx, node, stack) for macro in self.macros]
         parts = [{name: made[place] for name, place in part} for part in self.parts]
         packages = {
             package: {name: made[place] for name, place in names} for package, names in self.packages.items()
         }
         return _Flat(*parts, packages)
+
+
+def _generator(macro: Macro, context: dict[str, Any], node: Any, stack: Any) -> MacroGenerator:
+    made: MacroGenerator = _new(MacroGenerator)
+    # as its constructors do, one after another
+    made.__dict__ = {"context": context, "macro": macro, "node": node, "stack": stack}
+    return made
+
+
+_new = MacroGenerator.__new__
 
 
 class _Flat(MacroNamespace):
