@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dbt_common.exceptions.base
+import networkx as nx
 import pytest
+from dbt.adapters.base import BaseAdapter
+from dbt.adapters.cache import RelationsCache
 from dbt.adapters.clients.jinja import QueryStringGenerator
+from dbt.adapters.duckdb.relation import DuckDBRelation
 from dbt.adapters.events.types import SQLQuery
+from dbt.adapters.exceptions.cache import NoneRelationFoundError
+from dbt.adapters.reference_keys import _ReferenceKey
 from dbt.clients.jinja import MacroGenerator, MacroStack
 from dbt.context.macros import MacroNamespace, MacroNamespaceBuilder
 from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import Macro
 from dbt.events.types import LogStartLine, MainReportVersion
+from dbt.graph import Graph, UniqueId
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
 
 from tests.support.untraced import parse_untraced
 from workers.contract.events import Event
 from workers.engine import macros, thrift
+from workers.engine.cache import _recording
 from workers.engine.events import LineSink, QuietManager
 
 parse_untraced()
@@ -201,3 +210,85 @@ def test_a_remembered_namespace_finds_what_dbts_does(package: str) -> None:
     ours, theirs = vars(found), vars(MacroGenerator(found.macro, {"for": package}, node, found.stack))
     assert ours == theirs
     assert again["mine"] is again.get_from_package("root", "mine")
+
+
+def relation(identifier: str, *, ours: bool = False, quoted: bool = True) -> Any:
+    return DuckDBRelation.create(
+        database="d", schema="main", identifier=identifier, dbt_created=ours,
+        quote_policy={"identifier": quoted},
+    )  # fmt: skip
+
+
+class Adapter(BaseAdapter):
+    """As much of an adapter as matching needs."""
+
+    Relation = DuckDBRelation
+
+    def __init__(self, kind: str = "duckdb") -> None:
+        self.kind = kind
+        self.config: Any = SimpleNamespace(quoting={"database": True, "schema": True, "identifier": True})
+
+    def type(self) -> str:  # type: ignore[override]
+        return self.kind
+
+
+Adapter.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def outcome(work: Callable[[], Any]) -> Any:
+    try:
+        return [each.render() for each in work()]
+    except Exception as error:  # noqa: BLE001 - dbt's own
+        return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("wanted", ["orders", "Orders", '"orders"', "customers", "none", ""])
+def test_a_relation_is_found_as_dbt_finds_it(wanted: str) -> None:
+    known = [relation("orders"), relation("CUSTOMERS", ours=True, quoted=False), relation("other")]
+    adapter = Adapter()
+    ours = outcome(lambda: adapter._make_match(known, "d", "main", wanted))
+    assert ours == outcome(lambda: thrift._match_of_dbt(adapter, known, "d", "main", wanted))
+
+
+def test_schemas_of_a_project_are_those_that_dbt_finds() -> None:
+    nodes: list[Any] = [
+        SimpleNamespace(
+            database="d", schema=f"s{number % 3}", identifier=f"m{number}", quoting_dict={}, config={},
+            resource_type="model",
+        )
+        for number in range(9)
+    ]  # fmt: skip
+    for adapter in (Adapter(), Adapter("other")):
+        found = {str(each) for each in adapter._get_cache_schemas(nodes)}
+        assert found == {str(each) for each in thrift._schemas_of_dbt(adapter, nodes)}
+        assert len(found) == 3
+
+
+@pytest.mark.parametrize("selected", [{"b"}, {"a", "c"}, set()])
+def test_the_graph_of_what_is_selected_is_dbts(selected: set[Any]) -> None:
+    graph = Graph(nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d")]))
+    ours, theirs = graph.get_subset_graph(selected).graph, thrift._subset_of_dbt(graph, selected).graph
+    assert (set(ours.nodes), set(ours.edges)) == (set(theirs.nodes), set(theirs.edges))
+    ours.add_node("new")  # dbt's queue takes nodes out of it
+    assert "new" not in graph.graph
+
+
+def test_what_cannot_be_selected_is_dbts_to_say() -> None:
+    graph = Graph(nx.DiGraph([("a", "b")]))
+    assert outcome(lambda: graph.get_subset_graph([UniqueId("x")])) == outcome(
+        lambda: thrift._subset_of_dbt(graph, [UniqueId("x")])
+    )
+
+
+def test_the_cache_lists_the_relations_of_a_schema_whatever_its_case() -> None:
+    cache = _recording(RelationsCache, SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
+    for name in ("a", "B"):
+        cache.add(relation(name))
+    cache.add(DuckDBRelation.create(database="d", schema="else", identifier="c"))
+    plain: Any = RelationsCache.get_relations
+    for asked in (("D", "MAIN"), ("d", "else"), ("d", "none"), (None, "main")):
+        assert cache.get_relations(*asked) == plain(cache, *asked)
+    assert len(cache.get_relations("D", "Main")) == 2
+    cache.relations[_ReferenceKey("d", "main", "odd")] = SimpleNamespace(inner=None)
+    with pytest.raises(NoneRelationFoundError):
+        cache.get_relations("d", "main")

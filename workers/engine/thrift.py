@@ -11,12 +11,16 @@ import functools
 import math
 import os
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import dbt_common.exceptions.base
 import jinja2
 import parsedatetime  # type: ignore[import-untyped]
+from dbt.adapters.base import BaseAdapter, BaseRelation
 from dbt.adapters.clients import jinja as adapter_jinja
+from dbt.adapters.contracts.relation import ComponentName
+from dbt.graph import Graph, UniqueId
 from dbt_common.clients.jinja import get_environment
 from dbt_common.constants import SECRET_ENV_PREFIX
 from dbt_common.events.base_types import BaseEvent
@@ -107,3 +111,64 @@ def _env_secrets() -> list[str]:
 
 _SECRET = os.environ.encodekey(SECRET_ENV_PREFIX)
 dbt_common.exceptions.base.env_secrets = _env_secrets
+
+
+# -- relations -------------------------------------------------------------------------------------
+
+_schemas_of_dbt = BaseAdapter._get_cache_schemas
+_match_of_dbt = BaseAdapter._make_match
+
+
+def _cache_schemas(self: BaseAdapter, relation_configs: Iterable[Any]) -> set[BaseRelation]:
+    """dbt makes a relation of each node of the project to learn its schema; one of each kind will do."""
+    if self.type() not in _PLAIN_RELATIONS:
+        return _schemas_of_dbt(self, relation_configs)
+    kinds: dict[Any, Any] = {}
+    for node in relation_configs:
+        # all that create_from looks at but the identifier, which is left out afterwards
+        catalog = node.catalog_name if hasattr(node, "catalog_name") else node.config.get("catalog", None)
+        quoting = tuple(node.quoting_dict.items())
+        kinds.setdefault((node.database, node.schema, quoting, catalog, node.resource_type), node)
+    return _schemas_of_dbt(self, kinds.values())
+
+
+_PLAIN_RELATIONS = frozenset({"duckdb", "postgres"})
+"""Adapters whose relation is made of nothing else of a node (no external tables, no catalogs)."""
+
+
+def _make_match(
+    self: BaseAdapter, relations_list: list[BaseRelation], database: str, schema: str, identifier: str
+) -> list[BaseRelation]:
+    """dbt asks each relation of a schema whether it is the one; only what is spelled like it can be
+    (dbt.adapters.base.relation.BaseRelation.matches)."""
+    if identifier and self.Relation.matches is BaseRelation.matches:
+        wanted = self._make_match_kwargs(database, schema, identifier)["identifier"]
+        relations_list = [each for each in relations_list if _is_spelled(each, wanted)]
+    return _match_of_dbt(self, relations_list, database, schema, identifier)
+
+
+def _is_spelled(relation: BaseRelation, identifier: str) -> bool:
+    mark = relation.quote_character
+    return str(relation.path.get_lowered_part(_IDENTIFIER)).strip(mark) == identifier.lower().strip(mark)
+
+
+_IDENTIFIER = ComponentName.Identifier
+BaseAdapter._get_cache_schemas = _cache_schemas  # type: ignore[method-assign]
+BaseAdapter._make_match = _make_match  # type: ignore[method-assign]
+
+
+# -- the graph -------------------------------------------------------------------------------------
+
+_subset_of_dbt = Graph.get_subset_graph
+
+
+def _subset(self: Graph, selected: Iterable[UniqueId]) -> Graph:
+    """dbt takes the unselected nodes out of a copy of the whole graph, one after another; of a single
+    node nothing else is left."""
+    only = set(selected)
+    if len(only) == 1 and only <= self.graph.nodes.keys():
+        return Graph(self.graph.__class__(self.graph.subgraph(only)))
+    return _subset_of_dbt(self, only)
+
+
+Graph.get_subset_graph = _subset  # type: ignore[method-assign]
