@@ -169,11 +169,17 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         claim, Move(word="planned", facts=facts, nodes=len(nodes)),
         attempt=_attempt(held, claim, began, "success", None),
     )  # fmt: skip
-    # a message would only take the way through the queue to this process, or one like it
-    goes_on = SESSION in due and not held.ledger.queue_length(settings.queue)
-    held.publish(claim.run_id, [step for step in due if step != SESSION or not goes_on])
+    goes_on = _hand_out(held, claim.run_id, due)
     held.forget(claim.run_id)
     return {"run": claim.run_id, "nodes": len(nodes), GOES_ON: goes_on}
+
+
+def _hand_out(held: Runtime, run_id: str, due: tuple[str, ...]) -> bool:
+    """Send the messages of steps that are due. A session's would only come back to this process, or to one like
+    it, where nothing waits before it: it is not sent then, and the answer is True."""
+    goes_on = SESSION in due and not held.ledger.queue_length(settings.queue)
+    held.publish(run_id, tuple(step for step in due if step != SESSION or not goes_on))
+    return goes_on
 
 
 def _previous(held: Runtime, run: Run) -> dict[str, Any] | None:
