@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -24,6 +26,7 @@ from workers.contract.events import LINE, RUN, Event, waiting_for
 from workers.contract.log import phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
+from workers.contract.place import place_of
 from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
 
@@ -188,6 +191,7 @@ class Follower:
             project_dir=str(project), env=env,
             env_file=None if env_file is None else str(env_file), retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
+            place=place_of(dbt_args.target_path(invocation, cwd, environ)),
             priority=self.settings.priority, limits=limits or _limits(self.settings),
             debug=bool(invocation.options.get("debug")),
             description=description,
@@ -215,12 +219,10 @@ class Follower:
         if not project.is_dir():
             return
         target = dbt_args.target_path(invocation, cwd, environ)
-        if result.run_results is not None:
+        if result.run_results is not None and not _is_there(target / RUN_RESULTS, result.run_results):
             _replace(target / RUN_RESULTS, json.dumps(result.run_results).encode())
-        for name in ARTIFACTS:
-            packed = self.client.artifact(result.run_id, name)
-            if packed is not None:
-                _replace(target / name, zlib.decompress(packed))
+        for name, packed in self.client.artifacts(result.run_id, ARTIFACTS).items():
+            _replace(target / name, zlib.decompress(packed))
 
 
 def run_invocation(
@@ -313,14 +315,15 @@ def _limits(settings: Settings) -> Limits:
     )  # fmt: skip
 
 
-def _option_variables() -> set[str]:
+@functools.cache
+def _option_variables() -> frozenset[str]:
     """Environment variables that dbt takes options from."""
-    return {
+    return frozenset(
         name
         for words in ("", *dbt_options.command_names())
         for option in dbt_options.command(words).options
         for name in option.env
-    }
+    )
 
 
 def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:
@@ -331,6 +334,14 @@ def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Pa
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(msgspec.json.encode(dict(environ)))
     return path
+
+
+def _is_there(path: Path, run_results: Mapping[str, Any]) -> bool:
+    """Whether a worker of this machine has written these results here itself."""
+    try:
+        return bool(json.loads(path.read_bytes()) == run_results)
+    except (OSError, ValueError):
+        return False
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -31,6 +31,7 @@ class Progress:
         self._held: deque[tuple[str, bytes]] = deque()
         self._changed = threading.Condition()
         self._sending = False
+        self._awaited = 0
         self._numbers: dict[str, int] = {}
         self._origin = secrets.token_hex(6)
         self._thread: threading.Thread | None = None
@@ -51,14 +52,19 @@ class Progress:
     def flush(self, timeout: float = 60.0) -> bool:
         """Wait until everything that was handed over is on Redis; whether it is, in `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._held and not self._sending, timeout)
+            self._awaited += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self._held and not self._sending, timeout)
+            finally:
+                self._awaited -= 1
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._held))
-            time.sleep(GATHER_SECONDS)
-            with self._changed:
+                # a step that waits for its lines to be on Redis ends the gathering
+                self._changed.wait_for(lambda: self._awaited > 0, GATHER_SECONDS)
                 batch = self._next_batch()
                 self._sending = True
             try:

@@ -14,7 +14,9 @@ import msgspec
 
 from workers import memory
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
+from workers.contract.messages import RunRequest
 from workers.contract.names import ARTIFACTS
+from workers.contract.place import place_of
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.runs import LastWord
 from workers.engine.spec import Finished, RunSpec, StepOutcome, StepResult, encode
@@ -212,9 +214,11 @@ def bare_final(finished: Finished) -> bytes:
     return encode(LastWord(return_code=finished.return_code, error=finished.error))
 
 
-def return_artifacts(ledger: Ledger, spec: RunSpec, target_path: str) -> None:
-    """Put the files that dbt left in the target folder where a caller on another machine can get them."""
+def return_artifacts(ledger: Ledger, request: RunRequest, spec: RunSpec, target_path: str) -> None:
+    """Put the files that dbt left in the target folder where a caller who cannot see them can get them."""
     target = Path(target_path or _target_path(spec))
+    if request.place and request.place == place_of(os.path.join(spec.project_dir, target)):
+        return
     for name in ARTIFACTS:
         path = target / name
         try:

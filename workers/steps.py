@@ -27,12 +27,15 @@ from workers.contract.results import BAD_STATUSES, RUN_CANCELLED, RUN_FAILED, RU
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
 from workers.heart import DRAIN, LOST, StepInterrupted
-from workers.ledger import Claim, FenceLostError, Move, StagedNode
+from workers.ledger import SESSION, Claim, FenceLostError, Move, StagedNode
 from workers.limits import NodeLimits, limits_of
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime
 
 Answer = TypeVar("Answer")
+
+GOES_ON = "goes on"
+"""In a plan's answer: whether its process is to begin the session, whose message was not sent."""
 
 
 class PassingError(Exception):
@@ -162,15 +165,21 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         for each in planned.nodes
     ]
     _when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
-    held.publish(
-        claim.run_id,
-        held.ledger.finish(
-            claim, Move(word="planned", facts=facts, nodes=len(nodes)),
-            attempt=_attempt(held, claim, began, "success", None),
-        ),
+    due = held.ledger.finish(
+        claim, Move(word="planned", facts=facts, nodes=len(nodes)),
+        attempt=_attempt(held, claim, began, "success", None),
     )  # fmt: skip
+    goes_on = _hand_out(held, claim.run_id, due)
     held.forget(claim.run_id)
-    return {"run": claim.run_id, "nodes": len(nodes)}
+    return {"run": claim.run_id, "nodes": len(nodes), GOES_ON: goes_on}
+
+
+def _hand_out(held: Runtime, run_id: str, due: tuple[str, ...]) -> bool:
+    """Send the messages of steps that are due. A session's would only come back to this process, or to one like
+    it, where nothing waits before it: it is not sent then, and the answer is True."""
+    goes_on = SESSION in due and not held.ledger.queue_length(settings.queue)
+    held.publish(run_id, tuple(step for step in due if step != SESSION or not goes_on))
+    return goes_on
 
 
 def _previous(held: Runtime, run: Run) -> dict[str, Any] | None:
@@ -391,7 +400,9 @@ def _end(
     final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
     if run.request.return_artifacts:
         _when_there_is_room(
-            held, claim, lambda: reports.return_artifacts(held.ledger, run.spec, finished.target_path)
+            held,
+            claim,
+            lambda: reports.return_artifacts(held.ledger, run.request, run.spec, finished.target_path),
         )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,

@@ -68,8 +68,15 @@ def _task(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 @_task(TASK_PLAN)
 def plan(self: Task, run_id: Any, step: Any = STEP_PLAN, version: Any = 1) -> dict[str, Any]:
-    """Let dbt select; stage its nodes; hand out the first step."""
-    return _perform(self, run_id, step, version, steps.plan)
+    """Let dbt select; stage its nodes; hand out the first step.
+
+    A session that nothing else waits for begins here at once. Should this process die before it does, the
+    ledger misses the session's message as it misses one that was lost.
+    """
+    answer = _perform(self, run_id, step, version, steps.plan)
+    if answer.pop(steps.GOES_ON, False):
+        _trace_as_own_task(self, TASK_SESSION, (run_id, SESSION))
+    return answer
 
 
 @_task(TASK_START)
@@ -120,7 +127,7 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
                 claim = held.ledger.claim(body.run_id, "", held.owner, session=entered.fence)
                 if isinstance(claim, Refusal):
                     break
-                _trace_as_own_task(self, claim)
+                _trace_as_own_task(self, task_name(claim.step), (claim.run_id, claim.step), claim)
                 done += 1
         finally:
             held.engine.release()
@@ -165,16 +172,15 @@ _handed: dict[str, Claim] = {}
 """Claims that a session made for the task (by id) that it is about to trace in this process."""
 
 
-def _trace_as_own_task(parent: Task, claim: Claim) -> None:
-    """Execute a claimed step as a Celery task of its own, in this process.
+def _trace_as_own_task(parent: Task, name: str, args: tuple[str, str], claim: Claim | None = None) -> None:
+    """Execute a claimed step, or a session, as a Celery task of its own, in this process.
 
     Celery's tracer runs it, so that retries, logs and failures are Celery's; the events that the
     pool's parent would send (docs.celeryq.dev, "Task events") are sent here, so that Flower shows it.
     """
-    name = task_name(claim.step)
     identity = str(uuid.uuid4())
-    args = (claim.run_id, claim.step)
-    _handed[identity] = claim
+    if claim is not None:
+        _handed[identity] = claim
     request = {
         "id": identity, "task": name, "args": args, "kwargs": {}, "retries": 0, "is_eager": False,
         "hostname": parent.request.hostname, "delivery_info": {"routing_key": settings.queue},

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
 from workers import reports
 from workers.contract.errors import DbtTimeoutError, exception_of
+from workers.contract.messages import RunRequest
+from workers.contract.names import new_run_id
+from workers.contract.place import place_of
+from workers.runtime import spec_of
 
 
 def test_a_late_run_says_what_ran_and_what_did_not() -> None:
@@ -19,3 +31,31 @@ def test_a_late_run_says_what_ran_and_what_did_not() -> None:
 def test_a_late_run_that_was_not_planned_has_no_nodes_to_count() -> None:
     error = reports.late("its deadline of 1 s has passed", "RUN", (), ())
     assert (error.message, error.detail) == ("the run was cancelled: its deadline of 1 s has passed", "")
+
+
+@pytest.mark.parametrize(
+    ("named", "returned"), [("target", []), ("elsewhere", ["manifest.json"]), ("", ["manifest.json"])]
+)
+def test_artifacts_travel_but_to_a_caller_who_has_the_same_target_folder(
+    tmp_path: Path, named: str, returned: list[str]
+) -> None:
+    for folder in ("target", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "target" / "manifest.json").write_text("{}")
+    os.symlink(tmp_path / "target", tmp_path / "other name")
+    request = RunRequest(
+        run_id=new_run_id(), args=("run",), cwd=str(tmp_path), project_dir=str(tmp_path),
+        place=place_of(tmp_path / named) if named else "",
+    )  # fmt: skip
+    stored: list[str] = []
+    ledger: Any = SimpleNamespace(store_artifact=lambda _run, name, _packed: stored.append(name))
+    spec = spec_of(request, invocation_id="", started_at=time.time() - 60)
+    for target in ("", str(tmp_path / "target"), str(tmp_path / "other name")):
+        stored.clear()
+        reports.return_artifacts(ledger, request, spec, target)
+        assert stored == returned
+
+
+def test_a_folder_that_is_not_there_has_no_place(tmp_path: Path) -> None:
+    assert place_of(tmp_path / "absent") == ""
+    assert place_of(tmp_path) == place_of(str(tmp_path)) != ""

@@ -88,3 +88,14 @@ def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses
     )  # fmt: skip
     held: Any = SimpleNamespace(heart=SimpleNamespace(assure=lambda: None))
     assert tasks._tenure(held, claim).follows == (tries > 1)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_plan_begins_the_session_that_was_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
+) -> None:
+    begun: list[tuple[str, tuple[str, str]]] = []
+    monkeypatch.setattr(tasks, "_perform", lambda *_: {"run": "r", tasks.steps.GOES_ON: goes_on})
+    monkeypatch.setattr(tasks, "_trace_as_own_task", lambda _, name, args: begun.append((name, args)))
+    assert tasks.plan.run("r") == {"run": "r"}
+    assert begun == ([("relay.session", ("r", "@session"))] if goes_on else [])

@@ -7,8 +7,10 @@ that both sides apply.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,20 +24,50 @@ _NOTED = "DBT_ENV_CUSTOM_ENV_"
 """dbt notes these in the metadata of events and artifacts (dbt_common.events.functions)."""
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
+RACY_SECONDS = 2.0
+
+_known: dict[str, tuple[tuple[int, int, int, int], frozenset[str]]] = {}
 
 
 def names_used(folders: Iterable[Path]) -> set[str]:
-    """Names in the ``env_var`` calls of every project file below `folders`."""
+    """Names in the ``env_var`` calls of every project file below `folders`. A file that looks untouched
+    since this process last read it is not read again."""
     names: set[str] = set()
     for folder in folders:
-        for path in folder.rglob("*"):
-            if path.suffix.lower() not in _SUFFIXES or "target" in path.relative_to(folder).parts:
-                continue
+        for path in _files(str(folder)):
             try:
-                if path.stat().st_size <= MAX_FILE_BYTES:
-                    names.update(_CALL.findall(path.read_text(encoding="utf-8", errors="replace")))
-            except OSError:
+                names.update(_names_in(path))
+            except OSError:  # noqa: PERF203 - each file for itself
                 continue  # a file that cannot be read here is dbt's to complain about
+    return names
+
+
+def _files(folder: str) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name != "target":
+                yield from _files(entry.path)
+        elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
+            yield entry.path
+
+
+def _names_in(path: str) -> frozenset[str]:
+    stat, now = os.stat(path), time.time()
+    shape = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    known = _known.get(path)
+    if known is not None and known[0] == shape:
+        return known[1]
+    names: frozenset[str] = frozenset()
+    if stat.st_size <= MAX_FILE_BYTES:
+        raw = Path(path).read_bytes()
+        if b"env_var" in raw:
+            names = frozenset(_CALL.findall(raw.decode(errors="replace")))
+    if now - max(stat.st_mtime, stat.st_ctime) > RACY_SECONDS:  # else another change may look the same
+        _known[path] = (shape, names)
     return names
 
 

@@ -83,6 +83,8 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             (the embedded stack: values never pass through Redis), or None.
         return_artifacts: whether the caller cannot see the worker's files and wants run results
             and manifest through Redis.
+        place: of the target folder (`place.place_of`), where there is one: a worker that leaves its files
+            in the same returns none.
         required_models: model names that the project must have, or the run is refused with the
             nearest names before any node runs (`DbtRunner.run_model`).
         retry_of: the run whose failed and skipped nodes this one runs again; `command` is ``retry``.
@@ -101,6 +103,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     env_file: Text | None = None
     retry: RetryPolicy = RetryPolicy()
     return_artifacts: bool = True
+    place: Text = ""
     required_models: tuple[Text, ...] = ()
     retry_of: RunId | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0

@@ -6,6 +6,7 @@ The scripts are the ledger's (`workers/lua`); `workers.ledger` adds what only wo
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Final
 
@@ -131,7 +132,7 @@ class RunStore:
         raw: Any = self.client.zrange(self.keys.active(), 0, -1)
         return [run_id.decode() for run_id in raw]
 
-    def artifact(self, run_id: str, name: str) -> bytes | None:
-        """A file of a run, compressed, where the run returned one."""
-        raw: Any = self.client.get(self.keys.artifact(run_id, name))
-        return raw if raw is None else bytes(raw)
+    def artifacts(self, run_id: str, names: Sequence[str]) -> list[bytes | None]:
+        """Files of a run, compressed, where the run returned them."""
+        raw: Any = self.client.mget([self.keys.artifact(run_id, name) for name in names])
+        return [each if each is None else bytes(each) for each in raw]

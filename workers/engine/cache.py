@@ -21,8 +21,10 @@ import msgspec
 from dbt.adapters.base import BaseAdapter
 from dbt.adapters.cache import RelationsCache
 from dbt.adapters.contracts.relation import RelationType
+from dbt.adapters.exceptions.cache import NoneRelationFoundError
 from dbt.adapters.reference_keys import _make_ref_key
 from dbt.deprecations import active_deprecations
+from dbt_common.utils.formatting import lowercase
 
 
 class CacheRecorder:
@@ -57,7 +59,7 @@ class CacheRecorder:
     def record(self, what: str, *about: Any) -> None:
         """Note one change, unless it is being replayed or part of another."""
         if not getattr(self._local, "quiet", False):
-            self.changes.append([what, *(_plain(each) for each in about)])
+            self.changes.append([what, *about])
 
     def take(self) -> tuple[str, ...]:
         """The changes since the last call, JSON each."""
@@ -65,7 +67,9 @@ class CacheRecorder:
         if deprecated:
             self.deprecated += deprecated
             self.changes.append(["deprecated", deprecated])
-        taken = tuple(msgspec.json.encode([self.origin, *change]).decode() for change in self.changes)
+        taken = tuple(
+            msgspec.json.encode([self.origin, *map(_plain, change)]).decode() for change in self.changes
+        )
         self.changes = []
         return taken
 
@@ -191,5 +195,14 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
             with recorder.quietly():  # it drops relation by relation, by their keys
                 super().drop_schema(database, schema)
             recorder.record("drop_schema", database, schema)
+
+        def get_relations(self, database: str | None, schema: str | None) -> list[Any]:
+            # dbt folds the names of every relation again; they are folded in its keys
+            wanted = (lowercase(database), lowercase(schema))
+            with self.lock:
+                found = [cached.inner for key, cached in self.relations.items() if key[:2] == wanted]
+            if any(relation is None for relation in found):
+                raise NoneRelationFoundError
+            return found
 
     return RecordingCache(log_cache_events=False)

@@ -85,7 +85,8 @@ def execute_command(
 def _target_path() -> str:
     """Where the command that dbt just executed leaves its artifacts, where it read a project's connection."""
     adapters: Iterable[Any] = FACTORY.adapters.values()
-    return next((str(adapter.config.project_target_path) for adapter in adapters), "")
+    # `debug` knows a profile alone
+    return next((str(getattr(adapter.config, "project_target_path", "")) for adapter in adapters), "")
 
 
 def _compiled_first(target: Path) -> dict[str, Any] | None:

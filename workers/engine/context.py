@@ -17,7 +17,7 @@ import os
 import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dbt.version
@@ -35,11 +35,12 @@ from dbt.parser.manifest import (
     extended_mashumaro_encoder,
     extended_mashumuro_decoder,
 )
-from dbt_common.events.base_types import EventMsg
+from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.engine.fencing import FencedAdapters
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
 from workers.engine.spec import RunSpec, SharedContexts
 
@@ -68,6 +69,8 @@ class Context(msgspec.Struct, kw_only=True):
         manifest_file: its manifest.json, kept in pieces.
         config: configuration of an invocation of the same key, where reading it warned of nothing.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
+        semantic_manifest: what dbt writes of it, which no run changes.
+        nothing_to_say: whether dbt's checks in each invocation warned of nothing.
     """
 
     key: str
@@ -76,6 +79,8 @@ class Context(msgspec.Struct, kw_only=True):
     manifest_file: ManifestFile
     config: RuntimeConfig | None = None
     graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
+    semantic_manifest: bytes | None = None
+    nothing_to_say: bool = False
     secrets: tuple[str, ...]
 
     def use_adapter(self) -> None:
@@ -89,8 +94,22 @@ class _Warnings:
     def __init__(self) -> None:
         self.count = 0
 
+    def deaf_to(self, _: BaseEvent) -> bool:
+        return True
+
     def __call__(self, msg: EventMsg) -> None:
         self.count += msg.info.level in {"warn", "error"}
+
+
+def _says_nothing(work: Callable[[], None]) -> bool:
+    """Whether dbt warns of nothing while it does something."""
+    warnings, manager = _Warnings(), get_event_manager()
+    manager.callbacks.append(warnings)
+    try:
+        work()
+    finally:
+        manager.callbacks.remove(warnings)
+    return not warnings.count
 
 
 class ContextStore:
@@ -114,7 +133,8 @@ class ContextStore:
             found = self._parse(family, spec, click_context, flags, config)
         else:
             self._adopt(found, click_context, config)
-            _check_again(found.manifest, config)
+            if not found.nothing_to_say:
+                found.nothing_to_say = _says_nothing(lambda: _check_again(found.manifest, config))
         self._keep(found)
         return found, config
 
@@ -159,6 +179,7 @@ class ContextStore:
             return None
         manifest = Manifest.from_msgpack(zlib.decompress(packed), decoder=extended_mashumuro_decoder)
         manifest.build_flat_graph()
+        remember_macros(manifest)
         return Context(
             key=key, manifest=manifest, adapter=None, secrets=(), manifest_file=ManifestFile(manifest)
         )  # fmt: skip
@@ -170,16 +191,11 @@ class ContextStore:
             config = copy.copy(context.config)
             config.args = flags
             return config
-        warnings = _Warnings()
-        manager = get_event_manager()
-        manager.callbacks.append(warnings)
-        try:
-            config = self.configure(click_context)
-        finally:
-            manager.callbacks.remove(warnings)
-        if context is not None and not warnings.count:
-            context.config = config
-        return config
+        read: list[RuntimeConfig] = []
+        quiet = _says_nothing(lambda: read.append(self.configure(click_context)))
+        if context is not None and quiet:
+            context.config = read[0]
+        return read[0]
 
     def configure(self, click_context: Any) -> RuntimeConfig:
         """dbt's configuration for this invocation, read by the very steps of dbt's command line."""
@@ -215,6 +231,7 @@ class ContextStore:
         key = _key(family, read, spec, flags)
         self._shared.save(key, pack(manifest))
         self._shared.save_index(family, msgspec.json.encode(read))
+        remember_macros(manifest)
         return Context(
             key=key, manifest=manifest, adapter=adapter, secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
         )  # fmt: skip

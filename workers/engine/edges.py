@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from dbt.adapters.exceptions import FailedToConnectError
 from dbt.artifacts.schemas.results import RunStatus
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResult, RunResultsArtifact
-from dbt.constants import MANIFEST_FILE_NAME
+from dbt.constants import MANIFEST_FILE_NAME, SEMANTIC_MANIFEST_FILE_NAME
 from dbt.events.types import (
     ArtifactWritten,
     ConcurrencyLine,
@@ -243,7 +244,13 @@ def write_manifest(view: RunView, changed: set[str]) -> None:
     path = os.path.join(target, MANIFEST_FILE_NAME)
     write_bytes(path, view.context.manifest_file.render(view.manifest, changed))
     fire_event(ArtifactWritten(artifact_type="WritableManifest", artifact_path=path))
-    write_semantic_manifest(manifest=view.manifest, target_path=target)
+    path = os.path.join(target, SEMANTIC_MANIFEST_FILE_NAME)
+    if view.context.semantic_manifest is None:
+        write_semantic_manifest(manifest=view.manifest, target_path=target)
+        view.context.semantic_manifest = Path(path).read_bytes()
+    else:
+        write_bytes(path, view.context.semantic_manifest)
+        fire_event(ArtifactWritten(artifact_type="SemanticManifest", artifact_path=path))
 
 
 def run_results_of(result: RunExecutionResult) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from dbt.events.logging import _line_format_from_str
-from dbt_common.events.base_types import EventLevel, EventMsg
+from dbt_common.events.base_types import BaseEvent, EventLevel, EventMsg
+from dbt_common.events.event_manager import EventManager
+from dbt_common.events.event_manager_client import ctx_set_event_manager, get_event_manager
 from dbt_common.events.functions import get_stdout_config
 from dbt_common.events.logger import LineFormat, _is_print_event, _JsonLogger, _Logger, _TextLogger
 
@@ -17,6 +21,38 @@ from workers.contract.events import DEBUG, LINE, Event
 
 _RANK = {level.value: rank for rank, level in enumerate(
     (EventLevel.TEST, EventLevel.DEBUG, EventLevel.INFO, EventLevel.WARN, EventLevel.ERROR))}  # fmt: skip
+
+
+class QuietManager(EventManager):
+    """dbt's event manager, which makes no message of a debug event that nobody would hear.
+
+    Some hundred of them are fired around each node. Everything that does more than pass a message on
+    (loggers, warnings as errors) is dbt's.
+    """
+
+    def fire_event(self, e: BaseEvent, level: EventLevel | None = None, *args: Any, **kwargs: Any) -> None:
+        """See `EventManager.fire_event`."""
+        if not self.loggers and (level or e.level_tag()) == EventLevel.DEBUG:
+            force = args[1] if len(args) > 1 else kwargs.get("force_warn_or_error_handling")
+            if not force and all(getattr(each, "deaf_to", _hears)(e) for each in self.callbacks):
+                return
+        super().fire_event(e, level, *args, **kwargs)
+
+
+def _hears(_: BaseEvent) -> bool:
+    return False
+
+
+def use_quiet_manager() -> None:
+    """Make dbt's event manager of this process a `QuietManager`."""
+    if not isinstance(get_event_manager(), QuietManager):
+        ctx_set_event_manager(QuietManager())
+
+
+@functools.cache
+def _always_shown(name: str) -> bool:
+    named: Any = SimpleNamespace(info=SimpleNamespace(name=name))
+    return bool(_is_print_event(named))
 
 
 class LineSink:
@@ -73,6 +109,14 @@ class LineSink:
             yield
         finally:
             self._muted = False
+
+    def deaf_to(self, event: BaseEvent) -> bool:
+        """Whether nothing would come of a message of this event, which is fired at debug level."""
+        if self._muted:
+            return True
+        return not self.debug and (
+            self._silent or (self.level > _RANK["debug"] and not _always_shown(type(event).__name__))
+        )
 
     def __call__(self, msg: EventMsg) -> None:
         """dbt's callback."""

@@ -8,6 +8,7 @@ such entries racy).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -42,7 +43,8 @@ def _digest(path: str) -> bytes:
     return digest
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, name: str) -> Iterator[tuple[str, str]]:
+    """The project files below a folder, which `name` stands for: path and name of each."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -50,9 +52,9 @@ def _walk(folder: str) -> Iterator[str]:
     for entry in entries:
         if entry.is_dir():
             if not entry.name.startswith(".git") and entry.name != "__pycache__":
-                yield from _walk(entry.path)
+                yield from _walk(entry.path, os.path.join(name, entry.name))
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield entry.path
+            yield entry.path, os.path.join(name, entry.name)
 
 
 def fingerprint(root: str, files: Iterable[str], folders: Iterable[str]) -> str:
@@ -63,11 +65,20 @@ def fingerprint(root: str, files: Iterable[str], folders: Iterable[str]) -> str:
     """
     total = hashlib.sha256()
     seen: set[str] = set()
-    for path in [*files, *(path for folder in folders for path in _walk(folder))]:
+    named = itertools.chain(
+        ((path, os.path.relpath(path, root)) for path in files),
+        *(_walk(folder, _relative(folder, root)) for folder in folders),
+    )
+    for path, name in named:
         if path in seen:
             continue
         seen.add(path)
-        total.update(os.path.relpath(path, root).encode())
+        total.update(name.encode())
         total.update(b"\0")
         total.update(_digest(path))
     return total.hexdigest()
+
+
+def _relative(folder: str, root: str) -> str:
+    name = os.path.relpath(folder, root)
+    return "" if name == "." else name

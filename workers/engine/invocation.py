@@ -32,7 +32,7 @@ from dbt_common.events.event_manager_client import cleanup_event_logger, get_eve
 from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
 from dbt_common.utils import cast_dict_to_dict_of_strings
 
-from workers.engine.events import LineSink, StdoutLines
+from workers.engine.events import LineSink, StdoutLines, use_quiet_manager
 from workers.engine.spec import RunSpec
 
 MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
@@ -84,6 +84,7 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         dbt.tracking.initialize_from_flags(False, None)
         user: Any = dbt.tracking.active_user
         user.run_started_at = datetime.fromtimestamp(spec.started_at, timezone.utc)
+        use_quiet_manager()
         cleanup_event_logger()
         dbt.deprecations.reset_deprecations()
         dbt.deprecations.buffered_deprecations.clear()

@@ -116,6 +116,8 @@ def check_models(manifest: Manifest, config: RuntimeConfig, names: tuple[str, ..
     Raises:
         DbtUsageError: with the nearest names.
     """
+    if not names:
+        return
     known = {
         name
         for node in manifest.nodes.values()

@@ -1,0 +1,149 @@
+"""Where the time of one model goes: the engine's steps in one process, without Redis and Celery.
+
+    python benchmarks/one_model_parts.py PROJECT MODEL [--rounds 20]
+
+Milliseconds of CPU (all threads of the process, DuckDB's too) and of wall for each step; of the node step, how
+much is dbt's own node runner. PROJECT's DuckDB file is where its profile says. Prints JSON with ``--json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+Spent = dict[str, list[tuple[float, float]]]
+
+
+class Contexts:
+    """What processes share of parsed manifests, in memory (`workers.engine.spec.SharedContexts`)."""
+
+    def __init__(self) -> None:
+        self._packed: dict[str, bytes] = {}
+        self._indexes: dict[str, bytes] = {}
+
+    def load(self, key: str) -> bytes | None:
+        return self._packed.get(key)
+
+    def save(self, key: str, packed: bytes) -> None:
+        self._packed[key] = packed
+
+    def index(self, family: str) -> bytes | None:
+        return self._indexes.get(family)
+
+    def save_index(self, family: str, index: bytes) -> None:
+        self._indexes[family] = index
+
+
+@contextmanager
+def spending(spent: Spent, name: str) -> Iterator[None]:
+    """Add CPU and wall, milliseconds, of a block."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    try:
+        yield
+    finally:
+        took = (time.process_time() - cpu) * 1000, (time.perf_counter() - wall) * 1000
+        spent.setdefault(name, []).append(took)
+
+
+def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Median and least CPU, and median wall, of each part; milliseconds."""
+    from dbt.task.runnable import GraphRunnableTask
+
+    from workers.engine.engine import Engine
+    from workers.engine.spec import RunSpec, StepResult, encode
+
+    engine, spent = Engine(Contexts(), worker="benchmark"), {}
+    own: Callable[..., Any] = GraphRunnableTask.call_runner
+
+    def call_runner(*args: Any) -> Any:
+        with spending(spent, "dbt's runner"):
+            return own(*args)
+
+    GraphRunnableTask.call_runner = call_runner  # type: ignore[method-assign]
+
+    def stored(result: StepResult) -> StepResult:
+        return msgspec.json.decode(encode(result), type=StepResult)
+
+    def run() -> None:
+        spec = RunSpec(
+            run_id=uuid.uuid4().hex, args=("run", "--select", model), cwd=str(project),
+            project_dir=str(project), env=dict(os.environ), invocation_id=str(uuid.uuid4()),
+            started_at=time.time(),
+        )  # fmt: skip
+        said: list[Any] = []
+        with spending(spent, "plan"):
+            plan = engine.plan(spec, said.append)
+        facts = msgspec.structs.replace(plan.facts, began=time.time())
+        with spending(spent, "start"):
+            started = engine.start(spec, facts, said.append)
+        changes, results = [each.encode() for each in started.cache], []
+
+        def changes_from(position: int) -> list[bytes]:
+            return changes[position:]
+
+        for index, planned in enumerate(plan.nodes, 1):
+            with spending(spent, "node"):
+                done = engine.node(spec, facts, planned.unique_id, index, said.append, changes=changes_from)
+            assert done.result.status == "success", done.result.message
+            changes += [each.encode() for each in done.cache]
+            results.append(stored(done.result))
+        with spending(spent, "close"):
+            engine.close(spec, facts, stored(started.result), results, said.append, changes=changes_from)
+        with spending(spent, "release"):
+            engine.release()
+        engine.forget(spec.run_id)
+
+    for _ in range(3):  # warm
+        run()
+    gc.collect()
+    gc.freeze()
+    spent.clear()
+    for _ in range(rounds):
+        run()
+    return {
+        name: {
+            "cpu": statistics.median(cpu for cpu, _ in took), "cpu_least": min(cpu for cpu, _ in took),
+            "wall": statistics.median(wall for _, wall in took),
+        }
+        for name, took in spent.items()
+    }  # fmt: skip
+
+
+def table(parts: dict[str, dict[str, float]]) -> str:
+    """The parts, their sum, and what of it is not dbt's node runner."""
+    steps = [name for name in parts if name != "dbt's runner"]
+    total = {kind: sum(parts[name][kind] for name in steps) for kind in ("cpu", "cpu_least", "wall")}
+    rest = {kind: total[kind] - parts["dbt's runner"][kind] for kind in total}
+    lines = [f"{'part':22}{'CPU':>9}{'least':>9}{'wall':>9}  ms"]
+    for name, row in [*((name, parts[name]) for name in steps), ("all steps", total),
+                      ("dbt's node runner", parts["dbt's runner"]), ("all else", rest)]:  # fmt: skip
+        lines.append(f"{name:22}{row['cpu']:9.1f}{row['cpu_least']:9.1f}{row['wall']:9.1f}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Print the parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    parts = measure(options.project.resolve(), options.model, options.rounds)
+    print(json.dumps(parts) if options.json else table(parts))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

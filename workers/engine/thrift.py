@@ -1,0 +1,174 @@
+"""What dbt and its libraries work out anew each time, though it comes out the same: worked out once here.
+
+Importing this module is what puts it in place, in a process of a worker. Each function gives what the one
+that it stands for gives, errors included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import dbt_common.exceptions.base
+import jinja2
+import parsedatetime  # type: ignore[import-untyped]
+from dbt.adapters.base import BaseAdapter, BaseRelation
+from dbt.adapters.clients import jinja as adapter_jinja
+from dbt.adapters.contracts.relation import ComponentName
+from dbt.graph import Graph, UniqueId
+from dbt_common.clients.jinja import get_environment
+from dbt_common.constants import SECRET_ENV_PREFIX
+from dbt_common.events.base_types import BaseEvent
+
+# -- events ----------------------------------------------------------------------------------------
+
+_event_of_dbt = BaseEvent.__init__
+
+
+def _make_event(self: BaseEvent, *args: Any, **kwargs: Any) -> None:
+    """An event from its fields, by protobuf's own constructor (some 40 times as fast) where that cannot
+    differ from the reading of JSON that dbt takes the way by."""
+    for name in ("base_msg", "msg"):
+        if name in kwargs:
+            kwargs[name] = str(kwargs[name])
+    made = None
+    if not args and _is_plain(kwargs):
+        # what it does not take, dbt may, or it says what is wrong
+        with contextlib.suppress(Exception):
+            made = getattr(self.PROTO_TYPES_MODULE, type(self).__name__)(**kwargs)
+    if made is None:
+        _event_of_dbt(self, *args, **kwargs)
+    else:
+        self.pb_msg = made
+
+
+def _is_plain(value: Any) -> bool:
+    """Values of which both make the same: no bool (an int to one of them), no dates, no huge numbers."""
+    kind = type(value)
+    if kind is str or value is None:
+        return True
+    if kind is dict:
+        return all(type(key) is str and _is_plain(each) for key, each in value.items())
+    if kind is list:
+        return all(type(each) is str for each in value)
+    if kind is int:
+        return bool(-(2**31) <= value < 2**31)
+    return kind is float and bool(math.isfinite(value)) and -1e30 < value < 1e30
+
+
+BaseEvent.__init__ = _make_event  # type: ignore[method-assign]
+
+
+# -- the query comment -----------------------------------------------------------------------------
+
+
+@functools.cache
+def _comment_environment() -> jinja2.Environment:
+    environment = get_environment()
+    compiled: Any = functools.lru_cache(maxsize=64)(environment.compile)
+    environment.compile = compiled  # type: ignore[method-assign]
+    return environment
+
+
+# dbt.adapters.clients.jinja.QueryStringGenerator compiles the comment's macro for each invocation
+adapter_jinja.get_environment = _comment_environment  # type: ignore[assignment]
+
+
+# -- dates -----------------------------------------------------------------------------------------
+
+_local = threading.local()
+_constants_of_library = parsedatetime.Constants
+
+
+def _constants(*args: Any, **kwargs: Any) -> Any:
+    """agate makes them for each type of each table that it reads, and dbt a table of each answer."""
+    if args or set(kwargs) - {"localeID"}:
+        return _constants_of_library(*args, **kwargs)
+    known = _local.__dict__.setdefault("constants", {})
+    locale = kwargs.get("localeID")
+    if locale not in known:
+        known[locale] = _constants_of_library(localeID=locale)
+    return known[locale]
+
+
+parsedatetime.Constants = _constants
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+
+def _env_secrets() -> list[str]:
+    """dbt looks through the environment for each of its exceptions, and throws a dozen to find a macro."""
+    environ: Any = os.environ
+    keys: list[Any] = [key for key in environ._data if key.startswith(_SECRET)]
+    return [value for key in keys if (value := os.environ[os.environ.decodekey(key)]).strip()]
+
+
+_SECRET = os.environ.encodekey(SECRET_ENV_PREFIX)
+dbt_common.exceptions.base.env_secrets = _env_secrets
+
+
+# -- relations -------------------------------------------------------------------------------------
+
+_schemas_of_dbt = BaseAdapter._get_cache_schemas
+_match_of_dbt = BaseAdapter._make_match
+
+
+def _cache_schemas(self: BaseAdapter, relation_configs: Iterable[Any]) -> set[BaseRelation]:
+    """dbt makes a relation of each node of the project to learn its schema; one of each kind will do."""
+    if self.type() not in _PLAIN_RELATIONS:
+        return _schemas_of_dbt(self, relation_configs)
+    kinds: dict[Any, Any] = {}
+    for node in relation_configs:
+        # all that create_from looks at but the identifier, which is left out afterwards
+        catalog = node.catalog_name if hasattr(node, "catalog_name") else node.config.get("catalog", None)
+        quoting = tuple(node.quoting_dict.items())
+        kinds.setdefault((node.database, node.schema, quoting, catalog, node.resource_type), node)
+    return _schemas_of_dbt(self, kinds.values())
+
+
+_PLAIN_RELATIONS = frozenset({"duckdb", "postgres"})
+"""Adapters whose relation is made of nothing else of a node (no external tables, no catalogs)."""
+
+
+def _make_match(
+    self: BaseAdapter, relations_list: list[BaseRelation], database: str, schema: str, identifier: str
+) -> list[BaseRelation]:
+    """dbt asks each relation of a schema whether it is the one; only what is spelled like it can be
+    (dbt.adapters.base.relation.BaseRelation.matches)."""
+    if identifier and self.Relation.matches is BaseRelation.matches:
+        wanted = self._make_match_kwargs(database, schema, identifier)["identifier"]
+        relations_list = [each for each in relations_list if _is_spelled(each, wanted)]
+    return _match_of_dbt(self, relations_list, database, schema, identifier)
+
+
+def _is_spelled(relation: BaseRelation, identifier: str) -> bool:
+    mark = relation.quote_character
+    return str(relation.path.get_lowered_part(_IDENTIFIER)).strip(mark) == identifier.lower().strip(mark)
+
+
+_IDENTIFIER = ComponentName.Identifier
+BaseAdapter._get_cache_schemas = _cache_schemas  # type: ignore[method-assign]
+BaseAdapter._make_match = _make_match  # type: ignore[method-assign]
+
+
+# -- the graph -------------------------------------------------------------------------------------
+
+_subset_of_dbt = Graph.get_subset_graph
+
+
+def _subset(self: Graph, selected: Iterable[UniqueId]) -> Graph:
+    """dbt takes the unselected nodes out of a copy of the whole graph, one after another; of a single
+    node nothing else is left."""
+    only = set(selected)
+    if len(only) == 1 and only <= self.graph.nodes.keys():
+        return Graph(self.graph.__class__(self.graph.subgraph(only)))
+    return _subset_of_dbt(self, only)
+
+
+Graph.get_subset_graph = _subset  # type: ignore[method-assign]
