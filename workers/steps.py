@@ -1,4 +1,4 @@
-"""What each step of a run does: plan, start, node, close, command, and the run's end.
+"""What each step of a run does: plan, start, node, close, command.
 
 Each takes a claimed step and stores what it gave in one move of the ledger, which also releases what
 waited for it; the messages of those are sent afterwards, and the reaper sends them should this process
@@ -7,27 +7,24 @@ die in between.
 
 from __future__ import annotations
 
-import gc
-import logging
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import redis
 
 from workers import reports
 from workers.app import settings
-from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
+from workers.contract.errors import Category, DbtError, ErrorInfo
 from workers.contract.log import log
-from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
-from workers.contract.results import BAD_STATUSES, RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
+from workers.contract.names import STEP_START
+from workers.contract.results import BAD_STATUSES
+from workers.endings import attempt_of, end_cancelled, end_run, let_go, when_there_is_room
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
-from workers.heart import DRAIN, LOST, StepInterrupted
-from workers.ledger import SESSION, Claim, FenceLostError, Move, StagedNode
+from workers.heart import DRAIN, StepInterrupted
+from workers.ledger import SESSION, Claim, Move, StagedNode
 from workers.limits import NodeLimits, limits_of
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime
@@ -85,25 +82,6 @@ def _is_bad(answer: object) -> bool:
     return isinstance(answer, Finished) and answer.return_code != 0
 
 
-def _when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
-    """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
-    while True:
-        try:
-            return write()
-        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
-            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
-                node=claim.step)  # fmt: skip
-            with held.heart.interruptible():
-                time.sleep(1)
-
-
-def _attempt(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
-    return Attempt(
-        step=claim.step, number=claim.tries, worker=held.owner, started_at=began,
-        finished_at=time.time(), status=status, error=error,
-    )  # fmt: skip
-
-
 def _try_again(
     held: Runtime, run: Run, claim: Claim, began: float, error: ErrorInfo | None
 ) -> PassingError | None:
@@ -112,7 +90,7 @@ def _try_again(
     if error is None or not may_retry(claim.step, error, tries, policy):
         return None
     delay = delay_before(tries, policy)
-    attempt = _attempt(held, claim, began, "error", error)
+    attempt = attempt_of(held, claim, began, "error", error)
     held.publish(claim.run_id, held.ledger.give_back(claim, "retry", wait=delay, attempt=attempt))
     log("will be tried again", run=claim.run_id, node=claim.step, attempt=claim.tries,
         reason=error.code, wait=round(delay, 2))  # fmt: skip
@@ -122,7 +100,7 @@ def _try_again(
 def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.stopping:
-        return _end_cancelled(held, run, claim, began)
+        return end_cancelled(held, run, claim, began)
     if run.whole:
         return command(held, run, claim)
     run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
@@ -133,7 +111,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             lambda: held.engine.plan(run.spec, held.say, attempt=claim.tries, previous=previous),
         )
     except CommandFailedError as failed:
-        return _end(held, run, claim, began, failed.finished, [])
+        return end_run(held, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {
         "invocation_id": run.spec.invocation_id, "started_at": began,
         "mode": "session" if planned.warehouse else "message", "lock": planned.warehouse or "",
@@ -147,7 +125,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             held,
             lambda: held.engine.close(run.spec, planned.facts, None, [], held.say, changes=lambda _: []),
         )
-        return _end(held, run, claim, began, finished, [])
+        return end_run(held, run, claim, began, finished, [])
     facts["facts"] = msgspec.json.encode(planned.facts).decode()
     facts["parallel"] = planned.threads
     facts["relation_locks"] = settings.relation_locks
@@ -164,10 +142,10 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         )
         for each in planned.nodes
     ]
-    _when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
+    when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
     due = held.ledger.finish(
         claim, Move(word="planned", facts=facts, nodes=len(nodes)),
-        attempt=_attempt(held, claim, began, "success", None),
+        attempt=attempt_of(held, claim, began, "success", None),
     )  # fmt: skip
     goes_on = _hand_out(held, claim.run_id, due)
     held.forget(claim.run_id)
@@ -212,7 +190,7 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         again = _try_again(held, run, claim, began, failed.finished.error)
         if again is not None:
             raise again from failed
-        return _end(held, run, claim, began, failed.finished, [])
+        return end_run(held, run, claim, began, failed.finished, [])
     answer = _store(held, run, claim, began, outcome, facts={"began": began})
     held.forget(claim.run_id)
     return answer
@@ -256,18 +234,11 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if overrun is not None:
         # the exception may have come at any moment: nothing of what it met is used again
         held.engine.forget(claim.run_id)
-        _let_go(held, interrupted=True)
+        let_go(held, interrupted=True)
     if outcome.result.status in {"error", "fail", "partial success"}:
         info = outcome.result.error
         raise StepFailedError(f"{claim.step}: {info.message if info else outcome.result.message}")
     return answer
-
-
-def _let_go(held: Runtime, *, interrupted: bool) -> None:
-    """Close every connection, also those that an exception in the middle of dbt's work left to be collected."""
-    if interrupted:
-        gc.collect()
-    held.engine.release()
 
 
 def _store(
@@ -286,7 +257,7 @@ def _store(
     )
     publish = held.ledger.finish(
         claim, move, result=held.engine.mask(run.spec, encode(result)),
-        attempt=_attempt(held, claim, began, result.status, result.error),
+        attempt=attempt_of(held, claim, began, result.status, result.error),
     )  # fmt: skip
     held.publish(claim.run_id, publish)
     return {"run": claim.run_id, "node": claim.step, "status": result.status}
@@ -317,13 +288,13 @@ def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         if again is not None:
             raise again from failed
         finished = failed.finished
-    return _end(held, run, claim, began, finished, steps, stop=stop)
+    return end_run(held, run, claim, began, finished, steps, stop=stop)
 
 
 def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.stopping:
-        return _end_cancelled(held, run, claim, began)
+        return end_cancelled(held, run, claim, began)
     name = run.request.word
     if not run.spec.invocation_id:
         warehouse = _execute(held, lambda: held.engine.warehouse(run.spec, name))
@@ -350,103 +321,4 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     again = _try_again(held, run, claim, began, finished.error)
     if again is not None:
         raise again
-    return _end(held, run, claim, began, finished, finished.results)
-
-
-def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
-    """End a run one of whose own steps ended its worker too often: it would for ever."""
-    began = time.time()
-    error = reports.worker_lost(claim, began).result.error
-    raw = held.ledger.results(claim.run_id)
-    raw.pop(STEP_START, None)
-    steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
-    finished = Finished(return_code=2, error=error and msgspec.structs.replace(error, node=None))
-    return _end(held, run, claim, began, finished, steps, stop=held.ledger.fact(claim.run_id, "stop"))
-
-
-def _end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
-    reason = held.ledger.fact(claim.run_id, "stop") or "cancelled"
-    return _end(held, run, claim, began, Finished(return_code=1), [], stop=reason)
-
-
-def _stopped(held: Runtime, run: Run, reason: str, steps: list[StepResult]) -> ErrorInfo:
-    run_id = run.request.run_id
-    if held.ledger.fact(run_id, "late") is None:
-        return reports.cancelled(reason)
-    planned = run.facts.flattened if run.facts is not None else ()
-    return reports.late(reason, run_id, planned, {step.unique_id for step in steps})
-
-
-def _end(
-    held: Runtime,
-    run: Run,
-    claim: Claim,
-    began: float,
-    finished: Finished,
-    steps: list[StepResult],
-    *,
-    stop: str | None = None,
-) -> dict[str, Any]:
-    """Store the run's result; nothing of it happens afterwards but reading."""
-    _let_go(held, interrupted=stop is not None)  # the caller may open the file the moment the result is there
-    cancelled = stop is not None and stop != "fail_fast"
-    if cancelled:
-        finished.return_code = finished.return_code or 1
-        finished.error = _stopped(held, run, stop or "cancelled", steps)
-    state = RUN_CANCELLED if cancelled else RUN_SUCCEEDED if finished.return_code == 0 else RUN_FAILED
-    if finished.error is not None and claim.tries > 1:
-        finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
-    attempt = _attempt(held, claim, began, state, finished.error)
-    final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
-    if run.request.return_artifacts:
-        _when_there_is_room(
-            held,
-            claim,
-            lambda: reports.return_artifacts(held.ledger, run.request, run.spec, finished.target_path),
-        )
-    move = Move(
-        word="done" if finished.return_code == 0 else "error", final_state=state,
-        final=held.engine.mask(run.spec, final).decode(),
-    )  # fmt: skip
-    held.ledger.finish(claim, move, attempt=attempt)
-    if run.request.env_file is not None:  # its caller may be gone
-        Path(run.request.env_file).unlink(missing_ok=True)
-    held.forget(claim.run_id)
-    held.engine.forget(claim.run_id)
-    log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)
-    return {"run": claim.run_id, "state": state, "return_code": finished.return_code}
-
-
-def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
-    """End a run whose request this worker cannot use."""
-    finished = Finished(
-        return_code=2,
-        error=reports.refused(str(error), Category.MESSAGE if isinstance(error, InvalidMessageError)
-                              else Category.USAGE),
-    )  # fmt: skip
-    final = reports.bare_final(finished)
-    held.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))
-
-
-def interrupted(held: Runtime, claim: Claim, interruption: StepInterrupted, began: float) -> dict[str, Any]:
-    answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
-    try:
-        if interruption.why in (DRAIN, LOST):
-            held.engine.release()  # nothing of it goes on when the next one begins
-        if interruption.why == DRAIN:
-            attempt = _attempt(held, claim, began, "handed back", None)
-            held.publish(claim.run_id, held.ledger.give_back(claim, "handback", attempt=attempt))
-            log("handed back", run=claim.run_id, node=claim.step, worker=held.owner)
-        elif interruption.why == LOST:
-            # where Redis was only out of reach and nobody has it yet; it did begin, so this counts as a try
-            following = held.ledger.give_back(claim, "retry")
-            held.publish(claim.run_id, (claim.step, *following))
-        elif claim.step in (STEP_PLAN, STEP_COMMAND):
-            request = held.run(claim.run_id)
-            if request is not None:
-                _end_cancelled(held, request, claim, began)
-        else:
-            held.publish(claim.run_id, held.ledger.give_back(claim, "release"))
-    except FenceLostError:
-        answer["interrupted"] = LOST
-    return answer
+    return end_run(held, run, claim, began, finished, finished.results)

@@ -18,7 +18,7 @@ from celery import Task
 from celery.app.trace import trace_task
 from celery.exceptions import Ignore
 
-from workers import steps
+from workers import endings, steps
 from workers.app import app, settings
 from workers.contract.errors import DbtUsageError, InvalidMessageError
 from workers.contract.events import STATE, Event
@@ -251,17 +251,17 @@ def _perform(
                 if run is None:
                     return {"run": granted.run_id, "refused": "unknown run"}
                 if granted.step.startswith("@") and granted.losses >= settings.max_losses:
-                    return steps.give_up(held, run, granted)
+                    return endings.give_up(held, run, granted)
                 return body(held, run, granted)
             except (DbtUsageError, InvalidMessageError) as error:
-                steps.end_unread(held, granted, error)
+                endings.end_unread(held, granted, error)
                 raise steps.StepFailedError(str(error)) from error
     except FenceLostError as error:
         held.engine.forget(granted.run_id)
         return {"run": granted.run_id, "step": granted.step, "refused": f"not recorded: {error}"}
     except StepInterrupted as interruption:
         held.engine.forget(granted.run_id)
-        return steps.interrupted(held, granted, interruption, began)
+        return endings.end_interrupted(held, granted, interruption, began)
     finally:
         if not inside_session:
             held.engine.release()

@@ -1,0 +1,157 @@
+"""How a run ends, and how a step does that was stopped, or that no worker survives.
+
+The result of a run is the last thing that is stored of it: when it can be read, every connection is closed,
+and nothing follows but reading.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+
+from workers import reports
+from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
+from workers.contract.log import log
+from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
+from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
+from workers.engine.spec import Finished, StepResult
+from workers.heart import DRAIN, LOST, StepInterrupted
+from workers.ledger import Claim, FenceLostError, Move
+from workers.runtime import Run, Runtime
+
+
+def when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
+    """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
+    while True:
+        try:
+            return write()
+        except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
+            log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
+                node=claim.step)  # fmt: skip
+            with held.heart.interruptible():
+                time.sleep(1)
+
+
+def attempt_of(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
+    """What the run keeps of one execution of a step, which ends now. `began`: seconds since the epoch, UTC."""
+    return Attempt(
+        step=claim.step, number=claim.tries, worker=held.owner, started_at=began,
+        finished_at=time.time(), status=status, error=error,
+    )  # fmt: skip
+
+
+def let_go(held: Runtime, *, interrupted: bool) -> None:
+    """Close every connection, also those that an exception in the middle of dbt's work left to be collected."""
+    if interrupted:
+        gc.collect()
+    held.engine.release()
+
+
+def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+    """End a run one of whose own steps ended its worker too often: it would for ever."""
+    began = time.time()
+    error = reports.worker_lost(claim, began).result.error
+    raw = held.ledger.results(claim.run_id)
+    raw.pop(STEP_START, None)
+    steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
+    finished = Finished(return_code=2, error=error and msgspec.structs.replace(error, node=None))
+    return end_run(held, run, claim, began, finished, steps, stop=held.ledger.fact(claim.run_id, "stop"))
+
+
+def end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
+    """End a run that was cancelled before any of it executed."""
+    reason = held.ledger.fact(claim.run_id, "stop") or "cancelled"
+    return end_run(held, run, claim, began, Finished(return_code=1), [], stop=reason)
+
+
+def _stopped(held: Runtime, run: Run, reason: str, steps: list[StepResult]) -> ErrorInfo:
+    run_id = run.request.run_id
+    if held.ledger.fact(run_id, "late") is None:
+        return reports.cancelled(reason)
+    planned = run.facts.flattened if run.facts is not None else ()
+    return reports.late(reason, run_id, planned, {step.unique_id for step in steps})
+
+
+def end_run(
+    held: Runtime,
+    run: Run,
+    claim: Claim,
+    began: float,
+    finished: Finished,
+    steps: list[StepResult],
+    *,
+    stop: str | None = None,
+) -> dict[str, Any]:
+    """Store the run's result; nothing of it happens afterwards but reading."""
+    let_go(held, interrupted=stop is not None)  # the caller may open the file the moment the result is there
+    cancelled = stop is not None and stop != "fail_fast"
+    if cancelled:
+        finished.return_code = finished.return_code or 1
+        finished.error = _stopped(held, run, stop or "cancelled", steps)
+    state = RUN_CANCELLED if cancelled else RUN_SUCCEEDED if finished.return_code == 0 else RUN_FAILED
+    if finished.error is not None and claim.tries > 1:
+        finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
+    attempt = attempt_of(held, claim, began, state, finished.error)
+    final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
+    if run.request.return_artifacts:
+        when_there_is_room(
+            held,
+            claim,
+            lambda: reports.return_artifacts(held.ledger, run.request, run.spec, finished.target_path),
+        )
+    move = Move(
+        word="done" if finished.return_code == 0 else "error", final_state=state,
+        final=held.engine.mask(run.spec, final).decode(),
+    )  # fmt: skip
+    held.ledger.finish(claim, move, attempt=attempt)
+    if run.request.env_file is not None:  # its caller may be gone
+        Path(run.request.env_file).unlink(missing_ok=True)
+    held.forget(claim.run_id)
+    held.engine.forget(claim.run_id)
+    log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)
+    return {"run": claim.run_id, "state": state, "return_code": finished.return_code}
+
+
+def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
+    """End a run whose request this worker cannot use."""
+    finished = Finished(
+        return_code=2,
+        error=reports.refused(str(error), Category.MESSAGE if isinstance(error, InvalidMessageError)
+                              else Category.USAGE),
+    )  # fmt: skip
+    final = reports.bare_final(finished)
+    held.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))
+
+
+def end_interrupted(
+    held: Runtime, claim: Claim, interruption: StepInterrupted, began: float
+) -> dict[str, Any]:
+    """Give back, or end, what must not go on here; the task's answer says why."""
+    answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
+    try:
+        if interruption.why in (DRAIN, LOST):
+            held.engine.release()  # nothing of it goes on when the next one begins
+        if interruption.why == DRAIN:
+            attempt = attempt_of(held, claim, began, "handed back", None)
+            held.publish(claim.run_id, held.ledger.give_back(claim, "handback", attempt=attempt))
+            log("handed back", run=claim.run_id, node=claim.step, worker=held.owner)
+        elif interruption.why == LOST:
+            # where Redis was only out of reach and nobody has it yet; it did begin, so this counts as a try
+            following = held.ledger.give_back(claim, "retry")
+            held.publish(claim.run_id, (claim.step, *following))
+        elif claim.step in (STEP_PLAN, STEP_COMMAND):
+            request = held.run(claim.run_id)
+            if request is not None:
+                end_cancelled(held, request, claim, began)
+        else:
+            held.publish(claim.run_id, held.ledger.give_back(claim, "release"))
+    except FenceLostError:
+        answer["interrupted"] = LOST
+    return answer
