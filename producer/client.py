@@ -1,28 +1,24 @@
-"""Submit, watch, read and stop runs. Knows Redis and the contract; no dbt, and Celery's wire format
-only (docs.celeryq.dev, "Message protocol", version 2), so that it starts quickly."""
+"""Submit, watch, read and stop runs. Knows Redis and the contract; no dbt, and of Celery its wire format only
+(`producer.task_message`), so that it starts quickly."""
 
 from __future__ import annotations
 
-import base64
-import bisect
 import contextlib
 import functools
 import json
-import os
-import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis
 
+from producer.task_message import queue_key, task_message
 from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
 from workers.contract.messages import RunRequest
-from workers.contract.names import QUEUE_LEVELS, TASK_SESSION, Keys, addressed, submitted_at, task_name
+from workers.contract.names import Keys, addressed, submitted_at
 from workers.contract.results import RUN_TERMINAL, DbtResult
 from workers.contract.runs import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings
@@ -31,9 +27,6 @@ if TYPE_CHECKING:
     from workers.contract.purge import Purged
 
 _BLOCK_MS = 2000
-_FIRST_OF_LEVEL = (0, 3, 6, 9)
-"""The priorities that the lists of `QUEUE_LEVELS` begin with (kombu.transport.redis, ``PRIORITY_STEPS``)."""
-
 _STALE_SECONDS = 30.0
 
 
@@ -106,38 +99,12 @@ class RelayClient:
             self.publish(run_id, steps)
 
     def publish(self, run_id: str, steps: Sequence[str]) -> None:
-        """Send the messages of steps: put into the queue's list as kombu would put them."""
-        if not steps:
-            return
+        """Send the messages of steps."""
         priority = functools.cache(self.store.priority)
         for entry in steps:
-            run, step = args = addressed(run_id, entry)
-            name = TASK_SESSION if step == "@session" else task_name(step)
-            level = QUEUE_LEVELS[bisect.bisect(_FIRST_OF_LEVEL, priority(run)) - 1]
-            self.store.client.lpush(self.queue + level, self._message(name, args, priority(run)))
-
-    def _message(self, name: str, args: tuple[str, str], priority: int) -> bytes:
-        """A task message in kombu's envelope (kombu.transport.virtual.base, ``prepare_message``)."""
-        identity = str(uuid.uuid4())
-        body = [args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
-        return json.dumps(
-            {
-                "body": base64.b64encode(json.dumps(body).encode()).decode(),
-                "content-encoding": "utf-8",
-                "content-type": "application/json",
-                "headers": {
-                    "lang": "py", "task": name, "id": identity, "root_id": identity,
-                    "parent_id": None, "group": None, "retries": 0, "eta": None, "expires": None,
-                    "timelimit": [None, None], "argsrepr": repr(args), "kwargsrepr": "{}",
-                    "origin": f"{os.getpid()}@{socket.gethostname()}", "ignore_result": True,
-                },
-                "properties": {
-                    "correlation_id": identity, "delivery_mode": 2, "priority": priority,
-                    "delivery_info": {"exchange": "", "routing_key": self.queue},
-                    "body_encoding": "base64", "delivery_tag": str(uuid.uuid4()),
-                },
-            }
-        ).encode()  # fmt: skip
+            run, step = addressed(run_id, entry)
+            level = priority(run)
+            self.store.client.lpush(queue_key(self.queue, level), task_message(run, step, self.queue, level))
 
     def cancel(self, run_id: str, reason: str = "cancelled") -> bool:
         """Stop a run; whether it was still going."""

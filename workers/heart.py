@@ -26,8 +26,9 @@ import redis
 
 from workers.contract.connection import serves_nobody
 from workers.contract.log import log
+from workers.contract.names import SESSION
 from workers.draining import seconds_left
-from workers.ledger import SESSION, Claim, Ledger, lease_clock
+from workers.ledger import Claim, Ledger, lease_clock
 from workers.limits import GRACE, NodeLimits, Overrun
 from workers.rounds import Rounds
 from workers.timekeeper import Watched, no_note

@@ -37,8 +37,6 @@ from workers.contract.runs import RESULT_TTL, RunStore, answer_of, steps_of
 LEASE_MS: Final = 8_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
 
-SESSION: Final = "@session"
-
 PATIENCE_MS: Final = 300_000
 """For how long a message may wait in a queue that is not empty before it is sent again."""
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workers.contract.log import log
-from workers.ledger import SESSION, Ledger
+from workers.contract.names import SESSION
+from workers.ledger import Ledger
 from workers.strays import Strays
 
 Publish = Callable[[str, Sequence[str]], None]

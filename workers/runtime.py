@@ -24,13 +24,13 @@ from workers.contract.errors import DbtUsageError
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
-from workers.contract.names import TASK_SESSION, Keys, addressed, task_name
+from workers.contract.names import Keys, addressed, task_name
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
-from workers.ledger import SESSION, Ledger
+from workers.ledger import Ledger
 from workers.progress import Progress
 from workers.strays import Strays
 from workers.timekeeper import Watched
@@ -177,8 +177,7 @@ def publish(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
         priority = functools.cache(ledger.priority)
         for entry in steps:
             run, step = addressed(run_id, entry)
-            name = TASK_SESSION if step == SESSION else task_name(step)
-            app.send_task(name, args=(run, step), queue=settings.queue, priority=priority(run))
+            app.send_task(task_name(step), args=(run, step), queue=settings.queue, priority=priority(run))
     except (OperationalError, redis.RedisError) as error:
         log("messages not sent, the reaper will", run=run_id, nodes=list(steps), error=str(error))
 

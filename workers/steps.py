@@ -18,13 +18,13 @@ from workers import reports
 from workers.app import settings
 from workers.contract.errors import Category, DbtError, ErrorInfo
 from workers.contract.log import log
-from workers.contract.names import STEP_START
+from workers.contract.names import SESSION, STEP_START
 from workers.contract.results import BAD_STATUSES
 from workers.endings import attempt_of, end_cancelled, end_run, let_go, when_there_is_room
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
 from workers.heart import DRAIN, StepInterrupted
-from workers.ledger import SESSION, Claim, Move, StagedNode
+from workers.ledger import Claim, Move, StagedNode
 from workers.limits import NodeLimits, limits_of
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime

@@ -25,6 +25,7 @@ from workers.contract.events import STATE, Event
 from workers.contract.log import log, phase
 from workers.contract.messages import step_task
 from workers.contract.names import (
+    SESSION,
     STEP_CLOSE,
     STEP_COMMAND,
     STEP_PLAN,
@@ -40,7 +41,7 @@ from workers.contract.names import (
 from workers.draining import draining
 from workers.engine.fencing import Tenure
 from workers.heart import StepInterrupted
-from workers.ledger import SESSION, Claim, FenceLostError, Refusal
+from workers.ledger import Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
 from workers.warehouse_lock import Session
 
@@ -75,7 +76,7 @@ def plan(self: Task, run_id: Any, step: Any = STEP_PLAN, version: Any = 1) -> di
     """
     answer = _perform(self, run_id, step, version, steps.plan)
     if answer.pop(steps.GOES_ON, False):
-        _trace_as_own_task(self, TASK_SESSION, (run_id, SESSION))
+        _trace_as_own_task(self, task_name(SESSION), (run_id, SESSION))
     return answer
 
 

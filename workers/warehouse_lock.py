@@ -18,7 +18,8 @@ from collections.abc import Callable
 import msgspec
 import redis
 
-from workers.ledger import FULL, SESSION, Ledger
+from workers.contract.names import SESSION
+from workers.ledger import FULL, Ledger
 from workers.strays import this_process
 
 

@@ -13,12 +13,11 @@ import redis
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
 from workers.contract.messages import Limits, RunRequest
-from workers.contract.names import Keys, new_run_id
+from workers.contract.names import SESSION, Keys, new_run_id
 from workers.ledger import (
     MAX_REASONS,
     OTHER_REASONS,
     PATIENCE_MS,
-    SESSION,
     Claim,
     FenceLostError,
     Ledger,

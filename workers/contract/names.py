@@ -41,7 +41,11 @@ RUN_RESULTS: Final = "run_results.json"
 ARTIFACTS: Final = ("manifest.json", "semantic_manifest.json", "catalog.json", "sources.json", "index.html")
 """What dbt leaves in a target folder beside `RUN_RESULTS`, and a caller on another machine gets."""
 
+SESSION: Final = "@session"
+"""What a message names that asks for a session: it is no step, and holds the warehouse for a run's steps."""
+
 TASK_OF_STEP: Final = {
+    SESSION: TASK_SESSION,
     STEP_PLAN: TASK_PLAN,
     STEP_START: TASK_START,
     STEP_CLOSE: TASK_CLOSE,
