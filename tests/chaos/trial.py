@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -230,22 +231,37 @@ class Trial:
 
     def _comparable(self, outcome: Outcome, baseline: Outcome, twice: set[str]) -> Outcome:
         """Without what a step that had to run again after its commit gives otherwise: the rows that each
-        execution adds (`Scenario.at_least_once`), and how many rows the warehouse says it changed."""
+        execution adds (`Scenario.at_least_once`), what the warehouse says of what it did (it refreshes what it
+        made the first time), wherever that is repeated, and the statements that it was sent."""
+        if not twice or outcome.run_results is None or baseline.run_results is None:
+            return replace(outcome, lines=[], stderr="")
+        calm = {each["unique_id"]: each for each in baseline.run_results["results"]}
+        mine = {each["unique_id"]: each for each in outcome.run_results["results"]}
+        again = twice & calm.keys() & mine.keys()
         relations = dict(outcome.relations)
         for name, writers in self.arena.scenario.at_least_once.items():
             for key, relation in outcome.relations.items():
                 if key.rpartition(".")[2] == name and twice & set(writers):
                     relations[key] = replace(relation, rows=list(dict.fromkeys(relation.rows)))
-        results = outcome.run_results
-        if results is not None and baseline.run_results is not None:
-            calm = {each["unique_id"]: each for each in baseline.run_results["results"]}
-            patched = [
-                {**each, **{name: calm[each["unique_id"]][name] for name in ("message", "adapter_response")}}
-                if each["unique_id"] in twice & calm.keys() else each
-                for each in results["results"]
-            ]  # fmt: skip
-            results = {**results, "results": patched}
-        return replace(outcome, relations=relations, run_results=results, lines=[], stderr="")
+        patched = [
+            {**each, **{name: calm[each["unique_id"]][name] for name in ("message", "adapter_response")}}
+            if each["unique_id"] in again else each
+            for each in outcome.run_results["results"]
+        ]  # fmt: skip
+        told = [_retold(mine[each], calm[each]) for each in again]
+        statements = [f"/{each.rpartition('.')[2]}.sql" for each in again]
+        return replace(
+            outcome, lines=[], stderr="",
+            relations={
+                key: replace(relation, rows=_rewritten(relation.rows, told)) for key, relation in relations.items()
+            },
+            run_results=_rewritten({**outcome.run_results, "results": patched}, told),
+            manifest=_rewritten(outcome.manifest, told),
+            files={
+                name: _rewritten(text, told) for name, text in outcome.files.items()
+                if not (name.startswith("run/") and name.endswith(tuple(statements)))
+            },
+        )  # fmt: skip
 
     def _lines_lost(self, side: Side) -> list[str]:
         """Lines of an undisturbed run that were not said."""
@@ -280,6 +296,27 @@ class Trial:
 
 
 _COUNTERS = ("state", "mode", "total", "done", "pending", "inflight", "queued", "parallel")
+
+
+def _retold(mine: dict[str, Any], calm: dict[str, Any]) -> tuple[re.Pattern[str], str]:
+    """How a hook that tells a node's message before its relation would have told it of the undisturbed run."""
+    relation = str(mine["relation_name"]).replace('"', "").partition(".")[2]
+    return re.compile(rf"{re.escape(mine['message'] or '')}(?= \S*\.{re.escape(relation)}\b)"), calm[
+        "message"
+    ] or ""
+
+
+def _rewritten(value: Any, told: Sequence[tuple[re.Pattern[str], str]]) -> Any:
+    """Every text in it, all levels down, with each pattern replaced."""
+    if isinstance(value, str):
+        for pattern, text in told:
+            value = pattern.sub(text, value)
+        return value
+    if isinstance(value, dict):
+        return {key: _rewritten(each, told) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_rewritten(each, told) for each in value)
+    return value
 
 
 def _counted(lines: Sequence[str], rules: Rules) -> Counter[str]:
