@@ -63,6 +63,11 @@ model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODE
 	RELAY_MODEL_EXAMPLES=$${RELAY_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest \
 		tests/integration/test_ledger_model.py -k model_says -s $(PYTEST_ARGS)
 
+.PHONY: reparse
+reparse: $(STAMP) ## Change vars of random projects; is what is kept a full parse? (RELAY_REPARSE_EXAMPLES, RELAY_REPARSE_SEED)
+	RELAY_REPARSE_EXAMPLES=$${RELAY_REPARSE_EXAMPLES:-200} $(BIN)/python -m pytest \
+		tests/integration/test_reparse.py -k random -s $(PYTEST_ARGS)
+
 .PHONY: recovery
 recovery: $(STAMP) ## Kill worker hosts; how long until their nodes run elsewhere (RECOVERY_ARGS)
 	$(BIN)/python benchmarks/recovery.py $(RECOVERY_ARGS)

@@ -9,7 +9,9 @@ manifest by the key.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import hashlib
 import itertools
 import json
@@ -17,7 +19,7 @@ import os
 import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dbt.version
@@ -42,6 +44,8 @@ from workers.engine.fencing import FencedAdapters
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
+from workers.engine.reads import Recorder, Seen, watching
+from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
 
 _FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
@@ -62,6 +66,14 @@ class ReadSet(msgspec.Struct, frozen=True):
     flags: bool
 
 
+class Known(msgspec.Struct, frozen=True):
+    """The latest parse of a project, for other var sets. `but_vars`: the key it would have without its vars."""
+
+    base: Base
+    read: ReadSet
+    but_vars: str
+
+
 class Context(msgspec.Struct, kw_only=True):
     """A parsed project in this process. `manifest` is never changed: runs work on views of it.
 
@@ -71,9 +83,11 @@ class Context(msgspec.Struct, kw_only=True):
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
         nothing_to_say: whether dbt's checks in each invocation warned of nothing.
+        parsed_as: key of the context that the manifest was parsed for: this one, or one with other vars.
     """
 
     key: str
+    parsed_as: str
     manifest: Manifest
     adapter: Any
     manifest_file: ManifestFile
@@ -130,7 +144,8 @@ class ContextStore:
         found = self._find(family, spec, flags)
         config = self._config(found, click_context, flags)
         if found is None:
-            found = self._parse(family, spec, click_context, flags, config)
+            found = self._reparse(family, spec, click_context, flags, config)
+            found = found or self._parse(family, spec, click_context, flags, config)
         else:
             self._adopt(found, click_context, config)
             if not found.nothing_to_say:
@@ -176,13 +191,23 @@ class ContextStore:
     def _unpack(self, key: str) -> Context | None:
         packed = self._shared.load(key)
         if packed is None:
-            return None
-        manifest = Manifest.from_msgpack(zlib.decompress(packed), decoder=extended_mashumuro_decoder)
+            return self._unpack_same(key)
+        manifest = _unpacked(zlib.decompress(packed))
         manifest.build_flat_graph()
         remember_macros(manifest)
         return Context(
-            key=key, manifest=manifest, adapter=None, secrets=(), manifest_file=ManifestFile(manifest)
+            key=key, parsed_as=key, manifest=manifest, adapter=None, secrets=(),
+            manifest_file=ManifestFile(manifest),
         )  # fmt: skip
+
+    def _unpack_same(self, key: str) -> Context | None:
+        """A context whose manifest was parsed with other vars."""
+        parsed_as = (self._shared.index(_SAME + key) or b"").decode()
+        if not parsed_as:
+            return None
+        found = next((each for each in self._contexts.values() if each.parsed_as == parsed_as), None)
+        found = found or self._unpack(parsed_as)
+        return None if found is None else _with_other_vars(found, key)
 
     def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
         """The configuration of an invocation; what an equal key gave before is given again."""
@@ -224,23 +249,89 @@ class ContextStore:
     ) -> Context:
         FACTORY.adapters = FencedAdapters()
         click_context.obj.pop("manifest", None)
-        requires.setup_manifest(click_context, write=True)
+        recorder, given = Recorder(), digests(config.cli_vars)
+        with watching(config, recorder):
+            requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
-        adapter = FACTORY.lookup_adapter(config.credentials.type)
         read = _read_set(config, manifest, flags)
-        key = _key(family, read, spec, flags)
-        self._shared.save(key, pack(manifest))
+        context = self._made(_key(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
+        if recorder.whole and digests(config.cli_vars) == given:
+            self._know(context.key, read, recorder.units(), spec, click_context, flags, config)
+        return context
+
+    def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
+        self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(
-            key=key, manifest=manifest, adapter=adapter, secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
+            key=key, parsed_as=key, manifest=manifest, adapter=FACTORY.lookup_adapter(config.credentials.type),
+            secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
         )  # fmt: skip
+
+    def _know(
+        self, key: str, read: ReadSet, seen: list[Seen], spec: RunSpec, click_context: Any, flags: Flags,
+        config: RuntimeConfig,
+    ) -> None:  # fmt: skip
+        """Keep what a parse looked at, for the next var set."""
+        project = project_digest(config, click_context.obj.get("catalogs"))
+        base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen)
+        bare = _family(flags, spec, with_vars=False)
+        known = Known(base=base, read=read, but_vars=_key(bare, read, spec, flags))
+        self._shared.save_index(bare, msgspec.json.encode(known))
+
+    def _reparse(
+        self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
+    ) -> Context | None:
+        """The context of a project that was parsed with other vars, and nothing else is another."""
+        bare = _family(flags, spec, with_vars=False)
+        try:
+            known = msgspec.json.decode(self._shared.index(bare) or b"", type=Known)
+        except msgspec.DecodeError:
+            return None
+        base, read = known.base, known.read
+        if not flags.PARTIAL_PARSE or known.but_vars != _key(bare, read, spec, flags):
+            return None
+        if base.project != project_digest(config, click_context.obj.get("catalogs")):
+            return None  # dbt_project.yml, a package's or the profile say something else now
+        parsed = self._contexts.get(base.key) or self._unpack(base.key)
+        if parsed is None:
+            return None
+        context = _with_other_vars(parsed, _key(family, read, spec, flags))
+        with aside() as said:
+            self._adopt(context, click_context, config)
+        with _uncollected():
+            found = reparse(
+                base, parsed.manifest, click_context, config, lambda: _unpacked(_packed(parsed.manifest))
+            )
+        if found is None:
+            return None
+        say(said if found.same else found.said)
+        if found.same:
+            self._shared.save_index(_SAME + context.key, context.parsed_as.encode())
+            context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
+        else:
+            read = _read_set(config, found.manifest, flags)
+            context = self._made(_key(family, read, spec, flags), found.manifest, config)
+        self._shared.save_index(family, msgspec.json.encode(read))
+        self._know(context.key, read, found.seen, spec, click_context, flags, config)
+        return context
 
     def _keep(self, context: Context) -> None:
         self._contexts[context.key] = context
         self._contexts.move_to_end(context.key)
         while len(self._contexts) > self._capacity:
             self._contexts.popitem(last=False)
+
+
+_SAME = "same:"
+
+
+def _with_other_vars(context: Context, key: str) -> Context:
+    """A context whose manifest is another's."""
+    return Context(
+        key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None, secrets=(),
+        manifest_file=context.manifest_file, graphs=context.graphs, semantic_manifest=context.semantic_manifest,
+    )  # fmt: skip
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -266,12 +357,36 @@ def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
 
 def pack(manifest: Manifest) -> bytes:
     """A manifest as dbt itself stores it for partial parsing, compressed."""
+    return zlib.compress(_packed(manifest), 1)
+
+
+def _packed(manifest: Manifest) -> bytes:
     flat, manifest.flat_graph = manifest.flat_graph, {}
     try:
-        raw: bytes = manifest.to_msgpack(extended_mashumaro_encoder)
+        with _uncollected():
+            raw: bytes = manifest.to_msgpack(extended_mashumaro_encoder)
     finally:
         manifest.flat_graph = flat
-    return zlib.compress(raw, 1)
+    return raw
+
+
+def _unpacked(raw: bytes) -> Manifest:
+    with _uncollected():
+        manifest: Manifest = Manifest.from_msgpack(raw, decoder=extended_mashumuro_decoder)
+    return manifest
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection within: where ten thousands of objects come to stay, looking for garbage among them
+    takes a third of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:
@@ -289,7 +404,7 @@ def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _family(flags: Flags, spec: RunSpec) -> str:
+def _family(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
     plain = {
         "dbt": dbt.version.__version__,
         "project_dir": str(flags.PROJECT_DIR),
@@ -299,7 +414,7 @@ def _family(flags: Flags, spec: RunSpec) -> str:
         "target": flags.TARGET,
         "target_path": str(flags.TARGET_PATH),
         "threads": getattr(flags, "THREADS", None),
-        "vars": flags.VARS,
+        "vars": flags.VARS if with_vars else None,
         "warn_error": flags.WARN_ERROR,
         "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
         "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],

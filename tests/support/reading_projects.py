@@ -1,0 +1,234 @@
+"""Small dbt projects that read vars while they are parsed, in every place that a project may."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NAMES = ("v0", "v1", "v2", "nested", "which")
+_VALUES: tuple[Any, ...] = (
+    1,
+    2,
+    "1",
+    "two",
+    True,
+    False,
+    None,
+    0.5,
+    ["a", "b"],
+    ["b"],
+    {"k": 1, "l": [1]},
+    {"l": [1], "k": 1},
+)
+
+PROFILES = """\
+reading:
+  target: dev
+  outputs:
+    dev: {type: duckdb, path: "{{ env_var('RELAY_TEST_DUCKDB', 'reading.duckdb') }}", schema: main, threads: 1}
+"""
+MACROS = """\
+{% macro reads(name) %}{{ var(name, 0) }}{% endmacro %}
+{% macro reads_deeper(name) %}{{ reads(name) }}{% endmacro %}
+{% macro tagged(name) %}{{ config(tags=['t' ~ var(name, 'none')]) }}{% endmacro %}
+{% macro quiet() %}1{% endmacro %}
+{% test above(model, column_name, limit=0) %}
+select * from {{ model }} where {{ column_name }} <= {{ limit }} and {{ var('v0', 1) | string | length }} < 0
+{% endtest %}
+{% test configured(model, column_name) %}
+{{ config(fail_calc='count(*) + ' ~ (var('v1', 0) | string | length)) }}
+select * from {{ model }} where {{ column_name }} is null
+{% endtest %}
+"""
+# each reads the var NAME; most of what they give is not kept by a parse, some is
+SQL = (
+    "-- {{ var('NAME', 1) }}",
+    "-- {{ var('NAME') }}",
+    "-- {{ reads_deeper('NAME') }}",
+    "-- {{ env_var('MOOD', 'calm') ~ var('NAME', 1) }}",
+    "{% set x = var('nested', {}) %}-- {{ x.k if x is mapping else x }} {{ var('NAME', 1) }}",
+    "{{ config(alias='model_' ~ (var('NAME', 'x') | string | length)) }}",
+    "{{ config(tags=[var('NAME', 't') | string]) }}",
+    "{{ config(meta={'v': var('NAME', none)}) }}",
+    "{{ config(materialized='table' if var('NAME', 1) else 'view') }}",
+    "{{ config(schema='s' ~ (var('NAME', 's') | string | length)) }}",
+    "{{ config(enabled=(var('NAME', 1) | string != '2')) }}",
+    "{{ config(post_hook=\"select '{{ var('NAME', 0) | string | length }}' as a\") }}",
+    "{{ config(post_hook='select ' ~ (var('NAME', 0) | string | length)) }}",
+    "{{ config(pre_hook=\"{% if var('NAME', 0) == 1 %}select 1 from {{ ref('leaf') }}{% endif %}\") }}",
+    "{{ config(group='team', access='private' if var('NAME', 1) == 2 else 'protected') }}",
+    "{% if var('NAME', 0) == 1 %}-- {{ ref('leaf') }}{% else %}-- {{ source('raw', 'one') }}{% endif %}",
+    "{% if var.has_var('NAME') %}{{ config(tags=['has']) }}{% endif %}",
+    "{% if var('NAME', 0) == 'two' %}-- {{ quiet() }}{% endif %}",
+    "-- {{ ref('leaf' if var('which', 'leaf') == 'leaf' else 'other') }} {{ var('NAME', 0) }}",
+    "{{ tagged('NAME') }}",
+    "-- {{ run_started_at }} {{ var('NAME', 0) }}",
+    "-- {{ this }} {{ model.name }} {{ config.get('materialized') }} {{ var('NAME', 0) }}",
+    "{% do log('NAME is ' ~ var('NAME', 0), info=True) %}",
+    "{% for key in (var('NAME', {}) or {}) %}-- {{ key }}{% endfor %}",
+    "-- nothing",
+)  # fmt: skip
+PROJECT_READS: tuple[dict[str, Any], ...] = (
+    {},
+    {"on-run-start": ["select '{{ var('NAME', 0) | string | length }}' as a"]},
+    {
+        "on-run-end": [
+            "{% if var('NAME', 0) == 1 %}select 1 from {{ ref('leaf') }}{% else %}select 1{% endif %}"
+        ]
+    },
+    {"models": {"reading": {"+meta": {"p": "{{ var('NAME', 'p') }}"}}}},
+    {"vars": {"reading": {"v0": 2}, "v1": "two"}},
+    {"vars": {"extra": {"v2": 1, "nested": {"k": 5}}}},
+)
+TESTS: tuple[Any, ...] = (
+    "not_null",
+    "unique",
+    {"accepted_values": {"arguments": {"values": "{{ var('NAME', ['a']) }}"}}},
+    {"accepted_values": {"arguments": {"values": [1, 2]}, "config": {"where": "1 = {{ var('NAME', 1) | string | length }}"}}},
+    {"above": {"arguments": {"limit": "{{ var('NAME', 0) | string | length }}"}}},
+    {"relationships": {"arguments": {"to": "ref('leaf')", "field": "{{ 'id' if var('NAME', 1) else 'id' }}"}}},
+    {"relationships": {"arguments": {"to": "{{ 'ref(\"leaf\")' if var('NAME', 1) else 'ref(\"leaf\")' }}", "field": "id"}}},
+    {"not_null": {"config": {"enabled": "{{ var('NAME', 1) != 2 }}"}}},
+    {"configured": {}},
+    {"not_null": {"config": {"tags": ["{{ var('NAME', 't') }}"], "severity": "warn"}}},
+)  # fmt: skip
+
+
+class ReadingProject:
+    """A random project, from a seed, and random vars for it."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+
+    def values(self) -> dict[str, Any]:
+        """Vars of an invocation."""
+        chosen = {name: self._chance.choice(_VALUES) for name in NAMES if self._chance.random() < 0.7}
+        if "which" in chosen:
+            chosen["which"] = self._chance.choice(("leaf", "other"))
+        return chosen
+
+    def changed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Other vars: one or two values changed, added or left out."""
+        result = dict(values)
+        for name in self._chance.sample(NAMES, self._chance.choice((1, 1, 2))):
+            if name in result and self._chance.random() < 0.25:
+                del result[name]
+            elif name == "which":
+                result[name] = self._chance.choice(("leaf", "other"))
+            else:
+                result[name] = self._chance.choice(_VALUES)
+        return result
+
+    def write(self, folder: Path) -> None:
+        """Write the project."""
+        files: dict[str, str] = {
+            "profiles.yml": PROFILES,
+            "macros/all.sql": MACROS,
+            "models/leaf.sql": "select 1 as id, 'a' as kind",
+            "models/other.sql": "select 1 as id, 'a' as kind",
+            "seeds/seeded.csv": "id\n1\n",
+            "models/docs.md": "{% docs block %}A block.{% enddocs %}",
+            "extra/dbt_project.yml": "name: extra\nversion: '1.0'\nconfig-version: 2\nvars: {v2: 2}\n",
+            "extra/models/from_package.sql": self._sql() + "select 1 as id",
+            "extra/macros/of_package.sql": "{% macro of_package() %}{{ var('v2', 1) }}{% endmacro %}",
+            "packages.yml": "packages: [{local: extra}]\n",
+        }
+        project = {
+            "name": "reading", "version": "1.0", "config-version": 2, "profile": "reading",
+            "flags": {"send_anonymous_usage_stats": False}, **self._named(self._chance.choice(PROJECT_READS)),
+        }  # fmt: skip
+        files["dbt_project.yml"] = yaml.safe_dump(project)
+        names = [f"m{number}" for number in range(self._chance.randint(2, 5))]
+        for number, name in enumerate(names):
+            parents = ["leaf", "seeded", *names[:number]]
+            files[f"models/{name}.sql"] = (
+                f"{self._sql()}{self._sql()}select 1 as id, 'a' as kind from {{{{ ref('{self._chance.choice(parents)}') }}}}"
+            )
+        files["models/properties.yml"] = yaml.safe_dump(self._properties(names))
+        if self._chance.random() < 0.5:
+            files["tests/single.sql"] = f"{self._sql()}select * from {{{{ ref('leaf') }}}} where id is null"
+        if self._chance.random() < 0.4:
+            files["snapshots/kept.sql"] = (
+                "{% snapshot kept %}{{ config(unique_key='id', strategy='check', check_cols='all') }}\n"
+                f"{self._sql('-- ')}select * from {{{{ ref('leaf') }}}}\n{{% endsnapshot %}}"
+            )
+        if self._chance.random() < 0.4:
+            files["analyses/looked.sql"] = f"{self._sql()}select 1 from {{{{ ref('leaf') }}}}"
+        if self._chance.random() < 0.25:
+            files["macros/names.sql"] = self._named(
+                "{% macro generate_alias_name(custom_alias_name=none, node=none) %}"
+                "{{ custom_alias_name or node.name }}{{ '_x' if var('NAME', 0) == 1 }}{% endmacro %}"
+            )
+        for name, text in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (folder / "dbt_packages").mkdir()
+        (folder / "dbt_packages" / "extra").symlink_to(folder / "extra", target_is_directory=True)
+
+    def _properties(self, names: list[str]) -> dict[str, Any]:
+        models = [self._entry(name) for name in names if self._chance.random() < 0.8]
+        found: dict[str, Any] = {
+            "version": 2,
+            "groups": [{"name": "team", "owner": {"email": "team@example.com"}}],
+            "models": [{"name": "leaf", "columns": [{"name": "id", "data_tests": self._tests()}]}, *models],
+            "sources": [
+                {
+                    "name": "raw",
+                    "schema": self._named(self._chance.choice(("raw", "{{ 'r' ~ var('NAME', 'r') }}"))),
+                    "tables": [{"name": "one", "columns": [{"name": "id", "data_tests": self._tests()}]}],
+                }
+            ],
+        }  # fmt: skip
+        if self._chance.random() < 0.4:
+            found["seeds"] = [self._entry("seeded")]
+        if self._chance.random() < 0.3:
+            found["exposures"] = [
+                {"name": "shown", "type": "dashboard", "owner": {"email": "team@example.com"}, "depends_on": ["ref('leaf')"],
+                 "description": self._named(self._chance.choice(("shown", "{{ var('NAME', 'shown') }}")))}
+            ]  # fmt: skip
+        if self._chance.random() < 0.25:
+            found["snapshots"] = [
+                {"name": "of_yaml", "relation": "ref('leaf')",
+                 "config": {"unique_key": "id", "strategy": "check", "check_cols": "all",
+                            "meta": {"v": self._named(self._chance.choice(("m", "{{ var('NAME', 'm') }}")))}}}
+            ]  # fmt: skip
+        if self._chance.random() < 0.25:
+            found["unit_tests"] = [
+                {"name": "unit", "model": "leaf", "given": [], "expect": {"rows": [{"id": 1, "kind": "a"}]},
+                 "overrides": {"vars": {"v0": 1}}}
+            ]  # fmt: skip
+        return found
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        config: dict[str, Any] = self._chance.choice(
+            (
+                {}, {}, {"meta": {"y": "{{ var('NAME', 'y') }}"}}, {"enabled": "{{ var('NAME', 1) != 2 }}"},
+                {"tags": ["{{ var('NAME', 'tag') }}"]}, {"alias": "renamed_{{ var('NAME', 'a') | string | length }}_" + name},
+            )
+        )  # fmt: skip
+        description = self._chance.choice(("plain", "{{ doc('block') }}", "of {{ var('NAME', 1) }}", ""))
+        return self._named(
+            {
+                "name": name, "description": description, "config": config,
+                "columns": [{"name": "id", "description": self._chance.choice(("", "x")), "data_tests": self._tests()}],
+            }
+        )  # fmt: skip
+
+    def _tests(self) -> list[Any]:
+        return [self._named(test) for test in self._chance.sample(TESTS[1:], self._chance.randint(0, 2))]
+
+    def _sql(self, start: str = "") -> str:
+        fitting = [text for text in SQL if text.startswith(start)]
+        return self._named(self._chance.choice(fitting)) + "\n"
+
+    def _named(self, plain: Any) -> Any:
+        """`plain` with the name of a var in place of NAME."""
+        if isinstance(plain, str):
+            return plain.replace("NAME", self._chance.choice(NAMES[:3]))
+        if isinstance(plain, dict):
+            return {key: self._named(value) for key, value in plain.items()}
+        return [self._named(value) for value in plain] if isinstance(plain, list) else plain

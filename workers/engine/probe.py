@@ -1,0 +1,122 @@
+"""Rendering parts of a project again with other vars, to see whether their parse would be another.
+
+Most vars that a model reads while it is parsed end in its SQL, which a parse throws away. What a parse keeps of
+rendering (config, refs, sources, macros) is in `Seen.outputs`: equal outputs, equal nodes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import dbt.parser.manifest
+from dbt.adapters.factory import get_adapter_package_names
+from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
+from dbt.config.runtime import RuntimeConfig
+from dbt.context.context_config import ContextConfig
+from dbt.context.macro_resolver import MacroResolver
+from dbt.context.providers import generate_test_context
+from dbt.contracts.files import ParseFileType, parse_file_type_to_parser
+from dbt.contracts.graph.manifest import Manifest, ParsingInfo
+from dbt.parser.read_files import load_source_file
+from dbt.parser.search import FileBlock
+
+from workers.engine.macros import remember_macros
+from workers.engine.reads import OF_THE_NODE, Recorder, Seen, Unit
+
+
+class ChangedFileError(Exception):
+    """A file is no longer what was parsed."""
+
+
+class Prober:
+    """Renders units of a parsed project with the vars of `config`, inside `reads.watching`.
+
+    Neither the parsed manifest nor anything of dbt's is changed.
+    """
+
+    def __init__(self, parsed: Manifest, config: RuntimeConfig, recorder: Recorder) -> None:
+        self._parsed, self._config, self._recorder = parsed, config, recorder
+        self._scratch = Manifest(macros=parsed.macros, metadata=parsed.metadata)
+        self._scratch._parsing_info = ParsingInfo()
+        remember_macros(self._scratch)
+        self._parsers: dict[tuple[str, str], Any] = {}
+        internal = get_adapter_package_names(config.credentials.type)
+        self._resolver = MacroResolver(parsed.macros, config.project_name, internal)
+
+    def same(self, seen: Seen) -> bool:
+        """Whether the unit's parse, as far as it renders code, is what it was.
+
+        Raises:
+            ChangedFileError: its file is another.
+            whatever rendering raises.
+        """
+        unit = seen.unit
+        if unit.node:
+            if seen.names & OF_THE_NODE or unit.node not in self._parsed.nodes:
+                return False
+            self._render_test(unit)
+        elif unit.key:
+            return False  # of YAML, what is rendered is what is kept
+        else:
+            self._parse(unit)
+        again = self._recorder.seen.get(unit)
+        if again is None or self._scratch.env_vars.keys() - self._parsed.env_vars.keys():
+            return False
+        return again.outputs == seen.outputs
+
+    def _parse(self, unit: Unit) -> None:
+        """Parse a file (or a project's hooks) up to where its code is rendered."""
+        known: Any = self._parsed.files.get(unit.file)
+        package, path = unit.file.split("://", 1)
+        project = self._config.load_dependencies()[package]
+        if known is None:  # dbt keeps no file of hooks
+            parser = self._parser("HookParser", project)
+            known_path, kind = parser.get_path(), ParseFileType.Hook
+        else:
+            parser = self._parser(parse_file_type_to_parser[known.parse_file_type], project)
+            known_path, kind = known.path, known.parse_file_type
+        file: Any = load_source_file(known_path, kind, package, {})
+        if known is not None and file.checksum != known.checksum:
+            raise ChangedFileError(path)
+        self._scratch.files = {unit.file: file}
+        parser.parse_file(FileBlock(file))
+
+    def _parser(self, name: str, project: Any) -> Any:
+        parser = self._parsers.get((name, project.project_name))
+        if parser is None:
+            parser = _probing(getattr(dbt.parser.manifest, name), self._recorder)(
+                project, self._scratch, self._config
+            )
+            self._parsers[name, project.project_name] = parser
+        return parser
+
+    def _render_test(self, unit: Unit) -> None:
+        """As dbt.parser.schema_generic_tests.SchemaGenericTestParser.render_test_update."""
+        node: Any = copy.copy(self._parsed.nodes[unit.node])
+        node.refs, node.sources, node.metrics = [], [], []
+        if hasattr(node, "functions"):  # dbt-core >= 1.11
+            node.functions = []
+        node.depends_on = type(node.depends_on)(macros=node.depends_on.macros[:1])  # its own macro
+        self._scratch.files = {node.file_id: copy.deepcopy(self._parsed.files[node.file_id])}
+        config = ContextConfig(self._config, node.fqn, node.resource_type, node.package_name)
+        with self._recorder.within(unit):
+            context = generate_test_context(node, self._config, self._scratch, config, self._resolver)
+            add_rendered_test_kwargs(context, node, capture_macros=True)
+            get_rendered(node.raw_code, context, node, capture_macros=True)
+            self._recorder.rendered(node)
+
+
+def _probing(base: Any, recorder: Recorder) -> Any:
+    class Probing(base):  # type: ignore[misc]
+        def parse_from_dict(self, dct: Any, validate: bool = True) -> Any:  # noqa: ARG002 - dbt's
+            return super().parse_from_dict(dct, validate=False)  # it was, when it was parsed
+
+        def update_parsed_node_config(self, parsed_node: Any, *_: Any, **__: Any) -> None:
+            recorder.rendered(parsed_node)
+
+        def add_result_node(self, *_: Any) -> None:
+            pass
+
+    Probing.__name__ = base.__name__
+    return Probing

@@ -1,0 +1,409 @@
+"""What a parse looked at: which vars, and what else of an invocation, each file and each entry of a YAML file read.
+
+dbt's parser asks for a var in one way only, by the mapping of ``--vars``, so a mapping that notes who looks into
+it (`WatchedVars`) misses nobody: templates, macros that they call, YAML, hooks. Everything else that differs from
+one invocation to the next and that a template can name is noted where Jinja resolves names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jinja2.runtime
+import msgspec
+from dbt.config.runtime import RuntimeConfig
+from dbt.context.context_config import ContextConfig
+from dbt.parser.base import ConfiguredParser
+from dbt.parser.manifest import ManifestLoader
+from dbt.parser.schema_generic_tests import SchemaGenericTestParser
+from dbt.parser.schemas import SchemaParser, YamlReader
+from dbt_common.clients.jinja import MacroFuzzEnvironment
+
+EVERYTHING = "*"
+"""Stands for the names of all vars: somebody looked at the whole mapping."""
+
+VOLATILE = frozenset(
+    [
+        "builtins",
+        "context",
+        "dbt_metadata_envs",
+        "flags",
+        "graph",
+        "invocation_args_dict",
+        "invocation_id",
+        "lipsum",
+        "modules",
+        "run_started_at",
+        "selected_resources",
+        "thread_id",
+    ]
+)
+"""Names by which a template gets at more than its project, profile, vars and environment."""
+
+OF_THE_NODE = frozenset(["alias", "database", "model", "name", "schema", "this"])
+"""Names by which a template gets at its own node, which is not the same before and after it was parsed."""
+
+_ATTRIBUTES_OF_THE_NODE = frozenset({"model", "node", "context", "context_config"})
+"""Likewise, of what dbt gives to templates: ``config.model``."""
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """A part of a project that is parsed in one piece. All empty: everything that has no place of its own.
+
+    Attributes:
+        file: dbt's file id, ``package://models/a.sql``.
+        key, name: of an entry of a YAML file, ``models`` and the model's name.
+        node: unique id of a generic test of that entry.
+    """
+
+    file: str = ""
+    key: str = ""
+    name: str = ""
+    node: str = ""
+
+
+PROJECT = Unit()
+NOBODY = Unit(file="-")
+
+
+class Seen(msgspec.Struct):
+    """What a unit looked at.
+
+    Attributes:
+        vars, names: while its code was rendered; `late` likewise once its config was known (names of relations, hooks).
+        outputs: digests of what rendering gave, one a node, where it looked at anything.
+    """
+
+    unit: Unit
+    vars: set[str] = msgspec.field(default_factory=set)
+    names: set[str] = msgspec.field(default_factory=set)
+    late: set[str] = msgspec.field(default_factory=set)
+    late_names: set[str] = msgspec.field(default_factory=set)
+    outputs: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def anything(self) -> bool:
+        """Whether it looked at anything that may differ the next time."""
+        return bool(self.vars or self.late or (self.names | self.late_names) & VOLATILE)
+
+
+class Recorder:
+    """Notes who reads what. One parse at a time; dbt parses in one thread.
+
+    Attributes:
+        whole: whether dbt parsed all of the project (and not what changed since its partial parse file).
+        entered: the units that were parsed.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[Unit, Seen] = {}
+        self.entered: set[Unit] = set()
+        self.whole = False
+        self._unit = PROJECT
+        self._late = False
+        self._calls: list[str] = []
+
+    def units(self) -> list[Seen]:
+        """Whoever looked at anything."""
+        return [seen for seen in self.seen.values() if seen.anything and seen.unit != NOBODY]
+
+    def var(self, name: str) -> None:
+        """A var was read, or asked for."""
+        seen = self._current()
+        (seen.late if self._late else seen.vars).add(name)
+
+    def name(self, name: str) -> None:
+        """A template named something of the invocation or of its node."""
+        seen = self._current()
+        (seen.late_names if self._late else seen.names).add(name)
+
+    def called(self, what: Any) -> None:
+        """A template called ``config()``."""
+        self._calls.append(repr(what))
+
+    def rendered(self, node: Any) -> None:
+        """The code of a node of the unit is rendered, and the rest of its parse is made of what that gave."""
+        seen = self.seen.get(self._unit)
+        rendering = self._unit.node or not self._unit.key
+        if seen is not None and rendering and self._unit != PROJECT and (seen.vars or seen.names & VOLATILE):
+            found = [getattr(node, name, None) for name in _FOUND]
+            seen.outputs.append(_hash(repr((node.unique_id, found, self._calls))))
+        self._calls.clear()
+
+    @contextlib.contextmanager
+    def within(self, unit: Unit, *, late: bool = False) -> Iterator[None]:
+        """What is read within is `unit`'s."""
+        before = self._unit, self._late
+        self.entered.add(unit)
+        if not late:
+            self._calls.clear()
+        self._unit, self._late = unit, late
+        try:
+            yield
+        finally:
+            self._unit, self._late = before
+
+    @contextlib.contextmanager
+    def late(self) -> Iterator[None]:
+        """What is read within is the current unit's, after it was rendered."""
+        with self.within(self._unit, late=True):
+            yield
+
+    @contextlib.contextmanager
+    def within_test(self, unique_id: str) -> Iterator[None]:
+        """What is read within is a generic test's, of the entry that the recorder is at."""
+        entry = self._unit
+        unit = entry if entry == PROJECT else Unit(entry.file, entry.key, entry.name, unique_id)
+        with self.within(unit):  # and without the config() that its builder called
+            yield
+
+    def turn_to(self, unit: Unit) -> None:
+        """What is read from here on is `unit`'s, to the end of what it is `within`."""
+        self.entered.add(unit)
+        self._unit = unit
+
+    def _current(self) -> Seen:
+        seen = self.seen.get(self._unit)
+        if seen is None:
+            seen = self.seen[self._unit] = Seen(self._unit)
+        return seen
+
+
+class WatchedVars(dict[str, Any]):
+    """The vars of an invocation, telling a recorder who looks at which."""
+
+    def __init__(self, plain: Mapping[str, Any], recorder: Recorder) -> None:
+        super().__init__(plain)
+        self._recorder = recorder
+
+    def __getitem__(self, name: str) -> Any:
+        self._recorder.var(str(name))
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._recorder.var(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """See dict."""
+        self._recorder.var(str(name))
+        return super().get(name, default)
+
+    def _all(self) -> None:
+        self._recorder.var(EVERYTHING)
+
+    def __iter__(self) -> Iterator[str]:
+        self._all()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._all()
+        return super().__len__()
+
+    def __eq__(self, other: object) -> bool:
+        self._all()
+        return super().__eq__(other)
+
+    def __repr__(self) -> str:
+        self._all()
+        return super().__repr__()
+
+    def keys(self) -> Any:
+        """See dict."""
+        self._all()
+        return super().keys()
+
+    def values(self) -> Any:
+        """See dict."""
+        self._all()
+        return super().values()
+
+    def items(self) -> Any:
+        """See dict."""
+        self._all()
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        """See dict."""
+        self._all()
+        return dict(super().items())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self._all()
+        return dict, (dict(super().items()),)
+
+    __hash__ = None
+
+
+@contextlib.contextmanager
+def watching(config: RuntimeConfig, recorder: Recorder) -> Iterator[None]:
+    """Tell `recorder` what dbt reads while it parses the project of `config` within."""
+    projects = {id(project): project for project in (config, *config.load_dependencies().values())}
+    plain = config.cli_vars
+    watched = WatchedVars(plain, recorder)
+    for project in projects.values():
+        project.cli_vars = watched
+    try:
+        with _instrumented(recorder):
+            yield
+    finally:
+        for project in projects.values():
+            project.cli_vars = plain
+
+
+_FOUND = ("refs", "sources", "metrics", "functions", "depends_on")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+_NOTED = VOLATILE | OF_THE_NODE
+
+
+_Instead = list[tuple[Any, Any]]
+
+
+@contextlib.contextmanager
+def _instrumented(recorder: Recorder) -> Iterator[None]:
+    """dbt's parser, saying which unit it is at."""
+
+    class Names(jinja2.runtime.Context):
+        def resolve_or_missing(self, key: str) -> Any:
+            if key in _NOTED:
+                recorder.name(key)
+            return super().resolve_or_missing(key)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replaced(MacroFuzzEnvironment, "context_class", Names))
+        for owner, instead in (*_of_files(recorder), *_of_nodes(recorder), *_of_templates(recorder)):
+            name = instead.__name__.rstrip("_")
+            stack.enter_context(replaced(owner, name, _method(instead, getattr(owner, name))))
+        yield
+
+
+def _of_files(recorder: Recorder) -> _Instead:
+    def load(original: Any, loader: Any) -> Any:
+        manifest = original(loader)
+        recorder.whole = not (loader.partially_parsing or loader.skip_parsing)
+        return manifest
+
+    def build_manifest_state_check(original: Any, loader: Any) -> Any:
+        with recorder.within(NOBODY):  # the vars' digest, by which dbt decides on a partial parse
+            return original(loader)
+
+    def parse_node(original: Any, parser: Any, block: Any) -> Any:
+        with recorder.within(Unit(block.file.file_id)):
+            return original(parser, block)
+
+    def parse_file(original: Any, parser: Any, block: Any, dct: Any = None) -> Any:
+        with recorder.within(PROJECT):
+            return original(parser, block, dct=dct)
+
+    def render_entry(original: Any, reader: Any, entry: Any) -> Any:
+        recorder.turn_to(_entry(reader.yaml.file.file_id, reader.key, entry.get("name")))
+        return original(reader, entry)
+
+    return [
+        (ManifestLoader, load), (ManifestLoader, build_manifest_state_check), (ConfiguredParser, parse_node),
+        (SchemaParser, parse_file), (YamlReader, render_entry),
+    ]  # fmt: skip
+
+
+def _of_nodes(recorder: Recorder) -> _Instead:
+    def parse_generic_test(original: Any, parser: Any, target: Any, *args: Any, **more: Any) -> Any:
+        source = getattr(target, "source", None)  # a source's table
+        key, name = (source.yaml_key, source.name) if source else (target.yaml_key, target.name)
+        with recorder.within(_entry(target.file_id, key, name)):
+            return original(parser, target, *args, **more)
+
+    def render_test_update(original: Any, parser: Any, node: Any, *args: Any) -> Any:
+        with recorder.within_test(node.unique_id):
+            return original(parser, node, *args)
+
+    def update_parsed_node_config(
+        original: Any, parser: Any, node: Any, config: Any, *args: Any, **more: Any
+    ) -> Any:
+        recorder.rendered(node)
+        with recorder.late():
+            return original(parser, node, config, *args, **more)
+
+    def add_config_call(original: Any, config: Any, options: Any) -> Any:
+        recorder.called(options)
+        return original(config, options)
+
+    def add_unrendered_config_call(original: Any, config: Any, options: Any) -> Any:
+        recorder.called(("unrendered", options))
+        return original(config, options)
+
+    return [
+        (SchemaGenericTestParser, parse_generic_test), (SchemaGenericTestParser, render_test_update),
+        (ConfiguredParser, update_parsed_node_config), (ContextConfig, add_config_call),
+        (ContextConfig, add_unrendered_config_call),
+    ]  # fmt: skip
+
+
+def _of_templates(recorder: Recorder) -> _Instead:
+    def getattr_(original: Any, environment: Any, value: Any, attribute: Any) -> Any:
+        if attribute in _ATTRIBUTES_OF_THE_NODE:
+            recorder.name("model")
+        return original(environment, value, attribute)
+
+    def getitem(original: Any, environment: Any, value: Any, argument: Any) -> Any:
+        if isinstance(argument, str) and argument in _ATTRIBUTES_OF_THE_NODE:
+            recorder.name("model")
+        return original(environment, value, argument)
+
+    def compile(original: Any, environment: Any, source: Any, *args: Any, **more: Any) -> Any:  # noqa: A001
+        if args or more or not isinstance(source, str):
+            return original(environment, source, *args, **more)
+        key = type(environment), source
+        code = _compiled.get(key)
+        if code is None:
+            if len(_compiled) >= _COMPILED_AT_MOST:
+                _compiled.clear()
+            code = _compiled[key] = original(environment, source)
+        return code
+
+    return [
+        (MacroFuzzEnvironment, getattr_),
+        (MacroFuzzEnvironment, getitem),
+        (MacroFuzzEnvironment, compile),
+    ]
+
+
+_COMPILED_AT_MOST = 4000
+_compiled: dict[tuple[type, str], Any] = {}
+"""Templates as Python code: the same texts are rendered for each var set, and compiling is half of that."""
+
+
+def _method(instead: Any, original: Any) -> Any:
+    return lambda self, *args, **more: instead(original, self, *args, **more)
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute of a class or module is another within."""
+    own = name in vars(owner)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
+def _entry(file: str, key: str, name: Any) -> Unit:
+    """An entry that has a name that dbt's partial parsing finds it by."""
+    return Unit(file, key, name) if isinstance(name, str) and "{" not in name else PROJECT
+
+
+def touched(read: Iterable[str], changed: set[str]) -> bool:
+    """Whether any of the names that were read is among the changed ones."""
+    return any(name == EVERYTHING or name in changed for name in read)
