@@ -9,20 +9,13 @@ manifest by the key.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gc
-import hashlib
-import itertools
-import json
-import os
 import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import dbt.version
 import msgspec
 from dbt.adapters.factory import FACTORY, register_adapter
 from dbt.cli import requires
@@ -34,36 +27,24 @@ from dbt.mp_context import get_mp_context
 from dbt.parser.manifest import (
     ManifestLoader,
     _check_manifest,
-    extended_mashumaro_encoder,
-    extended_mashumuro_decoder,
 )
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.engine.fencing import FencedAdapters
-from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
+from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
 
-_FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
-_FLAGS_THAT_A_PARSE_MAY_READ = ("WHICH", "FULL_REFRESH", "STORE_FAILURES", "EMPTY", "DEBUG", "QUIET")
 _CREDENTIAL = re.compile(r"pass|secret|token|key|private|credential", re.IGNORECASE)
 
 
 class ProjectMismatchError(Exception):
     """The project's files on this machine are not those that the run was planned with."""
-
-
-class ReadSet(msgspec.Struct, frozen=True):
-    """What a parse read, so that the next one of its family can tell whether anything changed."""
-
-    env: tuple[str, ...]
-    files: tuple[str, ...]
-    folders: tuple[str, ...]
-    flags: bool
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -140,7 +121,7 @@ class ContextStore:
         Raises:
             dbt's own errors: a project, profile or parse that dbt refuses.
         """
-        family = _family(flags, spec)
+        family = family_of(flags, spec)
         found = self._find(family, spec, flags)
         config = self._config(found, click_context, flags)
         if found is None:
@@ -164,7 +145,7 @@ class ContextStore:
         context = self._contexts.get(key) or self._unpack(key)
         config = self._config(context, click_context, flags)
         if context is None:
-            context = self._parse(_family(flags, spec), spec, click_context, flags, config)
+            context = self._parse(family_of(flags, spec), spec, click_context, flags, config)
             if context.key != key:
                 raise ProjectMismatchError(
                     f"the dbt project at {spec.project_dir} on this worker is not the one that the "
@@ -185,14 +166,14 @@ class ContextStore:
             read = msgspec.json.decode(raw, type=ReadSet)
         except msgspec.DecodeError:
             return None
-        key = _key(family, read, spec, flags)
+        key = key_of(family, read, spec, flags)
         return self._contexts.get(key) or self._unpack(key)
 
     def _unpack(self, key: str) -> Context | None:
         packed = self._shared.load(key)
         if packed is None:
             return self._unpack_same(key)
-        manifest = _unpacked(zlib.decompress(packed))
+        manifest = unpacked(zlib.decompress(packed))
         manifest.build_flat_graph()
         remember_macros(manifest)
         return Context(
@@ -253,8 +234,8 @@ class ContextStore:
         with watching(config, recorder):
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
-        read = _read_set(config, manifest, flags)
-        context = self._made(_key(family, read, spec, flags), manifest, config)
+        read = read_set_of(config, manifest, flags)
+        context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         if recorder.whole and digests(config.cli_vars) == given:
             self._know(context.key, read, recorder.units(), spec, click_context, flags, config)
@@ -275,33 +256,33 @@ class ContextStore:
         """Keep what a parse looked at, for the next var set."""
         project = project_digest(config, click_context.obj.get("catalogs"))
         base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen)
-        bare = _family(flags, spec, with_vars=False)
-        known = Known(base=base, read=read, but_vars=_key(bare, read, spec, flags))
+        bare = family_of(flags, spec, with_vars=False)
+        known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
 
     def _reparse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
     ) -> Context | None:
         """The context of a project that was parsed with other vars, and nothing else is another."""
-        bare = _family(flags, spec, with_vars=False)
+        bare = family_of(flags, spec, with_vars=False)
         try:
             known = msgspec.json.decode(self._shared.index(bare) or b"", type=Known)
         except msgspec.DecodeError:
             return None
         base, read = known.base, known.read
-        if not flags.PARTIAL_PARSE or known.but_vars != _key(bare, read, spec, flags):
+        if not flags.PARTIAL_PARSE or known.but_vars != key_of(bare, read, spec, flags):
             return None
         if base.project != project_digest(config, click_context.obj.get("catalogs")):
             return None  # dbt_project.yml, a package's or the profile say something else now
         parsed = self._contexts.get(base.key) or self._unpack(base.key)
         if parsed is None:
             return None
-        context = _with_other_vars(parsed, _key(family, read, spec, flags))
+        context = _with_other_vars(parsed, key_of(family, read, spec, flags))
         with aside() as said:
             self._adopt(context, click_context, config)
-        with _uncollected():
+        with uncollected():
             found = reparse(
-                base, parsed.manifest, click_context, config, lambda: _unpacked(_packed(parsed.manifest))
+                base, parsed.manifest, click_context, config, lambda: unpacked(packed(parsed.manifest))
             )
         if found is None:
             return None
@@ -310,8 +291,8 @@ class ContextStore:
             self._shared.save_index(_SAME + context.key, context.parsed_as.encode())
             context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
         else:
-            read = _read_set(config, found.manifest, flags)
-            context = self._made(_key(family, read, spec, flags), found.manifest, config)
+            read = read_set_of(config, found.manifest, flags)
+            context = self._made(key_of(family, read, spec, flags), found.manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         self._know(context.key, read, found.seen, spec, click_context, flags, config)
         return context
@@ -355,40 +336,6 @@ def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
     _check_manifest(manifest, config)
 
 
-def pack(manifest: Manifest) -> bytes:
-    """A manifest as dbt itself stores it for partial parsing, compressed."""
-    return zlib.compress(_packed(manifest), 1)
-
-
-def _packed(manifest: Manifest) -> bytes:
-    flat, manifest.flat_graph = manifest.flat_graph, {}
-    try:
-        with _uncollected():
-            raw: bytes = manifest.to_msgpack(extended_mashumaro_encoder)
-    finally:
-        manifest.flat_graph = flat
-    return raw
-
-
-def _unpacked(raw: bytes) -> Manifest:
-    with _uncollected():
-        manifest: Manifest = Manifest.from_msgpack(raw, decoder=extended_mashumuro_decoder)
-    return manifest
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection within: where ten thousands of objects come to stay, looking for garbage among them
-    takes a third of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
 def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:
     """Values in the profile that must never be shown."""
     values: list[str] = []
@@ -402,85 +349,3 @@ def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:
 
     collect(config.credentials.to_dict(omit_none=True))
     return tuple(values)
-
-
-def _family(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
-    plain = {
-        "dbt": dbt.version.__version__,
-        "project_dir": str(flags.PROJECT_DIR),
-        "profiles_dir": str(flags.PROFILES_DIR),
-        "cwd": spec.cwd,
-        "profile": flags.PROFILE,
-        "target": flags.TARGET,
-        "target_path": str(flags.TARGET_PATH),
-        "threads": getattr(flags, "THREADS", None),
-        "vars": flags.VARS if with_vars else None,
-        "warn_error": flags.WARN_ERROR,
-        "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
-        "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],
-        "env": {
-            name: value
-            for name, value in spec.env.items()
-            if name.startswith("DBT_") and not name.startswith("DBT_RELAY_")
-        },
-    }
-    return _hash(plain)
-
-
-def _hash(plain: Any) -> str:
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
-
-
-def _key(family: str, read: ReadSet, spec: RunSpec, flags: Flags) -> str:
-    return _hash(
-        {
-            "family": family,
-            "env": {name: spec.env.get(name) for name in read.env},
-            "files": fingerprint(spec.project_dir, read.files, read.folders),
-            "flags": [repr(getattr(flags, name, None)) for name in _FLAGS_THAT_A_PARSE_MAY_READ]
-            if read.flags
-            else None,
-        }
-    )
-
-
-def _read_set(config: RuntimeConfig, manifest: Manifest, flags: Flags) -> ReadSet:
-    env: set[str] = {*manifest.env_vars, *config.profile_env_vars, *config.project_env_vars}
-    files = [os.path.join(str(flags.PROFILES_DIR), "profiles.yml")]
-    folders: list[str] = []
-    internal = {"dbt", *(f"dbt_{name}" for name in FACTORY.plugins)}
-    for name, project in config.load_dependencies().items():
-        if name in internal:
-            continue
-        env.update(project.project_env_vars)
-        root = project.project_root
-        files.extend(os.path.join(root, file) for file in ROOT_FILES)
-        for attribute in _PATHS:
-            folders.extend(os.path.join(root, path) for path in getattr(project, attribute, None) or ())
-    packages = os.path.join(config.project_root, config.packages_install_path)
-    try:
-        files.extend(os.path.join(packages, name, "dbt_project.yml") for name in sorted(os.listdir(packages)))
-    except OSError:
-        files.append(packages)
-    return ReadSet(
-        env=tuple(sorted(env)), files=tuple(files), folders=tuple(sorted(set(folders))),
-        flags=_reads_flags(manifest, internal),
-    )  # fmt: skip
-
-
-_PATHS = (
-    "model_paths", "macro_paths", "seed_paths", "test_paths", "analysis_paths", "docs_paths",
-    "snapshot_paths", "asset_paths", "function_paths",
-)  # fmt: skip
-
-
-def _reads_flags(manifest: Manifest, internal: set[str]) -> bool:
-    """Whether any code of the project mentions dbt's flags (dbt's own macros do so only to execute)."""
-    texts = itertools.chain(
-        (macro.macro_sql for macro in manifest.macros.values() if macro.package_name not in internal),
-        (getattr(node, "raw_code", "") for node in manifest.nodes.values()),
-        (str(getattr(node, "unrendered_config", "")) for node in manifest.nodes.values()),
-        (str(nodes) for nodes in manifest.disabled.values()),
-    )
-    return any(_FLAGS_READ.search(text) for text in texts)

@@ -1,0 +1,121 @@
+"""The key of a context: whatever may make a parse of the same project come out otherwise.
+
+What an invocation says is known before it parses (its family); what the parse then read, and so what else
+takes part in the key, is kept with it (`ReadSet`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from typing import Any
+
+import dbt.version
+import msgspec
+from dbt.adapters.factory import FACTORY
+from dbt.cli.flags import Flags
+from dbt.config.runtime import RuntimeConfig
+from dbt.contracts.graph.manifest import Manifest
+
+from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.spec import RunSpec
+
+_FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
+_FLAGS_THAT_A_PARSE_MAY_READ = ("WHICH", "FULL_REFRESH", "STORE_FAILURES", "EMPTY", "DEBUG", "QUIET")
+
+
+class ReadSet(msgspec.Struct, frozen=True):
+    """What a parse read, so that the next one of its family can tell whether anything changed."""
+
+    env: tuple[str, ...]
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+    flags: bool
+
+
+def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
+    """What an invocation says that a parse may look at; `with_vars`: whether other vars make another family."""
+    plain = {
+        "dbt": dbt.version.__version__,
+        "project_dir": str(flags.PROJECT_DIR),
+        "profiles_dir": str(flags.PROFILES_DIR),
+        "cwd": spec.cwd,
+        "profile": flags.PROFILE,
+        "target": flags.TARGET,
+        "target_path": str(flags.TARGET_PATH),
+        "threads": getattr(flags, "THREADS", None),
+        "vars": flags.VARS if with_vars else None,
+        "warn_error": flags.WARN_ERROR,
+        "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
+        "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],
+        "env": {
+            name: value
+            for name, value in spec.env.items()
+            if name.startswith("DBT_") and not name.startswith("DBT_RELAY_")
+        },
+    }
+    return _hash(plain)
+
+
+def _hash(plain: Any) -> str:
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def key_of(family: str, read: ReadSet, spec: RunSpec, flags: Flags) -> str:
+    """The key, by what the files and the environment say now."""
+    return _hash(
+        {
+            "family": family,
+            "env": {name: spec.env.get(name) for name in read.env},
+            "files": fingerprint(spec.project_dir, read.files, read.folders),
+            "flags": [repr(getattr(flags, name, None)) for name in _FLAGS_THAT_A_PARSE_MAY_READ]
+            if read.flags
+            else None,
+        }
+    )
+
+
+def read_set_of(config: RuntimeConfig, manifest: Manifest, flags: Flags) -> ReadSet:
+    """What the parse that gave `manifest` read."""
+    env: set[str] = {*manifest.env_vars, *config.profile_env_vars, *config.project_env_vars}
+    files = [os.path.join(str(flags.PROFILES_DIR), "profiles.yml")]
+    folders: list[str] = []
+    internal = {"dbt", *(f"dbt_{name}" for name in FACTORY.plugins)}
+    for name, project in config.load_dependencies().items():
+        if name in internal:
+            continue
+        env.update(project.project_env_vars)
+        root = project.project_root
+        files.extend(os.path.join(root, file) for file in ROOT_FILES)
+        for attribute in _PATHS:
+            folders.extend(os.path.join(root, path) for path in getattr(project, attribute, None) or ())
+    packages = os.path.join(config.project_root, config.packages_install_path)
+    try:
+        files.extend(os.path.join(packages, name, "dbt_project.yml") for name in sorted(os.listdir(packages)))
+    except OSError:
+        files.append(packages)
+    return ReadSet(
+        env=tuple(sorted(env)), files=tuple(files), folders=tuple(sorted(set(folders))),
+        flags=_reads_flags(manifest, internal),
+    )  # fmt: skip
+
+
+_PATHS = (
+    "model_paths", "macro_paths", "seed_paths", "test_paths", "analysis_paths", "docs_paths",
+    "snapshot_paths", "asset_paths", "function_paths",
+)  # fmt: skip
+
+
+def _reads_flags(manifest: Manifest, internal: set[str]) -> bool:
+    """Whether any code of the project mentions dbt's flags (dbt's own macros do so only to execute)."""
+    texts = itertools.chain(
+        (macro.macro_sql for macro in manifest.macros.values() if macro.package_name not in internal),
+        (getattr(node, "raw_code", "") for node in manifest.nodes.values()),
+        (str(getattr(node, "unrendered_config", "")) for node in manifest.nodes.values()),
+        (str(nodes) for nodes in manifest.disabled.values()),
+    )
+    return any(_FLAGS_READ.search(text) for text in texts)
