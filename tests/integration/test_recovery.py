@@ -28,25 +28,14 @@ def is_node(event: Event) -> bool:
     return not event.node.startswith("@")
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
-def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The slow project on either kind of warehouse."""
-    monkeypatch.setenv("RELAY_TEST_TARGET", request.param)
-    if request.param == "postgres":
-        request.getfixturevalue("postgres_database")
-    else:
-        monkeypatch.setenv("RELAY_TEST_DUCKDB", str(tmp_path / "slow.duckdb"))
-    return copy_project("slow", tmp_path / "project")
-
-
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.parametrize("whole_host", [False, True], ids=["child", "host"])
 def test_a_killed_worker_loses_nothing(
-    project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer, whole_host: bool
+    slow_project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer, whole_host: bool
 ) -> None:
     pools = [worker_pool(n=1, env=QUICK), worker_pool(n=1, env=QUICK)]
-    run = Background(project, redis_server.broker_url)
+    run = Background(slow_project, redis_server.broker_url)
     wait_until(lambda: run.said("working on first"), 40, "the first node to run")
     victim = run.worker_of("first")
     if whole_host:
@@ -70,16 +59,16 @@ WRITES = (
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_a_stopped_worker_writes_and_publishes_nothing(
-    project: Path,
+    slow_project: Path,
     worker_pool: Callable[..., WorkerPool],
     redis_server: RedisServer,
     request: pytest.FixtureRequest,
 ) -> None:
     """The process that had the node is stopped for longer than its lease, and continued when the run is over."""
-    (project / "models" / "first.sql").write_text(WRITES)
+    (slow_project / "models" / "first.sql").write_text(WRITES)
     env = {**QUICK, "DBT_RELAY_LEASE_SECONDS": "4"}
     pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
-    run = Background(project, redis_server.broker_url)
+    run = Background(slow_project, redis_server.broker_url)
     wait_until(lambda: run.said("working on first"), 40, "the first node to run")
     victim = run.worker_of("first")
     pool = next(pool for pool in pools if victim in pool.children)
@@ -130,17 +119,17 @@ def test_a_stopping_worker_hands_its_run_over(
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_a_rolling_restart_leaves_the_result_unchanged(
-    project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer,
+    slow_project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Each worker is stopped in the middle of a node that takes longer than its grace time, and started anew."""
-    (project / "models" / "first.sql").write_text(WRITES)
+    (slow_project / "models" / "first.sql").write_text(WRITES)
     for quick in ("left", "right"):
-        (project / "models" / f"{quick}.sql").write_text("select id from {{ ref('first') }}\n")
+        (slow_project / "models" / f"{quick}.sql").write_text("select id from {{ ref('first') }}\n")
     monkeypatch.setenv("DBT_RELAY_BROKER_URL", redis_server.broker_url)
     env = {"DBT_RELAY_DRAIN_SECONDS": "0.2"}
     pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
-    run = Background(project, redis_server.broker_url, seconds=6)
+    run = Background(slow_project, redis_server.broker_url, seconds=6)
     before: list[int] = []
     for node in ("first", "last"):
         wait_until(lambda node=node: run.said(f"working on {node}"), 90, f"{node} to run")  # type: ignore[misc]

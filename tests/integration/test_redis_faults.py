@@ -45,17 +45,6 @@ def pool(server: RedisServer, postgres: PostgresServer) -> Iterator[WorkerPool]:
         yield pools(2, env={**QUICK, "DBT_RELAY_LEASE_SECONDS": "3", **secret}, measured=True)
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
-def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The slow project, executed in a session or node by node."""
-    monkeypatch.setenv("RELAY_TEST_TARGET", request.param)
-    if request.param == "postgres":
-        request.getfixturevalue("postgres_database")
-    else:
-        monkeypatch.setenv("RELAY_TEST_DUCKDB", str(tmp_path / "slow.duckdb"))
-    return copy_project("slow", tmp_path / "project")
-
-
 def assert_undisturbed(run: Background) -> None:
     """Every node succeeded, was executed once, and said what it had to say once."""
     result = run.wait(90)
@@ -65,15 +54,15 @@ def assert_undisturbed(run: Background) -> None:
     assert "PASS=4" in result.stdout
 
 
-def test_a_full_server_loses_nothing(project: Path, server: RedisServer, pool: WorkerPool) -> None:
-    run = Background(project, server.broker_url, seconds=1)
+def test_a_full_server_loses_nothing(slow_project: Path, server: RedisServer, pool: WorkerPool) -> None:
+    run = Background(slow_project, server.broker_url, seconds=1)
     wait_until(lambda: run.said("working on first"), 60, "the first node to run")
     known = RelayClient(server.broker_url).store.active_runs()
     with server.client() as client:
         client.config_set("maxmemory", "1")  # byte
         try:
             with pytest.raises(BrokerUnavailableError) as refused:
-                submit(server, project, ["run"])
+                submit(server, slow_project, ["run"])
             seen = float(client.time()[0])
             wait_until(lambda: RelayClient(server.broker_url).workers()[0].seen > seen + 2, 30, "two hellos")
             assert client.llen("dbt-relay") == 0

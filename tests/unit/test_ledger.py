@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import fakeredis
 import msgspec
 import pytest
-import redis
 
-from tests.support.redis_server import RedisServer
-from workers.contract.connection import connect
 from workers.contract.messages import Limits, RunRequest
-from workers.contract.names import SESSION, Keys, new_run_id
+from workers.contract.names import SESSION, new_run_id
 from workers.ledger import (
     MAX_REASONS,
     OTHER_REASONS,
@@ -28,20 +24,6 @@ from workers.ledger import (
 from workers.warehouse_lock import Session, WarehouseLock
 
 OWNER = "host:1"
-
-
-@pytest.fixture(params=["fakeredis", "server"])
-def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    """A ledger with a short lease on an empty server."""
-    client: redis.Redis
-    if request.param == "fakeredis":
-        client = fakeredis.FakeRedis()
-    else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        server.flush()
-        client = connect(server.url)
-    yield Ledger(client, keys=Keys("test"), lease_ms=60_000, result_ttl=100)
-    client.close()
 
 
 def submit(ledger: Ledger, *args: str, **fields: Any) -> str:

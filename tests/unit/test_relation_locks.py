@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
-import fakeredis
 import msgspec
 import pytest
-import redis
 
-from tests.support.redis_server import RedisServer
-from workers.contract.connection import connect
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, addressed, new_run_id
+from workers.contract.names import addressed, new_run_id
 from workers.contract.purge import purge
 from workers.engine.spec import StepResult
 from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
 
 ORDERS, OTHERS = "T3JkZXJz", "T3RoZXJz"
 A, B = "model.p.a", "model.p.b"
-
-
-@pytest.fixture(params=["fakeredis", "server"])
-def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    client: redis.Redis
-    if request.param == "fakeredis":
-        client = fakeredis.FakeRedis()
-    else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        server.flush()
-        client = connect(server.url)
-    yield Ledger(client, keys=Keys("test"), lease_ms=60_000, result_ttl=100)
-    client.close()
 
 
 def begun(ledger: Ledger, *, parallel: int = 4, mode: str = "wait", a: str = ORDERS, b: str = OTHERS) -> str:

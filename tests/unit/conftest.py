@@ -1,0 +1,28 @@
+"""What several unit tests stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fakeredis
+import pytest
+import redis
+
+from tests.support.redis_server import RedisServer
+from workers.contract.connection import connect
+from workers.contract.names import Keys
+from workers.ledger import Ledger
+
+
+@pytest.fixture(params=["fakeredis", "server"])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """A ledger on an empty server: in this process, and a real one."""
+    client: redis.Redis
+    if request.param == "fakeredis":
+        client = fakeredis.FakeRedis()
+    else:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        server.flush()
+        client = connect(server.url)
+    yield Ledger(client, keys=Keys("test"), lease_ms=60_000, result_ttl=100)
+    client.close()
