@@ -1,0 +1,219 @@
+"""Where does it stop scaling? A discrete-event model of one run, from 10 to 1,000 workers, 100 to 100,000 nodes.
+
+    python benchmarks/scale.py [--sql 0 0.5 2] [--seed 1] [--json FILE]
+
+What is modelled is a run on a warehouse of many writers: a plan, its nodes, one message each, and the close.
+
+- Redis is one server that does one thing after another: what it does for a node (claim, lines, finish, Celery's
+  own commands) keeps it busy for so long, and everybody waits in line for it.
+- At most 16 unclaimed messages of a run are out (`lua/prelude.lua`, WINDOW); each claim hands out the next, which
+  takes the way through the broker to a free worker.
+- A worker takes one node at a time: dbt's and our work for it (CPU of its own core), then the SQL, log-normal
+  around its mean.
+- The graph: layers, each node with two parents in the layer above.
+
+The warehouse itself never gets slow here, and every worker has a core: what is left is what dbt-relay costs. The
+costs are arguments; their defaults are the measured ones that docs/scaling.md names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import random
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+WINDOW = 16
+WORKERS = (1, 10, 30, 100, 300, 1000)
+NODES = (100, 1_000, 10_000, 100_000)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds.
+
+    Attributes:
+        plan, plan_node: of a plan in a warm process, at once and for each node of the run.
+        way: of a message, from its sender to the claim in a free worker.
+        claim, finish: of the server, for what a worker asks of it before and after a node.
+        node: of a worker, for a node that does nothing: dbt's runner, our own, Celery's.
+        close_node: of the close, for each node.
+    """
+
+    plan: float = 0.02
+    plan_node: float = 0.0002
+    way: float = 0.006
+    claim: float = 0.0003
+    finish: float = 0.0005
+    node: float = 0.05
+    close_node: float = 0.0003
+
+
+class Server:
+    """Redis: whoever comes waits until those before were served."""
+
+    def __init__(self) -> None:
+        self.free_at = 0.0
+        self.busy = 0.0
+
+    def serve(self, now: float, seconds: float) -> float:
+        """When it is done with something that was asked of it now."""
+        self.free_at = max(self.free_at, now) + seconds
+        self.busy += seconds
+        return self.free_at
+
+
+def children_of(nodes: int, width: int) -> list[list[int]]:
+    """Layers; the nodes that each one releases."""
+    out: list[list[int]] = []
+    for number in range(nodes):
+        layer, place = divmod(number, width)
+        below = [(layer + 1) * width + each for each in {place, (place + 1) % width}]
+        out.append([child for child in below if child < nodes])
+    return out
+
+
+class Run:
+    """One run while it is played."""
+
+    def __init__(self, nodes: int, workers: int, sql: float, costs: Costs, *, width: int, seed: int) -> None:
+        self.costs, self.free, self.done = costs, workers, 0
+        self.children = children_of(nodes, width)
+        self.waiting = [0] * nodes
+        for released in self.children:
+            for child in released:
+                self.waiting[child] += 1
+        rng = random.Random(seed)
+        self.length = [costs.node + (_log_normal(rng, sql) if sql else 0.0) for _ in range(nodes)]
+        self.server = Server()
+        self.now = self.planned = self.server.serve(costs.plan + costs.plan_node * nodes, costs.finish)
+        self.ready = deque(node for node in range(nodes) if not self.waiting[node])
+        self.out = 0
+        """Messages that nobody claimed yet, of which `queue` have arrived."""
+        self.queue: deque[int] = deque()
+        self._events: list[tuple[float, int, str, int]] = []
+        self._number = 0
+
+    def play(self) -> None:
+        """From the plan to the last node."""
+        self._hand_out()
+        while self._events:
+            self.now, _, what, node = heapq.heappop(self._events)
+            getattr(self, what)(node)
+            self._hand_out()
+            while self.queue and self.free:
+                self.free -= 1
+                self._at(self.server.serve(self.now, self.costs.claim), "claimed", self.queue.popleft())
+
+    def arrives(self, node: int) -> None:
+        self.queue.append(node)
+
+    def claimed(self, node: int) -> None:
+        self.out -= 1
+        self._at(self.now + self.length[node], "executed", node)
+
+    def executed(self, node: int) -> None:
+        self._at(self.server.serve(self.now, self.costs.finish), "finished", node)
+
+    def finished(self, node: int) -> None:
+        self.free += 1
+        self.done += 1
+        for child in self.children[node]:
+            self.waiting[child] -= 1
+            if not self.waiting[child]:
+                self.ready.append(child)
+
+    def _hand_out(self) -> None:
+        while self.ready and self.out < WINDOW:
+            self.out += 1
+            self._at(self.now + self.costs.way, "arrives", self.ready.popleft())
+
+    def _at(self, when: float, what: str, node: int) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, what, node))
+
+
+def _log_normal(rng: random.Random, mean: float, spread: float = 0.8) -> float:
+    return rng.lognormvariate(math.log(mean) - spread**2 / 2, spread)
+
+
+def simulate(nodes: int, workers: int, sql: float, costs: Costs, *, width: int, seed: int) -> dict[str, Any]:
+    """One run; when it ended and what kept whom.
+
+    Args:
+        sql: mean seconds of a node's SQL.
+        width: nodes of a layer.
+    """
+    run = Run(nodes, workers, sql, costs, width=width, seed=seed)
+    run.play()
+    assert run.done == nodes
+    ended, work = run.now + costs.close_node * nodes, sum(run.length)
+    executing = run.now - run.planned
+    return {
+        "nodes": nodes, "workers": workers, "sql": sql, "seconds": round(ended, 2),
+        "speedup": round(work / ended, 1),
+        "best": round(work / max(work / workers, _longest_path(run.children, run.length)), 1),
+        "redis_busy": round(run.server.busy / executing, 2),
+        "nodes_per_second": round(nodes / executing, 1),
+        "plan_and_close": round(1 - executing / ended, 2),
+    }  # fmt: skip
+
+
+def _longest_path(children: list[list[int]], length: list[float]) -> float:
+    finish = [0.0] * len(length)
+    for node in range(len(length) - 1, -1, -1):
+        finish[node] = length[node] + max((finish[child] for child in children[node]), default=0.0)
+    return max(finish)
+
+
+def limit(found: dict[str, Any]) -> str:
+    """What kept a run from being faster."""
+    if found["speedup"] >= 0.8 * found["best"]:
+        return "workers" if found["best"] >= 0.95 * found["workers"] else "the graph"
+    if found["redis_busy"] > 0.85:
+        return "Redis"
+    if found["plan_and_close"] > 0.3:
+        return "plan and close"
+    return "the way of a message" if found["best"] > 1.2 * found["speedup"] else "the graph"
+
+
+def main() -> int:
+    """Print a table for each mean of the SQL."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sql", type=float, nargs="+", default=[0.0, 0.5, 2.0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    for name, value in asdict(Costs()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value)
+    options = parser.parse_args()
+    costs = Costs(**{name: getattr(options, name) for name in asdict(Costs())})
+    rows = []
+    print(costs)
+    for sql in options.sql:
+        print(f"\nSQL of {sql:g} s a node on average")
+        print(
+            f"{'nodes':>8}{'workers':>9}{'seconds':>10}{'speed-up':>10}{'at best':>9}{'nodes/s':>9}{'Redis busy':>12}  limit"
+        )
+        for nodes in NODES:
+            for workers in WORKERS:
+                if workers > nodes:
+                    continue
+                found = simulate(nodes, workers, sql, costs, width=max(10, nodes // 20), seed=options.seed)
+                found["limit"] = limit(found)
+                rows.append(found)
+                print(
+                    f"{nodes:8}{workers:9}{found['seconds']:10}{found['speedup']:10}{found['best']:9}"
+                    f"{found['nodes_per_second']:9}{found['redis_busy']:12}  {found['limit']}"
+                )
+    if options.json:
+        options.json.write_text(json.dumps({"costs": asdict(costs), "runs": rows}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
