@@ -66,7 +66,7 @@ model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODE
 .PHONY: reparse
 reparse: $(STAMP) ## Change vars of random projects; is what is kept a full parse? (RELAY_REPARSE_EXAMPLES, RELAY_REPARSE_SEED)
 	RELAY_REPARSE_EXAMPLES=$${RELAY_REPARSE_EXAMPLES:-200} $(BIN)/python -m pytest \
-		tests/integration/test_reparse.py -k random -s $(PYTEST_ARGS)
+		tests/integration/test_engine_reparse.py -k random -s $(PYTEST_ARGS)
 
 .PHONY: recovery
 recovery: $(STAMP) ## Kill worker hosts; how long until their nodes run elsewhere (RECOVERY_ARGS)
