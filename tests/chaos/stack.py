@@ -189,14 +189,14 @@ class Stack:
         with self._lock, contextlib.suppress(ProcessLookupError):
             since = self._stopped.pop(pid, None)
             if since is not None:
-                self.absences[pid].append(Absence(since, time.time()))
+                # one that somebody ended while it was stopped does nothing more
+                self.absences[pid].append(Absence(since, FOREVER if _is_gone(pid) else time.time()))
                 os.kill(pid, signal.SIGCONT)
 
     def _absent(self, pids: list[int]) -> None:
         now = time.time()
         for pid in pids:
-            self._stopped.pop(pid, None)
-            self.absences[pid].append(Absence(now, FOREVER))
+            self.absences[pid].append(Absence(self._stopped.pop(pid, now), FOREVER))
 
 
 def _is_gone(pid: int) -> bool:
