@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if name.startswith(("DBT_", "PG")) or name in {"REDIS_URL", "DATABASE_PATH"}:
             del os.environ[name]
     os.environ["DO_NOT_TRACK"] = "1"
+    # a shell's background job ignores it, and so would every process that a test starts
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
