@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,41 +21,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.simulated_project import write_project
+from tests.support.engine import Shared, spec_for
 from workers.engine.engine import Engine
-from workers.engine.spec import RunSpec
-
-
-class Shared:
-    """What processes share of parsed projects (`workers.engine.spec.SharedContexts`)."""
-
-    def __init__(self) -> None:
-        self._packed: dict[str, bytes] = {}
-        self._indexes: dict[str, bytes] = {}
-
-    def load(self, key: str) -> bytes | None:
-        """A packed manifest."""
-        return self._packed.get(key)
-
-    def save(self, key: str, packed: bytes) -> None:
-        """Keep one."""
-        self._packed[key] = packed
-
-    def index(self, family: str) -> bytes | None:
-        """What a parse read."""
-        return self._indexes.get(family)
-
-    def save_index(self, family: str, index: bytes) -> None:
-        """Keep that."""
-        self._indexes[family] = index
 
 
 def planned(engine: Engine, project: Path, values: Mapping[str, Any], *more: str) -> float:
     """CPU seconds of this process to plan the run of a model."""
-    spec = RunSpec(
-        run_id=uuid.uuid4().hex[:12], args=("run", "--select", "m001", "--vars", json.dumps(values), *more),
-        cwd=str(project), project_dir=str(project), env={**os.environ, "DO_NOT_TRACK": "1"},
-        invocation_id=str(uuid.uuid4()), started_at=time.time(),
-    )  # fmt: skip
+    spec = spec_for(project, "run", "--select", "m001", "--vars", json.dumps(values), *more)
     began = time.process_time()
     engine.plan(spec, lambda _: None)
     took = time.process_time() - began

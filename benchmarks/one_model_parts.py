@@ -11,38 +11,24 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
+import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from dbt.task.runnable import GraphRunnableTask
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.support.engine import Shared, spec_for
+from workers.engine.engine import Engine
+from workers.engine.spec import StepResult, encode
 
 Spent = dict[str, list[tuple[float, float]]]
-
-
-class Contexts:
-    """What processes share of parsed manifests, in memory (`workers.engine.spec.SharedContexts`)."""
-
-    def __init__(self) -> None:
-        self._packed: dict[str, bytes] = {}
-        self._indexes: dict[str, bytes] = {}
-
-    def load(self, key: str) -> bytes | None:
-        return self._packed.get(key)
-
-    def save(self, key: str, packed: bytes) -> None:
-        self._packed[key] = packed
-
-    def index(self, family: str) -> bytes | None:
-        return self._indexes.get(family)
-
-    def save_index(self, family: str, index: bytes) -> None:
-        self._indexes[family] = index
 
 
 @contextmanager
@@ -58,12 +44,7 @@ def spending(spent: Spent, name: str) -> Iterator[None]:
 
 def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float]]:
     """Median and least CPU, and median wall, of each part; milliseconds."""
-    from dbt.task.runnable import GraphRunnableTask
-
-    from workers.engine.engine import Engine
-    from workers.engine.spec import RunSpec, StepResult, encode
-
-    engine, spent = Engine(Contexts(), worker="benchmark"), {}
+    engine, spent = Engine(Shared(), worker="benchmark"), {}
     own: Callable[..., Any] = GraphRunnableTask.call_runner
 
     def call_runner(*args: Any) -> Any:
@@ -76,11 +57,7 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
         return msgspec.json.decode(encode(result), type=StepResult)
 
     def run() -> None:
-        spec = RunSpec(
-            run_id=uuid.uuid4().hex, args=("run", "--select", model), cwd=str(project),
-            project_dir=str(project), env=dict(os.environ), invocation_id=str(uuid.uuid4()),
-            started_at=time.time(),
-        )  # fmt: skip
+        spec = spec_for(project, "run", "--select", model)
         said: list[Any] = []
         with spending(spent, "plan"):
             plan = engine.plan(spec, said.append)

@@ -48,8 +48,8 @@ app.conf.update(
         "visibility_timeout": 7 * 24 * 3600,
         "socket_keepalive": True,
         "retry_on_timeout": True,
-        # Without one, a read whose answer never comes (the connection was reset under it) holds the worker's
-        # event loop for ever: it looks alive and takes no message. BRPOP itself answers every second.
+        # What the event loop asks and waits for (an ack, a lost message's return) must not hold it for ever where
+        # the server no longer answers. Remote control's subscription is read without it (`workers.intake`).
         "socket_timeout": 15,
         "health_check_interval": 15,
     },

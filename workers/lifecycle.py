@@ -35,7 +35,6 @@ from workers.warden import Warden
 _HAND_BACK_SECONDS = 15.0
 """What cancelling a query over the network and handing a step back may take."""
 
-
 _presence: list[Presence] = []
 _rounds: list[Rounds] = []
 

@@ -23,8 +23,9 @@ from tests.support.engine import Shared, drive, spec_for
 from tests.support.reading_projects import MACROS, PROFILES, ReadingProject
 from workers.engine.context import ContextStore
 from workers.engine.engine import CommandFailedError, Engine
-from workers.engine.reads import EVERYTHING, PROJECT, Recorder, WatchedVars
+from workers.engine.reads import PROJECT, Recorder
 from workers.engine.warehouse import close_warehouse
+from workers.engine.watched import EVERYTHING, WatchedVars
 
 EXAMPLES = int(os.environ.get("RELAY_REPARSE_EXAMPLES", "2"))
 OF_AN_INVOCATION = {"created_at", "generated_at", "invocation_id", "invocation_started_at", "run_started_at"}
@@ -350,17 +351,18 @@ def test_a_base_that_is_no_longer_there_or_true_is_none(
 
 def test_whoever_looks_at_all_vars_is_noted() -> None:
     for look in (len, list, dict, repr, copy.deepcopy, lambda v: v == {}, lambda v: v.copy(), lambda v: v.keys(),
-                 lambda v: v.values(), lambda v: v.items(), lambda v: {**v}, {}.update):  # fmt: skip
+                 lambda v: v.values(), lambda v: v.items(), lambda v: {**v}, {}.update, lambda v: v != {}, lambda v: v | {},
+                 lambda v: {} | v, reversed, lambda v: v.popitem(), json.dumps):  # fmt: skip
         recorder = Recorder()
-        look(WatchedVars({"a": 1, "b": 2}, recorder))
+        look(WatchedVars({"a": 1, "b": 2}, recorder.var))
         (seen,) = recorder.seen.values()
         assert EVERYTHING in seen.vars
 
 
 def test_whoever_asks_for_a_var_is_noted_with_its_name() -> None:
     recorder = Recorder()
-    values = WatchedVars({"a": 1}, recorder)
+    values = WatchedVars({"a": 1}, recorder.var)
     assert values["a"] == values.get("a") == 1
     assert "b" not in values
-    assert values.get("c", 3) == 3
-    assert recorder.seen[PROJECT].vars == {"a", "b", "c"}
+    assert values.get("c", 3) == values.pop("d", 3) == values.setdefault("e", 3) == 3
+    assert recorder.seen[PROJECT].vars == {"a", "b", "c", "d", "e"}

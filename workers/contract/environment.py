@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from workers.contract.unchanged import OfFiles
 
 # YAML doubles quotes within quotes, or escapes them
 _CALL = re.compile(r"""env_var\s*\(\s*[\\'"]+([^\\'"]+)[\\'"]""")
@@ -24,9 +25,6 @@ _NOTED = "DBT_ENV_CUSTOM_ENV_"
 """dbt notes these in the metadata of events and artifacts (dbt_common.events.functions)."""
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-RACY_SECONDS = 2.0
-
-_known: dict[str, tuple[tuple[int, int, int, int], frozenset[str]]] = {}
 
 
 def names_used(folders: Iterable[Path]) -> set[str]:
@@ -36,7 +34,7 @@ def names_used(folders: Iterable[Path]) -> set[str]:
     for folder in folders:
         for path in _files(str(folder)):
             try:
-                names.update(_names_in(path))
+                names.update(_names.of(path))
             except OSError:  # noqa: PERF203 - each file for itself
                 continue  # a file that cannot be read here is dbt's to complain about
     return names
@@ -55,20 +53,14 @@ def _files(folder: str) -> Iterator[str]:
             yield entry.path
 
 
-def _names_in(path: str) -> frozenset[str]:
-    stat, now = os.stat(path), time.time()
-    shape = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    known = _known.get(path)
-    if known is not None and known[0] == shape:
-        return known[1]
-    names: frozenset[str] = frozenset()
-    if stat.st_size <= MAX_FILE_BYTES:
-        raw = Path(path).read_bytes()
-        if b"env_var" in raw:
-            names = frozenset(_CALL.findall(raw.decode(errors="replace")))
-    if now - max(stat.st_mtime, stat.st_ctime) > RACY_SECONDS:  # else another change may look the same
-        _known[path] = (shape, names)
-    return names
+def _read(path: str) -> frozenset[str]:
+    if os.path.getsize(path) > MAX_FILE_BYTES:
+        return frozenset()
+    raw = Path(path).read_bytes()
+    return frozenset(_CALL.findall(raw.decode(errors="replace")) if b"env_var" in raw else ())
+
+
+_names = OfFiles(_read)
 
 
 def names_noted(environ: Iterable[str]) -> set[str]:

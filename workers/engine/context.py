@@ -24,10 +24,7 @@ from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 from dbt.graph import Graph
 from dbt.mp_context import get_mp_context
-from dbt.parser.manifest import (
-    ManifestLoader,
-    _check_manifest,
-)
+from dbt.parser.manifest import ManifestLoader, _check_manifest
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 

@@ -1,8 +1,7 @@
 """What a project's files say, in one hash: changed content always changes it.
 
-Contents are hashed; a file that looks untouched since it was last hashed is not read again. A file
-changed so recently that its time stamp could hide another change is always read (git's index calls
-such entries racy).
+Contents are hashed; a file that looks untouched since it was last hashed is not read again
+(`workers.contract.unchanged`).
 """
 
 from __future__ import annotations
@@ -10,37 +9,33 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from workers.contract.unchanged import OfFiles
 
 SUFFIXES = frozenset({".sql", ".py", ".yml", ".yaml", ".csv", ".md", ".json", ".ipynb", ".jinja"})
 ROOT_FILES = (
     "dbt_project.yml", "packages.yml", "dependencies.yml", "package-lock.yml", "selectors.yml",
     "catalogs.yml", "vars.yml", ".dbtignore",
 )  # fmt: skip
-RACY_SECONDS = 2.0
 
-_known: dict[str, tuple[tuple[int, int, int, int], float, bytes]] = {}
+
+def _read(path: str) -> bytes:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).digest()
+    except OSError:
+        return b"unreadable"
+
+
+_digests = OfFiles(_read)
 
 
 def _digest(path: str) -> bytes:
     try:
-        stat = os.stat(path)
+        return _digests.of(path)
     except OSError:
         return b"absent"
-    shape = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    known = _known.get(path)
-    newest = max(stat.st_mtime, stat.st_ctime)
-    if known and known[0] == shape and known[1] - newest > RACY_SECONDS:
-        return known[2]
-    read_at = time.time()
-    try:
-        digest = hashlib.sha256(Path(path).read_bytes()).digest()
-    except OSError:
-        return b"unreadable"
-    _known[path] = (shape, read_at, digest)
-    return digest
 
 
 def _walk(folder: str, name: str) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """What a parse looked at: which vars, and what else of an invocation, each file and each entry of a YAML file read.
 
 dbt's parser asks for a var in one way only, by the mapping of ``--vars``, so a mapping that notes who looks into
-it (`WatchedVars`) misses nobody: templates, macros that they call, YAML, hooks. Everything else that differs from
+it (`watched`) misses nobody: templates, macros that they call, YAML, hooks. Everything else that differs from
 one invocation to the next and that a template can name is noted where Jinja resolves names.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jinja2.runtime
@@ -22,32 +22,26 @@ from dbt.parser.schema_generic_tests import SchemaGenericTestParser
 from dbt.parser.schemas import SchemaParser, YamlReader
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 
-EVERYTHING = "*"
-"""Stands for the names of all vars: somebody looked at the whole mapping."""
+from workers.engine.watched import EVERYTHING, WatchedVars
 
 VOLATILE = frozenset(
-    [
-        "builtins",
-        "context",
-        "dbt_metadata_envs",
-        "flags",
-        "graph",
-        "invocation_args_dict",
-        "invocation_id",
-        "lipsum",
-        "modules",
-        "run_started_at",
-        "selected_resources",
-        "thread_id",
-    ]
-)
+    {"builtins", "context", "dbt_metadata_envs", "flags", "graph", "invocation_args_dict", "invocation_id", "lipsum",
+     "modules", "run_started_at", "selected_resources", "thread_id"}
+)  # fmt: skip
 """Names by which a template gets at more than its project, profile, vars and environment."""
 
-OF_THE_NODE = frozenset(["alias", "database", "model", "name", "schema", "this"])
+OF_THE_NODE = frozenset({"alias", "database", "model", "name", "schema", "this"})
 """Names by which a template gets at its own node, which is not the same before and after it was parsed."""
 
 _ATTRIBUTES_OF_THE_NODE = frozenset({"model", "node", "context", "context_config"})
 """Likewise, of what dbt gives to templates: ``config.model``."""
+
+_NOTED = VOLATILE | OF_THE_NODE
+_FOUND = ("refs", "sources", "metrics", "functions", "depends_on")
+"""What rendering a node's code leaves at the node."""
+
+_Instead = list[tuple[Any, Any]]
+"""Classes of dbt's, and what stands for their method of the same name."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -172,78 +166,12 @@ class Recorder:
         return seen
 
 
-class WatchedVars(dict[str, Any]):
-    """The vars of an invocation, telling a recorder who looks at which."""
-
-    def __init__(self, plain: Mapping[str, Any], recorder: Recorder) -> None:
-        super().__init__(plain)
-        self._recorder = recorder
-
-    def __getitem__(self, name: str) -> Any:
-        self._recorder.var(str(name))
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self._recorder.var(str(name))
-        return super().__contains__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """See dict."""
-        self._recorder.var(str(name))
-        return super().get(name, default)
-
-    def _all(self) -> None:
-        self._recorder.var(EVERYTHING)
-
-    def __iter__(self) -> Iterator[str]:
-        self._all()
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self._all()
-        return super().__len__()
-
-    def __eq__(self, other: object) -> bool:
-        self._all()
-        return super().__eq__(other)
-
-    def __repr__(self) -> str:
-        self._all()
-        return super().__repr__()
-
-    def keys(self) -> Any:
-        """See dict."""
-        self._all()
-        return super().keys()
-
-    def values(self) -> Any:
-        """See dict."""
-        self._all()
-        return super().values()
-
-    def items(self) -> Any:
-        """See dict."""
-        self._all()
-        return super().items()
-
-    def copy(self) -> dict[str, Any]:
-        """See dict."""
-        self._all()
-        return dict(super().items())
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        self._all()
-        return dict, (dict(super().items()),)
-
-    __hash__ = None
-
-
 @contextlib.contextmanager
 def watching(config: RuntimeConfig, recorder: Recorder) -> Iterator[None]:
     """Tell `recorder` what dbt reads while it parses the project of `config` within."""
     projects = {id(project): project for project in (config, *config.load_dependencies().values())}
     plain = config.cli_vars
-    watched = WatchedVars(plain, recorder)
+    watched = WatchedVars(plain, recorder.var)
     for project in projects.values():
         project.cli_vars = watched
     try:
@@ -254,17 +182,8 @@ def watching(config: RuntimeConfig, recorder: Recorder) -> Iterator[None]:
             project.cli_vars = plain
 
 
-_FOUND = ("refs", "sources", "metrics", "functions", "depends_on")
-
-
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-_NOTED = VOLATILE | OF_THE_NODE
-
-
-_Instead = list[tuple[Any, Any]]
 
 
 @contextlib.contextmanager
