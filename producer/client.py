@@ -14,7 +14,7 @@ import msgspec
 import redis
 
 from producer.task_message import queue_key, task_message
-from workers.contract.connection import connect
+from workers.contract.connection import WritesRefusedError, connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
 from workers.contract.messages import RunRequest
@@ -380,6 +380,19 @@ def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavaila
                 suggested_fix=(
                     "Make room: `dbt-relay purge --all` removes the runs that ended (DBT_RELAY_RESULT_TTL of "
                     "the workers keeps them for a shorter time); or raise Redis' maxmemory."
+                ),
+            ),
+        )  # fmt: skip
+    if isinstance(error, WritesRefusedError):
+        message = f"Redis at {shown} refuses every write{but and ':'}{but}"
+        return BrokerUnavailableError(
+            message,
+            ErrorInfo(
+                code="broker_refuses_writes", category=Category.BROKER.value,
+                error_class="BrokerUnavailableError", message=message, detail=scrub(str(error)), retryable=True,
+                suggested_fix=(
+                    "The server's log says why: mostly its disk is full and it cannot save its data (make room there), "
+                    "or it is a replica (DBT_RELAY_BROKER_URL must name the primary)."
                 ),
             ),
         )  # fmt: skip

@@ -22,6 +22,7 @@ from kombu.transport import redis as kombu_redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from workers.contract.connection import noticing_refusals
 from workers.contract.log import log
 from workers.contract.scrub import scrub
 
@@ -144,7 +145,12 @@ _NEVER_AGAIN = Retry(NoBackoff(), 0)
 
 
 class GuardedChannel(kombu_redis.Channel):
-    """kombu's, but for queue entries that are no messages. They are gone with the read."""
+    """kombu's, but for queue entries that are no messages. They are gone with the read. A server that refuses
+    every write is away."""
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+        return {**params, "connection_class": noticing_refusals(params["connection_class"])}
 
     def _receive_one(self, client: Any) -> Any:
         # After a reset redis-py would connect anew and wait there, without a limit, for what remote control says

@@ -329,6 +329,14 @@ class Ledger(RunStore):
 
     # -- the reaper --------------------------------------------------------------------------------
 
+    def try_a_write(self) -> None:
+        """Change nothing, by a command that counts as a write: a full server takes it.
+
+        Raises:
+            redis.RedisError: the server refuses every write, or cannot be reached.
+        """
+        self.client.delete(self.keys.probe())
+
     def overdue(self, *, queue_empty: bool, limit: int = 200) -> list[tuple[str, str]]:
         """(run, step) pairs to look at: leases that ran out, then messages that nobody claimed.
 

@@ -2,7 +2,7 @@
 
 Every worker has one, in a thread of its main process; any number may run at once, since each move is
 one script of the ledger. After Redis came back from a restart, or from a time in which it answered
-nobody, it waits for as long as a lease lasts, so that whoever is alive can renew first.
+nobody or refused every write, it waits for as long as a lease lasts, so that whoever is alive can renew first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import redis
 
 from workers.contract.log import log
 from workers.contract.names import SESSION
@@ -38,7 +40,15 @@ class Reaper:
         Raises:
             redis.RedisError: nothing is lost by that; the next sweep finds it.
         """
+        try:
+            return self._sweep()
+        except redis.RedisError:
+            self._wait_for_renewals("server was away")
+            raise
+
+    def _sweep(self) -> int:
         began = time.monotonic()
+        self._ledger.try_a_write()  # who cannot write could not renew a lease either
         if self._server_is_fresh():
             return 0
         moved, now_ms = 0, int(self._ledger.server_time() * 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -132,6 +133,47 @@ def test_a_server_that_is_down_for_longer_than_a_lease(
     assert result.success, result.stdout
     assert result.stdout.count("working on first") == 1
     assert result.nodes[0].attempts[-1].number == 1
+
+
+def test_a_server_that_cannot_save_and_refuses_every_write_for_longer_than_a_lease(
+    tmp_path: Path, duckdb_file: Path, make_redis: Callable[..., RedisServer], worker_pool: WorkerPools
+) -> None:
+    """As if it were down: nobody can be given the node meanwhile, and it is executed once."""
+    project = copy_project("slow", tmp_path / "project")
+    own = make_redis(save="3600 1", dbfilename="saved.rdb")
+    in_the_way = own.directory / "saved.rdb"
+    pool = worker_pool(1, server=own, env={**QUICK, "DBT_RELAY_LEASE_SECONDS": "3"})
+    run = Background(project, own.broker_url, seconds=7, args=("run", "--select", "first"))
+    wait_until(lambda: run.said("working on first"), 60, "the first node to run")
+    with own.client() as client:
+
+        def refuses() -> bool:
+            try:
+                client.delete("anything")
+            except redis.ResponseError as error:
+                return str(error).startswith("MISCONF")
+            return False
+
+        def save() -> bool:
+            with contextlib.suppress(redis.ResponseError):  # one is under way
+                client.bgsave()
+            return refuses()
+
+        in_the_way.mkdir()
+        wait_until(save, 20, "a save to fail")
+        with pytest.raises(BrokerUnavailableError) as refused:
+            RelayClient(own.broker_url, patience=0).submit(request(new_run_id()))
+        time.sleep(4)  # of a lease of three seconds
+        in_the_way.rmdir()
+        wait_until(lambda: not save(), 20, "a save to succeed")
+    result = run.wait(90)
+    assert result.success, result.stdout
+    assert result.stdout.count("working on first") == 1
+    assert result.nodes[0].attempts[-1].number == 1
+    assert refused.value.info is not None
+    assert refused.value.info.code == "broker_refuses_writes"
+    assert "nothing was queued" in str(refused.value)
+    assert pool.alive
 
 
 def test_a_server_that_answers_nobody_for_longer_than_a_lease(

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 
 from tests.support.waiting import wait_until
+from workers.contract.connection import WritesRefusedError
 from workers.reaper import Reaper
 
 RUN = "20250101T000000-0123456789ab"
@@ -38,9 +40,12 @@ class Ledger:
         self.told_empty: bool | None = None
         self.forgot = 0
         self.due: tuple[str, ...] = ()
-        self.error: Exception | None = None
-        self.failed = 0
+        self.refused: redis.RedisError | None = None
         self.slow = 0.0
+
+    def try_a_write(self) -> None:
+        if self.refused is not None:
+            raise self.refused
 
     def queue_length(self, queue: str) -> int:
         assert queue == "q"
@@ -50,9 +55,6 @@ class Ledger:
         return 1000.0
 
     def overdue(self, *, queue_empty: bool) -> list[tuple[str, str]]:
-        if self.error is not None:
-            self.failed += 1
-            raise self.error
         self.told_empty = queue_empty
         time.sleep(self.slow)
         return [(RUN, step) for step in self.watches]
@@ -164,6 +166,19 @@ def test_after_a_server_that_kept_everybody_waiting_the_living_may_renew_first(
     ledger.slow = 0.04  # of a lease of 0.1 s
     assert reaper.sweep() == 0
     ledger.slow = 0.0
+    assert reaper.sweep() == 0
+    assert ledger.asked == []
+    wait_until(lambda: reaper.sweep() == 1, 2)
+
+
+def test_after_a_server_that_refused_every_write_the_living_may_renew_first(
+    ledger: Ledger, reaper: Reaper
+) -> None:
+    ledger.watches = {"model.p.a": {"what": "lost"}}
+    ledger.refused = WritesRefusedError("MISCONF cannot save")
+    with pytest.raises(WritesRefusedError):
+        reaper.sweep()
+    ledger.refused = None
     assert reaper.sweep() == 0
     assert ledger.asked == []
     wait_until(lambda: reaper.sweep() == 1, 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
@@ -9,13 +12,48 @@ from redis.retry import Retry
 from workers.contract.settings import redis_url
 
 _PASSING = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+_REFUSALS = ("MISCONF ", "READONLY ", "NOREPLICAS ", "MASTERDOWN ")
+"""How an answer begins by which a server refuses every write: it cannot save its data (``stop-writes-on-bgsave-error``,
+a full disk), it is a replica now, or has too few of them (``min-replicas-to-write``)."""
+
+_REFUSAL_CLASSES = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
+"""redis-py's own, which leave the first word out."""
+
+
+class WritesRefusedError(redis.ConnectionError):
+    """The server refuses every write, whoever asks. It is away, as if it were down: its clients come again."""
+
+
+@functools.cache
+def noticing_refusals(base: Any) -> Any:
+    """A redis-py connection class by which a server that refuses every write is one that is away.
+
+    redis-py has plain response errors for that, which nobody tries again.
+    """
+
+    class NoticingConnection(base):  # type: ignore[misc]
+        # redis-py counts a failed health check by address and port, which a unix socket has not (redis-py 3957)
+        port = 0
+
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().read_response(*args, **options)
+            except redis.ResponseError as error:
+                text = str(error)
+                if isinstance(error, _REFUSAL_CLASSES) or text.startswith(_REFUSALS):
+                    raise WritesRefusedError(text) from error
+                raise
+
+    return NoticingConnection
 
 
 def serves_nobody(error: BaseException | None) -> bool:
     """Whether an error says that the server is down, and not that the way to it is cut: nothing listens
-    at its address, or it is still loading its data."""
+    at its address, it is still loading its data, or it refuses every write."""
     while error is not None:
-        if isinstance(error, (redis.BusyLoadingError, ConnectionRefusedError, FileNotFoundError)):
+        if isinstance(
+            error, (redis.BusyLoadingError, WritesRefusedError, ConnectionRefusedError, FileNotFoundError)
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -32,7 +70,7 @@ def connect(url: str, *, patience: float = 30.0, timeout: float = 30.0) -> redis
     attempts = 8 + int(patience)  # about a second each once the backoff reached its cap
     plain = redis_url(url)
     tcp = {} if plain.startswith("unix:") else {"socket_keepalive": True}
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         plain,
         retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), attempts if patience else 0),
         retry_on_error=list(_PASSING),
@@ -41,3 +79,6 @@ def connect(url: str, *, patience: float = 30.0, timeout: float = 30.0) -> redis
         socket_timeout=timeout,
         **tcp,
     )
+    pool = client.connection_pool
+    pool.connection_class = noticing_refusals(pool.connection_class)
+    return client

@@ -188,8 +188,8 @@ class Keys:
     def rejected(self) -> str:  # hash: reason -> number of messages refused
         return f"{self.prefix}:rejected"
 
-    def server(self) -> str:  # hash: Redis run id last seen and since when
-        return f"{self.prefix}:server"
+    def probe(self) -> str:  # is never there: deleting it shows whether the server takes writes
+        return f"{self.prefix}:probe"
 
     def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
         return f"{self.prefix}:workers"
