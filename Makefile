@@ -8,6 +8,7 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 PYTEST_ARGS ?=
 
 # The first interpreter that is new enough and can make a virtual environment; name another with
@@ -39,6 +40,10 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(BENCH_STAMP): $(STAMP) requirements-bench.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-bench.lock
+	@touch $@
+
 .PHONY: setup
 setup: $(STAMP) ## Make .venv and install the locked dependencies and dbt-relay
 
@@ -68,13 +73,17 @@ reparse: $(STAMP) ## Change vars of random projects; is what is kept a full pars
 	RELAY_REPARSE_EXAMPLES=$${RELAY_REPARSE_EXAMPLES:-200} $(BIN)/python -m pytest \
 		tests/integration/test_engine_reparse.py -k random -s $(PYTEST_ARGS)
 
+.PHONY: bench
+bench: $(BENCH_STAMP) ## Measure beside plain dbt, half an hour: benchmarks/RESULTS.md (BENCH_ARGS: names, --quick, --full)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
 .PHONY: recovery
 recovery: $(STAMP) ## Kill worker hosts; how long until their nodes run elsewhere (RECOVERY_ARGS)
-	$(BIN)/python benchmarks/recovery.py $(RECOVERY_ARGS)
+	$(BIN)/python -m benchmarks.recovery $(RECOVERY_ARGS)
 
 .PHONY: soak
 soak: $(STAMP) ## Run project after project for an hour; is memory flat? (RELAY_SOAK_MINUTES)
-	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
+	$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Disturb real runs in every way (RELAY_CHAOS_TRIALS, RELAY_CHAOS_SEED, CHAOS_ARGS)
@@ -108,11 +117,13 @@ lock: $(STAMP) ## Resolve the lock files anew
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOCK) $(ALL_EXTRAS) --output-file requirements.lock
 	$(LOCK) $(ALL_EXTRAS) --group dev --group conformance --constraints requirements.lock --output-file requirements-dev.lock
+	$(LOCK_ALONE) --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock
 	printf 'dbt-core<1.11\ndbt-duckdb<1.11\n' > $(VENV)/dbt110.txt
 	$(LOCK) $(ALL_EXTRAS) --group dev --constraints $(VENV)/dbt110.txt --output-file requirements-dbt110.lock
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
+LOCK_ALONE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --custom-compile-command 'make lock'
+LOCK := $(LOCK_ALONE) pyproject.toml
 ALL_EXTRAS := --extra worker --extra embedded --extra flower --extra postgres
 
 .PHONY: clean

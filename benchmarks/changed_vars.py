@@ -1,6 +1,6 @@
 """CPU seconds until a run with other vars is planned on a warm worker, beside a full parse.
 
-    python benchmarks/changed_vars.py [--models 120] [--tests 870] [--rounds 3]
+    python -m benchmarks.changed_vars [--models 120] [--tests 870] [--rounds 3]
 
 No Redis and no warehouse: the engine alone, with what processes share in memory, on `simulated_project`. Planning
 takes in the arguments, project and profile, the parse, dbt's graph and selection; what follows is the first node.
@@ -17,8 +17,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.simulated_project import write_project
 from tests.support.engine import Shared, spec_for

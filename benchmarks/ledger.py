@@ -1,6 +1,6 @@
 """The ledger under load, with workers that execute nothing: no dbt, no Celery, one real server.
 
-    python benchmarks/ledger.py [--nodes 10000] [--runs 200] [--each 50] [--workers 8] [--json FILE]
+    python -m benchmarks.ledger [--nodes 10000] [--runs 200] [--each 50] [--workers 8] [--json FILE]
 
 Measured, on a private server without a file:
 
@@ -16,10 +16,7 @@ the server's (``INFO commandstats``); calls above 1 ms are counted by script (``
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -28,17 +25,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.support.redis_server import RedisServer  # noqa: E402
-from workers.contract.connection import connect  # noqa: E402
-from workers.contract.messages import RunRequest  # noqa: E402
-from workers.contract.names import QUEUE, Keys, new_run_id  # noqa: E402
-from workers.contract.purge import purge  # noqa: E402
-from workers.contract.results import Attempt  # noqa: E402
-from workers.ledger import Claim, Ledger, Move, StagedNode  # noqa: E402
-from workers.reaper import Reaper  # noqa: E402
+from benchmarks.measure import machine
+from tests.support.redis_server import RedisServer
+from workers.contract.connection import connect
+from workers.contract.messages import RunRequest
+from workers.contract.names import QUEUE, Keys, new_run_id
+from workers.contract.purge import purge
+from workers.contract.results import Attempt
+from workers.ledger import Claim, Ledger, Move, StagedNode
+from workers.reaper import Reaper
 
 MESSAGE = "x" * 900
 """About what kombu writes for one of our tasks."""
@@ -283,7 +278,11 @@ def main() -> int:
     server.start()
     try:
         bench = Bench(server, args.workers)
-        found: dict[str, Any] = {"machine": machine(bench), "command": " ".join(["python", *sys.argv])}
+        found: dict[str, Any] = {
+            "machine": machine(),
+            "workers": bench.workers,
+            "command": " ".join(["python", *sys.argv]),
+        }
         for name, measure in (
             ("giant", lambda: giant(bench, args.nodes)),
             ("giant, flat", lambda: giant(bench, args.nodes, layer=args.nodes)),
@@ -300,16 +299,6 @@ def main() -> int:
     if args.json:
         args.json.write_text(text)
     return 0
-
-
-def machine(bench: Bench) -> dict[str, Any]:
-    told: Any = bench.client.info("server")
-    return {
-        "cpu_count": os.cpu_count(), "load": os.getloadavg()[0], "platform": platform.platform(),
-        "python": platform.python_version(), "server": told.get("valkey_version") or told["redis_version"],
-        "redis-py": importlib.metadata.version("redis"), "dbt-relay": importlib.metadata.version("dbt-relay"),
-        "workers": bench.workers,
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

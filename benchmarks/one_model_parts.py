@@ -1,6 +1,6 @@
 """Where the time of one model goes: the engine's steps in one process, without Redis and Celery.
 
-    python benchmarks/one_model_parts.py PROJECT MODEL [--rounds 20]
+    python -m benchmarks.one_model_parts PROJECT MODEL [--rounds 20]
 
 Milliseconds of CPU (all threads of the process, DuckDB's too) and of wall for each step; of the node step, how
 much is dbt's own node runner. PROJECT's DuckDB file is where its profile says. Prints JSON with ``--json``.
@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +20,6 @@ from typing import Any
 
 import msgspec
 from dbt.task.runnable import GraphRunnableTask
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.engine import Shared, spec_for
 from workers.engine.engine import Engine

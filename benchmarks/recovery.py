@@ -1,6 +1,6 @@
 """How long until the node of a killed host runs elsewhere, with default settings.
 
-    python benchmarks/recovery.py [--kills 10] [--hosts 3] [--seed 1] [--json FILE]
+    python -m benchmarks.recovery [--kills 10] [--hosts 3] [--seed 1] [--json FILE]
 
 Each host is a worker of its own (Celery's parent and one process) in a process group of its own; all of it
 is killed at once (SIGKILL) at a random moment while it executes a node that takes minutes. The clock stops
@@ -11,30 +11,25 @@ ended; and the host is started again. Both ways of executing are measured: node 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from producer.client import RelayClient  # noqa: E402
-from tests.support.postgres_server import NoPostgresError, PostgresServer  # noqa: E402
-from tests.support.projects import copy_project  # noqa: E402
-from tests.support.redis_server import RedisServer  # noqa: E402
-from tests.support.runs import submit  # noqa: E402
-from tests.support.waiting import wait_until  # noqa: E402
-from tests.support.worker_pool import WorkerPool, WorkerPools  # noqa: E402
-from workers.contract.events import STATE, Event  # noqa: E402
+from benchmarks.measure import machine
+from producer.client import RelayClient
+from tests.support.postgres_server import NoPostgresError, PostgresServer
+from tests.support.projects import copy_project
+from tests.support.redis_server import RedisServer
+from tests.support.runs import submit
+from tests.support.waiting import wait_until
+from tests.support.worker_pool import WorkerPool, WorkerPools
+from workers.contract.events import STATE, Event
 
 ALLOWED = {"takeover": 15.0, "cancel": 3.0}
 """Seconds that the worst may take."""
@@ -152,15 +147,6 @@ def main() -> int:
     for what, allowed in ALLOWED.items():
         print(f"{what}: worst {worst[what]:.1f} s, allowed {allowed:.0f} s")
     return int(any(worst[what] > allowed for what, allowed in ALLOWED.items()))
-
-
-def machine() -> dict[str, Any]:
-    """What was measured on."""
-    return {
-        "cpu_count": os.cpu_count(), "load": os.getloadavg()[0], "platform": platform.platform(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("dbt-relay", "dbt-core", "celery", "redis")},
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where does it stop scaling? A discrete-event model of one run, from 10 to 1,000 workers, 100 to 100,000 nodes.
 
-    python benchmarks/scale.py [--sql 0 0.5 2] [--seed 1] [--json FILE]
+    python -m benchmarks.scale [--sql 0 0.5 2] [--seed 1] [--json FILE]
 
 What is modelled is a run on a warehouse of many writers: a plan, its nodes, one message each, and the close.
 

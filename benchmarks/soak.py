@@ -1,6 +1,6 @@
 """Runs without end on a few workers: is the memory of workers and Redis flat?
 
-    RELAY_SOAK_MINUTES=60 python benchmarks/soak.py [--json FILE]
+    RELAY_SOAK_MINUTES=60 python -m benchmarks.soak [--json FILE]
 
 Three producers submit one run after the other: builds of the demonstration, year after year (with more
 vars than a worker keeps parsed projects), and of tests/projects/features on DuckDB and, where there is a server, on
@@ -17,13 +17,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import itertools
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -33,14 +30,12 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from producer.runner import DbtRunner  # noqa: E402
-from tests.support.postgres_server import NoPostgresError, PostgresDatabase, PostgresServer  # noqa: E402
-from tests.support.projects import copy_project  # noqa: E402
-from tests.support.redis_server import RedisServer  # noqa: E402
-from tests.support.worker_pool import WorkerPool, WorkerPools  # noqa: E402
+from benchmarks.measure import machine
+from producer.runner import DbtRunner
+from tests.support.postgres_server import NoPostgresError, PostgresDatabase, PostgresServer
+from tests.support.projects import copy_project
+from tests.support.redis_server import RedisServer
+from tests.support.worker_pool import WorkerPool, WorkerPools
 
 YEARS = range(2025, 2029)
 CONTEXTS = 4
@@ -182,15 +177,6 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
     return {
         "minutes": round(took / 60, 1), "warm_up_minutes": round(warm / 60, 1), "runs": dict(load.runs), "nodes": load.nodes, "figures": rows,
         "wrong": [*load.failures, *wrong], "machine": machine(), "samples": samples,
-    }  # fmt: skip
-
-
-def machine() -> dict[str, Any]:
-    """What was measured on."""
-    return {
-        "cpu_count": os.cpu_count(), "load": os.getloadavg()[0], "platform": platform.platform(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("dbt-relay", "dbt-core", "duckdb", "celery")},
     }  # fmt: skip
 
 

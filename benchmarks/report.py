@@ -1,0 +1,133 @@
+"""`results.json` as a page for people, RESULTS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from benchmarks.measure import Cell, Outcome, Table, Target, same_machine
+
+LIMITS = Path(__file__).with_name("limits.yml")
+
+
+class Results(msgspec.Struct):
+    """All of results.json.
+
+    Attributes:
+        command: that repeats all of it.
+        outcomes: of each benchmark its last; all of one machine and one set of versions.
+    """
+
+    command: str
+    outcomes: list[Outcome]
+
+
+def merged(before: Results | None, new: Sequence[Outcome], names: Sequence[str]) -> Results:
+    """`new` in place of what there was, in the order of `names`.
+
+    What another machine or other versions gave is dropped: figures that stand on one page are comparable.
+    """
+    kept = {each.name: each for each in (before.outcomes if before else ())}
+    kept = {
+        name: each for name, each in kept.items() if not new or same_machine(each.machine, new[0].machine)
+    }
+    kept |= {each.name: each for each in new}
+    return Results(command="make bench", outcomes=[kept[name] for name in names if name in kept])
+
+
+def limits(path: Path = LIMITS) -> dict[str, str]:
+    """What limits each figure, by the target's key: written by hand, and kept when figures are measured anew."""
+    said: dict[str, str] | None = yaml.safe_load(path.read_text())
+    return {key: " ".join(text.split()) for key, text in (said or {}).items()}
+
+
+def page(results: Results, limited: Mapping[str, str], plots: str) -> str:
+    """Markdown.
+
+    Args:
+        limited: see `limits`.
+        plots: the folder of the plots, as a link from the page.
+    """
+    about = (
+        f"What `{results.command}` found. Times are medians of wall time; ways that are compared take turns within "
+        "each round. `python -m benchmarks --render` makes this page anew from results.json and limits.yml."
+    )
+    parts = ["# Results", about]
+    if results.outcomes:
+        parts += ["## Machine", _machine(results.outcomes)]
+    parts += ["## Targets", _targets(results.outcomes, limited)]
+    parts += [_outcome(each, plots) for each in results.outcomes]
+    return "\n\n".join(parts) + "\n"
+
+
+def number(value: Cell) -> str:
+    """A figure with three digits that mean something."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def verdict(target: Target) -> str:
+    """Met or missed, and by how much."""
+    if target.measured is None or target.met is None:
+        return "not measured"
+    if not target.wanted or not target.measured:
+        return "met" if target.met else "**missed**"
+    times = target.wanted / target.measured if target.least else target.measured / target.wanted
+    if target.met:
+        return f"met, with {number(round((1 - times) * 100))} % to spare"
+    return f"**missed**: {number(times)} times too {'little' if target.least else 'much'}"
+
+
+def _machine(outcomes: Sequence[Outcome]) -> str:
+    shown: dict[str, Any] = {k: v for k, v in outcomes[-1].machine.items() if k not in ("load", "commit")}
+    return markdown(Table("", ["", ""], [[k.replace("_", " "), str(v)] for k, v in shown.items()]))
+
+
+def _targets(outcomes: Sequence[Outcome], limited: Mapping[str, str]) -> str:
+    rows: list[list[Cell]] = []
+    for outcome in outcomes:
+        for each in outcome.targets:
+            sign, unit = "≥" if each.least else "≤", f" {each.unit}" if each.unit else ""
+            measured = "-" if each.measured is None else number(each.measured) + unit
+            limit = each.limited_by or limited.get(each.key, "")
+            rows.append([each.what, f"{sign} {number(each.wanted)}{unit}", measured, verdict(each), limit])
+    return markdown(Table("", ["target", "wanted", "measured", "", "what limits it now"], rows))
+
+
+def _outcome(outcome: Outcome, plots: str) -> str:
+    parts = [f"## {outcome.title}"]
+    size = "" if outcome.size == "normal" else f", size {outcome.size}"
+    parts.append(
+        f"`{outcome.command}` took {outcome.seconds:.0f} s on {outcome.at} at commit {outcome.machine.get('commit')}, "
+        f"load {outcome.machine.get('load')} before{size}."
+    )
+    if outcome.error:
+        parts.append(f"**It failed**: {outcome.error}")
+    parts += outcome.notes
+    for table in outcome.tables:
+        parts += [f"**{table.title}**"] if table.title else []
+        parts.append(markdown(table))
+    parts += [f"![{plot.title}]({plots}/{plot.name}.svg)" for plot in outcome.plots]
+    return "\n\n".join(parts)
+
+
+def markdown(table: Table) -> str:
+    """Markdown of a table, without its title."""
+    cells = [[_cell(each) for each in row] for row in table.rows]
+    rows = [table.columns, ["---"] * len(table.columns), *cells]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: Cell) -> str:
+    return number(value).replace("|", "\\|").replace("\n", " ")
