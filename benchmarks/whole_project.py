@@ -1,0 +1,270 @@
+"""A whole project: ``dbt build`` with 1, 4 and 8 threads, beside worker processes that are up.
+
+Plain dbt is a process with a warm partial parse; ours is from submit to result. Every side has its own copy of the
+project and its own part of the warehouse, built once before it is measured. After it, both must have left the same
+relations and the same statuses.
+
+- *small*: tables of one row: what is measured is dbt.
+- *busy*: 0.2 to 2 s of SQL a model that keep a core busy, so two cores are the limit of everybody. Compared with
+  plain dbt at the same number of nodes at once, and with the best of dbt.
+- *waiting*: the same seconds, spent asleep in the warehouse (Postgres): a warehouse that is somewhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.measure import Cell, Options, Outcome, Plot, Table, Target, at_most, interleaved
+from benchmarks.projects import SHAPES, Copy, nothing, write
+from benchmarks.stacks import Stack, stack, statuses_of
+from benchmarks.warehouses import Warehouse, relations, units_per_second, warehouses
+
+
+@dataclass(frozen=True)
+class Case:
+    """A project and the ways to build it.
+
+    Attributes:
+        kind: ``small``, ``busy``, ``waiting``.
+        threads: of plain dbt, a way each.
+        processes: of ours, a way each.
+        at_once: nodes at once of ours; 0 is what the profile says, 4. A session on a DuckDB file has one.
+    """
+
+    warehouse: Warehouse
+    shape: str
+    models: int
+    rounds: int
+    kind: str = "small"
+    threads: tuple[int, ...] = (1, 4, 8)
+    processes: tuple[int, ...] = (1, 2)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.warehouse.name}, {self.models} {self.kind}, {self.shape}"
+
+
+@dataclass
+class Found:
+    """Seconds by way, and what was not equal."""
+
+    case: Case
+    times: dict[str, list[float]]
+    differs: list[str] = field(default_factory=list)
+
+    def median(self, way: str) -> float | None:
+        """Seconds, where the way was measured."""
+        return statistics.median(self.times[way]) if self.times.get(way) else None
+
+    @property
+    def dbt(self) -> float:
+        """Seconds of the best of plain dbt."""
+        return min(statistics.median(took) for way, took in self.times.items() if way.startswith("dbt"))
+
+    def ratio(self, way: str, beside: str | None = None) -> float | None:
+        """Of a way to another, or to the best of plain dbt."""
+        ours, theirs = self.median(way), self.median(beside) if beside else self.dbt
+        return ours / theirs if ours and theirs else None
+
+
+def bench(options: Options) -> Outcome:
+    """See the module."""
+    found: list[Found] = []
+    outcome = Outcome(title="Whole project")
+    with contextlib.ExitStack() as opened:
+        places = opened.enter_context(warehouses(options.folder / "warehouses", outcome.notes))
+        cases = [case for place in places for case in of_warehouse(place, options)]
+        numbers = sorted({number for case in cases for number in case.processes})
+        stacks = {number: opened.enter_context(stack(number)) for number in numbers}
+        for number, case in enumerate(cases):
+            print(case.title, flush=True)
+            found.append(measure(case, f"c{number}", options, stacks))
+            print(
+                "  ",
+                {way: f"{statistics.median(took):.2f} s" for way, took in found[-1].times.items()},
+                flush=True,
+            )
+    outcome.tables = [table(found)]
+    outcome.plots = plots(found)
+    outcome.targets = targets(found)
+    outcome.notes += [
+        "Same relations and same statuses on both sides after every case."
+        if not any(each.differs for each in found)
+        else "**Not the same on both sides**: " + "; ".join(f"{each.case.title}: {each.differs}" for each in found if each.differs),
+        ("*small*: tables of one row. *busy*: 0.2 to 2 s of SQL a model that keep a core busy (`generate_series` and "
+        "`range`), so the cores are the limit of every side. *waiting*: the same seconds asleep in the warehouse."),
+        "Ours is from submit to result with the workers up; plain dbt includes its start-up, with a warm partial parse.",
+    ]  # fmt: skip
+    outcome.data = {each.case.title: each.times for each in found}
+    return outcome
+
+
+def of_warehouse(place: Warehouse, options: Options) -> list[Case]:
+    """What is measured on a warehouse."""
+    rounds = options.pick(1, 2, 3)
+    processes = tuple(sorted({1, 2, *({4} if (os.cpu_count() or 1) >= 4 else ())}))
+    cases = [
+        Case(place, "layered", models, rounds, processes=processes, threads=options.pick((4,), (1, 4, 8)))
+        for models in options.pick((8,), (50, 200), (50, 200, 1000))
+    ]
+    cases += [
+        Case(
+            place,
+            shape,
+            options.pick(4, 50),
+            rounds,
+            processes=processes,
+            threads=options.pick((4,), (1, 4, 8)),
+        )
+        for shape in SHAPES
+        if shape != "layered" and options.size != "quick"
+    ]
+    real = options.pick(3, 16, 50)
+    cases.append(
+        Case(place, "layered", real, 1, "busy", threads=options.pick((2,), (1, 2, 4, 8)), processes=(2,))
+    )
+    if place.name == "Postgres":
+        cases.append(
+            Case(place, "layered", 2 * real, 1, "waiting", threads=options.pick((4,), (4, 8)), processes=(4,))
+        )
+    return cases
+
+
+def measure(case: Case, name: str, options: Options, stacks: dict[int, Stack]) -> Found:
+    """Build one case by all of its ways."""
+    graph, column = SHAPES[case.shape](case.models), columns(case)
+    theirs, ours = (
+        write(options.folder / f"{name}_{side}", graph, case.warehouse, f"{name}_{side}", column)
+        for side in ("dbt", "ours")
+    )
+    found = Found(case, {})
+
+    def by_dbt(threads: int) -> Callable[[], None]:
+        def build() -> None:
+            theirs.dbt("build", "--threads", str(threads))
+            told["dbt"] = theirs.statuses()
+
+        return build
+
+    def by_us(processes: int) -> Callable[[], None]:
+        at_once = 4 if case.kind == "small" else processes
+
+        def build() -> None:
+            told["ours"] = statuses_of(stacks[processes].run(ours, "build", threads=at_once))
+            if told["ours"] != told["dbt"]:
+                found.differs.append(f"statuses: {differences(told['ours'], told['dbt'])}")
+
+        return build
+
+    told: dict[str, dict[str, str]] = {}
+    ways = {f"dbt, {threads} threads": by_dbt(threads) for threads in case.threads}
+    ways |= {f"ours, {processes} processes": by_us(processes) for processes in case.processes}
+    warm(case, theirs, ours, stacks)
+    told["dbt"] = theirs.statuses()
+    found.times = interleaved(ways, case.rounds, warm=0)
+    if left := relations(case.warehouse, theirs.name) ^ relations(case.warehouse, ours.name):
+        found.differs.append(f"relations: {sorted(left)[:5]}")
+    if len(relations(case.warehouse, ours.name)) != case.models:
+        found.differs.append(f"{len(relations(case.warehouse, ours.name))} relations of {case.models} models")
+    return found
+
+
+def warm(case: Case, theirs: Copy, ours: Copy, stacks: dict[int, Stack]) -> None:
+    """Parsed, and built where that takes no long SQL: what exists is replaced afterwards by both sides."""
+    first = () if case.kind == "small" else ("--select", "m_0", "m_1", "m_2")
+    theirs.dbt("build", *first)
+    for processes in case.processes:
+        for _ in range(2):  # every process has the project when all of them had something to do
+            stacks[processes].run(ours, "build", *first)
+
+
+def columns(case: Case) -> Callable[[int], str]:
+    """What the models compute."""
+    if case.kind == "small":
+        return nothing
+    chance = random.Random(case.models)
+    seconds = [0.2 * 10 ** chance.random() for _ in range(case.models)]
+    if case.kind == "waiting":
+        return lambda number: f"(select 1 from (select pg_sleep({seconds[number]:.3f})) as slept)"
+    rate = units_per_second(case.warehouse)
+    return lambda number: f"({case.warehouse.busy(round(rate * seconds[number]))})"
+
+
+def differences(one: dict[str, str], other: dict[str, str]) -> list[Any]:
+    """The first few."""
+    return sorted(set(one.items()) ^ set(other.items()))[:5]
+
+
+def table(found: list[Found]) -> Table:
+    """Seconds, and ratios to the best of dbt."""
+    ways = sorted(
+        {way for each in found for way in each.times},
+        key=lambda way: (way[0], int("".join(filter(str.isdigit, way)))),
+    )
+    rows: list[list[Cell]] = []
+    for each in found:
+        ours = [way for way in ways if way.startswith("ours") and way in each.times]
+        best = min((each.ratio(way) or 0.0 for way in ours), default=None)
+        rows.append([each.case.title, *(each.median(way) for way in ways), best])
+    return Table("Seconds of wall, medians", ["project", *ways, "ours ÷ best of dbt"], rows)
+
+
+def plots(found: list[Found]) -> list[Plot]:
+    """Small models, one plot for each warehouse."""
+    out = []
+    for name in sorted({each.case.warehouse.name for each in found}):
+        shown = [each for each in found if each.case.warehouse.name == name and each.case.kind == "small"]
+        ways = list(shown[0].times)
+        out.append(
+            Plot(
+                f"whole-project-{name.lower()}", f"dbt build of small models on {name}", "", "seconds, less is better",
+                [f"{each.case.models}, {each.case.shape}" for each in shown],
+                {way: [each.median(way) for each in shown] for way in ways}, kind="bars",
+            )
+        )  # fmt: skip
+    return out
+
+
+def targets(found: list[Found]) -> list[Target]:
+    """Those of the issue."""
+
+    def one(name: str, models: int | None, kind: str) -> Found | None:
+        of = [
+            each
+            for each in found
+            if (each.case.warehouse.name, each.case.kind, each.case.shape) == (name, kind, "layered")
+        ]
+        return next((each for each in of if models in (None, each.case.models)), None)
+
+    small, file = one("Postgres", 200, "small"), one("DuckDB", 200, "small")
+    out = [
+        at_most("whole-postgres", "200 small models on Postgres, 2 worker processes ÷ best of dbt build", 0.40,
+                small.ratio("ours, 2 processes") if small else None),
+        at_most("whole-duckdb", "200 small models on one DuckDB file, 1 worker process ÷ best of dbt build", 0.75,
+                file.ratio("ours, 1 processes") if file else None),
+    ]  # fmt: skip
+    ratios = [ratio for each in found if each.case.kind == "small" and each.case.warehouse.name == "DuckDB"
+              for way in each.times if way.startswith("ours") and (ratio := each.ratio(way))]  # fmt: skip
+    out.append(
+        at_most(
+            "whole-duckdb-shapes",
+            "one DuckDB file, the worst of all shapes ÷ best of dbt build",
+            1.0,
+            max(ratios, default=None),
+        )
+    )
+    for name, kind, nodes in (("Postgres", "busy", 2), ("Postgres", "waiting", 4), ("DuckDB", "busy", 2)):
+        real = one(name, None, kind)
+        way, same = f"ours, {nodes} processes", f"dbt, {nodes} threads"
+        what = f"0.2 to 2 s of SQL a model, {kind}, on {name}: {nodes} worker processes ÷ dbt build --threads {nodes}"
+        out.append(
+            at_most(f"whole-{name.lower()}-{kind}", what, 1.0, real.ratio(way, same) if real else None)
+        )
+    return out
