@@ -31,6 +31,7 @@ from benchmarks.plots import draw
 BENCHMARKS = {
     "one-model": "benchmarks.one_model",
     "whole-project": "benchmarks.whole_project",
+    "growth": "benchmarks.growth",
 }
 """Module by name, in the order of the page."""
 

@@ -1,179 +1,193 @@
-"""One model on a warm worker, beside plain dbt: whole wall from submit to result.
+"""One model, warm: from submit to result, on projects of 20 to 5,000 models.
 
-    python benchmarks/one_model.py [--models 20] [--rounds 7] [--json FILE]
+Ways, in turn:
 
-Four ways, in turn, on copies of one project and a DuckDB file each: the demonstration, or with ``--models`` one of
-so many tables:
+- ours: ``DbtRunner.execute_command`` against one warm worker process
+- ``dbt run --select`` as a process, partial parse warm
+- ``dbtRunner`` in a process that stays, partial parse warm
+- ``dbtRunner(manifest=)`` in the same process, with the manifest held and no artifacts written
 
-- ``relay``: ``DbtRunner.execute_command`` against a warm stack of one worker process
-- ``relay command``: ``dbt-relay run --select …`` as a process against the same stack
-- ``dbt command``: ``dbt run --select …`` as a process, partial parse warm
-- ``dbtRunner``: dbt's own programmatic interface in one process, partial parse warm
-
-Then where the time of ``relay`` goes within the engine (`one_model_parts`). On a machine that does other things
-look at CPU: wall is comparable within one call alone.
+Then where the time of ours goes within the engine (`benchmarks.one_model_parts`).
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import importlib.metadata
-import io
 import json
-import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from one_model_parts import table
+from benchmarks.inside import inside
+from benchmarks.measure import (
+    ROOT,
+    Cell,
+    Options,
+    Outcome,
+    Plot,
+    Table,
+    Target,
+    at_least,
+    at_most,
+    interleaved,
+)
+from benchmarks.one_model_parts import rows_of
+from benchmarks.projects import Copy, environment, nothing, tree, write
+from benchmarks.stacks import Stack, stack, succeeded
+from benchmarks.warehouses import Warehouse, warehouses
 
-ROOT = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
-DEMONSTRATION = "stg_census"
+OURS, COMMAND, INSIDE, HELD = "ours", "dbt run --select", "dbtRunner", "dbtRunner(manifest=)"
+Parts = dict[str, dict[str, float]]
 
 
-def generated(folder: Path, name: str, models: int) -> Path:
-    """A project of so many tables, each of one that is named before it, all of them in its file."""
-    import duckdb
-
-    target = folder / name
-    (target / "models").mkdir(parents=True)
-    (target / "dbt_project.yml").write_text(
-        "name: many\nversion: '1.0'\nprofile: many\nmodels: {many: {+materialized: table}}\n"
+def bench(options: Options) -> Outcome:
+    """See the module."""
+    outcome = Outcome(title="One model, warm")
+    sizes = options.pick((20, 60), (20, 200, 1000, 5000))
+    times: dict[str, dict[int, dict[str, list[float]]]] = {}
+    parts: dict[str, Parts] = {}
+    with (
+        warehouses(options.folder / "warehouses", outcome.notes) as places,
+        stack(1) as workers,
+    ):
+        for place in places:
+            times[place.name] = {}
+            for models in sizes:
+                name = f"{place.name.lower()}_{models}"
+                found, ours = measure(options, place, models, name, workers, outcome.notes)
+                times[place.name][models] = found
+                print(
+                    name,
+                    {way: f"{statistics.median(each):.3f} s" for way, each in found.items() if each},
+                    flush=True,
+                )
+                if models == sizes[0]:
+                    parts[place.name] = parts_of(ours, models - 1, options.pick(3, 20))
+    outcome.tables = [*(milliseconds(name, by_size) for name, by_size in times.items()),
+                      *(share(name, each) for name, each in parts.items())]  # fmt: skip
+    outcome.plots = [plot(name, by_size) for name, by_size in times.items()]
+    outcome.targets = targets(times, parts)
+    outcome.notes.append(
+        "Models of one row. `dbtRunner` and `dbtRunner(manifest=)` run in a process that stays and keeps its connection; "
+        "the latter holds the manifest and writes no artifacts. Ours is measured more often than the others."
     )
-    (target / "profiles.yml").write_text(
-        "many:\n  target: dev\n  outputs:\n    dev:\n      type: duckdb\n      schema: main\n      threads: 4\n"
-        "      path: \"{{ env_var('DATABASE_PATH') }}\"\n"
+    outcome.data = {"seconds": times, "parts": parts}
+    return outcome
+
+
+def measure(
+    options: Options, place: Warehouse, models: int, name: str, workers: Stack, notes: list[str]
+) -> tuple[dict[str, list[float]], Copy]:
+    """Seconds by way of the last model of a project, and our copy of the project."""
+    arguments = ["run", "--select", f"m_{models - 1}"]
+    copies = [copy_of(options.folder, place, models, f"{name}_{side}") for side in ("ours", "dbt", "inside")]
+    ours, theirs, held = copies
+    runner = workers.runner(ours.folder)
+
+    def execute() -> None:
+        succeeded(runner.execute_command(arguments, stream_output=False))
+
+    with inside(held.folder, arguments, environment()) as within:
+        ways: dict[str, Callable[[], object]] = {
+            OURS: execute,
+            COMMAND: lambda: theirs.dbt(*arguments),
+            INSIDE: within["dbtRunner"],
+            HELD: within["manifest"],
+        }
+        with ThreadPoolExecutor() as pool:  # a parse each
+            list(pool.map(lambda way: way(), (ways[OURS], ways[COMMAND], ways[INSIDE])))
+        rounds = options.pick(1, 9 if models <= 20 else 7 if models <= 200 else 3 if models <= 1000 else 2)
+        failed: dict[str, str] = {}
+        found = interleaved(ways, rounds, warm=1, failed=failed)
+        if OURS in failed:
+            raise RuntimeError(f"{name}: {failed[OURS]}")
+        found[OURS] += interleaved({OURS: execute}, options.pick(2, 12))[OURS]
+    notes += [f"**{way} failed** with {models} models on {place.name}: {why}" for way, why in failed.items()]
+    return found, ours
+
+
+def copy_of(folder: Path, place: Warehouse, models: int, name: str) -> Copy:
+    """A project whose relations are all there, as if it had been built before."""
+    copy = write(folder / name, tree(models), place, name, nothing)
+    place.execute(
+        name, [f"create table m_{each} as select {each} as id, 'm{each}' as value" for each in range(models)]
     )
-    with duckdb.connect(str(target / "simulation.duckdb")) as connection:
-        connection.begin()
-        for number in range(models):
-            sql = (
-                f"select * from {{{{ ref('m_{number // 2}') }}}}" if number else "select 1 as id, 'x' as name"
-            )
-            folder_of = target / "models" / f"part_{number // 100}"
-            folder_of.mkdir(exist_ok=True)
-            (folder_of / f"m_{number}.sql").write_text(sql)
-            connection.execute(f"create table m_{number} as select 1 as id, 'x' as name")
-        connection.commit()
-    return target
+    return copy
 
 
-def project(folder: Path, name: str, models: int, model: list[str]) -> Path:
-    """A generated project, or a copy of the demonstration with its seeds loaded, once run by plain dbt."""
-    if models:
-        target = generated(folder, name, models)
-        subprocess.run(
-            [BIN / "dbt", *model], cwd=target, env=environment(target), check=True, capture_output=True
-        )
-        return target
-    target = folder / name
-    shutil.copytree(
-        ROOT / "dbt", target, ignore=shutil.ignore_patterns("target", "logs", "*.duckdb", "dbt_packages")
+def parts_of(copy: Copy, model: int, rounds: int) -> Parts:
+    """See `benchmarks.one_model_parts`, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.one_model_parts", copy.folder, f"m_{model}", "--json"]
+    done = subprocess.run(
+        [*command, "--rounds", str(rounds)],
+        cwd=ROOT,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    env = environment(target)
-    for args in (["deps"], ["seed"], model):
-        subprocess.run([BIN / "dbt", *args], cwd=target, env=env, check=True, capture_output=True)
-    return target
+    found: Parts = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def environment(target: Path) -> dict[str, str]:
-    """What dbt sees in a copy."""
-    return {**os.environ, "DO_NOT_TRACK": "1", "DATABASE_PATH": str(target / "simulation.duckdb")}
+def median(found: dict[str, list[float]], way: str) -> float | None:
+    """Milliseconds, of a way that did not fail."""
+    return statistics.median(found[way]) * 1000 if found.get(way) else None
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of wall."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def milliseconds(name: str, by_size: dict[int, dict[str, list[float]]]) -> Table:
+    """Each way by size of the project."""
+    ways = list(next(iter(by_size.values())))
+    rows: list[list[Cell]] = []
+    for models, found in by_size.items():
+        ours, command = median(found, OURS), median(found, COMMAND)
+        times = command / ours if ours and command else None
+        rows.append([models, *(median(found, way) for way in ways), times])
+    return Table(f"{name}: milliseconds from submit to result", ["models", *ways, "dbt run ÷ ours"], rows)
 
 
-def main() -> int:
-    """Print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", type=int, default=0, help="of a generated project; 0: the demonstration")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    model = ["run", "--select", f"m_{options.models - 1}" if options.models else DEMONSTRATION]
-    from producer.embedded import EmbeddedStack
-    from producer.runner import DbtRunner
+def share(name: str, parts: Parts) -> Table:
+    """Where the engine's time goes."""
+    rows: list[list[Cell]] = [[part, row["cpu"], row["wall"]] for part, row in rows_of(parts).items()]
+    return Table(
+        f"{name}: the engine's part of ours, smallest project, milliseconds", ["part", "CPU", "wall"], rows
+    )
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ours, theirs, inside = (
-            project(folder, each, options.models, model) for each in ("ours", "plain", "inside")
-        )
-        with EmbeddedStack(workers=1, environ={**os.environ, "DO_NOT_TRACK": "1"}) as stack:
-            info = stack.start()
-            stack.wait_ready()
-            relay_env = {**environment(ours), "DBT_RELAY_BROKER_URL": info.broker_url}
-            runner = DbtRunner(ours, threads=0, environ=relay_env)
-            os.environ.update(environment(inside))
-            from dbt.cli.main import dbtRunner
 
-            dbt_runner = dbtRunner()
-
-            def in_process() -> None:
-                with (
-                    contextlib.chdir(inside) if sys.version_info >= (3, 11) else contextlib.nullcontext(),
-                    contextlib.redirect_stdout(io.StringIO()),
-                ):
-                    assert dbt_runner.invoke([*model, "--project-dir", str(inside)]).success
-
-            ways: dict[str, Callable[[], object]] = {
-                "relay": lambda: runner.execute_command(model, stream_output=False),
-                "relay command": lambda: subprocess.run(
-                    [BIN / "dbt-relay", *model], cwd=ours, env=relay_env, check=True, capture_output=True
-                ),
-                "dbt command": lambda: subprocess.run(
-                    [BIN / "dbt", *model],
-                    cwd=theirs,
-                    env=environment(theirs),
-                    check=True,
-                    capture_output=True,
-                ),
-                "dbtRunner": in_process,
-            }
-            for work in ways.values():  # warm
-                work()
-            times: dict[str, list[float]] = {each: [] for each in ways}
-            for _ in range(options.rounds):
-                for each, work in ways.items():
-                    times[each].append(timed(work))
-        parts = json.loads(
-            subprocess.run(
-                [sys.executable, Path(__file__).with_name("one_model_parts.py"), ours, model[-1], "--json"],
-                env=environment(ours), check=True, capture_output=True, text=True,
-            ).stdout.splitlines()[-1]
-        )  # fmt: skip
-    medians = {each: statistics.median(values) for each, values in times.items()}
-    versions = {
-        p: importlib.metadata.version(p) for p in ("dbt-relay", "dbt-core", "dbt-duckdb", "duckdb", "celery")
+def plot(name: str, by_size: dict[int, dict[str, list[float]]]) -> Plot:
+    """Seconds over models."""
+    ways: Sequence[str] = (COMMAND, INSIDE, HELD, OURS)
+    series: dict[str, list[float | None]] = {
+        way: [None if (ms := median(found, way)) is None else ms / 1000 for found in by_size.values()]
+        for way in ways
     }
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
-    print(f"{'way':16}{'median':>9}{'min':>9}{'max':>9}   times relay")
-    for each, values in times.items():
-        print(
-            f"{each:16}{medians[each]:8.3f}s{min(values):8.3f}s{max(values):8.3f}s"
-            f"   {medians[each] / medians['relay']:6.1f}"
-        )
-    print(f"\nthe engine's part of relay, {options.models or 'the demonstration'} models")
-    print(table(parts))
-    if options.json:
-        options.json.write_text(
-            json.dumps({"versions": versions, "seconds": times, "medians": medians, "parts": parts}, indent=1)
-        )
-    return 0
+    return Plot(
+        f"one-model-{name.lower()}", f"One model of a project on {name}, warm", "models in the project", "seconds",
+        list(by_size), series, log="xy",
+    )  # fmt: skip
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def targets(times: dict[str, Any], parts: dict[str, Parts]) -> list[Target]:
+    """Those of the issue."""
+    out = []
+    for name, by_size in times.items():
+        least, most = min(by_size), max(by_size)
+        ours, command, large = (
+            median(by_size[least], OURS),
+            median(by_size[least], COMMAND),
+            median(by_size[most], OURS),
+        )
+        key = f"one-{name.lower()}"
+        here = f"one model, warm, {least} models, {name}"
+        if name == "DuckDB":
+            out.append(at_most(f"{key}-wall", f"{here}: submit to result", 60, ours, "ms"))
+        out += [
+            at_least(f"{key}-times", f"{here}: times faster than `dbt run --select`", 40, command / ours if ours and command else None),
+            at_most(f"{key}-growth", f"one model, warm, {name}: {most:,} models ÷ {least} models", 1.3, large / ours if ours and large else None),
+            at_most(f"{key}-own", f"{here}: our own share, all but dbt's node runner", 12,
+                    ours - parts[name]["dbt's runner"]["wall"] if ours else None, "ms"),
+        ]  # fmt: skip
+    return out

@@ -19,11 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from dbt.task.runnable import GraphRunnableTask
-
-from tests.support.engine import Shared, spec_for
-from workers.engine.engine import Engine
-from workers.engine.spec import StepResult, encode
 
 Spent = dict[str, list[tuple[float, float]]]
 
@@ -41,6 +36,12 @@ def spending(spent: Spent, name: str) -> Iterator[None]:
 
 def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float]]:
     """Median and least CPU, and median wall, of each part; milliseconds."""
+    from dbt.task.runnable import GraphRunnableTask
+
+    from tests.support.engine import Shared, spec_for
+    from workers.engine.engine import Engine
+    from workers.engine.spec import StepResult, encode
+
     engine, spent = Engine(Shared(), worker="benchmark"), {}
     own: Callable[..., Any] = GraphRunnableTask.call_runner
 
@@ -94,14 +95,20 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
     }  # fmt: skip
 
 
-def table(parts: dict[str, dict[str, float]]) -> str:
+def rows_of(parts: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """The parts, their sum, and what of it is not dbt's node runner."""
-    steps = [name for name in parts if name != "dbt's runner"]
-    total = {kind: sum(parts[name][kind] for name in steps) for kind in ("cpu", "cpu_least", "wall")}
-    rest = {kind: total[kind] - parts["dbt's runner"][kind] for kind in total}
+    steps = {name: row for name, row in parts.items() if name != "dbt's runner"}
+    kinds = ("cpu", "cpu_least", "wall")
+    total = {kind: sum(row[kind] for row in steps.values()) for kind in kinds}
+    runner = parts["dbt's runner"]
+    rest = {kind: total[kind] - runner[kind] for kind in kinds}
+    return {**steps, "all steps": total, "dbt's node runner": runner, "all else": rest}
+
+
+def table(parts: dict[str, dict[str, float]]) -> str:
+    """For a terminal."""
     lines = [f"{'part':22}{'CPU':>9}{'least':>9}{'wall':>9}  ms"]
-    for name, row in [*((name, parts[name]) for name in steps), ("all steps", total),
-                      ("dbt's node runner", parts["dbt's runner"]), ("all else", rest)]:  # fmt: skip
+    for name, row in rows_of(parts).items():
         lines.append(f"{name:22}{row['cpu']:9.1f}{row['cpu_least']:9.1f}{row['wall']:9.1f}")
     return "\n".join(lines)
 

@@ -28,15 +28,14 @@ class Copy:
     warehouse: Warehouse
     name: str
 
-    def dbt(self, *arguments: str) -> list[str]:
-        """Run plain dbt as a process, as a user would; the node's statuses are in its artifacts.
+    def dbt(self, *arguments: str) -> None:
+        """Run plain dbt as a process, as a user would.
 
         Raises:
             CalledProcessError: it failed.
         """
-        command = [str(BIN / "dbt"), *arguments]
+        command = [BIN / "dbt", *arguments]
         subprocess.run(command, cwd=self.folder, env=environment(), check=True, capture_output=True)
-        return command
 
     def statuses(self) -> dict[str, str]:
         """Of the last run, by unique id: what its run_results.json says."""
