@@ -6,8 +6,8 @@ Without names all of them: about half an hour on two cores, with ``--quick`` abo
 that everything works: its figures mean nothing), with ``--full`` much longer. Each is a process of its own, one
 after the other; one that fails is recorded, the others go on, and the end is 1.
 
-Written are results.json and RESULTS.md in ``benchmarks/`` and the plots in ``docs/benchmarks/``; with ``--out``, or
-``--quick`` (``build/benchmarks``), all in one folder. Benchmarks that are not named keep what was found before.
+Written are results.json and RESULTS.md in ``benchmarks/``, the plots in ``docs/benchmarks/`` and README's figures; with
+``--out``, or ``--quick`` (``build/benchmarks``), all but the last, in one folder. Benchmarks that are not named keep what was found before.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ BENCHMARKS = {
     "growth": "benchmarks.growth",
 }
 """Module by name, in the order of the page."""
+
+
+README = ROOT / "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,6 +112,8 @@ def write(outcomes: Sequence[Outcome], out: Path | None) -> None:
         return
     path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     (folder / "RESULTS.md").write_text(report.page(results, report.limits(), link))
+    if out is None:
+        README.write_text(report.with_headlines(README.read_text(), results))
     try:
         for plot in (each for outcome in results.outcomes for each in outcome.plots):
             draw(plot, plots)

@@ -12,6 +12,12 @@ import yaml
 from benchmarks.measure import Cell, Outcome, Table, Target, same_machine
 
 LIMITS = Path(__file__).with_name("limits.yml")
+HEADLINES = (
+    "one-duckdb-wall", "one-duckdb-times", "one-duckdb-growth", "whole-postgres", "whole-duckdb", "growth-first",
+)  # fmt: skip
+"""The targets that README shows, those that were measured."""
+HEAD_PLOTS = ("one-model-duckdb", "whole-project-postgres", "whole-project-duckdb")
+BEGIN, END = "<!-- measured: `python -m benchmarks --render` writes this -->", "<!-- /measured -->"
 
 
 class Results(msgspec.Struct):
@@ -64,6 +70,27 @@ def page(results: Results, limited: Mapping[str, str], plots: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def headlines(results: Results) -> str:
+    """The figures that README shows: missed targets too."""
+    targets = {each.key: each for outcome in results.outcomes for each in outcome.targets}
+    drawn = {plot.name: plot.title for outcome in results.outcomes for plot in outcome.plots}
+    rows: list[list[Cell]] = [
+        [each.what, *_figures(each)]
+        for key in HEADLINES
+        if (each := targets.get(key)) and each.measured is not None
+    ]
+    parts = [markdown(Table("", ["", "wanted", "measured"], rows)), _measured_on(results.outcomes)]
+    parts += [f"![{drawn[name]}](docs/benchmarks/{name}.svg)" for name in HEAD_PLOTS if name in drawn]
+    return "\n\n".join(parts)
+
+
+def with_headlines(readme: str, results: Results) -> str:
+    """README with the figures in their place."""
+    before, _, rest = readme.partition(BEGIN)
+    after = rest.partition(END)[2]
+    return f"{before}{BEGIN}\n\n{headlines(results)}\n\n{END}{after}"
+
+
 def number(value: Cell) -> str:
     """A figure with three digits that mean something."""
     if value is None:
@@ -98,11 +125,26 @@ def _targets(outcomes: Sequence[Outcome], limited: Mapping[str, str]) -> str:
     rows: list[list[Cell]] = []
     for outcome in outcomes:
         for each in outcome.targets:
-            sign, unit = "≥" if each.least else "≤", f" {each.unit}" if each.unit else ""
-            measured = "-" if each.measured is None else number(each.measured) + unit
             limit = each.limited_by or limited.get(each.key, "")
-            rows.append([each.what, f"{sign} {number(each.wanted)}{unit}", measured, verdict(each), limit])
+            rows.append([each.what, *_figures(each), verdict(each), limit])
     return markdown(Table("", ["target", "wanted", "measured", "", "what limits it now"], rows))
+
+
+def _figures(target: Target) -> tuple[str, str]:
+    """What is wanted, and what was measured."""
+    sign, unit = "≥" if target.least else "≤", f" {target.unit}" if target.unit else ""
+    measured = "-" if target.measured is None else number(target.measured) + unit
+    return f"{sign} {number(target.wanted)}{unit}", measured
+
+
+def _measured_on(outcomes: Sequence[Outcome]) -> str:
+    """Machine and commits in a sentence."""
+    found, commits = outcomes[-1].machine, dict.fromkeys(each.machine["commit"] for each in outcomes)
+    loads = [each.machine["load"] for each in outcomes]
+    return (
+        f"Measured on {found['cores']} cores ({found['cpu']}), Python {found['python']}, dbt-core {found['dbt-core']}, "
+        f"at commit {', '.join(commits)}; load before it {number(min(loads))} to {number(max(loads))}."
+    )
 
 
 def _outcome(outcome: Outcome, plots: str) -> str:
