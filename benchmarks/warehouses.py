@@ -23,8 +23,11 @@ class Warehouse(Protocol):
     def execute(self, copy: str, statements: Sequence[str]) -> list[tuple[Any, ...]]:
         """Execute statements in one transaction; the rows of the last one."""
 
+    def prepare(self, copy: str, units: int) -> None:
+        """Make in a copy what `busy` of so many units reads."""
+
     def busy(self, units: int) -> str:
-        """A query of one number that keeps one core busy, for as long as `units` say."""
+        """A query of one number that computes, for as long as `units` say."""
 
 
 class DuckDB:
@@ -54,8 +57,13 @@ class DuckDB:
             connection.commit()
         return rows
 
+    def prepare(self, copy: str, units: int) -> None:
+        numbers = f"create or replace table work.numbers as select range as n from range({units})"
+        self.execute(copy, ["create schema if not exists work", numbers])
+
     def busy(self, units: int) -> str:
-        return f"select sum(sqrt(range) * (range % 7)) from range({units})"
+        """On all cores, as DuckDB scans a table; `range` itself has one."""
+        return f"select sum(hash(md5(n::varchar)) % 7) from work.numbers where n < {units}"
 
 
 class Postgres:
@@ -82,8 +90,12 @@ class Postgres:
             cursor.execute("commit")
         return rows
 
+    def prepare(self, copy: str, units: int) -> None:
+        pass
+
     def busy(self, units: int) -> str:
-        return f"select sum(sqrt(g) * (g % 7)) from generate_series(1, {units}) as g"
+        """On one core, as Postgres executes most queries of this length; nothing is kept or written."""
+        return f"select sum(sqrt(n) * (n % 7)) from (select generate_series(1, {units}) as n) as numbers"
 
 
 @contextlib.contextmanager
@@ -111,13 +123,14 @@ def relations(warehouse: Warehouse, copy: str) -> set[tuple[str, str]]:
 
 def units_per_second(warehouse: Warehouse) -> float:
     """How much of `Warehouse.busy` this machine does in a second, alone and at its best of three."""
-    units, best = 300_000, 0.0
-    while best < 0.2:  # long enough to be measured
+    units = 200_000
+    while True:
         units *= 2
+        warehouse.prepare("calibration", units)
         took = []
         for _ in range(3):
             began = time.perf_counter()
             warehouse.execute("calibration", [warehouse.busy(units)])
             took.append(time.perf_counter() - began)
-        best = min(took)
-    return units / best
+        if min(took) > 0.2:  # long enough to be measured
+            return units / min(took)
