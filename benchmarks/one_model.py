@@ -97,11 +97,15 @@ def measure(
             INSIDE: within["dbtRunner"],
             HELD: within["manifest"],
         }
-        with ThreadPoolExecutor() as pool:  # a parse each
-            list(pool.map(lambda way: way(), (ways[OURS], ways[COMMAND], ways[INSIDE])))
-        rounds = options.pick(1, 9 if models <= 20 else 7 if models <= 200 else 3 if models <= 1000 else 2)
         failed: dict[str, str] = {}
-        found = interleaved(ways, rounds, warm=1, failed=failed)
+
+        def begin(*names: str) -> None:
+            interleaved({way: ways[way] for way in names}, rounds=0, failed=failed)
+
+        with ThreadPoolExecutor() as pool:  # a parse each
+            list(pool.map(lambda names: begin(*names), ((OURS,), (COMMAND,), (INSIDE, HELD))))
+        rounds = options.pick(1, 7 if models <= 20 else 5 if models <= 200 else 3 if models <= 1000 else 2)
+        found = interleaved(ways, rounds, warm=int(models <= 200), failed=failed)
         if OURS in failed:
             raise RuntimeError(f"{name}: {failed[OURS]}")
         found[OURS] += interleaved({OURS: execute}, options.pick(2, 12))[OURS]
