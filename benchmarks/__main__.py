@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import importlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -93,10 +94,16 @@ def apart(name: str, size: Size) -> Outcome:
     command = [sys.executable, "-m", "benchmarks", name, *(() if size == "normal" else (f"--{size}",))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "outcome.json"
-        done = subprocess.run([*command, "--outcome", path], cwd=ROOT, check=False)
+        process = subprocess.Popen([*command, "--outcome", path], cwd=ROOT)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it ends its servers and workers
+            process.wait(120)
+            raise
         if path.exists():
             return msgspec.json.decode(path.read_bytes(), type=Outcome)
-    return Outcome(title=name, name=name, size=size, machine=machine(), error=f"ended with {done.returncode}")
+    return Outcome(title=name, name=name, size=size, machine=machine(), error=f"ended with {code}")
 
 
 def write(outcomes: Sequence[Outcome], out: Path | None) -> None:
@@ -122,4 +129,5 @@ def write(outcomes: Sequence[Outcome], out: Path | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     sys.exit(main())

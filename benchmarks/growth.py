@@ -48,7 +48,8 @@ def bench(options: Options) -> Outcome:
                 found[models] = [planned(workers, copy) for _ in range(options.pick(1, 5))]
                 print(models, found[models], flush=True)
         memory = {
-            processes: pss(options, place, processes) for processes in (options.pick((1, 2), (1, 2, 3)))
+            processes: pss(options, place, sizes[0], processes)
+            for processes in (options.pick((1, 2), (1, 2, 3)))
         }
     first, plan = (
         {models: statistics.median(getattr(each, what) for each in of) for models, of in found.items()}
@@ -73,7 +74,7 @@ def bench(options: Options) -> Outcome:
         at_most("growth-first", f"a run of {most:,} nodes, warm: submit to first node", 2.0, first[most], "s"),
         at_most("growth-linear", f"cost of the plan for a node: {most:,} nodes ÷ {least:,} nodes", 1.1,
                 plan[most] / most / (plan[least] / least)),
-        at_most("growth-memory", "a further worker process on a project of 1,000 models", 60, further, "MB PSS"),
+        at_most("growth-memory", f"a further worker process on a project of {least:,} models", 60, further, "MB PSS"),
     ]  # fmt: skip
     outcome.notes.append(
         f"On {place.name}. The worker process holds the parsed project; the run is of all its models."
@@ -100,9 +101,8 @@ def planned(workers: Stack, copy: Copy) -> Planned:
     return Planned(first - began, step.finished_at - step.started_at)
 
 
-def pss(options: Options, place: Warehouse, processes: int) -> float:
+def pss(options: Options, place: Warehouse, models: int, processes: int) -> float:
     """MB of a worker whose processes have all executed models of a project."""
-    models = options.pick(100, 1000)
     copy = copy_of(options.folder, place, models, f"memory_{processes}")
     names = [f"m_{number}" for number in range(models - 60, models)]
     with stack(processes) as workers:
