@@ -35,6 +35,21 @@ NOTES = (
 )
 
 
+def theirs_with(threads: int) -> str:
+    """The name of a way."""
+    return f"dbt --threads {threads}"
+
+
+def ours_with(processes: int) -> str:
+    """The name of a way."""
+    return f"dbt-relay, {processes} process{'es' if processes > 1 else ''}"
+
+
+def is_ours(way: str) -> bool:
+    """Whether a way is not plain dbt."""
+    return way.startswith("dbt-relay")
+
+
 @dataclass(frozen=True)
 class Case:
     """A project and the ways to build it.
@@ -74,7 +89,7 @@ class Found:
     @property
     def dbt(self) -> float:
         """Seconds of the best of plain dbt."""
-        return min(statistics.median(took) for way, took in self.times.items() if way.startswith("dbt"))
+        return min(statistics.median(took) for way, took in self.times.items() if not is_ours(way))
 
     def ratio(self, way: str, beside: str | None = None) -> float | None:
         """Of a way to another, or to the best of plain dbt."""
@@ -158,8 +173,8 @@ def measure(case: Case, name: str, options: Options, stacks: dict[int, Stack]) -
 
         return build
 
-    ways = {f"dbt, {threads} threads": by_dbt(threads) for threads in case.threads}
-    ways |= {f"ours, {processes} processes": by_us(processes) for processes in case.processes}
+    ways = {theirs_with(threads): by_dbt(threads) for threads in case.threads}
+    ways |= {ours_with(processes): by_us(processes) for processes in case.processes}
     found.times = interleaved(ways, case.rounds, warm=0)
     left, there = relations(case.warehouse, ours.name), relations(case.warehouse, theirs.name)
     if left != there or len(left) != case.models:
@@ -205,29 +220,27 @@ def seconds_of(case: Case) -> list[float]:
 
 def table(found: list[Found]) -> Table:
     """Seconds, and ratios to the best of dbt."""
-    ways = sorted(
-        {way for each in found for way in each.times},
-        key=lambda way: (way[0], int("".join(filter(str.isdigit, way)))),
-    )
-    rows: list[list[Cell]] = []
-    for each in found:
-        ours = [way for way in ways if way.startswith("ours") and way in each.times]
-        best = min((each.ratio(way) or 0.0 for way in ours), default=None)
-        rows.append([each.case.title, *(each.median(way) for way in ways), best])
-    return Table("Seconds of wall, medians", ["project", *ways, "ours ÷ best of dbt"], rows)
+    threads = sorted({number for each in found for number in each.case.threads})
+    ours = [ours_with(each) for each in sorted({number for one in found for number in one.case.processes})]
+    ways = [*map(theirs_with, threads), *ours]
+    rows: list[list[Cell]] = [
+        [each.case.title, *(each.median(way) for way in ways), *(each.ratio(way) for way in ours)]
+        for each in found
+    ]
+    ratios = [f"{way} ÷ best of dbt" for way in ours]
+    return Table("Seconds of wall, medians", ["project", *ways, *ratios], rows)
 
 
 def plots(found: list[Found]) -> list[Plot]:
     """Small models, one plot for each warehouse."""
     out = []
-    for name in sorted({each.case.warehouse.name for each in found}):
+    for name in sorted({each.case.warehouse.name for each in found if each.case.kind == "small"}):
         shown = [each for each in found if each.case.warehouse.name == name and each.case.kind == "small"]
-        ways = list(shown[0].times)
         out.append(
             Plot(
                 f"whole-project-{name.lower()}", f"dbt build of small models on {name}", "", "seconds, less is better",
                 [f"{each.case.models}, {each.case.shape}" for each in shown],
-                {way: [each.median(way) for each in shown] for way in ways}, kind="bars",
+                {way: [each.median(way) for each in shown] for way in shown[0].times}, kind="bars",
             )
         )  # fmt: skip
     return out
@@ -235,41 +248,34 @@ def plots(found: list[Found]) -> list[Plot]:
 
 def targets(found: list[Found]) -> list[Target]:
     """Those of the issue."""
+    layered = {
+        (each.case.warehouse.name, each.case.kind, each.case.models if each.case.kind == "small" else 0): each
+        for each in found
+        if each.case.shape == "layered"
+    }
 
-    def one(name: str, models: int | None, kind: str) -> Found | None:
-        of = [
-            each
-            for each in found
-            if (each.case.warehouse.name, each.case.kind, each.case.shape) == (name, kind, "layered")
-        ]
-        return next((each for each in of if models in (None, each.case.models)), None)
+    def ratio(name: str, kind: str, models: int, processes: int, threads: int = 0) -> float | None:
+        case = layered.get((name, kind, models))
+        return case.ratio(ours_with(processes), theirs_with(threads) if threads else None) if case else None
 
-    small, file = one("Postgres", 200, "small"), one("DuckDB", 200, "small")
-    out = [
-        at_most("whole-postgres", "200 small models on Postgres, 2 worker processes ÷ best of dbt build", 0.40,
-                small.ratio("ours, 2 processes") if small else None),
-        at_most("whole-duckdb", "200 small models on one DuckDB file, 1 worker process ÷ best of dbt build", 0.75,
-                file.ratio("ours, 1 processes") if file else None),
+    shapes = [each for each in found if each.case.kind == "small" and each.case.warehouse.name == "DuckDB"]
+    worst = [value for each in shapes for way in each.times if is_ours(way) and (value := each.ratio(way))]
+    real = "models of 0.2 to 2 s of SQL"
+    same = "dbt build with as many threads"
+    best = "best of dbt build"
+    return [
+        at_most("whole-postgres", f"200 small models on Postgres, 2 worker processes ÷ {best}", 0.40,
+                ratio("Postgres", "small", 200, 2)),
+        at_most("whole-duckdb", f"200 small models on one DuckDB file, 1 worker process ÷ {best}", 0.75,
+                ratio("DuckDB", "small", 200, 1)),
+        at_most("whole-duckdb-shapes", f"small models on one DuckDB file, the worst of all shapes ÷ {best}", 1.0,
+                max(worst, default=None)),
+        at_most("whole-postgres-busy", f"{real} that computes on Postgres, 2 worker processes ÷ {same}", 1.0,
+                ratio("Postgres", "busy", 0, 2, 2)),
+        at_most("whole-postgres-waiting", f"{real} that waits on Postgres, 4 worker processes ÷ {same}", 1.0,
+                ratio("Postgres", "waiting", 0, 4, 4)),
+        at_most("whole-duckdb-busy", f"{real} that computes on one DuckDB file, 1 worker process ÷ {same}", 1.0,
+                ratio("DuckDB", "busy", 0, 1, 1)),
+        at_most("whole-duckdb-busy-best", f"{real} that computes on one DuckDB file, 1 worker process ÷ {best}", 1.0,
+                ratio("DuckDB", "busy", 0, 1)),
     ]  # fmt: skip
-    ratios = [ratio for each in found if each.case.kind == "small" and each.case.warehouse.name == "DuckDB"
-              for way in each.times if way.startswith("ours") and (ratio := each.ratio(way))]  # fmt: skip
-    out.append(
-        at_most(
-            "whole-duckdb-shapes",
-            "one DuckDB file, the worst of all shapes ÷ best of dbt build",
-            1.0,
-            max(ratios, default=None),
-        )
-    )
-    for name, kind, processes, threads in (
-        ("Postgres", "busy", 2, 2), ("Postgres", "waiting", 4, 4), ("DuckDB", "busy", 1, 1), ("DuckDB", "busy", 1, 0),
-    ):  # fmt: skip
-        real = one(name, None, kind)
-        beside = f"dbt, {threads} threads" if threads else None
-        what = (
-            f"0.2 to 2 s of SQL a model, {kind}, {name}: {processes} worker processes ÷ "
-            + (f"dbt build --threads {threads}, as many nodes at once" if threads else "best of dbt build")
-        )  # fmt: skip
-        ratio = real.ratio(f"ours, {processes} processes", beside) if real else None
-        out.append(at_most(f"whole-{name.lower()}-{kind}{'' if threads else '-best'}", what, 1.0, ratio))
-    return out
