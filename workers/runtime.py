@@ -15,16 +15,16 @@ from typing import Any
 import msgspec
 import redis
 from billiard.process import current_process
-from kombu.exceptions import OperationalError
+from celery import current_task
 
-from workers.app import app, settings
+from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, addressed, task_name
+from workers.contract.names import Keys
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
@@ -174,11 +174,12 @@ def publish(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
     if not steps:
         return
     try:
-        priority = functools.cache(ledger.priority)
-        for entry in steps:
-            run, step = addressed(run_id, entry)
-            app.send_task(task_name(step), args=(run, step), queue=settings.queue, priority=priority(run))
-    except (OperationalError, redis.RedisError) as error:
+        sender = current_task.request if current_task else None  # as Celery would note it
+        ledger.publish(
+            run_id, steps, settings.queue,
+            root_id=sender and sender.root_id, parent_id=sender and sender.id,
+        )  # fmt: skip
+    except redis.RedisError as error:
         log("messages not sent, the reaper will", run=run_id, nodes=list(steps), error=str(error))
 
 

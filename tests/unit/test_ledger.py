@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from workers.contract import runs
 from workers.contract.messages import Limits, RunRequest
 from workers.contract.names import SESSION, new_run_id
 from workers.ledger import (
@@ -582,8 +583,15 @@ def test_messages_of_every_priority_are_in_the_queue(ledger: Ledger) -> None:
 def test_a_run_remembers_its_priority(ledger: Ledger) -> None:
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p", priority=6)
     ledger.submit(request)
-    assert ledger.priority(request.run_id) == 6
+    for store in (ledger, Ledger(ledger.client, keys=ledger.keys)):
+        assert store.priority(request.run_id) == 6
     assert ledger.priority(new_run_id()) == 0
+
+
+def test_of_few_runs_the_priority_is_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MAX_PRIORITIES", 2)
+    submitted = [submit(ledger, priority=level) for level in (1, 4, 9)]
+    assert [ledger.priority(run_id) for run_id in submitted] == [1, 4, 9]
 
 
 def test_some_of_the_active_runs(ledger: Ledger) -> None:
