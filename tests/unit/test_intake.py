@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from celery import Celery
+from kombu import Connection
 from kombu.asynchronous import Hub
 
 from workers import intake
@@ -61,8 +61,8 @@ def test_the_last_ones_go_out_before_the_end(consumer: Any) -> None:
 
 
 def test_a_channel_keeps_the_client_that_it_sends_with(redis_server: Any) -> None:
-    app = Celery(broker=redis_server.broker_url)
-    with app.connection(transport=intake.GuardedTransport) as connection:
+    with Connection(redis_server.broker_url) as connection:
+        connection.transport_cls = intake.GuardedTransport
         channel: Any = connection.default_channel
         assert isinstance(channel, GuardedChannel)
         with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
