@@ -249,9 +249,7 @@ class RelayClient:
             RelayError: the run has not ended, or is no longer kept.
         """
         with reaching(self.broker_url):
-            last = self.store.final(run_id)
-            request = self.store.request(run_id)
-            facts = self.store.facts(run_id)
+            request, facts, last = self.store.read(run_id)
         if last is None or request is None:
             raise no_such_run(run_id)
         return result_of(request, last, facts, lines)

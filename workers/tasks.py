@@ -274,7 +274,9 @@ def _perform(
             phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=held.owner),
         ):
             try:
-                run = held.run(granted.run_id)
+                run = held.run(
+                    granted.run_id, begun=granted.step not in {STEP_PLAN, STEP_START, STEP_COMMAND}
+                )
                 if run is None:
                     return {"run": granted.run_id, "refused": "unknown run"}
                 if granted.step.startswith("@") and granted.losses >= settings.max_losses:

@@ -52,6 +52,10 @@ def answer_of(value: Any) -> Any:
     return value
 
 
+def _facts_in(raw: dict[bytes, bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in raw.items() if key not in (b"request", b"final")}
+
+
 class RunStore:
     """Runs in Redis, over one connection pool. Safe to use from several threads."""
 
@@ -107,12 +111,19 @@ class RunStore:
         raw: Any = self.client.hget(self.keys.run(run_id), "request")
         return None if raw is None else decode_request(raw)
 
+    def read(self, run_id: str) -> tuple[RunRequest | None, dict[str, str], LastWord | None]:
+        """`request`, `facts` and `final` of a run, as they are at one moment. Raises what `request` does."""
+        raw: Any = self.client.hgetall(self.keys.run(run_id))
+        request, final = raw.get(b"request"), raw.get(b"final")
+        return (
+            None if request is None else decode_request(request),
+            _facts_in(raw),
+            None if final is None else msgspec.json.decode(final, type=LastWord),
+        )
+
     def facts(self, run_id: str) -> dict[str, str]:
         """Every field of the run's hash but the request and the result: state, counters, the plan's facts."""
-        raw: Any = self.client.hgetall(self.keys.run(run_id))
-        return {
-            key.decode(): value.decode() for key, value in raw.items() if key not in (b"request", b"final")
-        }
+        return _facts_in(answer_of(self.client.hgetall(self.keys.run(run_id))))
 
     def fact(self, run_id: str, name: str) -> str | None:
         """One field of the run's hash."""
