@@ -1,10 +1,9 @@
 """Submit, watch, read and stop runs. Knows Redis and the contract; no dbt, and of Celery its wire format only
-(`producer.task_message`), so that it starts quickly."""
+(`contract.task_message`), so that it starts quickly."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import redis
 
-from producer.task_message import queue_key, task_message
 from workers.contract.connection import WritesRefusedError, connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, addressed, submitted_at
+from workers.contract.names import Keys, submitted_at
 from workers.contract.results import RUN_TERMINAL, DbtResult
 from workers.contract.runs import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings
@@ -100,11 +98,7 @@ class RelayClient:
 
     def publish(self, run_id: str, steps: Sequence[str]) -> None:
         """Send the messages of steps."""
-        priority = functools.cache(self.store.priority)
-        for entry in steps:
-            run, step = addressed(run_id, entry)
-            level = priority(run)
-            self.store.client.lpush(queue_key(self.queue, level), task_message(run, step, self.queue, level))
+        self.store.publish(run_id, steps, self.queue)
 
     def cancel(self, run_id: str, reason: str = "cancelled") -> bool:
         """Stop a run; whether it was still going."""
@@ -255,9 +249,7 @@ class RelayClient:
             RelayError: the run has not ended, or is no longer kept.
         """
         with reaching(self.broker_url):
-            last = self.store.final(run_id)
-            request = self.store.request(run_id)
-            facts = self.store.facts(run_id)
+            request, facts, last = self.store.read(run_id)
         if last is None or request is None:
             raise no_such_run(run_id)
         return result_of(request, last, facts, lines)

@@ -99,6 +99,11 @@ def command_names() -> tuple[str, ...]:
     return tuple(name for name, entry in _data()["commands"].items() if not entry.get("group"))
 
 
+def variables() -> frozenset[str]:
+    """Environment variables that dbt takes options from."""
+    return frozenset(name for option in _data()["options"].values() for name in option.get("env", ()))
+
+
 def subcommands(group: str) -> Mapping[str, str]:
     """The words that may follow `group` (empty for dbt itself), aliases included, and the command each means."""
     known = {name: name for name in _data()["commands"] if name} | _data()["aliases"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import socket
@@ -183,7 +182,7 @@ class Follower:
         if embedded_dir is not None:
             env_file = _write_env(embedded_dir, run_id, environ)
         else:
-            names = names_used([project]) | names_noted(environ) | _option_variables()
+            names = names_used([project]) | names_noted(environ) | dbt_options.variables()
             given = {name: environ[name] for name in names if name in environ}
             env = allowed(given, self.settings.env_deny)
         request = RunRequest(
@@ -313,17 +312,6 @@ def _limits(settings: Settings) -> Limits:
         soft_time_limit=settings.node_soft_time_limit, time_limit=settings.node_time_limit,
         deadline=settings.run_deadline,
     )  # fmt: skip
-
-
-@functools.cache
-def _option_variables() -> frozenset[str]:
-    """Environment variables that dbt takes options from."""
-    return frozenset(
-        name
-        for words in ("", *dbt_options.command_names())
-        for option in dbt_options.command(words).options
-        for name in option.env
-    )
 
 
 def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:

@@ -33,9 +33,8 @@ app.conf.update(
     broker_channel_error_retry=True,
     # Results are in the ledger; nobody reads Celery's.
     task_ignore_result=True,
-    # What Flower shows.
+    # What Flower shows, from the moment a worker has the message.
     worker_send_task_events=True,
-    task_send_sent_event=True,
     # Nothing but JSON is read from the wire.
     task_serializer="json",
     accept_content=["json"],

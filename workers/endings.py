@@ -88,8 +88,14 @@ def end_run(
     steps: list[StepResult],
     *,
     stop: str | None = None,
+    attempts: list[Attempt] | None = None,
 ) -> dict[str, Any]:
-    """Store the run's result; nothing of it happens afterwards but reading."""
+    """Store the run's result; nothing of it happens afterwards but reading.
+
+    Args:
+        stop: why it was stopped, where it was.
+        attempts: those that ended before, where they were read already.
+    """
     let_go(held, interrupted=stop is not None)  # the caller may open the file the moment the result is there
     cancelled = stop is not None and stop != "fail_fast"
     if cancelled:
@@ -99,7 +105,8 @@ def end_run(
     if finished.error is not None and claim.tries > 1:
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
     attempt = attempt_of(held, claim, began, state, finished.error)
-    final = reports.final_of(finished, steps, [*held.ledger.attempts(claim.run_id), attempt])
+    before = held.ledger.attempts(claim.run_id) if attempts is None else attempts
+    final = reports.final_of(finished, steps, [*before, attempt])
     if run.request.return_artifacts:
         when_there_is_room(
             held,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -82,8 +83,27 @@ def problem_with(headers: Any, payload: Any) -> str | None:
     return None
 
 
+EVENTS_SECONDS = 0.05
+"""For how long events for Flower are gathered, at most; two dozen of them go at once."""
+
+
 class GuardedConsumer(Consumer):  # type: ignore[misc]
-    """Celery's, but for messages that it would not survive."""
+    """Celery's, but for messages that it would not survive, and events that it would send one by one."""
+
+    _flush_at = 0.0
+
+    def on_send_event_buffered(self) -> None:
+        """Celery's sends events at each turn of its loop: two or three times a task, which is more than a third of
+        what this process does for one. They carry the time of what they tell."""
+        now = time.monotonic()
+        if self.hub and now >= self._flush_at:
+            self._flush_at = now + EVENTS_SECONDS
+            self.hub.call_later(EVENTS_SECONDS, self._flush_events)
+
+    def shutdown(self) -> None:
+        """Celery's, after what was gathered."""
+        self._flush_events()
+        super().shutdown()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         """Celery's handler behind a check."""
@@ -151,6 +171,16 @@ class GuardedChannel(kombu_redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
         return {**params, "connection_class": noticing_refusals(params["connection_class"])}
+
+    _sender: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        # kombu makes one for each command that it sends; they differ in nothing
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
+        if self._sender is None or self._sender.connection_pool is not self.pool:
+            self._sender = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._sender
 
     def _receive_one(self, client: Any) -> Any:
         # After a reset redis-py would connect anew and wait there, without a limit, for what remote control says

@@ -199,6 +199,19 @@ class Ledger(RunStore):
         raw: Any = self.client.lrange(self.keys.attempts(run_id), 0, -1)
         return [msgspec.json.decode(item, type=Attempt) for item in raw]
 
+    def outcomes(self, run_id: str) -> tuple[dict[str, bytes], list[Attempt], str | None]:
+        """`results`, `attempts` and why the run was stopped, if it was, in one look."""
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.keys.results(run_id))
+            pipe.lrange(self.keys.attempts(run_id), 0, -1)
+            pipe.hget(self.keys.run(run_id), "stop")
+            results, attempts, stop = pipe.execute()
+        return (
+            {step.decode(): value for step, value in results.items()},
+            [msgspec.json.decode(item, type=Attempt) for item in attempts],
+            None if stop is None else stop.decode(),
+        )
+
     def cache_changes(self, run_id: str, start: int) -> list[bytes]:
         """Changes of the relation cache from position `start` on."""
         raw: Any = self.client.lrange(self.keys.cache(run_id), start, -1)

@@ -47,7 +47,8 @@ class Progress:
                 self.dropped += 1
                 return
             self._held.append((event.run_id, encode_event(event)))
-            self._changed.notify_all()
+            if len(self._held) == 1:  # while the sender gathers it needs no waking
+                self._changed.notify_all()
 
     def flush(self, timeout: float = 60.0) -> bool:
         """Wait until everything that was handed over is on Redis; whether it is, in `timeout` seconds."""

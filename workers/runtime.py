@@ -8,23 +8,23 @@ import os
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import redis
 from billiard.process import current_process
-from kombu.exceptions import OperationalError
+from celery import current_task
 
-from workers.app import app, settings
+from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, addressed, task_name
+from workers.contract.names import Keys
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
@@ -100,26 +100,37 @@ class Runtime:
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._late: list[Event] = []
 
-    def run(self, run_id: str) -> Run | None:
+    def run(self, run_id: str, *, begun: bool = False) -> Run | None:
         """A run, read from the ledger when this process does not know it yet.
+
+        Args:
+            begun: what its start step left is needed, too.
 
         Raises:
             InvalidMessageError: the stored request is not one of this release.
         """
         run = self._runs.get(run_id)
-        if run is None or run.facts is None:
-            request = run.request if run else self.ledger.request(run_id)
+        if run is None or run.facts is None or (begun and not run.facts.began):
+            request, stored, _ = self.ledger.read(run_id)
             if request is None:
                 return None
-            run = self._read(request)
+            run = self._as_told(request, stored)
             self._runs[run_id] = run
         self._runs.move_to_end(run_id)
         while len(self._runs) > MAX_RUNS:
             self._runs.popitem(last=False)
         return run
 
-    def _read(self, request: RunRequest) -> Run:
-        stored = self.ledger.facts(request.run_id)
+    def learn(self, run: Run, stored: Mapping[str, str | int | float]) -> None:
+        """Take in facts that this process has just stored of a run, as they would be read back."""
+        raw = stored.get("facts")
+        if raw is not None:
+            run.facts, run.lock = msgspec.json.decode(str(raw), type=RunFacts), str(stored["lock"]) or None
+        if run.facts is not None and "began" in stored:
+            run.facts = msgspec.structs.replace(run.facts, began=float(stored["began"]))
+        self._runs[run.request.run_id] = run
+
+    def _as_told(self, request: RunRequest, stored: Mapping[str, str]) -> Run:
         raw = stored.get("facts")
         facts = None if raw is None else msgspec.json.decode(raw, type=RunFacts)
         if facts is not None and "began" in stored:
@@ -174,11 +185,12 @@ def publish(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
     if not steps:
         return
     try:
-        priority = functools.cache(ledger.priority)
-        for entry in steps:
-            run, step = addressed(run_id, entry)
-            app.send_task(task_name(step), args=(run, step), queue=settings.queue, priority=priority(run))
-    except (OperationalError, redis.RedisError) as error:
+        sender = current_task.request if current_task else None  # as Celery would note it
+        ledger.publish(
+            run_id, steps, settings.queue,
+            root_id=sender and sender.root_id, parent_id=sender and sender.id,
+        )  # fmt: skip
+    except redis.RedisError as error:
         log("messages not sent, the reaper will", run=run_id, nodes=list(steps), error=str(error))
 
 

@@ -113,7 +113,8 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     except CommandFailedError as failed:
         return end_run(held, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {
-        "invocation_id": run.spec.invocation_id, "started_at": began,
+        # digits that a script would round: every process has the same moment
+        "invocation_id": run.spec.invocation_id, "started_at": repr(began),
         "mode": "session" if planned.warehouse else "message", "lock": planned.warehouse or "",
     }  # fmt: skip
     if planned.whole is not None:
@@ -148,7 +149,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         attempt=attempt_of(held, claim, began, "success", None),
     )  # fmt: skip
     goes_on = _hand_out(held, claim.run_id, due)
-    held.forget(claim.run_id)
+    held.learn(run, facts)
     return {"run": claim.run_id, "nodes": len(nodes), GOES_ON: goes_on}
 
 
@@ -191,8 +192,9 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         if again is not None:
             raise again from failed
         return end_run(held, run, claim, began, failed.finished, [])
-    answer = _store(held, run, claim, began, outcome, facts={"began": began})
-    held.forget(claim.run_id)
+    facts: dict[str, str | int | float] = {"began": repr(began)}
+    answer = _store(held, run, claim, began, outcome, facts=facts)
+    held.learn(run, facts)
     return answer
 
 
@@ -265,15 +267,13 @@ def _store(
 
 def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
-    raw = held.ledger.results(claim.run_id)
+    raw, attempts, stop = held.ledger.outcomes(claim.run_id)
     started = msgspec.json.decode(raw.pop(STEP_START), type=StepResult) if STEP_START in raw else None
-    attempts = held.ledger.attempts(claim.run_id)
     order = {attempt.step: place for place, attempt in enumerate(attempts)}
     steps = sorted(
         (msgspec.json.decode(body, type=StepResult) for body in raw.values()),
         key=lambda step: order.get(step.unique_id, 0),
     )
-    stop = held.ledger.fact(claim.run_id, "stop")
     try:
         finished = _execute(
             held,
@@ -288,7 +288,7 @@ def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         if again is not None:
             raise again from failed
         finished = failed.finished
-    return end_run(held, run, claim, began, finished, steps, stop=stop)
+    return end_run(held, run, claim, began, finished, steps, stop=stop, attempts=attempts)
 
 
 def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
@@ -302,7 +302,7 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         if warehouse is not None and run.lock is None:
             facts: dict[str, str | int | float] = {
                 "mode": "session", "lock": warehouse, "invocation_id": run.spec.invocation_id,
-                "started_at": began,
+                "started_at": repr(began),
             }  # fmt: skip
             held.forget(claim.run_id)
             held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts=facts))

@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
 from celery.app.trace import trace_task
+from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import Ignore
 
 from workers import endings, steps
@@ -76,7 +78,8 @@ def plan(self: Task, run_id: Any, step: Any = STEP_PLAN, version: Any = 1) -> di
     """
     answer = _perform(self, run_id, step, version, steps.plan)
     if answer.pop(steps.GOES_ON, False):
-        _trace_as_own_task(self, task_name(SESSION), (run_id, SESSION))
+        with _task_events(self) as events:
+            _trace_as_own_task(self, events, task_name(SESSION), (run_id, SESSION))
     return answer
 
 
@@ -118,24 +121,31 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     entered = held.locks.enter(body.run_id, run.lock, held.owner)
     if isinstance(entered, str):
         return {"run": body.run_id, "refused": entered}
-    done, began = 0, time.monotonic()
     with held.heart.session(entered):
         try:
-            # another worker goes on where this one leaves
-            while not draining() and not (done and _is_wanted(held, began)):
-                if not done and not _may_open(held, entered):
-                    break
-                claim = held.ledger.claim(body.run_id, "", held.owner, session=entered.fence)
-                if isinstance(claim, Refusal):
-                    break
-                _trace_as_own_task(self, task_name(claim.step), (claim.run_id, claim.step), claim)
-                done += 1
+            done = _execute_what_is_ready(self, held, entered)
         finally:
             held.engine.release()
             following = held.locks.leave(entered)
     if following:
         held.publish(following, (SESSION,))
     return {"run": body.run_id, "steps": done}
+
+
+def _execute_what_is_ready(parent: Task, held: Runtime, session: Session) -> int:
+    """One step after the other, until none is ready or others go on here; how many."""
+    done, began = 0, time.monotonic()
+    with _task_events(parent) as events:
+        # another worker goes on where this one leaves
+        while not draining() and not (done and _is_wanted(held, began)):
+            if not done and not _may_open(held, session):
+                break
+            claim = held.ledger.claim(session.run_id, "", held.owner, session=session.fence)
+            if isinstance(claim, Refusal):
+                break
+            _trace_as_own_task(parent, events, task_name(claim.step), (claim.run_id, claim.step), claim)
+            done += 1
+    return done
 
 
 def _may_open(held: Runtime, session: Session) -> bool:
@@ -173,11 +183,27 @@ _handed: dict[str, Claim] = {}
 """Claims that a session made for the task (by id) that it is about to trace in this process."""
 
 
-def _trace_as_own_task(parent: Task, name: str, args: tuple[str, str], claim: Claim | None = None) -> None:
+@contextmanager
+def _task_events(parent: Task) -> Iterator[EventDispatcher]:
+    """Celery's dispatcher for tasks that are executed within `parent`; what it was given is sent with the next
+    flush, the last of it at the end. While the broker is away, it keeps what there is to send."""
+    hostname = parent.request.hostname
+    with app.events.default_dispatcher(hostname=hostname, buffer_while_offline=True) as events:
+        events.buffer_group = frozenset({"task"})
+        try:
+            yield events
+        finally:
+            events.flush()
+
+
+def _trace_as_own_task(
+    parent: Task, events: EventDispatcher, name: str, args: tuple[str, str], claim: Claim | None = None
+) -> None:
     """Execute a claimed step, or a session, as a Celery task of its own, in this process.
 
     Celery's tracer runs it, so that retries, logs and failures are Celery's; the events that the
-    pool's parent would send (docs.celeryq.dev, "Task events") are sent here, so that Flower shows it.
+    pool's parent would send (docs.celeryq.dev, "Task events") are sent here, so that Flower shows it. Its end
+    goes with the beginning of the next, which follows at once.
     """
     identity = str(uuid.uuid4())
     if claim is not None:
@@ -187,19 +213,19 @@ def _trace_as_own_task(parent: Task, name: str, args: tuple[str, str], claim: Cl
         "hostname": parent.request.hostname, "delivery_info": {"routing_key": settings.queue},
         "root_id": parent.request.root_id, "parent_id": parent.request.id, "called_directly": False,
     }  # fmt: skip
-    with app.events.default_dispatcher(hostname=parent.request.hostname) as events:
-        said = {"uuid": identity, "name": name, "args": repr(args), "kwargs": "{}"}
-        events.send("task-received", retries=0, root_id=parent.request.root_id,
-                    parent_id=parent.request.id, eta=None, expires=None, **said)  # fmt: skip
-        events.send("task-started", uuid=identity)
-        began = time.monotonic()
-        traced = trace_task(app.tasks[name], identity, args, {}, request, app=app)
-        runtime_s = time.monotonic() - began
-        if traced.info is None:
-            events.send("task-succeeded", uuid=identity, result=repr(traced.retval), runtime=runtime_s)
-        else:
-            kind = "task-retried" if traced.info.state == "RETRY" else "task-failed"
-            events.send(kind, uuid=identity, exception=repr(traced.info.retval), traceback="")
+    said = {"uuid": identity, "name": name, "args": repr(args), "kwargs": "{}"}
+    events.send("task-received", retries=0, root_id=parent.request.root_id,
+                parent_id=parent.request.id, eta=None, expires=None, **said)  # fmt: skip
+    events.send("task-started", uuid=identity)
+    events.flush()
+    began = time.monotonic()
+    traced = trace_task(app.tasks[name], identity, args, {}, request, app=app)
+    runtime_s = time.monotonic() - began
+    if traced.info is None:
+        events.send("task-succeeded", uuid=identity, result=repr(traced.retval), runtime=runtime_s)
+    else:
+        kind = "task-retried" if traced.info.state == "RETRY" else "task-failed"
+        events.send(kind, uuid=identity, exception=repr(traced.info.retval), traceback="")
 
 
 def _tenure(held: Runtime, claim: Claim) -> Tenure:
@@ -248,7 +274,9 @@ def _perform(
             phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=held.owner),
         ):
             try:
-                run = held.run(granted.run_id)
+                run = held.run(
+                    granted.run_id, begun=granted.step not in {STEP_PLAN, STEP_START, STEP_COMMAND}
+                )
                 if run is None:
                     return {"run": granted.run_id, "refused": "unknown run"}
                 if granted.step.startswith("@") and granted.losses >= settings.max_losses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import producer.session
-from producer import cli, cli_broker, cli_commands, embedded
+from producer import cli, cli_broker, cli_commands, dbt_args, embedded
 from producer.cli_help import DBT_COMMANDS, OWN_COMMANDS, command_help
 from producer.client import RunSummary, WorkerInfo
 from producer.dbt_args import Invocation
@@ -205,6 +206,40 @@ def test_a_dbt_command_loads_nothing_that_it_does_not_need() -> None:
     )
     loaded = set(json.loads(done.stdout.replace("'", '"')))
     assert loaded <= {"importlib.metadata"}  # redis-py loads it by itself
+
+
+@pytest.mark.parametrize(("argv", "while_loading"), [(None, False), (["run"], True)])
+def test_nothing_is_collected_while_the_command_loads(
+    session: Session, monkeypatch: pytest.MonkeyPatch, *, argv: list[str] | None, while_loading: bool
+) -> None:
+    """A program that calls `main` keeps its collector."""
+    seen: list[bool] = []
+    parse = dbt_args.parse_invocation
+
+    def parsing(*args: Any, **options: Any) -> Invocation:
+        seen.append(gc.isenabled())
+        return parse(*args, **options)
+
+    monkeypatch.setattr(dbt_args, "parse_invocation", parsing)
+    monkeypatch.setattr(sys, "argv", ["dbt-relay", "run"])
+    session.act = lambda: seen.append(gc.isenabled())
+    frozen = gc.get_freeze_count()
+    try:
+        assert cli.main(argv) == 0
+        assert seen == [while_loading, True]
+        assert gc.isenabled()
+        assert (gc.get_freeze_count() > frozen) is (argv is None)
+    finally:
+        gc.unfreeze()
+
+
+def test_a_command_that_is_refused_leaves_the_collector_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["dbt-relay", "run", "--selct"])
+    try:
+        assert cli.main() == 2
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
 
 
 # ---------------------------------------------------------------- bad input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -286,7 +287,33 @@ def test_the_message_is_celerys(redis_server: Any) -> None:
     assert [message.headers["task"] for message in messages] == ["relay.plan", "relay.node", "relay.session"]
     assert messages[1].payload[0] == ["20250101T000000-0123456789ab", "model.p.a"]
     assert messages[1].content_type == "application/json"
+    assert (messages[1].headers["root_id"], messages[1].headers["parent_id"]) == (
+        messages[1].headers["id"],
+        None,
+    )
     assert messages[1].headers["argsrepr"] == "('20250101T000000-0123456789ab', 'model.p.a')"
     relay.publish("20250101T000000-0123456789ab", ())
     with redis_server.client() as client:
         assert client.llen("wire") == 0
+
+
+def test_messages_of_several_runs_lie_in_their_queues_in_order(relay: RelayClient) -> None:
+    first, second = request(), request(priority=6)
+    for each in (first, second):
+        relay.store.submit(each)
+    steps = ("model.p.a", f"{second.run_id} model.p.x", "model.p.b")
+    relay.store.publish(first.run_id, steps, "several", root_id="root", parent_id="parent")
+
+    def taken(queue: str) -> list[Any]:
+        raw: Any = relay.store.client.lrange(queue, 0, -1)
+        return [json.loads(each) for each in reversed(raw)]  # workers take them from the right
+
+    messages = taken("several")
+    bodies = [json.loads(base64.b64decode(each["body"]))[0] for each in messages]
+    assert bodies == [[first.run_id, "model.p.a"], [first.run_id, "model.p.b"]]
+    assert {(each["headers"]["root_id"], each["headers"]["parent_id"]) for each in messages} == {
+        ("root", "parent")
+    }
+    [other] = taken("several\x06\x166")
+    assert json.loads(base64.b64decode(other["body"]))[0] == [second.run_id, "model.p.x"]
+    assert other["properties"]["priority"] == 6

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from workers.contract import runs
 from workers.contract.messages import Limits, RunRequest
 from workers.contract.names import SESSION, new_run_id
+from workers.contract.results import Attempt
 from workers.ledger import (
     MAX_REASONS,
     OTHER_REASONS,
@@ -582,8 +584,40 @@ def test_messages_of_every_priority_are_in_the_queue(ledger: Ledger) -> None:
 def test_a_run_remembers_its_priority(ledger: Ledger) -> None:
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p", priority=6)
     ledger.submit(request)
-    assert ledger.priority(request.run_id) == 6
+    for store in (ledger, Ledger(ledger.client, keys=ledger.keys)):
+        assert store.priority(request.run_id) == 6
     assert ledger.priority(new_run_id()) == 0
+
+
+def test_of_few_runs_the_priority_is_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MAX_PRIORITIES", 2)
+    submitted = [submit(ledger, priority=level) for level in (1, 4, 9)]
+    assert [ledger.priority(run_id) for run_id in submitted] == [1, 4, 9]
+
+
+def test_a_run_is_read_at_once(ledger: Ledger) -> None:
+    run_id = submit(ledger, "run", "--full-refresh")
+    request, facts, last = ledger.read(run_id)
+    assert (request, facts, last) == (ledger.request(run_id), ledger.facts(run_id), None)
+    plan = claim(ledger, run_id, "@plan")
+    ledger.finish(plan, Move(word="error", final='{"return_code": 2}', final_state="failed"))
+    request, facts, last = ledger.read(run_id)
+    assert request is not None
+    assert last is not None
+    assert (facts["state"], last.return_code) == ("failed", 2)
+    assert ledger.read(new_run_id()) == (None, {}, None)
+
+
+def test_what_a_close_needs_is_read_at_once(ledger: Ledger) -> None:
+    run_id, due = planned(ledger, chain("a"))
+    attempt = Attempt(step=due[0], number=1, worker=OWNER, started_at=1.0, finished_at=2.0, status="success")
+    ledger.finish(claim(ledger, run_id, due[0]), Move(word="success"), result=b"{}", attempt=attempt)
+    results, attempts, stop = ledger.outcomes(run_id)
+    assert (results, attempts, stop) == (ledger.results(run_id), ledger.attempts(run_id), None)
+    assert due[0] in results
+    assert attempt in attempts
+    ledger.cancel(run_id, "enough")
+    assert ledger.outcomes(run_id)[2] == "enough"
 
 
 def test_some_of_the_active_runs(ledger: Ledger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_a_plan_begins_the_session_that_was_left_to_it(
 ) -> None:
     begun: list[tuple[str, tuple[str, str]]] = []
     monkeypatch.setattr(tasks, "_perform", lambda *_: {"run": "r", tasks.steps.GOES_ON: goes_on})
-    monkeypatch.setattr(tasks, "_trace_as_own_task", lambda _, name, args: begun.append((name, args)))
+    monkeypatch.setattr(tasks, "_task_events", nullcontext)
+    monkeypatch.setattr(tasks, "_trace_as_own_task", lambda _, __, name, args: begun.append((name, args)))
     assert tasks.plan.run("r") == {"run": "r"}
     assert begun == ([("relay.session", ("r", "@session"))] if goes_on else [])

@@ -15,11 +15,15 @@ import redis
 
 from workers.contract.errors import ErrorInfo
 from workers.contract.messages import NODE_COMMANDS, RunRequest, decode_request, encode_request
-from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys
+from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys, addressed
 from workers.contract.results import Attempt, NodeResult
+from workers.contract.task_message import queue_key, task_message
 
 RESULT_TTL: Final = 24 * 3600
 """Seconds that a finished run stays readable."""
+
+MAX_PRIORITIES: Final = 1000
+"""Runs whose priority is remembered."""
 
 
 class LastWord(msgspec.Struct, kw_only=True):
@@ -48,6 +52,10 @@ def answer_of(value: Any) -> Any:
     return value
 
 
+def _facts_in(raw: dict[bytes, bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in raw.items() if key not in (b"request", b"final")}
+
+
 class RunStore:
     """Runs in Redis, over one connection pool. Safe to use from several threads."""
 
@@ -55,6 +63,7 @@ class RunStore:
         self.client = client
         self.keys = keys or Keys()
         self._scripts: dict[str, Any] = {}
+        self._priorities: dict[str, int] = {}
 
     def call(self, name: str, run_id: str, *args: Any) -> Any:
         """Run a script on a run's keys."""
@@ -77,6 +86,7 @@ class RunStore:
         """Record a run; its first step is returned, to be published. Submitting it again is a no-op."""
         planned = request.word in NODE_COMMANDS or request.retry_of is not None
         step = STEP_PLAN if planned else STEP_COMMAND
+        self._note_priority(request.run_id, request.priority)
         self.call(
             "submit", request.run_id, encode_request(request), step, request.priority,
             f"{request.limits.deadline:.15g}",
@@ -101,12 +111,19 @@ class RunStore:
         raw: Any = self.client.hget(self.keys.run(run_id), "request")
         return None if raw is None else decode_request(raw)
 
+    def read(self, run_id: str) -> tuple[RunRequest | None, dict[str, str], LastWord | None]:
+        """`request`, `facts` and `final` of a run, as they are at one moment. Raises what `request` does."""
+        raw: Any = self.client.hgetall(self.keys.run(run_id))
+        request, final = raw.get(b"request"), raw.get(b"final")
+        return (
+            None if request is None else decode_request(request),
+            _facts_in(raw),
+            None if final is None else msgspec.json.decode(final, type=LastWord),
+        )
+
     def facts(self, run_id: str) -> dict[str, str]:
         """Every field of the run's hash but the request and the result: state, counters, the plan's facts."""
-        raw: Any = self.client.hgetall(self.keys.run(run_id))
-        return {
-            key.decode(): value.decode() for key, value in raw.items() if key not in (b"request", b"final")
-        }
+        return _facts_in(answer_of(self.client.hgetall(self.keys.run(run_id))))
 
     def fact(self, run_id: str, name: str) -> str | None:
         """One field of the run's hash."""
@@ -119,8 +136,50 @@ class RunStore:
         return int(seconds) + int(micros) / 1e6
 
     def priority(self, run_id: str) -> int:
-        """Of the run's messages (`RunRequest.priority`); 0 for a run that is not known."""
-        return int(self.fact(run_id, "priority") or 0)
+        """Of the run's messages (`RunRequest.priority`), which never changes; 0 for a run that is not known."""
+        known = self._priorities.get(run_id)
+        if known is None:
+            said = self.fact(run_id, "priority")
+            if said is None:
+                return 0
+            known = int(said)
+            self._note_priority(run_id, known)
+        return known
+
+    def _note_priority(self, run_id: str, priority: int) -> None:
+        if len(self._priorities) >= MAX_PRIORITIES:
+            self._priorities.clear()
+        self._priorities[run_id] = priority
+
+    def publish(
+        self,
+        run_id: str,
+        steps: Sequence[str],
+        queue: str,
+        *,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+    ) -> None:
+        """Send the messages of steps, those of one priority in one command.
+
+        Written here and not by Celery, whose way costs a worker several times what the ledger's moves do
+        (a connection from its pool, an event that the message was sent).
+
+        Args:
+            root_id, parent_id: of the Celery task that sends them.
+
+        Raises:
+            redis.RedisError: some may have been sent.
+        """
+        messages: dict[str, list[bytes]] = {}
+        for entry in steps:
+            run, step = addressed(run_id, entry)
+            level = self.priority(run)
+            messages.setdefault(queue_key(queue, level), []).append(
+                task_message(run, step, queue, level, root_id=root_id, parent_id=parent_id)
+            )
+        for key, together in messages.items():
+            self.client.lpush(key, *together)
 
     def final(self, run_id: str) -> LastWord | None:
         """A run's last word, once it has ended."""

@@ -24,8 +24,20 @@ def queue_key(queue: str, priority: int) -> str:
     return queue + QUEUE_LEVELS[bisect.bisect(_FIRST_OF_LEVEL, priority) - 1]
 
 
-def task_message(run_id: str, step: str, queue: str, priority: int) -> bytes:
-    """The message that asks a worker for a step of a run."""
+def task_message(
+    run_id: str,
+    step: str,
+    queue: str,
+    priority: int,
+    *,
+    root_id: str | None = None,
+    parent_id: str | None = None,
+) -> bytes:
+    """The message that asks a worker for a step of a run.
+
+    Args:
+        root_id, parent_id: of the Celery task that sends it, where one does (Flower shows them).
+    """
     identity, args = str(uuid.uuid4()), (run_id, step)
     body = [args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
     return json.dumps(
@@ -35,7 +47,7 @@ def task_message(run_id: str, step: str, queue: str, priority: int) -> bytes:
             "content-type": "application/json",
             "headers": {
                 "lang": "py", "task": task_name(step),
-                "id": identity, "root_id": identity, "parent_id": None, "group": None, "retries": 0,
+                "id": identity, "root_id": root_id or identity, "parent_id": parent_id, "group": None, "retries": 0,
                 "eta": None, "expires": None, "timelimit": [None, None], "argsrepr": repr(args),
                 "kwargsrepr": "{}", "origin": f"{os.getpid()}@{socket.gethostname()}", "ignore_result": True,
             },
