@@ -3,12 +3,11 @@
 dbt sorts all macros of a project (some five hundred, most of them its own) into the namespaces of each
 context that it renders with: about a dozen times around one model. What goes where depends on the
 manifest and on the node's package alone, so it is remembered with a parsed manifest; a context gets
-generators of its own, as in dbt, which carry its variables.
+generators of its own, as in dbt, which carry its variables: of those macros that are looked for in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, KeysView
 from typing import Any
 
 from dbt.clients.jinja import MacroGenerator
@@ -16,15 +15,25 @@ from dbt.context.macros import MacroNamespace, MacroNamespaceBuilder
 from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import Macro
 
+from workers.engine.later import Later
+
 _PARTS = ("global_namespace", "local_namespace", "global_project_namespace")
 
 
 class _Layout:
-    """Which macro is found under which name of which namespace, as dbt's own builder says."""
+    """Which macro is found under which name of which namespace, as dbt's own builder says.
+
+    Attributes:
+        parts: of each namespace, a macro's place in `macros` by name.
+        names: of everything that dbt moves from the namespaces into a context: a macro's place, the name of a
+            package, or `_INTERNAL`.
+        contexts: by kind of context, what is in one (`rendering.Contents`).
+    """
 
     def __init__(self, made: MacroNamespace) -> None:
         places: dict[int, int] = {}
         self.macros: list[Macro] = []
+        self.contexts: dict[Any, Any] = {}
 
         def place(generator: Any) -> int:
             known = places.get(id(generator))
@@ -33,55 +42,49 @@ class _Layout:
                 self.macros.append(generator.macro)
             return known
 
-        def of(namespace: dict[str, Any]) -> tuple[tuple[str, int], ...]:
-            return tuple((name, place(generator)) for name, generator in namespace.items())
+        def of(namespace: dict[str, Any]) -> dict[str, int]:
+            return {name: place(generator) for name, generator in namespace.items()}
 
         self.parts = [of(getattr(made, part)) for part in _PARTS]
         self.packages = {name: of(namespace) for name, namespace in made.packages.items()}
+        self.names: dict[str, int | str] = {}
+        for name, found in made.items():
+            if isinstance(found, MacroGenerator):
+                self.names[name] = place(found)
+            else:
+                self.names[name] = _INTERNAL if found is made.global_project_namespace else name
 
-    def namespace(self, builder: MacroNamespaceBuilder, ctx: dict[str, Any]) -> MacroNamespace:
-        node, stack = builder.node, builder.thread_ctx
-        made = [_generator(macro, ctx, node, stack) for macro in self.macros]
-        parts = [{name: made[place] for name, place in part} for part in self.parts]
-        packages = {
-            package: {name: made[place] for name, place in names} for package, names in self.packages.items()
-        }
-        return _Flat(*parts, packages)
-
-
-def _generator(macro: Macro, context: dict[str, Any], node: Any, stack: Any) -> MacroGenerator:
-    made: MacroGenerator = _new(MacroGenerator)
-    # as its constructors do, one after another
-    made.__dict__ = {"context": context, "macro": macro, "node": node, "stack": stack}
-    return made
+    def namespace(self, builder: MacroNamespaceBuilder, ctx: dict[str, Any]) -> Namespace:
+        return Namespace(self, builder, ctx)
 
 
-_new = MacroGenerator.__new__
+_INTERNAL = ""
 
 
-class _Flat(MacroNamespace):
-    """dbt's namespace; what is found under each name is looked up once for all of them."""
+class Namespace(MacroNamespace):
+    """dbt's namespace; a macro's generator is made when the macro is looked for."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._flat: dict[str, Any] = {}
-        for part in reversed(list(self._search_order())):
-            self._flat.update(part)
+    def __init__(self, layout: _Layout, builder: MacroNamespaceBuilder, ctx: dict[str, Any]) -> None:
+        self.layout = layout
+        macros, node, stack = layout.macros, builder.node, builder.thread_ctx
+        made: dict[int, MacroGenerator] = {}
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._flat)
+        def generator(place: int) -> MacroGenerator:
+            known = made.get(place)
+            if known is None:
+                known = made[place] = MacroGenerator(macros[place], ctx, node, stack)
+            return known
 
-    def __len__(self) -> int:
-        return len(self._flat)
+        self.generator = generator
+        roots, local, internal = (Later(part, generator) for part in layout.parts)
+        packages: Any = {package: Later(names, generator) for package, names in layout.packages.items()}
+        super().__init__(roots, local, internal, packages)
 
-    def __getitem__(self, key: str) -> Any:
-        return self._flat[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._flat
-
-    def keys(self) -> KeysView[str]:
-        return self._flat.keys()
+    def of_context(self, what: int | str) -> Any:
+        """What `_Layout.names` says."""
+        if type(what) is int:
+            return self.generator(what)
+        return self.global_project_namespace if what == _INTERNAL else self.packages[str(what)]
 
 
 class _Shared(dict[str, dict[str, Macro]]):
@@ -100,17 +103,27 @@ def remember_macros(manifest: Manifest) -> None:
 _built_by_dbt = MacroNamespaceBuilder.build_namespace
 
 
-def _build_namespace(
-    builder: MacroNamespaceBuilder, macros_by_package: dict[str, dict[str, Macro]], ctx: dict[str, Any]
-) -> MacroNamespace:
+def layout_of(builder: MacroNamespaceBuilder, macros_by_package: Any) -> _Layout | None:
+    """The layout of a builder's namespaces, or None where the macros may change."""
     if not isinstance(macros_by_package, _Shared):
-        return _built_by_dbt(builder, macros_by_package, ctx)
+        return None
     key = (builder.root_package, builder.search_package, tuple(builder.internal_package_names_order))
     layout = macros_by_package.layouts.get(key)
     if layout is None:
-        made = _built_by_dbt(builder, macros_by_package, ctx)
-        macros_by_package.layouts[key] = _Layout(made)
-        return made
+        fresh = MacroNamespaceBuilder(
+            builder.root_package, builder.search_package, builder.thread_ctx,
+            builder.internal_package_names_order,
+        )  # fmt: skip
+        layout = macros_by_package.layouts[key] = _Layout(_built_by_dbt(fresh, macros_by_package, {}))
+    return layout
+
+
+def _build_namespace(
+    builder: MacroNamespaceBuilder, macros_by_package: dict[str, dict[str, Macro]], ctx: dict[str, Any]
+) -> MacroNamespace:
+    layout = layout_of(builder, macros_by_package)
+    if layout is None:
+        return _built_by_dbt(builder, macros_by_package, ctx)
     return layout.namespace(builder, ctx)
 
 
