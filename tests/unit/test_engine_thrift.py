@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import agate
+import dbt_common.clients.jinja
 import dbt_common.exceptions.base
 import networkx as nx
 import pytest
@@ -17,14 +19,18 @@ from dbt.adapters.duckdb.relation import DuckDBRelation
 from dbt.adapters.events.types import SQLQuery
 from dbt.adapters.exceptions.cache import NoneRelationFoundError
 from dbt.adapters.reference_keys import _ReferenceKey
-from dbt.clients.jinja import MacroGenerator, MacroStack
+from dbt.clients.jinja import MacroGenerator, MacroStack, get_rendered
+from dbt.context.base import Var
 from dbt.context.macros import MacroNamespace, MacroNamespaceBuilder
 from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import Macro
 from dbt.events.types import LogStartLine, MainReportVersion
 from dbt.graph import Graph, UniqueId
+from dbt_common.clients import agate_helper
+from dbt_common.clients.jinja import get_environment
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
+from dbt_common.exceptions import CompilationError
 
 from tests.support.untraced import parse_untraced
 from workers.contract.events import Event
@@ -248,6 +254,78 @@ def test_a_relation_is_found_as_dbt_finds_it(wanted: str) -> None:
     adapter = Adapter()
     ours = outcome(lambda: adapter._make_match(known, "d", "main", wanted))
     assert ours == outcome(lambda: thrift._match_of_dbt(adapter, known, "d", "main", wanted))
+
+
+@pytest.mark.parametrize(
+    "wanted", ["orders", "Orders", '"orders"', "customers", "none", "", '"', "`other`", None]
+)
+def test_a_relation_is_looked_up_in_the_cache_as_dbt_does(wanted: Any) -> None:
+    adapter: Any = Adapter()
+    adapter.cache = _recording(RelationsCache, SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
+    for known in ("orders", "CUSTOMERS", "other", '"Orders"'):
+        adapter.cache.add(relation(known))
+    adapter.cache.add(DuckDBRelation.create(database="d", schema="else", identifier="orders"))
+    for database, schema in (("d", "main"), ("D", "Main"), ("d", "else")):
+        ours = outcome(lambda: [adapter.get_relation(database, schema, wanted)])  # noqa: B023
+        assert ours == outcome(lambda: [thrift._relation_of_dbt(adapter, database, schema, wanted)])  # noqa: B023
+    assert len(adapter.list_relations("d", "main")) == 4
+
+
+def test_what_is_known_of_spelling_follows_the_cache() -> None:
+    cache: Any = _recording(RelationsCache, SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
+
+    def found(identifier: str) -> list[str]:
+        with cache.narrowed(identifier):
+            return [each.identifier for each in cache.get_relations("d", "main")]
+
+    cache.add(relation("a"))
+    cache.rename(relation("a"), relation("B"))
+    assert (found("a"), found("A"), found('"b"')) == ([], [], ["B"])
+    cache.relations.update(
+        {_ReferenceKey("d", "main", "b2"): cache.relations[_ReferenceKey("d", "main", "b")]}
+    )
+    assert found("b2") == ["B"]
+    cache.relations.popitem()
+    assert found("b2") == []
+    cache.drop(relation("b"))
+    assert found("b") == []
+    cache.add(relation("a"))
+    cache.clear()
+    assert found("a") == []
+    assert cache.relations._keys == {}
+
+
+def test_a_text_is_compiled_once_for_each_kind_of_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    def code(*, native: bool = False) -> Any:
+        return get_environment(native=native).compile("{{ a }} of {{ b }}")
+
+    assert code() is code()
+    assert code() is not code(native=True)
+    monkeypatch.setattr(dbt_common.clients.jinja, "MACRO_DEBUGGING", True)
+    assert code() is not code()
+    monkeypatch.undo()
+    monkeypatch.setattr(thrift, "_COMPILED_AT_MOST", 0)
+    assert get_rendered("{{ a }} in {{ b }}", {"a": 1, "b": 2}) == "1 in 2"
+    assert len(thrift._compiled) == 1
+    with pytest.raises(CompilationError, match="expected token"):
+        get_rendered("{{ a b }}", {})
+
+
+def test_a_var_is_rendered_as_in_dbt() -> None:
+    given = {"plain": "x", "jinja": "{{ word }}!", "number": 3, "list": ["{{ word }}"], "open": "{%"}
+    for name in given:
+        answers = []
+        for rendered in (Var.get_rendered_var, thrift._rendered_var_of_dbt):
+            var = Var({"word": "w"}, given)
+            answers.append(outcome(lambda: [SimpleNamespace(render=lambda: rendered(var, name))]))  # noqa: B023
+        assert answers[0] == answers[1]
+
+
+def test_an_answer_without_rows_is_a_table_of_its_own() -> None:
+    first, second = agate_helper.empty_table(), agate_helper.empty_table()
+    assert first is not second
+    assert vars(first).keys() == vars(agate.Table(rows=[])).keys()
+    assert (len(first.rows), first.column_names, agate_helper.as_matrix(first)) == (0, (), [])
 
 
 def test_schemas_of_a_project_are_those_that_dbt_finds() -> None:

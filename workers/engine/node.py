@@ -166,10 +166,8 @@ def step_result(view: RunView, unique_id: str, result: RunResult, started: float
     node: Any = result.node
     also = {
         other: patch_of(view.manifest.nodes[other])
-        for other in view.owned
-        if other != unique_id and other in view.manifest.nodes
-        and getattr(view.manifest.nodes[other], "compiled", False)
-        and view.manifest.nodes[other].is_ephemeral_model
+        for other in view.inlined
+        if other != unique_id and getattr(view.manifest.nodes[other], "compiled", False)
     }  # fmt: skip
     return StepResult(
         unique_id=unique_id, status=str(result.status), name=node.name,

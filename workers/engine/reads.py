@@ -276,27 +276,10 @@ def _of_templates(recorder: Recorder) -> _Instead:
             recorder.name("model")
         return original(environment, value, argument)
 
-    def compile(original: Any, environment: Any, source: Any, *args: Any, **more: Any) -> Any:  # noqa: A001
-        if args or more or not isinstance(source, str):
-            return original(environment, source, *args, **more)
-        key = type(environment), source
-        code = _compiled.get(key)
-        if code is None:
-            if len(_compiled) >= _COMPILED_AT_MOST:
-                _compiled.clear()
-            code = _compiled[key] = original(environment, source)
-        return code
-
     return [
         (MacroFuzzEnvironment, getattr_),
         (MacroFuzzEnvironment, getitem),
-        (MacroFuzzEnvironment, compile),
     ]
-
-
-_COMPILED_AT_MOST = 4000
-_compiled: dict[tuple[type, str], Any] = {}
-"""Templates as Python code: the same texts are rendered for each var set, and compiling is half of that."""
 
 
 def _method(instead: Any, original: Any) -> Any:

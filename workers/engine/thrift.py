@@ -7,6 +7,7 @@ that it stands for gives, errors included.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 import os
@@ -14,16 +15,22 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+import agate  # type: ignore[import-untyped]
+import dbt_common.clients.jinja
 import dbt_common.exceptions.base
-import jinja2
 import parsedatetime  # type: ignore[import-untyped]
 from dbt.adapters.base import BaseAdapter, BaseRelation
 from dbt.adapters.clients import jinja as adapter_jinja
 from dbt.adapters.contracts.relation import ComponentName
+from dbt.clients.jinja import _HAS_RENDER_CHARS_PAT
+from dbt.context.base import Var
 from dbt.graph import Graph, UniqueId
-from dbt_common.clients.jinja import get_environment
+from dbt_common.clients import agate_helper
+from dbt_common.clients.jinja import MacroFuzzEnvironment, get_environment
 from dbt_common.constants import SECRET_ENV_PREFIX
 from dbt_common.events.base_types import BaseEvent
+
+from workers.engine.cache import MARKS
 
 # -- events ----------------------------------------------------------------------------------------
 
@@ -64,19 +71,66 @@ def _is_plain(value: Any) -> bool:
 BaseEvent.__init__ = _make_event  # type: ignore[method-assign]
 
 
-# -- the query comment -----------------------------------------------------------------------------
+# -- templates -------------------------------------------------------------------------------------
+
+_compile_of_dbt = MacroFuzzEnvironment.compile
+_compiled: dict[tuple[type, str], Any] = {}
+_COMPILED_AT_MOST = 4000
+
+
+def _compile(self: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
+    """A text as Python code: a model's is rendered by each run, and again for each var set that is parsed.
+    Names, filters and what is undefined are looked up when the code is executed."""
+    if args or kwargs or not isinstance(source, str) or dbt_common.clients.jinja.MACRO_DEBUGGING:
+        return _compile_of_dbt(self, source, *args, **kwargs)
+    key = type(self), source
+    code = _compiled.get(key)
+    if code is None:
+        if len(_compiled) >= _COMPILED_AT_MOST:
+            _compiled.clear()
+        code = _compiled[key] = _compile_of_dbt(self, source)
+    return code
+
+
+MacroFuzzEnvironment.compile = _compile  # type: ignore[method-assign]
+
+_rendered_var_of_dbt = Var.get_rendered_var
+
+
+def _rendered_var(self: Var, var_name: str) -> Any:
+    """dbt copies the whole context to render a var's text, Jinja in it or not."""
+    raw = self._merged[var_name]
+    return (
+        raw
+        if type(raw) is str and not _HAS_RENDER_CHARS_PAT.search(raw)
+        else _rendered_var_of_dbt(self, var_name)
+    )
+
+
+Var.get_rendered_var = _rendered_var  # type: ignore[method-assign]
+
+
+# -- answers without rows --------------------------------------------------------------------------
 
 
 @functools.cache
-def _comment_environment() -> jinja2.Environment:
-    environment = get_environment()
-    compiled: Any = functools.lru_cache(maxsize=64)(environment.compile)
-    environment.compile = compiled  # type: ignore[method-assign]
-    return environment
+def _no_rows() -> agate.Table:
+    return agate.Table(rows=[])
 
 
-# dbt.adapters.clients.jinja.QueryStringGenerator compiles the comment's macro for each invocation
-adapter_jinja.get_environment = _comment_environment  # type: ignore[assignment]
+def _empty_table() -> agate.Table:
+    """dbt makes one of each statement that it wants no rows of, and agate all of its type tests for each."""
+    return copy.copy(_no_rows())
+
+
+agate_helper.empty_table = _empty_table
+
+
+# -- the query comment -----------------------------------------------------------------------------
+
+
+# dbt.adapters.clients.jinja.QueryStringGenerator makes one for each invocation
+adapter_jinja.get_environment = functools.cache(get_environment)  # type: ignore[assignment]
 
 
 # -- dates -----------------------------------------------------------------------------------------
@@ -105,11 +159,14 @@ parsedatetime.Constants = _constants
 def _env_secrets() -> list[str]:
     """dbt looks through the environment for each of its exceptions, and throws a dozen to find a macro."""
     environ: Any = os.environ
+    if _SECRET not in _BETWEEN.join(environ._data):
+        return []
     keys: list[Any] = [key for key in environ._data if key.startswith(_SECRET)]
     return [value for key in keys if (value := os.environ[os.environ.decodekey(key)]).strip()]
 
 
 _SECRET = os.environ.encodekey(SECRET_ENV_PREFIX)
+_BETWEEN = _SECRET[:0]
 dbt_common.exceptions.base.env_secrets = _env_secrets
 
 
@@ -152,7 +209,28 @@ def _is_spelled(relation: BaseRelation, identifier: str) -> bool:
     return str(relation.path.get_lowered_part(_IDENTIFIER)).strip(mark) == identifier.lower().strip(mark)
 
 
+_relation_of_dbt = BaseAdapter.get_relation
+
+
+@functools.wraps(_relation_of_dbt)
+def _get_relation(self: BaseAdapter, database: Any, schema: Any, identifier: Any) -> Any:
+    """dbt lists all relations of a schema to find one of them; the cache lists those that are spelled like it."""
+    narrowed = getattr(self.cache, "narrowed", None)
+    if (
+        narrowed is None
+        or type(self).list_relations is not _relations_of_dbt
+        or not (isinstance(identifier, str) and isinstance(schema, str) and identifier.strip(MARKS))
+        or self.Relation.quote_character not in MARKS
+        or (database, schema) not in self.cache
+    ):
+        return _relation_of_dbt(self, database, schema, identifier)
+    with narrowed(identifier):
+        return _relation_of_dbt(self, database, schema, identifier)
+
+
+_relations_of_dbt = BaseAdapter.list_relations
 _IDENTIFIER = ComponentName.Identifier
+BaseAdapter.get_relation = _get_relation  # type: ignore[method-assign]
 BaseAdapter._get_cache_schemas = _cache_schemas  # type: ignore[method-assign]
 BaseAdapter._make_match = _make_match  # type: ignore[method-assign]
 

@@ -66,6 +66,7 @@ class RunView(msgspec.Struct, kw_only=True):
         console: flags of the caller's own command line, which say what dbt prints.
         run_results: what dbt left of a run whose end it gave up.
         pool: the threads of the microbatch model that is executing.
+        owned: nodes that are copies of the run's own; `inlined`: those of them that are ephemeral models.
     """
 
     run_id: str
@@ -81,6 +82,7 @@ class RunView(msgspec.Struct, kw_only=True):
     run_results: dict[str, Any] | None = None
     pool: DbtThreadPool | None = None
     owned: set[str] = msgspec.field(default_factory=set)
+    inlined: set[str] = msgspec.field(default_factory=set)
 
     def own(self, unique_id: str) -> Any:
         """The run's own copy of a node, and of the ephemeral models that compiling it compiles."""
@@ -91,6 +93,8 @@ class RunView(msgspec.Struct, kw_only=True):
         if self.facts is not None:
             recall_batches(node, self.facts.retry)
         self._mapping_of(unique_id)[unique_id] = node
+        if unique_id in self.manifest.nodes and node.is_ephemeral_model:
+            self.inlined.add(unique_id)
         depends_on = getattr(node, "depends_on", None)
         for parent in getattr(depends_on, "nodes", ()):
             found = self.manifest.nodes.get(parent)
