@@ -18,7 +18,7 @@ from dbt_common.clients.jinja import NativeSandboxTemplate
 from workers.engine.later import Later
 from workers.engine.macros import Namespace, layout_of
 
-_CONSTANT = frozenset({"exceptions", "flags", "invocation_args_dict", "var"})
+_CONSTANT = frozenset({"exceptions", "flags", "invocation_args_dict", "modules", "var"})
 """Entries made of nothing that changes while a node executes: its name and package, flags, configuration."""
 
 _KINDS = frozenset({MacroContext, ModelContext})
