@@ -141,7 +141,13 @@ def _measured_on(outcomes: Sequence[Outcome]) -> str:
     """Machine and commits in a sentence."""
     found, commits = outcomes[-1].machine, dict.fromkeys(each.machine["commit"] for each in outcomes)
     loads = [each.machine["load"] for each in outcomes]
-    return (
+    quick = any(each.size == "quick" for each in outcomes)
+    only = (
+        "From `--quick`, which shows that everything works and measures little: `make bench` does. "
+        if quick
+        else ""
+    )
+    return only + (
         f"Measured on {found['cores']} cores ({found['cpu']}), Python {found['python']}, dbt-core {found['dbt-core']}, "
         f"at commit {', '.join(commits)}; load before it {number(min(loads))} to {number(max(loads))}."
     )

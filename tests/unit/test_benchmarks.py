@@ -13,6 +13,7 @@ from benchmarks import report
 from benchmarks.measure import Options, Outcome, Plot, Table, at_least, at_most, interleaved, same_machine
 from benchmarks.projects import SHAPES
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results.json"
 MACHINE = {"cpu": "one", "cores": 2, "dbt-core": "1.11", "commit": "aaa", "load": 0.1}
 
 
@@ -131,3 +132,13 @@ def test_graphs_have_their_models_in_order(shape: str, models: int) -> None:
     assert all(parent < number for number, parents in enumerate(graph) for parent in parents)
     assert all(len(set(parents)) == len(parents) for parents in graph)
     assert graph == SHAPES[shape](models)
+
+
+def test_what_is_committed_is_of_one_piece_and_says_what_limits_each_figure_that_was_missed() -> None:
+    results = msgspec.json.decode(RESULTS.read_bytes(), type=report.Results)
+    missed = {target.key for each in results.outcomes for target in each.targets if target.met is False}
+    assert missed <= set(report.limits())
+    page = report.page(results, report.limits(), "../docs/benchmarks")
+    assert (RESULTS.parent / "RESULTS.md").read_text() == page, "python -m benchmarks --render"
+    readme = (RESULTS.parents[1] / "README.md").read_text()
+    assert report.with_headlines(readme, results) == readme
