@@ -33,6 +33,14 @@ BENCHMARKS = {
     "one-model": "benchmarks.one_model",
     "whole-project": "benchmarks.whole_project",
     "growth": "benchmarks.growth",
+    "simulation": "benchmarks.simulation",
+    "sweep": "benchmarks.sweep",
+    "changed-vars": "benchmarks.changed_vars",
+    "drop-in": "benchmarks.drop_in",
+    "carrier": "benchmarks.carrier",
+    "streaming": "benchmarks.streaming",
+    "scale": "benchmarks.calibration",
+    "peers": "benchmarks.peers",
 }
 """Module by name, in the order of the page."""
 
