@@ -53,9 +53,9 @@ class Costs:
     plan: float = 0.02
     plan_node: float = 0.0002
     way: float = 0.002
-    parent: float = 0.0047
-    claim: float = 0.0008
-    finish: float = 0.0008
+    parent: float = 0.002
+    claim: float = 0.0005
+    finish: float = 0.0005
     node: float = 0.05
     close_node: float = 0.0003
 
