@@ -2,7 +2,7 @@
 
     python -m benchmarks [NAME …] [--quick | --full] [--out FOLDER]
 
-Without names all of them: about half an hour on two cores, with ``--quick`` about three minutes (that only shows
+Without names all of them: about an hour on two cores, with ``--quick`` about ten minutes (that only shows
 that everything works: its figures mean nothing), with ``--full`` much longer. Each is a process of its own, one
 after the other; one that fails is recorded, the others go on, and the end is 1.
 
