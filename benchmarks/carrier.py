@@ -72,7 +72,7 @@ class Stubs:
 
 
 def layer_of(nodes: int) -> int:
-    """How many nodes a layer of the graph has: there are twenty layers, or ten nodes in each."""
+    """How many nodes a layer has: a twentieth of them, and ten at least."""
     return max(10, nodes // 20)
 
 
