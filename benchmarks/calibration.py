@@ -63,7 +63,7 @@ def bench(options: Options) -> Outcome:
             worst = max(worst, abs(took / foretold - 1))
         rows.append([nodes, processes, took, foretold, took / foretold])
     outcome.tables = [
-        Table("Costs, seconds", ["cost", "measured"], [[name, value * 1.0] for name, value in asdict(costs).items()]),
+        Table("Costs", ["cost", "ms"], [[name, value * 1000] for name, value in asdict(costs).items()]),
         Table("Whole runs of small models on Postgres", ["nodes", "processes", "seconds", "the model says", "times the model"], rows),
     ]  # fmt: skip
     outcome.notes.append(

@@ -170,12 +170,12 @@ def bench(options: Options) -> Outcome:
             if nodes == sizes[0]:
                 outcome.targets += [
                     at_least(
-                        f"carrier_{key}",
+                        f"carrier-{key}",
                         f"carrier, {nodes:,} empty nodes, {PROCESSES} processes, {ours}: tasks a second, of {theirs}",
                         0.5, rate[ours] / rate[theirs],
                     )
                     for key, ours, theirs in (
-                        ("message", MESSAGE, DEFAULTS), ("message_settings", MESSAGE, OURS),
+                        ("message", MESSAGE, DEFAULTS), ("message-settings", MESSAGE, OURS),
                         ("session", SESSION, DEFAULTS),
                     )
                 ]  # fmt: skip

@@ -59,8 +59,8 @@ def bench(options: Options) -> Outcome:
             )
         ],
         targets=[
-            at_most("drop_in", "`dbt-relay run --select m` on a warm stack, whole wall", 0.4, median[RELAY], "s"),
-            at_least("drop_in_ratio", "`dbt-relay run --select m`: times faster than `dbt run --select m`", 10, median[COMMAND] / median[RELAY]),
+            at_most("drop-in", "`dbt-relay run --select m` on a warm stack, whole wall", 0.4, median[RELAY], "s"),
+            at_least("drop-in-ratio", "`dbt-relay run --select m`: times faster than `dbt run --select m`", 10, median[COMMAND] / median[RELAY]),
         ],
         notes=["A DuckDB file for each side; `dbt` with a warm partial parse; a worker of one process that has the project parsed."],
         data={"seconds": times, "cpu": cpu},

@@ -76,7 +76,7 @@ def bench(options: Options) -> Outcome:
         "Streaming",
         tables=[table],
         plots=[Plot("streaming", "From dbt's line to a watcher", "lines a second", "milliseconds", [float(each) for each in RATES], series, log="xy")],
-        targets=[at_most("streaming_lost", "streaming, up to 10,000 lines a second: lines lost", 0, lost)],
+        targets=[at_most("streaming-lost", "streaming, up to 10,000 lines a second: lines lost", 0, lost)],
         notes=[
             (f"{2 * PROCESSES} nodes, {PROCESSES} at once, each saying its share of the rate for {seconds:g} s. A line is batched with "
             "those of 10 ms. *said* is what the nodes could say beside the server and the watcher on this machine, *heard* what "
