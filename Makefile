@@ -74,7 +74,7 @@ reparse: $(STAMP) ## Change vars of random projects; is what is kept a full pars
 		tests/integration/test_engine_reparse.py -k random -s $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(BENCH_STAMP) ## Measure beside plain dbt, half an hour: benchmarks/RESULTS.md (BENCH_ARGS: names, --quick, --full)
+bench: $(BENCH_STAMP) ## Measure beside plain dbt, an hour: benchmarks/RESULTS.md (BENCH_ARGS: names, --quick, --full)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 .PHONY: recovery

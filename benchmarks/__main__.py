@@ -2,7 +2,7 @@
 
     python -m benchmarks [NAME …] [--quick | --full] [--out FOLDER]
 
-Without names all of them: about half an hour on two cores, with ``--quick`` about three minutes (that only shows
+Without names all of them: about an hour on two cores, with ``--quick`` about ten minutes (that only shows
 that everything works: its figures mean nothing), with ``--full`` much longer. Each is a process of its own, one
 after the other; one that fails is recorded, the others go on, and the end is 1.
 
@@ -33,6 +33,14 @@ BENCHMARKS = {
     "one-model": "benchmarks.one_model",
     "whole-project": "benchmarks.whole_project",
     "growth": "benchmarks.growth",
+    "simulation": "benchmarks.simulation",
+    "sweep": "benchmarks.sweep",
+    "changed-vars": "benchmarks.changed_vars",
+    "drop-in": "benchmarks.drop_in",
+    "carrier": "benchmarks.carrier",
+    "streaming": "benchmarks.streaming",
+    "scale": "benchmarks.calibration",
+    "peers": "benchmarks.peers",
 }
 """Module by name, in the order of the page."""
 

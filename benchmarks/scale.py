@@ -8,12 +8,15 @@ What is modelled is a run on a warehouse of many writers: a plan, its nodes, one
   own commands) keeps it busy for so long, and everybody waits in line for it.
 - At most 16 unclaimed messages of a run are out (`lua/prelude.lua`, WINDOW); each claim hands out the next, which
   takes the way through the broker to a free worker.
-- A worker takes one node at a time: dbt's and our work for it (CPU of its own core), then the SQL, log-normal
+- A worker's main process takes the messages from the broker, gives them to its pool and says so to Flower, one after
+  another; a pool has POOL processes.
+- A process takes one node at a time: dbt's and our work for it (CPU of its own core), then the SQL, log-normal
   around its mean.
 - The graph: layers, each node with two parents in the layer above.
 
-The warehouse itself never gets slow here, and every worker has a core: what is left is what dbt-relay costs. The
-costs are arguments; their defaults are the measured ones that docs/scaling.md names.
+The warehouse itself never gets slow here, and every process has a core: what is left is what dbt-relay costs. The
+costs are arguments; their defaults are the measured ones that docs/scaling.md names, and ``--measured`` takes those that
+``python -m benchmarks scale`` found (`calibration`, which holds the model against real runs, too).
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 WINDOW = 16
+POOL = 8
 WORKERS = (1, 10, 30, 100, 300, 1000)
 NODES = (100, 1_000, 10_000, 100_000)
 
@@ -39,16 +43,18 @@ class Costs:
 
     Attributes:
         plan, plan_node: of a plan in a warm process, at once and for each node of the run.
-        way: of a message, from its sender to the claim in a free worker.
+        way: of a message, from its sender to the main process of a worker that has a free process.
+        parent: of that main process, for a node: taking its message, the pool, Flower's events.
         claim, finish: of the server, for what a worker asks of it before and after a node.
-        node: of a worker, for a node that does nothing: dbt's runner, our own, Celery's.
+        node: of a process, for a node that does nothing: dbt's runner, our own, Celery's.
         close_node: of the close, for each node.
     """
 
     plan: float = 0.02
     plan_node: float = 0.0002
-    way: float = 0.006
-    claim: float = 0.0003
+    way: float = 0.002
+    parent: float = 0.002
+    claim: float = 0.0005
     finish: float = 0.0005
     node: float = 0.05
     close_node: float = 0.0003
@@ -82,7 +88,10 @@ class Run:
     """One run while it is played."""
 
     def __init__(self, nodes: int, workers: int, sql: float, costs: Costs, *, width: int, seed: int) -> None:
-        self.costs, self.free, self.done = costs, workers, 0
+        self.costs, self.done = costs, 0
+        self.pools = [Server() for _ in range(0, workers, POOL)]
+        self.free = [min(POOL, workers - first) for first in range(0, workers, POOL)]
+        self.all_free, self.pool_of = workers, [0] * nodes
         self.children = children_of(nodes, width)
         self.waiting = [0] * nodes
         for released in self.children:
@@ -106,12 +115,23 @@ class Run:
             self.now, _, what, node = heapq.heappop(self._events)
             getattr(self, what)(node)
             self._hand_out()
-            while self.queue and self.free:
-                self.free -= 1
-                self._at(self.server.serve(self.now, self.costs.claim), "claimed", self.queue.popleft())
+            while self.queue and self.all_free:
+                self._take(self.queue.popleft())
 
     def arrives(self, node: int) -> None:
         self.queue.append(node)
+
+    def _take(self, node: int) -> None:
+        """The pool that is free soonest has it; of those that are free now, the one with most free processes."""
+        free = (pool for pool, processes in enumerate(self.free) if processes)
+        pool = min(free, key=lambda each: (max(self.now, self.pools[each].free_at), -self.free[each]))
+        self.all_free -= 1
+        self.free[pool] -= 1
+        self.pool_of[node] = pool
+        self._at(self.pools[pool].serve(self.now, self.costs.parent), "taken", node)
+
+    def taken(self, node: int) -> None:
+        self._at(self.server.serve(self.now, self.costs.claim), "claimed", node)
 
     def claimed(self, node: int) -> None:
         self.out -= 1
@@ -121,7 +141,8 @@ class Run:
         self._at(self.server.serve(self.now, self.costs.finish), "finished", node)
 
     def finished(self, node: int) -> None:
-        self.free += 1
+        self.free[self.pool_of[node]] += 1
+        self.all_free += 1
         self.done += 1
         for child in self.children[node]:
             self.waiting[child] -= 1
@@ -174,6 +195,7 @@ def _longest_path(children: list[list[int]], length: list[float]) -> float:
 FREE: dict[str, dict[str, float]] = {
     "Redis": {"claim": 0.0, "finish": 0.0},
     "the way of a message": {"way": 0.0},
+    "main processes": {"parent": 0.0},
     "plan and close": {"plan": 0.0, "plan_node": 0.0, "close_node": 0.0},
 }
 
@@ -193,16 +215,30 @@ def limit(found: dict[str, Any], costs: Costs, *, width: int, seed: int) -> str:
     return "workers" if found["best"] >= 0.95 * workers else "the graph"
 
 
+def costs_of(results: str) -> Costs:
+    """The costs that ``python -m benchmarks scale`` left in a results.json."""
+    outcomes = json.loads(results)["outcomes"]
+    found = next(
+        (each["data"]["costs"] for each in outcomes if each["name"] == "scale" and each["data"]), None
+    )
+    if found is None:
+        raise SystemExit("there are no costs in it: run `python -m benchmarks scale` first")
+    return Costs(**found)
+
+
 def main() -> int:
     """Print a table for each mean of the SQL."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sql", type=float, nargs="+", default=[0.0, 0.5, 2.0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    for name, value in asdict(Costs()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value)
+    parser.add_argument("--measured", type=Path, help="a results.json whose costs are taken")
+    for name in asdict(Costs()):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float)
     options = parser.parse_args()
-    costs = Costs(**{name: getattr(options, name) for name in asdict(Costs())})
+    costs = costs_of(options.measured.read_text()) if options.measured else Costs()
+    given = {name: value for name in asdict(Costs()) if (value := getattr(options, name)) is not None}
+    costs = replace(costs, **given)
     rows = []
     print(costs)
     for sql in options.sql:

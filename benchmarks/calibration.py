@@ -1,0 +1,189 @@
+"""Scale on paper, held against reality: the costs of `scale` are measured, and its model must foretell whole runs.
+
+What Redis, a worker's main process and the carrier's part of a pool process take for a node is measured with nodes that do
+nothing (`carrier`); what a node, a plan and a close take, on one process and a small project. The model is then asked for
+runs it was not made of: twice the processes, four times the nodes. It gives each process a core; this machine shares its
+own among them, the server, the warehouse and the watcher, so it promises too much where all of them are busy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+
+from benchmarks.carrier import Stubs, stubs
+from benchmarks.measure import Cell, Options, Outcome, Table, interleaved
+from benchmarks.projects import Copy, nothing, write
+from benchmarks.scale import POOL, Costs, children_of, limit, simulate
+from benchmarks.stacks import Stack, stack
+from benchmarks.warehouses import DuckDB, warehouses
+from workers.contract.results import DbtResult
+
+WIDTH = 10
+ON_PAPER = ((1000, 10), (1000, 30), (10_000, 10), (10_000, 30), (10_000, 100), (10_000, 1000))
+"""Nodes and pool processes."""
+CLAIM_SHARE = 0.48
+"""Of the server's work for a node, what comes before it: the share of the claim script (`carrier`'s profile)."""
+
+
+def bench(options: Options) -> Outcome:
+    """The costs, and how far the model that is made of them is off."""
+    small, large = options.pick((20, 40), (50, 200))
+    rounds = options.pick(1, 3, 7)
+    outcome = Outcome("The model of docs/scaling.md, held against runs")
+    with ExitStack() as opened:
+        places = opened.enter_context(warehouses(options.folder / "warehouses", outcome.notes))
+        place = next((each for each in places if not isinstance(each, DuckDB)), None)
+        if place is None:
+            return outcome  # the model knows no DuckDB file
+        carrier = empty(opened, options.pick(200, 1000), rounds)
+        stacks = {processes: opened.enter_context(stack(processes)) for processes in (1, 2)}
+        found: dict[tuple[int, int], list[DbtResult]] = {}
+        seconds: dict[tuple[int, int], float] = {}
+        for nodes in (small, large):
+            copy = write(options.folder / f"p{nodes}", parents_of(nodes), place, f"scale{nodes}", nothing)
+            ways = {
+                str(processes): Case(held, copy, found.setdefault((nodes, processes), []))
+                for processes, held in stacks.items()
+            }
+            for name, took in interleaved(ways, rounds, warm=1).items():
+                seconds[nodes, int(name)] = statistics.median(took)
+    costs = costs_from(carrier, found, small, large, rounds)
+    rows: list[list[Cell]] = []
+    worst = 0.0
+    for (nodes, processes), took in seconds.items():
+        foretold = simulate(nodes, processes, 0.0, costs, width=WIDTH, seed=1)["seconds"]
+        if (nodes, processes) != (small, 1):
+            worst = max(worst, abs(took / foretold - 1))
+        rows.append([nodes, processes, took, foretold, took / foretold])
+    outcome.tables = [
+        Table("Costs", ["cost", "ms"], [[name, value * 1000] for name, value in asdict(costs).items()]),
+        Table("Whole runs of small models on Postgres", ["nodes", "processes", "seconds", "the model says", "times the model"], rows),
+    ]  # fmt: skip
+    outcome.notes.append(
+        f"The costs come from empty nodes and from the run of {small} nodes on one process; the other rows are foretold, and off by {worst:.0%} at most. The model "
+        f"gives every process a core; here {psutil.cpu_count()} cores carry the processes, Redis, Postgres and the watcher."
+    )
+    outcome.data = {
+        "costs": asdict(costs),
+        "seconds": {f"{n} nodes, {p} processes": each for (n, p), each in seconds.items()},
+    }
+    return outcome
+
+
+def on_paper(costs: Costs, sql: float) -> Table:
+    """Where it stops scaling: what the model foretells with these costs."""
+    what = f"{sql:g} s of SQL on average" if sql else "no SQL"
+    rows: list[list[Cell]] = []
+    for nodes, processes in ON_PAPER:
+        shape = {"width": max(10, nodes // 20), "seed": 1}
+        found = simulate(nodes, processes, sql, costs, **shape)
+        of_all = [found[each] for each in ("seconds", "speedup", "best", "nodes_per_second")]
+        rows.append([nodes, processes, *of_all, f"{found['redis_busy']:.0%}", limit(found, costs, **shape)])
+    columns = [
+        "nodes",
+        "processes",
+        "seconds",
+        "speed-up",
+        "at best",
+        "nodes a second",
+        "Redis busy",
+        "what it costs",
+    ]
+    return Table(f"On paper: nodes with {what}, workers of {POOL} processes", columns, rows)
+
+
+class Case:
+    """A run of a project on a stack, again and again; results are kept."""
+
+    def __init__(self, held: Stack, copy: Copy, results: list[DbtResult]) -> None:
+        self._held, self._copy, self._results = held, copy, results
+
+    def __call__(self) -> None:
+        self._results.append(self._held.run(self._copy, "run", threads=16))
+
+
+def parents_of(nodes: int) -> list[tuple[int, ...]]:
+    """The graph of `scale`, as `projects.write` takes it."""
+    parents: list[tuple[int, ...]] = [() for _ in range(nodes)]
+    for number, below in enumerate(children_of(nodes, WIDTH)):
+        for child in below:
+            parents[child] += (number,)
+    return parents
+
+
+def empty(opened: ExitStack, nodes: int, rounds: int) -> dict[str, float]:
+    """Seconds a node that does nothing takes of the server, of the worker's main process and of a pool process, and
+    from one node of a chain to the next."""
+    from tests.support.redis_server import RedisServer
+
+    server = RedisServer(appendonly="no")
+    opened.callback(server.close)
+    server.start()
+    with stubs(server, 2) as workers:
+        workers.run(50)
+        every: list[dict[str, float]] = []
+        for _ in range(rounds):
+            before = _spent(workers)
+            workers.run(nodes)
+            every.append({name: (used - before[name]) / nodes for name, used in _spent(workers).items()})
+        hops = [_hop(workers.run(100, width=1)) for _ in range(rounds)]
+    found = {name: statistics.median(each[name] for each in every) for name in every[0]}
+    return {**found, "hop": statistics.median(hops)}
+
+
+def _spent(workers: Stubs) -> dict[str, float]:
+    """Seconds of CPU so far."""
+
+    def of(pids: Sequence[int]) -> float:
+        return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
+
+    pool = workers.pool
+    return {"server": of([pool.server.pid]), "parent": of([pool.pid]), "child": of(pool.children)}
+
+
+def _hop(result: DbtResult) -> float:
+    """Median seconds from the start of a node of a chain to that of the next."""
+    starts = sorted(each.started_at for each in result.nodes)
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(starts))
+
+
+def costs_from(
+    carrier: dict[str, float],
+    found: dict[tuple[int, int], list[DbtResult]],
+    small: int,
+    large: int,
+    rounds: int,
+) -> Costs:
+    """What the model is fed with.
+
+    Args:
+        carrier: see `empty`.
+        found: results by nodes and processes; the last `rounds` of each count.
+    """
+
+    def step(nodes: int, name: str) -> float:
+        return statistics.median(_took(result, name) for result in found[nodes, 1][-rounds:])
+
+    slope = max(0.0, (step(large, "@plan") - step(small, "@plan")) / (large - small))
+    executed = [
+        each.finished_at - each.started_at for result in found[small, 1][-rounds:] for each in result.nodes
+    ]
+    way = carrier["hop"] - carrier["server"] - carrier["parent"] - carrier["child"]
+    return Costs(
+        plan=max(0.0, step(small, "@plan") - slope * small), plan_node=slope, way=max(0.0, way),
+        parent=carrier["parent"], claim=carrier["server"] * CLAIM_SHARE,
+        finish=carrier["server"] * (1 - CLAIM_SHARE),
+        node=statistics.mean(executed) + carrier["child"], close_node=step(large, "@close") / large,
+    )  # fmt: skip
+
+
+def _took(result: DbtResult, step: str) -> float:
+    attempt: Any = next(each for each in result.attempts if each.step == step)
+    return float(attempt.finished_at - attempt.started_at)

@@ -1,0 +1,163 @@
+"""An engine that does nothing, for workers of which all else is real (`stub_worker`).
+
+A run says in its environment what graph it has (`environment`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.scale import children_of
+from workers.contract.events import LINE, Event
+from workers.engine import fencing
+from workers.engine.fencing import Tenure
+from workers.engine.spec import (
+    Finished,
+    OnEvent,
+    Plan,
+    PlannedNode,
+    RunFacts,
+    RunSpec,
+    StepOutcome,
+    StepResult,
+)
+
+GRAPH = "BENCHMARK_GRAPH"
+
+
+def environment(
+    nodes: int, *, width: int, threads: int, session: bool = False, lines: int = 0, rate: float = 0.0
+) -> dict[str, str]:
+    """What tells a stub what to plan.
+
+    Args:
+        nodes: how many there are, in layers of `width`; each has two parents in the layer above.
+        threads: of the run; on a session it has no meaning.
+        session: whether the run belongs to one process, as on a DuckDB file.
+        lines: how many each node says.
+        rate: of those lines, a second, and by each node that runs; 0: all at once.
+    """
+    graph = {
+        "nodes": nodes, "width": width, "threads": threads, "session": session, "lines": lines, "rate": rate,
+    }  # fmt: skip
+    return {GRAPH: json.dumps(graph)}
+
+
+def graph_of(spec: RunSpec) -> dict[str, Any]:
+    """What `environment` said."""
+    graph: dict[str, Any] = json.loads(spec.env[GRAPH])
+    return graph
+
+
+class StubEngine:
+    """What the steps ask of `workers.engine.engine.Engine`, answered at once."""
+
+    def __init__(self, shared: object, worker: str = "", contexts: int = 0) -> None:
+        del shared, contexts
+        self._worker = worker
+
+    def plan(self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: object = None) -> Plan:
+        """The graph that the run's environment describes."""
+        del emit, attempt, previous
+        graph = graph_of(spec)
+        children = children_of(graph["nodes"], graph["width"])
+        parents: list[list[str]] = [[] for _ in children]
+        for number, below in enumerate(children):
+            for child in below:
+                parents[child].append(_id(number))
+        nodes = tuple(
+            PlannedNode(
+                unique_id=_id(number), name=f"n{number}", resource_type="model",
+                priority=number // graph["width"], parents=tuple(parents[number]),
+                children=tuple(map(_id, below)),
+            )
+            for number, below in enumerate(children)
+        )  # fmt: skip
+        ids = tuple(node.unique_id for node in nodes)
+        return Plan(
+            facts=RunFacts(context_key="stub", selected=ids, flattened=ids, total=len(ids)), nodes=nodes,
+            threads=graph["threads"], warehouse=f"stub:{spec.run_id}" if graph["session"] else None,
+        )  # fmt: skip
+
+    def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
+        """Nothing."""
+        del spec, facts, emit, attempt
+        return StepOutcome(result=StepResult(unique_id="@start", status="success", worker=self._worker))
+
+    def node(
+        self, spec: RunSpec, facts: RunFacts, unique_id: str, index: int, emit: OnEvent, **_: Any
+    ) -> StepOutcome:
+        """The lines that the run asked for, and a result like dbt's."""
+        del facts, index
+        graph = graph_of(spec)
+        _say(spec.run_id, unique_id, emit, graph["lines"], graph["rate"], self._worker)
+        result = StepResult(
+            unique_id=unique_id, status="success", name=unique_id.rpartition(".")[2], resource_type="model",
+            message="OK", worker=self._worker, result=_result("success"),
+        )  # fmt: skip
+        return StepOutcome(result=result)
+
+    def close(
+        self,
+        spec: RunSpec,
+        facts: RunFacts,
+        started: StepResult | None,
+        results: Sequence[StepResult],
+        emit: OnEvent,
+        **_: Any,
+    ) -> Finished:
+        """The results in one list, as in dbt's artifact."""
+        del spec, facts, started, emit
+        entries = [{"unique_id": each.unique_id, **each.result} for each in results]
+        return Finished(return_code=0, results=list(results), run_results={"results": entries})
+
+    @contextmanager
+    def fenced(self, tenure: Tenure) -> Iterator[None]:
+        """As the engine's."""
+        with fencing.fenced(tenure):
+            yield
+
+    def release(self) -> None:
+        """Nothing is open."""
+
+    def cancel(self) -> None:
+        """Nothing goes on."""
+
+    def forget(self, run_id: str) -> None:
+        """Nothing is kept of a run."""
+
+    def mask(self, spec: RunSpec, raw: bytes) -> bytes:
+        """There are no secrets."""
+        del spec
+        return raw
+
+
+def _id(number: int) -> str:
+    return f"model.bench.n{number}"
+
+
+def _result(status: str) -> dict[str, Any]:
+    return {
+        "status": status, "timing": [], "thread_id": "Thread-1", "execution_time": 0.0, "message": "OK",
+        "adapter_response": {}, "failures": None, "batch_results": None,
+    }  # fmt: skip
+
+
+def _say(run_id: str, node: str, emit: OnEvent, lines: int, rate: float, worker: str) -> None:
+    """Lines as the engine's sink hands them over: each with the moment in which it was said."""
+    began = time.monotonic()
+    for number in range(lines):
+        if rate:
+            early = began + number / rate - time.monotonic()
+            if early > 0:
+                time.sleep(early)
+        emit(
+            Event(
+                kind=LINE, run_id=run_id, node=node, attempt=1, worker=worker, at=time.time(),
+                text=f"12:00:00  {number + 1} of {lines} OK created sql table model main.n [OK in 0.10s]",
+            )
+        )  # fmt: skip
