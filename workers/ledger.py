@@ -261,7 +261,10 @@ class Ledger(RunStore):
                     for n in nodes[start : start + chunk]
                 ]
             )  # fmt: skip
-            if not self.call("stage", claim.run_id, claim.fence, body, msgspec.json.encode(roots)):
+            last = start + chunk >= len(nodes)
+            if not self.call(
+                "stage", claim.run_id, claim.fence, body, msgspec.json.encode(roots) if last else b""
+            ):
                 raise FenceLostError(claim.step)
 
     def finish(

@@ -351,6 +351,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for run_id in ended:
             self.runs[run_id].purged = True
             self.lose_session(self.runs[run_id])
+        for session in self.sessions:  # a lock that ran out goes, whether its run was named or not
+            session.lost |= session.out and not session.run.live
 
     # -- the broker --------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +132,22 @@ def test_a_node_waits_for_all_of_its_parents(ledger: Ledger) -> None:
     assert handed == ("model.p.a", "model.p.b")
     assert ledger.finish(claim(ledger, run_id, "model.p.a"), Move(word="success")) == ()
     assert ledger.finish(claim(ledger, run_id, "model.p.b"), Move(word="success")) == ("model.p.c",)
+
+
+@pytest.mark.parametrize("chunk", [100, 5000])
+def test_thousands_of_nodes_that_become_ready_at_once(ledger: Ledger, chunk: int) -> None:
+    """More than a command takes at once, in the plan's chunks and in the move that releases them."""
+    nodes = [StagedNode(f"model.p.{number:04}", number % 2, 1, ()) for number in range(2500)]
+    run_id = submit(ledger)
+    plan = claim(ledger, run_id, "@plan")
+    ledger.stage(plan, nodes, roots=tuple(node.id for node in nodes), chunk=chunk)
+    facts: dict[str, str | int | float] = {"parallel": 3, "mode": "message"}
+    ledger.finish(plan, Move(word="planned", facts=facts, nodes=len(nodes)))
+    due = ledger.finish(claim(ledger, run_id, "@start"), Move(word="success"))
+    assert due == ("model.p.0000", "model.p.0002", "model.p.0004")  # the least deep ones first
+    states: Any = ledger.client.hgetall(ledger.keys.states(run_id))
+    assert Counter(states.values()) == {b"ready": 2497, b"queued": 3, b"done": 2}
+    assert ledger.client.zcard(ledger.keys.ready(run_id)) == 2497
 
 
 def test_a_failure_skips_everything_below_it_and_nothing_else(ledger: Ledger) -> None:

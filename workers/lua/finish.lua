@@ -46,15 +46,23 @@ if run_field('state') == 'active' then
   local cause, since = data.cause, data.since
   if move.blocks then cause, since = step, number_field('seq') end
   local raw = redis.call('HGET', CHILDREN, step)
-  for _, child in ipairs(raw and cjson.decode(raw) or {}) do
-    if cause then
-      local below = read_step(child)
-      if since > (below.since or 0) then
-        below.skip, below.cause, below.since = true, cause, since
-        write_step(child, below)
-      end
+  local children = raw and cjson.decode(raw) or {}
+  for _, child in ipairs(cause and children or {}) do
+    local below = read_step(child)
+    if since > (below.since or 0) then
+      below.skip, below.cause, below.since = true, cause, since
+      write_step(child, below)
     end
-    if redis.call('HINCRBY', WAITING, child, -1) == 0 then make_ready(child) end
+  end
+  for first = 1, #children, MANY do
+    local some = {unpack(children, first, math.min(first + MANY - 1, #children))}
+    local counts, free = {}, {}
+    for i, left in ipairs(redis.call('HMGET', WAITING, unpack(some))) do
+      counts[2 * i - 1], counts[2 * i] = some[i], tonumber(left or '0') - 1
+      if counts[2 * i] == 0 then free[#free + 1] = some[i] end
+    end
+    redis.call('HSET', WAITING, unpack(counts))
+    make_nodes_ready(free)
   end
 end
 close_when_done()

@@ -7,6 +7,7 @@ local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at agai
 local STREAM_LENGTH = 100000
 local STRAY_SECONDS = 86400
 local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
+local MANY = 1000            -- steps in one command: Lua's stack ends at some thousands of arguments
 local WINDOW = 16           -- unclaimed messages of one run; what else is ready waits in the ledger
 
 local function now_ms()
@@ -163,6 +164,19 @@ local function make_ready(step)
     depth = depth + batch * 65536
   end
   redis.call('ZADD', READY, depth, step)
+end
+
+-- The same for nodes that were blocked, in as many commands for a thousand as for one.
+local function make_nodes_ready(nodes)
+  if #nodes == 0 then return end
+  batch = batch or redis.call('HINCRBY', RUN, 'batch', 1)
+  local states, places = {}, {}
+  for i, raw in ipairs(redis.call('HMGET', STEPS, unpack(nodes))) do
+    states[2 * i - 1], states[2 * i] = nodes[i], 'ready'
+    places[2 * i - 1], places[2 * i] = (cjson.decode(raw).priority or 0) + batch * 65536, nodes[i]
+  end
+  redis.call('HSET', STATES, unpack(states))
+  redis.call('ZADD', READY, unpack(places))
 end
 
 local function free_threads()

@@ -1,5 +1,6 @@
 -- Put planned nodes in place, in chunks, before the plan step finishes. Replaying a chunk is a no-op.
--- ARGV: run, fence of the plan step, JSON [{id, priority, parents, children, ephemeral, lock}], JSON roots.
+-- ARGV: run, fence of the plan step, JSON [{id, priority, parents, children, ephemeral, lock}],
+--   JSON roots with the last chunk, else ''.
 if not is_live(run_field('state')) or state_of('@plan') ~= 'running'
   or read_step('@plan').fence ~= tonumber(ARGV[2]) then return 0 end
 local staged = run_field('staged')
@@ -15,14 +16,21 @@ if staged ~= ARGV[2] then
   end
   redis.call('HSET', RUN, 'staged', ARGV[2])
 end
+local states, steps, waiting, children = {}, {}, {}, {}
+local function add(fields, name, value)
+  fields[#fields + 1], fields[#fields + 2] = name, value
+end
 for _, node in ipairs(cjson.decode(ARGV[3])) do
-  redis.call('HSET', STATES, node.id, 'blocked')
-  write_step(node.id, {fence = 0, losses = 0, tries = 0, priority = node.priority,
-    ephemeral = node.ephemeral or nil, lock = node.lock})
-  redis.call('HSET', WAITING, node.id, node.parents)
-  if #node.children > 0 then
-    redis.call('HSET', CHILDREN, node.id, cjson.encode(node.children))
+  add(states, node.id, 'blocked')
+  add(steps, node.id, cjson.encode({fence = 0, losses = 0, tries = 0, priority = node.priority,
+    ephemeral = node.ephemeral or nil, lock = node.lock}))
+  add(waiting, node.id, node.parents)
+  if #node.children > 0 then add(children, node.id, cjson.encode(node.children)) end
+end
+if ARGV[4] ~= '' then add(children, '@start', ARGV[4]) end
+for key, fields in pairs({[STATES] = states, [STEPS] = steps, [WAITING] = waiting, [CHILDREN] = children}) do
+  for first = 1, #fields, 2 * MANY do
+    redis.call('HSET', key, unpack(fields, first, math.min(first + 2 * MANY - 1, #fields)))
   end
 end
-redis.call('HSET', CHILDREN, '@start', ARGV[4])
 return 1
