@@ -100,6 +100,7 @@ class Found:
 def bench(options: Options) -> Outcome:
     """See the module."""
     found: list[Found] = []
+    wrong: list[str] = []
     outcome = Outcome(title="Whole project", notes=[*NOTES])
     with contextlib.ExitStack() as opened:
         places = opened.enter_context(warehouses(options.folder / "warehouses", outcome.notes))
@@ -110,7 +111,7 @@ def bench(options: Options) -> Outcome:
             try:
                 one = measure(case, f"c{number}", options, stacks)
             except Exception as error:  # noqa: BLE001 - it is told, and the others go on
-                outcome.notes.append(f"**{case.title} failed**: {failure(error)}")
+                wrong.append(f"{case.title}: {failure(error)}")
                 continue
             found.append(one)
             print(
@@ -119,10 +120,12 @@ def bench(options: Options) -> Outcome:
                 flush=True,
             )
     outcome.tables, outcome.plots, outcome.targets = [table(found)], plots(found), targets(found)
-    unequal = [
-        f"**Not the same on both sides**: {each.case.title}: {each.differs}" for each in found if each.differs
+    wrong += [
+        f"{each.case.title}, not the same on both sides: {each.differs}" for each in found if each.differs
     ]
-    outcome.notes += unequal or ["Both sides left the same relations and statuses in every case."]
+    outcome.error = "; ".join(wrong) or None
+    if not wrong:
+        outcome.notes.append("Both sides left the same relations and statuses in every case.")
     outcome.data = {each.case.title: each.times for each in found}
     return outcome
 
