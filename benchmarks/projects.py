@@ -50,7 +50,9 @@ def statuses(run_results: dict[str, Any]) -> dict[str, str]:
 def environment() -> dict[str, str]:
     """What dbt sees, on either side. Python may keep what it compiled, as pip does for what it installs: the checkout's
     own files would be compiled anew by each process."""
-    kept = {name: value for name, value in unmeasured(os.environ).items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept = {
+        name: value for name, value in unmeasured(os.environ).items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     return {**kept, "DO_NOT_TRACK": "1", "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
 
 
