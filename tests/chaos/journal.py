@@ -29,6 +29,7 @@ class Execution:
         answered: when the warehouse answered a statement of it.
         written: when something that it sent took effect in the warehouse: a commit, or a statement outside of
             a transaction.
+        unanswered: such a thing was sent, and nobody heard what came of it: the process died meanwhile.
     """
 
     run: str
@@ -40,6 +41,7 @@ class Execution:
     how: str = ""
     answered: list[float] = field(default_factory=list)
     written: list[float] = field(default_factory=list)
+    unanswered: bool = False
 
     def __str__(self) -> str:
         return f"{self.step} (attempt {self.attempt}, process {self.pid}, {self.how or 'never left'})"
@@ -100,7 +102,12 @@ class Journal:
         current = self._current.get(pid)
         if current is None:
             return  # between two steps: connections are closed
-        if entry["what"] == "ok":
+        if entry["what"] == "sent":
+            current.unanswered = entry["writes"]
+        elif entry["what"] == "failed":
+            current.unanswered = False
+        elif entry["what"] == "ok":
+            current.unanswered = False
             current.answered.append(at)
             if entry["writes"]:
                 current.written.append(at)
@@ -140,11 +147,13 @@ def written_late(executions: Sequence[Execution]) -> list[str]:
 
 
 def committed_twice(executions: Sequence[Execution]) -> set[str]:
-    """Steps whose process was lost between their commit and their result, so that they ran once more."""
+    """Steps whose process was lost between their commit, or its answer, and their result, so that they ran once more."""
     by_step = defaultdict(list)
     for each in executions:
         by_step[each.step].append(each)
-    return {step for step, tries in by_step.items() if any(each.written for each in tries[:-1])}
+    return {
+        step for step, tries in by_step.items() if any(each.written or each.unanswered for each in tries[:-1])
+    }
 
 
 def _pairs(executions: Sequence[Execution]) -> list[tuple[Execution, Execution]]:

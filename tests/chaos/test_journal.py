@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.chaos.journal import Absence, Execution, at_once, committed_twice, written_late
+import json
+from pathlib import Path
+
+from tests.chaos.journal import Absence, Execution, Journal, at_once, committed_twice, written_late
 
 FOREVER = float("inf")
 
@@ -47,3 +50,24 @@ def test_a_successor_that_never_reached_the_warehouse_harms_nobody() -> None:
 def test_what_committed_and_ran_again_is_known() -> None:
     assert committed_twice([executed(1, 0, 5, written=4), executed(2, 6, 7, written=7)]) == {"model.p.a"}
     assert not committed_twice([executed(1, 0, 5), executed(2, 6, 7, written=7)])
+
+
+def test_a_commit_whose_answer_nobody_heard_may_have_been_one(tmp_path: Path) -> None:
+    step = {"run": "r", "step": "model.p.a", "attempt": 1}
+    said: list[dict[str, object]] = [
+        {"pid": 1, "at": 1, "what": "enter", **step},
+        {"pid": 1, "at": 2, "what": "sent", "word": "commit", "writes": True},
+        {"pid": 2, "at": 3, "what": "enter", **step},
+        {"pid": 2, "at": 4, "what": "leave", "how": "ok"},
+    ]
+
+    def known() -> set[str]:
+        return committed_twice(Journal(tmp_path).executions("r"))
+
+    def write(lines: list[dict[str, object]]) -> None:
+        (tmp_path / "all").write_text("".join(json.dumps(each) + "\n" for each in lines))
+
+    write(said)
+    assert known() == {"model.p.a"}
+    write([*said[:2], {"pid": 1, "at": 2.5, "what": "failed", "word": "commit", "how": "Error"}, *said[2:]])
+    assert known() == set()

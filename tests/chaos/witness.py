@@ -67,19 +67,24 @@ def _watch_statements() -> None:
     @functools.wraps(original)
     def watched(self: Any, sql: str, *args: Any, **options: Any) -> Any:
         word = _first_word(sql)
-        _note("sent", word=word)
+        _note("sent", word=word, writes=word == "commit" or _alone(self, word))
         try:
             answer = original(self, sql, *args, **options)
         except BaseException as error:
             _note("failed", word=word, how=type(error).__name__)
             raise
-        connection = self.get_if_exists()
-        # psycopg2 is always in a transaction; on DuckDB a statement outside of one is its own
-        alone = self.TYPE == "duckdb" and not (connection is not None and connection.transaction_open)
-        _note("ok", word=word, writes=word == "commit" or (alone and word not in _READS))
+        _note("ok", word=word, writes=word == "commit" or _alone(self, word))
         return answer
 
     SQLConnectionManager.add_query = watched
+
+
+def _alone(manager: Any, word: str) -> bool:
+    """psycopg2 is always in a transaction; on DuckDB a statement outside of one takes effect by itself."""
+    if manager.TYPE != "duckdb" or word in _READS:
+        return False
+    connection = manager.get_if_exists()
+    return not (connection is not None and connection.transaction_open)
 
 
 def _first_word(sql: str) -> str:
