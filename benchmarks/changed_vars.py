@@ -56,11 +56,13 @@ def by_process(folder: Path) -> Callable[[list[str]], float]:
             [DBT, *args], cwd=folder, env=seen(folder / "x.duckdb"), stdout=subprocess.PIPE
         ) as dbt:
             assert dbt.stdout is not None
+            said = []
             for line in dbt.stdout:
+                said.append(line.decode(errors="replace"))
                 if not at and b" START " in line:
                     at = time.perf_counter()
         if dbt.returncode or not at:
-            raise RuntimeError(f"dbt {args[:3]} ended with {dbt.returncode}")
+            raise RuntimeError(f"dbt {args[:3]} ended with {dbt.returncode}: {''.join(said)[-600:]}")
         return at - began
 
     return first_node

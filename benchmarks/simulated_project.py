@@ -76,8 +76,9 @@ def _model(number: int, names: list[str], chance: random.Random) -> str:
         read = chance.sample(names, 2)
         lines += [
             "{% set year = var('simulation_year') | int %}",
-            "select {{ year }} as simulation_year, '{{ var('" + read[0] + "') }}' as assumption,",
-            "       '{{ var('" + read[1] + "', 0) }}' as other, {{ simulated_year() }} - 1 as year_before,",
+            # dollars: the text of a nested value has quotes of its own
+            "select {{ year }} as simulation_year, $${{ var('" + read[0] + "') }}$$ as assumption,",
+            "       $${{ var('" + read[1] + "', 0) }}$$ as other, {{ simulated_year() }} - 1 as year_before,",
         ]
     else:
         lines += ["select 2025 as simulation_year, '' as assumption, '' as other, 2024 as year_before,"]
