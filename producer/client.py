@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import redis
 
-from workers.contract.connection import WritesRefusedError, connect
+from producer.reaching import reaching
+from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
 from workers.contract.messages import RunRequest
@@ -337,66 +337,5 @@ def no_such_run(run_id: str) -> RelayError:
         ErrorInfo(
             code=code, category=Category.USAGE.value, error_class="RelayError", message=message,
             suggested_fix="`dbt-relay runs` lists the runs that are known.",
-        ),
-    )  # fmt: skip
-
-
-class reaching:  # noqa: N801 - reads as a verb where it is used
-    """Redis' own errors as ours."""
-
-    def __init__(self, url: str, but: str = "") -> None:
-        self._url, self._but = url, but
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            return
-        if isinstance(error, (redis.RedisError, OSError)) or type(error).__module__ == "kombu.exceptions":
-            raise unavailable(self._url, error, self._but) from error
-
-
-def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavailableError:
-    """The error for a Redis that cannot be reached, or is full. The URL's password is not shown."""
-    from workers.contract.scrub import scrub
-
-    shown = scrub(url)
-    if isinstance(error, redis.OutOfMemoryError):
-        message = f"Redis at {shown} is full (maxmemory, noeviction):{but or ' it refused a write'}"
-        return BrokerUnavailableError(
-            message,
-            ErrorInfo(
-                code="broker_full", category=Category.BROKER.value, error_class="BrokerUnavailableError",
-                message=message, detail=scrub(str(error)), retryable=True,
-                suggested_fix=(
-                    "Make room: `dbt-relay purge --all` removes the runs that ended (DBT_RELAY_RESULT_TTL of "
-                    "the workers keeps them for a shorter time); or raise Redis' maxmemory."
-                ),
-            ),
-        )  # fmt: skip
-    if isinstance(error, WritesRefusedError):
-        message = f"Redis at {shown} refuses every write{but and ':'}{but}"
-        return BrokerUnavailableError(
-            message,
-            ErrorInfo(
-                code="broker_refuses_writes", category=Category.BROKER.value,
-                error_class="BrokerUnavailableError", message=message, detail=scrub(str(error)), retryable=True,
-                suggested_fix=(
-                    "The server's log says why: mostly its disk is full and it cannot save its data (make room there), "
-                    "or it is a replica (DBT_RELAY_BROKER_URL must name the primary)."
-                ),
-            ),
-        )  # fmt: skip
-    message = f"Redis at {shown} cannot be reached: {scrub(str(error))}"
-    return BrokerUnavailableError(
-        message,
-        ErrorInfo(
-            code="broker_unavailable", category=Category.BROKER.value,
-            error_class="BrokerUnavailableError", message=message, retryable=True,
-            suggested_fix=(
-                "Start the server, or correct DBT_RELAY_BROKER_URL (or REDIS_URL); unset both for the "
-                "embedded stack."
-            ),
         ),
     )  # fmt: skip

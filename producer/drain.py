@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from producer.client import RelayClient, WorkerInfo, reaching
+from producer.client import RelayClient, WorkerInfo
+from producer.reaching import reaching
 from producer.usage import did_you_mean, usage_error
 from workers.contract.names import CONTROL_DRAIN
 from workers.contract.runs import answer_of

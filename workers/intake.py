@@ -168,11 +168,11 @@ class GuardedChannel(kombu_redis.Channel):
     """kombu's, but for queue entries that are no messages. They are gone with the read. A server that refuses
     every write is away."""
 
+    _sender: Any = None
+
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
         return {**params, "connection_class": noticing_refusals(params["connection_class"])}
-
-    _sender: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         # kombu makes one for each command that it sends; they differ in nothing

@@ -77,6 +77,14 @@ class RedisContexts:
             self._client.set(self._keys.context("index:" + family), index, ex=CONTEXT_TTL)
 
 
+def _facts_in(stored: Mapping[str, str | int | float], known: RunFacts | None = None) -> RunFacts | None:
+    """What the plan found, with the moment at which the run began; of what is not `stored`, what is `known`."""
+    facts = msgspec.json.decode(str(stored["facts"]), type=RunFacts) if "facts" in stored else known
+    if facts is not None and "began" in stored:
+        facts = msgspec.structs.replace(facts, began=float(stored["began"]))
+    return facts
+
+
 class Runtime:
     """One process's share of the work."""
 
@@ -123,25 +131,19 @@ class Runtime:
 
     def learn(self, run: Run, stored: Mapping[str, str | int | float]) -> None:
         """Take in facts that this process has just stored of a run, as they would be read back."""
-        raw = stored.get("facts")
-        if raw is not None:
-            run.facts, run.lock = msgspec.json.decode(str(raw), type=RunFacts), str(stored["lock"]) or None
-        if run.facts is not None and "began" in stored:
-            run.facts = msgspec.structs.replace(run.facts, began=float(stored["began"]))
+        run.facts = _facts_in(stored, run.facts)
+        if "lock" in stored:
+            run.lock = str(stored["lock"]) or None
         self._runs[run.request.run_id] = run
 
     def _as_told(self, request: RunRequest, stored: Mapping[str, str]) -> Run:
-        raw = stored.get("facts")
-        facts = None if raw is None else msgspec.json.decode(raw, type=RunFacts)
-        if facts is not None and "began" in stored:
-            facts = msgspec.structs.replace(facts, began=float(stored["began"]))
         spec = spec_of(
             request,
             invocation_id=stored.get("invocation_id", ""),
             started_at=float(stored.get("started_at", 0.0)),
         )
         return Run(
-            request=request, spec=spec, facts=facts, lock=stored.get("lock") or None,
+            request=request, spec=spec, facts=_facts_in(stored), lock=stored.get("lock") or None,
             whole=stored.get("whole") == "1",
         )  # fmt: skip
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
 from tests.support.redis_server import RedisServer
-from workers.contract.connection import WritesRefusedError, connect, serves_nobody
+from workers.contract.connection import WritesRefusedError, connect, noticing_refusals, serves_nobody
 
 REPLICA = (["replicaof", "127.0.0.1", "1"], ["replicaof", "no", "one"])
 NO_REPLICAS = (
@@ -76,3 +78,14 @@ def test_other_answers_are_what_they_were(server: RedisServer) -> None:
         client.set("key", "text")
         with pytest.raises(redis.ResponseError, match="not an integer"):
             client.incr("key")
+
+
+def test_a_class_that_kombu_makes_for_one_channel_goes_with_it() -> None:
+    class OfOneChannel(redis.Connection):
+        pass
+
+    made = weakref.ref(noticing_refusals(OfOneChannel))
+    gone = weakref.ref(OfOneChannel)
+    del OfOneChannel
+    gc.collect()
+    assert (made(), gone()) == (None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import redis
@@ -24,7 +23,6 @@ class WritesRefusedError(redis.ConnectionError):
     """The server refuses every write, whoever asks. It is away, as if it were down: its clients come again."""
 
 
-@functools.cache
 def noticing_refusals(base: Any) -> Any:
     """A redis-py connection class by which a server that refuses every write is one that is away.
 

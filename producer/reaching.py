@@ -1,0 +1,62 @@
+"""What goes wrong on the way to Redis, as errors of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from workers.contract.connection import WritesRefusedError
+from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo
+
+
+class reaching:  # noqa: N801 - reads as a verb where it is used
+    """Redis' own errors as ours.
+
+    Args:
+        url: of the server.
+        but: what of the caller's doing is all right nevertheless, such as `` nothing was queued``.
+    """
+
+    def __init__(self, url: str, but: str = "") -> None:
+        self._url, self._but = url, but
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            return
+        if isinstance(error, (redis.RedisError, OSError)) or type(error).__module__ == "kombu.exceptions":
+            raise unavailable(self._url, error, self._but) from error
+
+
+def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavailableError:
+    """The error for a Redis that cannot be reached, is full, or refuses every write. The URL's password is not shown."""
+    from workers.contract.scrub import scrub
+
+    shown, said = f"Redis at {scrub(url)}", scrub(str(error))
+    if isinstance(error, redis.OutOfMemoryError):
+        code = "broker_full"
+        message = f"{shown} is full (maxmemory, noeviction):{but or ' it refused a write'}"
+        fix = (
+            "Make room: `dbt-relay purge --all` removes the runs that ended (DBT_RELAY_RESULT_TTL of "
+            "the workers keeps them for a shorter time); or raise Redis' maxmemory."
+        )
+    elif isinstance(error, WritesRefusedError):
+        code = "broker_refuses_writes"
+        message = f"{shown} refuses every write{but and ':'}{but}"
+        fix = (
+            "The server's log says why: mostly its disk is full and it cannot save its data (make room there), "
+            "or it is a replica (DBT_RELAY_BROKER_URL must name the primary)."
+        )
+    else:
+        code, message, said = "broker_unavailable", f"{shown} cannot be reached: {said}", ""
+        fix = "Start the server, or correct DBT_RELAY_BROKER_URL (or REDIS_URL); unset both for the embedded stack."
+    return BrokerUnavailableError(
+        message,
+        ErrorInfo(
+            code=code, category=Category.BROKER.value, error_class="BrokerUnavailableError", message=message,
+            detail=said, retryable=True, suggested_fix=fix,
+        ),
+    )  # fmt: skip
