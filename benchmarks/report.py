@@ -26,10 +26,12 @@ class Results(msgspec.Struct):
     Attributes:
         command: that repeats all of it.
         outcomes: of each benchmark its last; all of one machine and one set of versions.
+        missing: names of the benchmarks that were not run there.
     """
 
     command: str
     outcomes: list[Outcome]
+    missing: list[str] = msgspec.field(default_factory=list)
 
 
 def merged(before: Results | None, new: Sequence[Outcome], names: Sequence[str]) -> Results:
@@ -42,7 +44,11 @@ def merged(before: Results | None, new: Sequence[Outcome], names: Sequence[str])
         name: each for name, each in kept.items() if not new or same_machine(each.machine, new[0].machine)
     }
     kept |= {each.name: each for each in new}
-    return Results(command="make bench", outcomes=[kept[name] for name in names if name in kept])
+    return Results(
+        command="make bench",
+        outcomes=[kept[name] for name in names if name in kept],
+        missing=[name for name in names if name not in kept],
+    )
 
 
 def limits(path: Path = LIMITS) -> dict[str, str]:
@@ -63,6 +69,10 @@ def page(results: Results, limited: Mapping[str, str], plots: str) -> str:
         "each round. `python -m benchmarks --render` makes this page anew from results.json and limits.yml."
     )
     parts = ["# Results", about]
+    if results.missing:
+        parts.append(
+            f"**Not measured on this machine yet**: {', '.join(results.missing)}, and their targets."
+        )
     if results.outcomes:
         parts += ["## Machine", _machine(results.outcomes)]
     parts += ["## Targets", _targets(results.outcomes, limited)]

@@ -99,6 +99,10 @@ def test_what_is_not_measured_again_stays_unless_the_machine_is_another() -> Non
     elsewhere = outcome("two", machine={**MACHINE, "cores": 8})
     assert not same_machine(elsewhere.machine, MACHINE)
     assert report.merged(before, [elsewhere], names).outcomes == [elsewhere]
+    missing = [name for name in names if name != elsewhere.name]
+    assert f"yet**: {', '.join(missing)}, and" in report.page(
+        report.merged(before, [elsewhere], names), {}, "."
+    )
     assert report.merged(before, [], names).outcomes == before.outcomes
 
 
