@@ -30,6 +30,7 @@ class Execution:
         written: when something that it sent took effect in the warehouse: a commit, or a statement outside of
             a transaction.
         unanswered: such a thing was sent, and nobody heard what came of it: the process died meanwhile.
+        asked: when it began to ask the ledger for the step, whose lease began after that and before `entered`.
     """
 
     run: str
@@ -42,6 +43,7 @@ class Execution:
     answered: list[float] = field(default_factory=list)
     written: list[float] = field(default_factory=list)
     unanswered: bool = False
+    asked: float | None = None
 
     def __str__(self) -> str:
         return f"{self.step} (attempt {self.attempt}, process {self.pid}, {self.how or 'never left'})"
@@ -62,6 +64,7 @@ class Journal:
         self._offsets: dict[Path, int] = {}
         self._executions: list[Execution] = []
         self._current: dict[int, Execution] = {}
+        self._asked: dict[int, float] = {}
         self._lock = threading.Lock()
 
     def executions(self, run: str) -> list[Execution]:
@@ -94,8 +97,12 @@ class Journal:
 
     def _take(self, entry: dict[str, Any]) -> None:
         pid, at = entry["pid"], entry["at"]
+        if entry["what"] == "asks":
+            self._asked[pid] = at
+            return
         if entry["what"] == "enter":
-            execution = Execution(entry["run"], entry["step"], entry["attempt"], pid, at)
+            asked = self._asked.pop(pid, None)
+            execution = Execution(entry["run"], entry["step"], entry["attempt"], pid, at, asked=asked)
             self._executions.append(execution)
             self._current[pid] = execution
             return
@@ -170,7 +177,11 @@ def _pairs(executions: Sequence[Execution]) -> list[tuple[Execution, Execution]]
 
 
 def _end(execution: Execution, absences: Absences, ended: float) -> float:
-    """When a process ceased to execute a step: it left it, it was stopped, it died; or the trial ended."""
+    """When a process ceased to execute a step: it left it, it was stopped, it died; or the trial ended.
+
+    One that was stopped between the ledger's answer and the step may have lost it before it entered.
+    """
     left = ended if execution.left is None else execution.left
-    gone = [each.since for each in absences.get(execution.pid, ()) if each.until > execution.entered]
+    claimed = execution.entered if execution.asked is None else execution.asked
+    gone = [each.since for each in absences.get(execution.pid, ()) if each.until > claimed]
     return max(execution.entered, min([left, *gone]))

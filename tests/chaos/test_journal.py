@@ -35,6 +35,29 @@ def test_the_dead_and_the_stopped_execute_nothing() -> None:
     assert at_once([executed(1, 2, None), executed(2, 4, 6)], {1: [Absence(0, 1)]}, ended=10)
 
 
+def test_a_step_may_be_lost_between_its_claim_and_its_beginning() -> None:
+    tries = [executed(1, 5, 6), executed(2, 5.5, 7)]
+    stopped = {1: [Absence(1, 4)]}
+    assert at_once(tries, stopped, ended=10)
+    tries[0].asked = 4.5
+    assert at_once(tries, stopped, ended=10), "it asked after it was continued"
+    tries[0].asked = 0.5
+    assert not at_once(tries, stopped, ended=10)
+
+
+def test_the_journal_knows_when_a_step_was_asked_for(tmp_path: Path) -> None:
+    step = {"run": "r", "step": "model.p.a", "attempt": 1}
+    said = [
+        {"pid": 1, "at": 1, "what": "asks", "run": "r"},
+        {"pid": 1, "at": 2, "what": "asks", "run": "r"},
+        {"pid": 1, "at": 3, "what": "enter", **step},
+        {"pid": 1, "at": 4, "what": "leave", "how": "ok"},
+    ]
+    (tmp_path / "1").write_text("".join(json.dumps(each) + "\n" for each in said))
+    (execution,) = Journal(tmp_path).executions("r")
+    assert (execution.asked, execution.entered) == (2, 3)
+
+
 def test_a_write_after_the_successor_began_is_found() -> None:
     assert written_late([executed(1, 0, 5, written=4.5), executed(2, 4, 6)])
     assert not written_late([executed(1, 0, 5, written=3.5), executed(2, 4, 6)])

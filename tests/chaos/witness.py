@@ -1,7 +1,7 @@
 """Workers that keep a journal of what they execute: ``celery -A tests.chaos.witness worker``.
 
 The journal is the evidence that does not come from the ledger: each process appends to a file of its own when
-it begins and ends a step, and around each statement that it sends to the warehouse. A line is one write, so
+it asks for a step, when it begins and ends it, and around each statement that it sends to the warehouse. A line is one write, so
 that what is there survives the death of its process.
 """
 
@@ -21,6 +21,7 @@ from dbt.adapters.sql.connections import SQLConnectionManager
 from tests.chaos.journal import JOURNAL
 from workers.app import app
 from workers.engine.engine import Engine
+from workers.ledger import Ledger
 
 __all__ = ["app"]
 
@@ -39,6 +40,17 @@ def _note(what: str, **more: Any) -> None:
         _files[pid] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     entry = {"at": time.time(), "pid": pid, "what": what, **_now, **more}
     os.write(_files[pid], json.dumps(entry).encode() + b"\n")
+
+
+def _watch_claims() -> None:
+    original = Ledger.claim
+
+    @functools.wraps(original)
+    def watched(self: Ledger, run_id: str, *args: Any, **options: Any) -> Any:
+        _note("asks", run=run_id)
+        return original(self, run_id, *args, **options)
+
+    Ledger.claim = watched  # type: ignore[method-assign]
 
 
 def _watch_step(name: str, step_of: Callable[..., str]) -> None:
@@ -93,6 +105,7 @@ def _first_word(sql: str) -> str:
     return found.group().lower() if found else ""
 
 
+_watch_claims()
 _watch_step("plan", lambda *_: "@plan")
 _watch_step("start", lambda *_: "@start")
 _watch_step("node", lambda _facts, unique_id, *_: unique_id)

@@ -126,6 +126,24 @@ def test_a_snapshot_replaces_all_that_was_known_links_included() -> None:
     assert names(other) == []
 
 
+def test_a_snapshot_gives_every_relation_back_as_it_was() -> None:
+    one, other = process(), process()
+    quoted = relation("Q").quote(database=False, identifier=True)
+    nowhere = BaseRelation.create(schema="s", identifier="nowhere")
+    told = [relation("a"), relation("v", kind=RelationType.View), quoted, relation("b"), nowhere,
+            *(relation(f"k{each}").replace(catalog=f"c{each}") for each in range(20)), relation("z")]  # fmt: skip
+    for each in told:
+        one.cache.add(each)
+    other.replay([one.snapshot().encode()])
+
+    def plain(recorder: CacheRecorder) -> dict[str, Any]:
+        cached = (each.inner for each in recorder.cache.relations.values())
+        return {each.identifier: (type(each), each.to_dict(), each.render()) for each in cached}
+
+    assert plain(other) == plain(one)
+    assert len(plain(one)) == len(told)
+
+
 def test_what_was_told_while_the_warehouse_was_asked_outlives_the_snapshot() -> None:
     retrying, beside, third = process(), process(), process()
     for recorder in (retrying, beside, third):

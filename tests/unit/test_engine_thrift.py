@@ -328,6 +328,22 @@ def test_an_answer_without_rows_is_a_table_of_its_own() -> None:
     assert (len(first.rows), first.column_names, agate_helper.as_matrix(first)) == (0, (), [])
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_additions_to_the_cache_are_events_where_somebody_wants_them(
+    monkeypatch: pytest.MonkeyPatch, *, wanted: bool
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(thrift, "get_flags", lambda: SimpleNamespace(LOG_CACHE_EVENTS=wanted))
+    monkeypatch.setattr("dbt.adapters.cache.fire_event", lambda event: heard.append(event.action))
+    cache = RelationsCache()
+    first = DuckDBRelation.create(database="D", schema="s", identifier="M")
+    for each in (first, DuckDBRelation.create(database="d", schema="S", identifier="m")):
+        cache.add(each)
+    assert heard == ["add_relation"] * (2 * wanted)
+    assert cache.get_relations("d", "s") == [first], "the first of a name stays"
+    assert ("d", "s") in cache
+
+
 def test_schemas_of_a_project_are_those_that_dbt_finds() -> None:
     nodes: list[Any] = [
         SimpleNamespace(

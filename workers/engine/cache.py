@@ -82,7 +82,7 @@ class CacheRecorder:
                 for key, cached in cache.relations.items()
                 for referrer in cached.referenced_by
             ]
-            relations = [_plain(cached.inner) for cached in cache.relations.values()]
+            relations = _alike(cached.inner for cached in cache.relations.values())
             schemas = [list(schema) for schema in cache.schemas]
         self.changes = []
         told = [self.origin, "snapshot", relations, links, schemas, self.position]
@@ -140,8 +140,10 @@ class CacheRecorder:
     def _restore(self, relations: list[Any], links: list[Any], schemas: list[Any]) -> None:
         cache = self.cache
         cache.clear()
-        for relation in relations:
-            cache.add(self._relation(relation))
+        for like, paths in relations:
+            first = self._relation(like)
+            for path in paths:
+                cache.add(first.replace_path(**path))
         with cache.lock:
             for key, referrer in links:
                 if tuple(key) in cache.relations and tuple(referrer) in cache.relations:
@@ -159,6 +161,30 @@ def _plain(about: Any) -> Any:
     if type(about.type) is str:  # a macro replaced it, and knows no enumerations; dbt cannot serialize that
         about = about.replace(type=RelationType(about.type))
     return about.to_dict(omit_none=True)
+
+
+def _alike(relations: Iterable[Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Relations that differ in nothing but their names: one of them as JSON can carry it, and the names of all.
+
+    A schema holds some thousand tables and views of two or three kinds; an adapter that knows more of each
+    has a kind for each.
+    """
+    kinds: dict[type, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+    told = []
+    for relation in relations:
+        rest = {**vars(relation), "path": None}
+        known = kinds.setdefault(type(relation), [])
+        paths = next((paths for kind, paths in reversed(known[-_KINDS:]) if kind == rest), None)
+        if paths is None:
+            paths = []
+            known.append((rest, paths))
+            told.append((_plain(relation), paths))
+        paths.append(vars(relation.path))
+    return told
+
+
+_KINDS = 8
+"""Among how many kinds to look for a relation's."""
 
 
 def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:

@@ -20,10 +20,12 @@ import dbt_common.clients.jinja
 import dbt_common.exceptions.base
 import parsedatetime  # type: ignore[import-untyped]
 from dbt.adapters.base import BaseAdapter, BaseRelation
+from dbt.adapters.cache import RelationsCache, _CachedRelation
 from dbt.adapters.clients import jinja as adapter_jinja
 from dbt.adapters.contracts.relation import ComponentName
 from dbt.clients.jinja import _HAS_RENDER_CHARS_PAT
 from dbt.context.base import Var
+from dbt.flags import get_flags
 from dbt.graph import Graph, UniqueId
 from dbt_common.clients import agate_helper
 from dbt_common.clients.jinja import MacroFuzzEnvironment, get_environment
@@ -172,8 +174,21 @@ dbt_common.exceptions.base.env_secrets = _env_secrets
 
 # -- relations -------------------------------------------------------------------------------------
 
+_add_of_dbt = RelationsCache.add
 _schemas_of_dbt = BaseAdapter._get_cache_schemas
 _match_of_dbt = BaseAdapter._make_match
+
+
+def _add(self: RelationsCache, relation: Any) -> None:
+    """dbt makes an event of each relation of a schema, though only ``--log-cache-events`` shows them."""
+    if getattr(get_flags(), "LOG_CACHE_EVENTS", True):
+        _add_of_dbt(self, relation)
+        return
+    with self.lock:
+        self._setdefault(_CachedRelation(relation))
+
+
+RelationsCache.add = _add  # type: ignore[method-assign]
 
 
 def _cache_schemas(self: BaseAdapter, relation_configs: Iterable[Any]) -> set[BaseRelation]:
