@@ -143,7 +143,7 @@ class Heart:
                 self._watch(limits, owner, fail_fast=fail_fast)
             self._execution = object()
             try:
-                self.check()
+                self._check_lease()
                 yield
             finally:
                 self._execution = None
@@ -171,6 +171,17 @@ class Heart:
         what failed because its queries were cancelled has not failed."""
         if self.why is not None:
             raise StepInterrupted(self.why)
+
+    def _check_lease(self) -> None:
+        """Raises StepInterrupted where the lease ran out before dbt begins: this process may have been stopped
+        since it was given the step."""
+        try:
+            self.assure()
+        except LeaseLostError:
+            self.why = LOST
+        except redis.RedisError as error:
+            log("lease not looked at", error=str(error), phase="beat")  # the guard looks again
+        self.check()
 
     def _raise(self, _signum: int, _frame: object) -> None:
         if self._execution is None:

@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--longest", type=float, default=15.0, help="seconds that Redis is away at most")
     parser.add_argument("--patience", type=float, default=300.0, help="seconds in which a run must end")
     parser.add_argument("--record", type=Path, default=ROOT / "build" / "chaos.jsonl")
+    parser.add_argument("--keep", type=Path, help="a new folder for projects, logs and journals, which stays")
     parser.add_argument("--report", action="store_true", help="only sum up what is recorded")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends with it
@@ -54,7 +55,7 @@ def main() -> int:
     if missing and not options.report:
         print(f"{len(missing)} trials from seed {missing[0][0]} on; --only SEED replays one", flush=True)
         with (
-            _folder() as folder,
+            _folder(options.keep) as folder,
             _postgres() as postgres,
             Series(
                 folder,
@@ -84,7 +85,11 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
+def _folder(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        kept.mkdir(parents=True)
+        yield kept.resolve()
+        return
     with tempfile.TemporaryDirectory(prefix="relay-chaos-") as folder:
         yield Path(folder).resolve()
 

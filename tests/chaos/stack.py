@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import threading
 import time
@@ -102,7 +101,7 @@ class Stack:
         return [f"{host.name} ended by itself:\n{host.log(25)}" for host in self.hosts if not host.alive]
 
     def close(self) -> None:
-        """End everything and remove what it left."""
+        """End everything."""
         for pid in list(self._stopped):
             self.resume(pid)
         for host in [*self.hosts, *self._gone]:
@@ -111,7 +110,6 @@ class Stack:
         for link in self._links.values():
             link.close()
         self.server.close()
-        shutil.rmtree(self.journal.folder, ignore_errors=True)
 
     @property
     def links(self) -> list[Link]:
@@ -145,7 +143,10 @@ class Stack:
         """A worker that executes a step of the run, or any where none does."""
         with self._lock:
             busy = {each.pid for each in self.busy(run)}
-            alive = [host for host in self.hosts if host.alive and host.pid not in self._stopped]
+            alive = [
+                host for host in self.hosts
+                if host.alive and self._stopped.keys().isdisjoint([host.pid, *host.children])
+            ]  # fmt: skip
             working = [host for host in alive if busy & set(host.children)]
             among = working or alive or self.hosts
             return among[int(choice * len(among))]
@@ -181,7 +182,7 @@ class Stack:
         with self._lock:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
-                    self._stopped[pid] = time.time()
+                    self._stopped.setdefault(pid, time.time())  # another fault may have stopped it
                     os.kill(pid, signal.SIGSTOP)
 
     def resume(self, pid: int) -> None:

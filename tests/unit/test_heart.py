@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -112,6 +113,22 @@ def test_a_claim_that_was_answered_too_late_is_not_begun() -> None:
     with pytest.raises(StepInterrupted) as caught, heart.holding(claim(sure_for=-1)), heart.interruptible():
         pytest.fail("begun")
     assert caught.value.why == LOST
+
+
+@pytest.mark.parametrize(
+    ("answer", "begun"), [("lost", False), ("ok", True), (redis.ConnectionError("gone"), True)]
+)
+def test_a_step_whose_lease_ran_out_before_dbt_began_is_asked_for_again(
+    answer: str | Exception, *, begun: bool
+) -> None:
+    heart, entered = heart_of(Ledger(answer)), False
+    heart._beating = True  # no beat comes first
+    with contextlib.suppress(StepInterrupted), heart.holding(claim(sure_for=0.01)):
+        wait_until(lambda: lease_clock() > heart._sure[RUN, "model.p.a"], 5)
+        with heart.interruptible():
+            entered = True
+    assert entered == begun
+    assert heart.why == (None if begun else LOST)
 
 
 def test_a_beat_that_gets_no_answer_does_not_outlast_the_lease() -> None:

@@ -182,7 +182,7 @@ _match_of_dbt = BaseAdapter._make_match
 def _add(self: RelationsCache, relation: Any) -> None:
     """dbt makes an event of each relation of a schema, though only ``--log-cache-events`` shows them."""
     if getattr(get_flags(), "LOG_CACHE_EVENTS", True):
-        _add_of_dbt(self, relation)
+        _add_of_dbt(self, relation)  # type: ignore[no-untyped-call]
         return
     with self.lock:
         self._setdefault(_CachedRelation(relation))
