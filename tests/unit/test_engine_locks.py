@@ -1,0 +1,25 @@
+"""What dbt locks with, in a process of a worker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import workers.engine.engine
+import multiprocessing.resource_tracker
+from types import SimpleNamespace
+from dbt.adapters.duckdb import DuckDBAdapter
+from dbt.contracts.graph.manifest import Manifest
+from dbt.mp_context import get_mp_context
+
+profile = SimpleNamespace(credentials=SimpleNamespace(disable_transactions=False))
+lock = DuckDBAdapter.ConnectionManager(profile, get_mp_context()).lock
+with lock, lock, Manifest()._lock:
+    print(multiprocessing.resource_tracker._resource_tracker._fd)
+"""
+
+
+def test_dbts_locks_start_no_process() -> None:
+    said = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
+    assert said.stdout.split() == ["None"], said.stdout
