@@ -3,7 +3,8 @@
     python -m benchmarks.one_model_parts PROJECT MODEL [--rounds 20]
 
 Milliseconds of CPU (all threads of the process, DuckDB's too) and of wall for each step; of the node step, how
-much is dbt's own node runner. PROJECT's DuckDB file is where its profile says. Prints JSON with ``--json``.
+much is dbt's own node runner; and what DuckDB takes by itself to open the project's file, write one table and
+close it. PROJECT's warehouse is where its profile says. Prints JSON with ``--json``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
+
+ALONE = "DuckDB alone"
 
 Spent = dict[str, list[tuple[float, float]]]
 
@@ -86,6 +90,9 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
     spent.clear()
     for _ in range(rounds):
         run()
+        for file in duckdb_file(project):
+            with spending(spent, ALONE):
+                write_alone(file, model)
     return {
         name: {
             "cpu": statistics.median(cpu for cpu, _ in took), "cpu_least": min(cpu for cpu, _ in took),
@@ -95,14 +102,30 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
     }  # fmt: skip
 
 
+def duckdb_file(project: Path) -> list[str]:
+    """The file that the profile names, where it is DuckDB's."""
+    (profile,) = yaml.safe_load((project / "profiles.yml").read_text()).values()
+    output = profile["outputs"][profile["target"]]
+    return [output["path"]] if output["type"] == "duckdb" else []
+
+
+def write_alone(file: str, table: str) -> None:
+    """What no dbt can do without: the file is opened, a table replaced, and the file closed."""
+    import duckdb
+
+    with duckdb.connect(file) as connection:
+        connection.execute(f"create or replace table {table} as select 1 as id, 'm' as value")
+
+
 def rows_of(parts: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """The parts, their sum, and what of it is not dbt's node runner."""
-    steps = {name: row for name, row in parts.items() if name != "dbt's runner"}
+    steps = {name: row for name, row in parts.items() if name not in {"dbt's runner", ALONE}}
     kinds = ("cpu", "cpu_least", "wall")
     total = {kind: sum(row[kind] for row in steps.values()) for kind in kinds}
     runner = parts["dbt's runner"]
     rest = {kind: total[kind] - runner[kind] for kind in kinds}
-    return {**steps, "all steps": total, "dbt's node runner": runner, "all else": rest}
+    alone = {ALONE: parts[ALONE]} if ALONE in parts else {}
+    return {**steps, "all steps": total, "dbt's node runner": runner, "all else": rest, **alone}
 
 
 def table(parts: dict[str, dict[str, float]]) -> str:
