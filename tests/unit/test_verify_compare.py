@@ -178,3 +178,51 @@ def test_a_time_outside_of_every_command_stays_as_it_is() -> None:
     assert side.value(datetime(2023, 11, 14, 22, 13, 21)) == "<during 1>"
     assert side.value(datetime(2023, 11, 14, 22, 13, 45)) == "2023-11-14T22:13:45"
     assert side.text("2023-13-77 22:13:20") == "2023-13-77 22:13:20"
+
+
+# -- inputs of unit tests --------------------------------------------------------------------------
+
+INPUT = "compiled/p/models/tests.yml/m.sql"
+
+
+def with_unit_tests(name: str, text: str, *, ran: bool = True, tests: int = 2) -> Outcome:
+    """Several unit tests of one YAML file are given rows of `m`; dbt left those of one."""
+    side = outcome(name)
+    assert side.manifest is not None
+    assert side.run_results is not None
+    for number, given in enumerate(("ref('m')", "ref('p', 'm', v=2)", "this")[:tests]):
+        unique_id = f"unit_test.p.{number}"
+        side.manifest.setdefault("unit_tests", {})[unique_id] = {
+            "original_file_path": "models/tests.yml", "model": "m", "given": [{"input": given}]
+        }  # fmt: skip
+        if ran:
+            (model,) = [each for each in side.run_results["results"] if each["unique_id"] == "model.p.m"]
+            code = f"with __dbt__cte__m as (\nselect {number}\n) select * from __dbt__cte__m"
+            side.run_results["results"].append({**model, "unique_id": unique_id, "compiled_code": code})
+    side.files[INPUT] = text
+    return side
+
+
+def differs(plain: Outcome, relay: Outcome) -> bool:
+    seen = compare(plain, relay, (rules("plain"), rules("relay")), Allowance())
+    assert {each.where for each in seen.differences} <= {f"target/{INPUT}"}
+    return bool(seen.differences)
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_any_of_several_unit_tests_may_have_written_their_input_last(*, ran: bool) -> None:
+    one, other = (
+        with_unit_tests(*of, ran=ran, tests=3) for of in (("plain", "\nselect 0"), ("relay", "\nselect 2"))
+    )
+    assert not differs(one, other)
+
+
+def test_an_input_that_no_unit_test_was_given_is_a_difference() -> None:
+    assert differs(with_unit_tests("plain", "select 0"), with_unit_tests("relay", "select 7"))
+    assert differs(with_unit_tests("plain", "select 7"), with_unit_tests("relay", "select 0"))
+
+
+def test_the_input_of_a_single_unit_test_is_that_tests() -> None:
+    assert differs(
+        with_unit_tests("plain", "select 0", tests=1), with_unit_tests("relay", "select 1", tests=1)
+    )

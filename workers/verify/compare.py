@@ -78,7 +78,7 @@ def compare(plain: Outcome, relay: Outcome, rules: tuple[Rules, Rules], allowanc
     _run_results(seen, plain.run_results, relay.run_results, rules, allowance)
     _relations(seen, plain.relations, relay.relations, rules, allowance)
     _manifest(seen, plain.manifest, relay.manifest, rules)
-    _files(seen, plain.files, relay.files, rules)
+    _files(seen, plain, relay, rules)
     if not relay.refused:
         _lines(seen, plain, relay, rules, allowance)
     return seen
@@ -223,14 +223,49 @@ def _timeless(manifest: dict[str, Any], rules: Rules) -> Any:
     return rules.value(clean(manifest))
 
 
-def _files(seen: Compared, plain: dict[str, str], relay: dict[str, str], rules: tuple[Rules, Rules]) -> None:
-    left = {name: text for name, text in plain.items() if name not in OWN_FILES}
-    right = {name: text for name, text in relay.items() if name not in OWN_FILES}
+def _files(seen: Compared, plain: Outcome, relay: Outcome, rules: tuple[Rules, Rules]) -> None:
+    left, right = _texts(plain, rules[0]), _texts(relay, rules[1])
     seen.note(
         "files of the target folder", sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
     )
     for name in sorted(left.keys() & right.keys()):
-        seen.note(f"target/{name}", rules[0].text(left[name]), rules[1].text(right[name]))
+        if not (_is_one_of_several(name, left[name], plain, rules[0])
+                and _is_one_of_several(name, right[name], relay, rules[1])):  # fmt: skip
+            seen.note(f"target/{name}", left[name], right[name])
+
+
+def _is_one_of_several(name: str, text: str, side: Outcome, rules: Rules) -> bool:
+    """Whether a file is the input of several unit tests, and holds what one of them was given.
+
+    dbt has one file for each input of the unit tests of a YAML file (dbt.parser.unit_tests): which of its threads
+    writes it last is chance. What each test was given is in its compiled code, which is compared.
+    """
+    found, manifest = _INPUT.fullmatch(name), side.manifest or {}
+    if found is None:
+        return False
+    path, wanted = found.groups()
+    tests = {
+        unique_id
+        for unique_id, test in manifest.get("unit_tests", {}).items()
+        if test["original_file_path"] == path
+        and any(_input_name(given["input"], test["model"]) == wanted for given in test["given"])
+    }
+    ran = (side.run_results or {}).get("results", [])
+    codes = [rules.text(each["compiled_code"] or "") for each in ran if each["unique_id"] in tests]
+    return len(tests) > 1 and (not codes or any(text.strip() in code for code in codes))
+
+
+_INPUT = re.compile(r"compiled/[^/]+/(.+\.ya?ml)/([^/]+)\.sql")
+
+
+def _input_name(expression: str, model: str) -> str:
+    """``ref('m')``, ``ref('package', 'm', v=1)``, ``source('s', 't')`` or ``this``: the name of what it stands for."""
+    names = re.findall(r"""["']([^"']+)["']""", re.sub(r",\s*(v|version)\s*=.*", "", expression))
+    return str(names[-1]) if names else model
+
+
+def _texts(side: Outcome, rules: Rules) -> dict[str, str]:
+    return {name: rules.text(text) for name, text in side.files.items() if name not in OWN_FILES}
 
 
 # -- lines -----------------------------------------------------------------------------------------
