@@ -119,10 +119,14 @@ def measure(
 def copy_of(folder: Path, place: Warehouse, models: int, name: str) -> Copy:
     """A project whose relations are all there, as if it had been built before."""
     copy = write(folder / name, tree(models), place, name, nothing)
-    place.execute(
-        name, [f"create table m_{each} as select {each} as id, 'm{each}' as value" for each in range(models)]
-    )
+    made = [f"create table m_{each} as select {each} as id, 'm{each}' as value" for each in range(models)]
+    for first in range(0, models, _AT_ONCE):
+        place.execute(name, made[first : first + _AT_ONCE])
     return copy
+
+
+_AT_ONCE = 1000
+"""Tables of a transaction: Postgres keeps a lock for each."""
 
 
 def parts_of(copy: Copy, model: int, rounds: int) -> Parts:
