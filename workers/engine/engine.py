@@ -25,6 +25,7 @@ from workers.engine.fencing import Tenure
 from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
 from workers.engine.masking import mask_json
 from workers.engine.node import execute_node
+from workers.engine.packing import uncollected
 from workers.engine.plan import check_models, make_plan
 from workers.engine.retry import Previous, arguments, command_of, what_to_retry
 from workers.engine.spec import (
@@ -92,10 +93,11 @@ class Engine:
                 use_flags(flags)
             context, config = self._contexts.open(spec, click_context, flags)
             self._remember_secrets(spec, context.secrets)
-            view = build_view(spec.run_id, flags, config, context, console)
-            self._keep(view)
-            check_models(view.manifest, config, spec.required_models)
-            return make_plan(view, retry, again)
+            with uncollected():
+                view = build_view(spec.run_id, flags, config, context, console)
+                self._keep(view)
+                check_models(view.manifest, config, spec.required_models)
+                return make_plan(view, retry, again)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
         """What dbt does once before the first node.
@@ -105,7 +107,8 @@ class Engine:
         """
         with self._step(spec, "@start", emit, attempt):
             view = self._view(spec, facts)
-            outcome = edges.start(view)
+            with uncollected():
+                outcome = edges.start(view)
             outcome.cache += view.recorder.take()
             return outcome
 
