@@ -13,7 +13,8 @@ from benchmarks.measure import Cell, Outcome, Table, Target, same_machine
 
 LIMITS = Path(__file__).with_name("limits.yml")
 HEADLINES = (
-    "one-duckdb-wall", "one-duckdb-times", "one-duckdb-growth", "whole-postgres", "whole-duckdb", "growth-first",
+    "one-duckdb-wall", "one-duckdb-times", "one-duckdb-growth", "drop-in-ratio", "whole-postgres", "whole-duckdb",
+    "simulation-command", "simulation-inside", "changed-vars", "growth-first",
 )  # fmt: skip
 """The targets that README shows, those that were measured."""
 HEAD_PLOTS = ("one-model-duckdb", "whole-project-postgres", "whole-project-duckdb")

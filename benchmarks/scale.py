@@ -50,14 +50,14 @@ class Costs:
         close_node: of the close, for each node.
     """
 
-    plan: float = 0.02
-    plan_node: float = 0.0002
-    way: float = 0.002
-    parent: float = 0.002
+    plan: float = 0.018
+    plan_node: float = 0.0003
+    way: float = 0.0
+    parent: float = 0.00186
     claim: float = 0.0005
     finish: float = 0.0005
-    node: float = 0.05
-    close_node: float = 0.0003
+    node: float = 0.0443
+    close_node: float = 0.0009
 
 
 class Server:
