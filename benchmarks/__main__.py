@@ -126,7 +126,7 @@ def write(outcomes: Sequence[Outcome], out: Path | None) -> None:
     if not results.outcomes:
         return
     path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    (folder / "RESULTS.md").write_text(report.page(results, report.limits(), link))
+    (folder / "RESULTS.md").write_text(report.page(results, report.limits(), link, report.gains()))
     if out is None:
         README.write_text(report.with_headlines(README.read_text(), results))
     try:

@@ -12,6 +12,7 @@ import yaml
 from benchmarks.measure import Cell, Outcome, Table, Target, same_machine
 
 LIMITS = Path(__file__).with_name("limits.yml")
+GAINS = Path(__file__).with_name("gains.yml")
 HEADLINES = (
     "one-duckdb-wall", "one-duckdb-times", "one-duckdb-growth", "drop-in-ratio", "whole-postgres", "whole-duckdb",
     "simulation-command", "simulation-inside", "changed-vars", "growth-first",
@@ -58,11 +59,26 @@ def limits(path: Path = LIMITS) -> dict[str, str]:
     return {key: " ".join(text.split()) for key, text in (said or {}).items()}
 
 
-def page(results: Results, limited: Mapping[str, str], plots: str) -> str:
+def gains(path: Path = GAINS) -> Table:
+    """What changes gained: written by hand, where both sides of one were measured in turn."""
+    rows = [
+        [each["what"], each["before"], each["after"], each["change"]]
+        for each in yaml.safe_load(path.read_text())
+    ]
+    return Table("", ["what", "before", "after", "by"], rows)
+
+
+_TURNS = (
+    "Measured in turn when the change was made: the two figures of a line compare, those of two lines do not."
+)
+
+
+def page(results: Results, limited: Mapping[str, str], plots: str, gained: Table | None = None) -> str:
     """Markdown.
 
     Args:
         limited: see `limits`.
+        gained: see `gains`.
         plots: the folder of the plots, as a link from the page.
     """
     about = (
@@ -77,6 +93,8 @@ def page(results: Results, limited: Mapping[str, str], plots: str) -> str:
     if results.outcomes:
         parts += ["## Machine", _machine(results.outcomes)]
     parts += ["## Targets", _targets(results.outcomes, limited)]
+    if gained is not None:
+        parts += ["## Before and after", _TURNS, markdown(gained)]
     parts += [_outcome(each, plots) for each in results.outcomes]
     return "\n\n".join(parts) + "\n"
 

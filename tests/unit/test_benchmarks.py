@@ -79,7 +79,12 @@ def test_the_page_has_every_figure_and_what_limits_it() -> None:
         msgspec.json.encode(report.Results("make bench", [found, outcome("two", error="it broke")])),
         type=report.Results,
     )
-    page = report.page(results, {"slow": "the GIL"}, "plots")
+    gained = Table("", ["what", "before", "after", "by"], [["a node", "2 ms", "1 ms", "less"]])
+    page = report.page(results, {"slow": "the GIL"}, "plots", gained)
+    assert (
+        "compare, those of two lines do not.\n\n| what | before | after | by |\n| --- | --- | --- | --- |\n| a node | 2 ms | 1 ms | less |"
+        in page
+    )
     assert "| a thing | ≤ 1.00 s | 2.00 s | **missed**: 2.00 times too much | the GIL |" in page
     assert "| else | ≤ 1.00 | - | not measured |  |" in page
     assert "| x\\|y | 0.012 |\n| 1,000 | - |" in page
@@ -142,7 +147,7 @@ def test_what_is_committed_is_of_one_piece_and_says_what_limits_each_figure_that
     results = msgspec.json.decode(RESULTS.read_bytes(), type=report.Results)
     missed = {target.key for each in results.outcomes for target in each.targets if target.met is False}
     assert missed <= set(report.limits())
-    page = report.page(results, report.limits(), "../docs/benchmarks")
+    page = report.page(results, report.limits(), "../docs/benchmarks", report.gains())
     assert (RESULTS.parent / "RESULTS.md").read_text() == page, "python -m benchmarks --render"
     readme = (RESULTS.parents[1] / "README.md").read_text()
     assert report.with_headlines(readme, results) == readme
