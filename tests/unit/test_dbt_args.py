@@ -409,6 +409,8 @@ VERB = st.sampled_from(
 @pytest.mark.dbt110
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=PREFIX, verb=VERB, rest=REST)
+@example(prefix=[], verb=["source", "freshness"], rest=[["--output", ""]])
+@example(prefix=[], verb=["run"], rest=[["--project-dir", ""]])
 def test_accepts_and_refuses_as_dbt_does(
     project: Path, monkeypatch: pytest.MonkeyPatch, prefix: list[str], verb: list[str], rest: list[list[str]]
 ) -> None:
