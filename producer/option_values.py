@@ -96,9 +96,8 @@ def _path(option: Option, text: str, cwd: Path) -> str:
     path = cwd / text
     noun = "File" if not option.dir_ok else "Directory" if not option.file_ok else "Path"
     try:
-        mode = os.stat(
-            path if text else text
-        ).st_mode  # nothing is at an empty path: it is not the folder itself
+        # nothing is at an empty path: it is not the folder itself
+        mode = os.stat(path if text else text).st_mode
     except OSError:
         if option.must_exist:
             raise ValueError(f"{noun} {text!r} does not exist.") from None
