@@ -93,11 +93,10 @@ def _choice(text: str, choices: Sequence[str], case_sensitive: bool) -> str:
 
 
 def _path(option: Option, text: str, cwd: Path) -> str:
-    path = cwd / text
+    path = cwd / text if text else text  # an empty path is none: not the folder itself
     noun = "File" if not option.dir_ok else "Directory" if not option.file_ok else "Path"
     try:
-        # nothing is at an empty path: it is not the folder itself
-        mode = os.stat(path if text else text).st_mode
+        mode = os.stat(path).st_mode
     except OSError:
         if option.must_exist:
             raise ValueError(f"{noun} {text!r} does not exist.") from None
