@@ -68,12 +68,12 @@ def status() -> int:
 
 
 def _broker_status(url: str) -> int:
-    from workers.contract.scrub import scrub
+    from workers.contract.scrub import mask_url
 
     client = cli_broker.client_of(url)
     workers = client.workers()
     active = [run for run in client.runs() if run.state in ("active", "stopping")]
-    click.echo(f"broker: {scrub(url)}")
+    click.echo(f"broker: {mask_url(url)}")
     for worker in workers:
         name = f" ({worker.name})" if worker.name else ""
         click.echo(
@@ -122,6 +122,9 @@ def worker(workers: int | None, celery_options: tuple[str, ...]) -> NoReturn:
             "Set DBT_RELAY_BROKER_URL, such as redis://localhost:6379/0. "
             "For a private server with workers: dbt-relay up.",
         )
+    celery_url(
+        settings.broker_url
+    )  # a URL that is not valid is refused here, before Celery prints a traceback
     words = ["--without-gossip", "--without-mingle", "--queues", settings.queue]
     words += ["--loglevel", "warning"] if not _given(celery_options, "-l", "--loglevel") else []
     words += ["--concurrency", str(workers)] if workers else []

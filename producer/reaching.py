@@ -33,9 +33,9 @@ class reaching:  # noqa: N801 - reads as a verb where it is used
 
 def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavailableError:
     """The error for a Redis that cannot be reached, is full, or refuses every write. The URL's password is not shown."""
-    from workers.contract.scrub import scrub
+    from workers.contract.scrub import credentials_in, mask_url, scrub
 
-    shown, said = f"Redis at {scrub(url)}", scrub(str(error))
+    shown, said = f"Redis at {mask_url(url)}", scrub(str(error), credentials_in(url))
     if isinstance(error, redis.OutOfMemoryError):
         code = "broker_full"
         message = f"{shown} is full (maxmemory, noeviction):{but or ' it refused a write'}"

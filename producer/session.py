@@ -294,9 +294,9 @@ class _Patience:
 
 
 def _no_worker(url: str) -> NoWorkerError:
-    from workers.contract.scrub import scrub
+    from workers.contract.scrub import mask_url
 
-    message = f"no worker is connected to {scrub(url)}; the run was cancelled"
+    message = f"no worker is connected to {mask_url(url)}; the run was cancelled"
     return NoWorkerError(
         message,
         ErrorInfo(

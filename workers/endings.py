@@ -115,7 +115,7 @@ def end_run(
         )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
-        final=held.engine.mask(run.spec, final).decode(),
+        final=final.decode(),
     )  # fmt: skip
     held.ledger.finish(claim, move, attempt=attempt)
     if run.request.env_file is not None:  # its caller may be gone

@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from workers.contract.connection import noticing_refusals
 from workers.contract.log import log
-from workers.contract.scrub import scrub
+from workers.contract.scrub import mask_url
 
 
 class _Headers(msgspec.Struct):
@@ -143,7 +143,7 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
         """Celery's, and counted."""
-        refuse(f"unknown task {scrub(str(message.headers['task']))[:100]!r}")
+        refuse(f"unknown task {str(message.headers['task'])[:100]!r}")
         super().on_unknown_task(body, message, exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
@@ -213,7 +213,7 @@ class ReticentConnection(Connection):
     def info(self) -> Any:
         """What may be told of the connection."""
         told: Any = super().info()  # type: ignore[no-untyped-call]
-        told["hostname"] = scrub(str(told.get("hostname") or ""))
+        told["hostname"] = mask_url(str(told.get("hostname") or ""))
         return told
 
 

@@ -190,10 +190,10 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     except CommandFailedError as failed:
         again = _try_again(held, run, claim, began, failed.finished.error)
         if again is not None:
-            raise again from failed
+            raise again from None  # Celery sends the traceback to Flower, with the text of what caused it
         return end_run(held, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {"began": repr(began)}
-    answer = _store(held, run, claim, began, outcome, facts=facts)
+    answer = _store(held, claim, began, outcome, facts=facts)
     held.learn(run, facts)
     return answer
 
@@ -201,9 +201,9 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
-        return _store(held, run, claim, began, reports.worker_lost(claim, began))
+        return _store(held, claim, began, reports.worker_lost(claim, began))
     if claim.busy:
-        _store(held, run, claim, began, reports.relation_busy(claim, held.owner, began))
+        _store(held, claim, began, reports.relation_busy(claim, held.owner, began))
         raise StepFailedError(f"{claim.step}: run {claim.busy} is writing its relation")
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     facts = _facts(run)
@@ -232,7 +232,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     again = _try_again(held, run, claim, began, outcome.result.error)
     if again is not None:
         raise again
-    answer = _store(held, run, claim, began, outcome)
+    answer = _store(held, claim, began, outcome)
     if overrun is not None:
         # the exception may have come at any moment: nothing of what it met is used again
         held.engine.forget(claim.run_id)
@@ -245,7 +245,6 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 
 def _store(
     held: Runtime,
-    run: Run,
     claim: Claim,
     began: float,
     outcome: StepOutcome,
@@ -258,7 +257,7 @@ def _store(
         word=result.status, blocks=outcome.blocks, stop=outcome.stop, cache=outcome.cache, facts=facts
     )
     publish = held.ledger.finish(
-        claim, move, result=held.engine.mask(run.spec, encode(result)),
+        claim, move, result=encode(result),
         attempt=attempt_of(held, claim, began, result.status, result.error),
     )  # fmt: skip
     held.publish(claim.run_id, publish)
@@ -286,7 +285,7 @@ def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     except CommandFailedError as failed:
         again = _try_again(held, run, claim, began, failed.finished.error)
         if again is not None:
-            raise again from failed
+            raise again from None
         finished = failed.finished
     return end_run(held, run, claim, began, finished, steps, stop=stop, attempts=attempts)
 

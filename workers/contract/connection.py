@@ -64,6 +64,9 @@ def connect(url: str, *, patience: float = 30.0, timeout: float = 30.0) -> redis
         patience: seconds, about, that a call keeps trying while the server cannot be reached. Every
             script of the ledger may be repeated safely.
         timeout: seconds that one try waits for an answer.
+
+    Raises:
+        DbtUsageError: `url` is not a URL of a Redis server.
     """
     attempts = 8 + int(patience)  # about a second each once the backoff reached its cap
     plain = redis_url(url)

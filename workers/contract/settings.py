@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from workers.contract.errors import DbtUsageError
 
 PREFIX = "DBT_RELAY_"
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Limit = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -97,15 +100,40 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         ) from error
 
 
+def _check(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
+    except (
+        ValueError
+    ):  # its text has a part of the password where that is not percent-encoded: it is not shown
+        valid = False
+    if not valid:
+        raise DbtUsageError(
+            "DBT_RELAY_BROKER_URL (or REDIS_URL) is no URL of a Redis server: redis://USER:PASSWORD@HOST:PORT/DB, "
+            "rediss://… or unix://…. Percent-encode characters such as / # ? @ [ in the password (/ is %2F)."
+        )
+
+
 def redis_url(url: str) -> str:
-    """A broker URL as redis-py takes it (``redis+socket:///path?virtual_host=0`` becomes ``unix://``)."""
+    """A broker URL as redis-py takes it (``redis+socket:///path?virtual_host=0`` becomes ``unix://``).
+
+    Raises:
+        DbtUsageError: it is not a URL of a Redis server. The text does not show it.
+    """
+    _check(url)
     if url.startswith("redis+socket://"):
         return "unix://" + url[len("redis+socket://") :].replace("virtual_host=", "db=")
     return url
 
 
 def celery_url(url: str) -> str:
-    """A broker URL as Celery takes it."""
+    """A broker URL as Celery takes it.
+
+    Raises:
+        DbtUsageError: see `redis_url`.
+    """
+    _check(url)
     if url.startswith("unix://"):
         return "redis+socket://" + url[len("unix://") :].replace("db=", "virtual_host=")
     return url

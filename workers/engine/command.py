@@ -30,6 +30,7 @@ from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import FencedAdapters
+from workers.engine.masking import secrets_here
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
 
@@ -140,10 +141,10 @@ def _statuses_kept() -> Iterator[None]:
 def _error_said(text: str, command: str) -> ErrorInfo:
     """The error of a command that returned none, from its lines."""
     if first_failure(text, "") is not None:
-        return classify_text(text, "", 1)
+        return classify_text(text, "", 1, secrets=secrets_here())
     refused = _CONNECTION_TEST.search(text)
     if refused is not None:
-        return classify(Failure(message=refused["said"].strip(), command=command))
+        return classify(Failure(message=refused["said"].strip(), command=command, secrets=secrets_here()))
     return classify(Failure(message=f"dbt {command} failed: its lines say why", command=command))
 
 
@@ -160,6 +161,7 @@ def _step_result(result: Any, command: str) -> StepResult:
                 file=getattr(node, "original_file_path", None),
                 compiled_code=getattr(node, "compiled_code", None),
                 failures=getattr(result, "failures", None),
+                secrets=secrets_here(),
             )
         )  # fmt: skip
     return StepResult(

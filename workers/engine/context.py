@@ -10,10 +10,9 @@ manifest by the key.
 from __future__ import annotations
 
 import copy
-import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -36,8 +35,6 @@ from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
-
-_CREDENTIAL = re.compile(r"pass|secret|token|key|private|credential", re.IGNORECASE)
 
 
 class ProjectMismatchError(Exception):
@@ -73,7 +70,6 @@ class Context(msgspec.Struct, kw_only=True):
     graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
     nothing_to_say: bool = False
-    secrets: tuple[str, ...]
 
     def use_adapter(self) -> None:
         """Make the context's adapter the one that dbt finds."""
@@ -174,7 +170,7 @@ class ContextStore:
         manifest.build_flat_graph()
         remember_macros(manifest)
         return Context(
-            key=key, parsed_as=key, manifest=manifest, adapter=None, secrets=(),
+            key=key, parsed_as=key, manifest=manifest, adapter=None,
             manifest_file=ManifestFile(manifest),
         )  # fmt: skip
 
@@ -220,7 +216,6 @@ class ContextStore:
         requires.setup_manifest(click_context, write=False)
         adapter = FACTORY.lookup_adapter(config.credentials.type)
         context.adapter = adapter
-        context.secrets = credential_secrets(config)
 
     def _parse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
@@ -243,7 +238,7 @@ class ContextStore:
         remember_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=FACTORY.lookup_adapter(config.credentials.type),
-            secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
+            manifest_file=ManifestFile(manifest),
         )  # fmt: skip
 
     def _know(
@@ -307,7 +302,7 @@ _SAME = "same:"
 def _with_other_vars(context: Context, key: str) -> Context:
     """A context whose manifest is another's."""
     return Context(
-        key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None, secrets=(),
+        key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None,
         manifest_file=context.manifest_file, graphs=context.graphs, semantic_manifest=context.semantic_manifest,
     )  # fmt: skip
 
@@ -331,18 +326,3 @@ def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
         if hasattr(loader, check):  # the later ones: dbt-core >= 1.11
             getattr(loader, check)()
     _check_manifest(manifest, config)
-
-
-def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:
-    """Values in the profile that must never be shown."""
-    values: list[str] = []
-
-    def collect(plain: Mapping[str, Any]) -> None:
-        for name, value in plain.items():
-            if isinstance(value, Mapping):
-                collect(value)
-            elif isinstance(value, str) and len(value) > 3 and _CREDENTIAL.search(name):
-                values.append(value)
-
-    collect(config.credentials.to_dict(omit_none=True))
-    return tuple(values)

@@ -15,7 +15,6 @@ from dbt_common.events.functions import fire_event
 from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
-from workers.contract.scrub import scrub
 from workers.engine import command as commands
 from workers.engine import edges, fencing, node_files, rendering, thrift  # noqa: F401 - for what they put in place
 from workers.engine.context import ContextStore, ProjectMismatchError
@@ -23,7 +22,6 @@ from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import Tenure
 from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
-from workers.engine.masking import mask_json
 from workers.engine.node import execute_node
 from workers.engine.packing import uncollected
 from workers.engine.plan import check_models, make_plan
@@ -42,7 +40,6 @@ from workers.engine.view import TASKS, RunView, build_view
 from workers.engine.warehouse import cancel_queries, close_warehouse, warehouse_of
 
 MAX_VIEWS = 8
-_PRIVATE_PREFIX = "DBT_ENV_SECRET_"  # dbt_common.constants.SECRET_ENV_PREFIX
 
 
 class CommandFailedError(Exception):
@@ -60,7 +57,6 @@ class Engine:
         self._contexts = ContextStore(shared, contexts)
         self._views: OrderedDict[str, RunView] = OrderedDict()
         self._worker = worker
-        self._secrets: dict[str, tuple[str, ...]] = {}
 
     # -- steps -------------------------------------------------------------------------------------
 
@@ -92,7 +88,6 @@ class Engine:
                 said_already(flags)
                 use_flags(flags)
             context, config = self._contexts.open(spec, click_context, flags)
-            self._remember_secrets(spec, context.secrets)
             with uncollected():
                 view = build_view(spec.run_id, flags, config, context, console)
                 self._keep(view)
@@ -213,11 +208,6 @@ class Engine:
     def forget(self, run_id: str) -> None:
         """Drop what this process holds of a run (its next step starts from the ledger)."""
         self._views.pop(run_id, None)
-        self._secrets.pop(run_id, None)
-
-    def mask(self, spec: RunSpec, raw: bytes) -> bytes:
-        """JSON without the values of secrets in its texts."""
-        return mask_json(raw, self._secrets_of(spec))
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -233,7 +223,6 @@ class Engine:
                     said_already(flags)
                 use_flags(flags)
                 context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
-                self._remember_secrets(spec, context.secrets)
                 view = build_view(spec.run_id, flags, config, context, console)
                 self._keep(view)
         self._sink.configure(view.console)
@@ -266,19 +255,11 @@ class Engine:
         if view is not None and view.flags.WRITE_JSON:
             edges.write_manifest(view, set())
 
-    def _secrets_of(self, spec: RunSpec) -> tuple[str, ...]:
-        known = self._secrets.get(spec.run_id)
-        return known if known is not None else _env_secrets(spec)
-
-    def _remember_secrets(self, spec: RunSpec, credentials: tuple[str, ...]) -> None:
-        self._secrets[spec.run_id] = tuple({*_env_secrets(spec), *credentials})
-
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[None]:
         self._sink = LineSink(
-            None, spec.run_id, step, emit, debug=spec.debug, attempt=attempt, worker=self._worker,
-            scrub=lambda text: scrub(text, self._secrets_of(spec)),
-        )  # fmt: skip
+            None, spec.run_id, step, emit, debug=spec.debug, attempt=attempt, worker=self._worker
+        )
         try:
             with standing_in(spec, self._sink):
                 try:
@@ -305,7 +286,7 @@ class Engine:
 
     @contextmanager
     def _quiet_step(self, spec: RunSpec) -> Iterator[None]:
-        sink = LineSink(None, spec.run_id, "", lambda _: None, scrub=str)
+        sink = LineSink(None, spec.run_id, "", lambda _: None)
         with standing_in(spec, sink):
             yield
 
@@ -322,9 +303,3 @@ class Engine:
 def _whole(why: str, warehouse: str | None = None) -> Plan:
     facts = RunFacts(context_key="", selected=(), flattened=(), total=0)
     return Plan(facts=facts, nodes=(), threads=1, warehouse=warehouse, whole=why)
-
-
-def _env_secrets(spec: RunSpec) -> tuple[str, ...]:
-    return tuple(
-        value for name, value in spec.env.items() if name.startswith(_PRIVATE_PREFIX) and value.strip()
-    )

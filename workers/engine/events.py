@@ -14,10 +14,11 @@ from dbt.events.logging import _line_format_from_str
 from dbt_common.events.base_types import BaseEvent, EventLevel, EventMsg
 from dbt_common.events.event_manager import EventManager
 from dbt_common.events.event_manager_client import ctx_set_event_manager, get_event_manager
-from dbt_common.events.functions import get_stdout_config
+from dbt_common.events.functions import env_scrubber, get_stdout_config
 from dbt_common.events.logger import LineFormat, _is_print_event, _JsonLogger, _Logger, _TextLogger
 
 from workers.contract.events import DEBUG, LINE, Event
+from workers.engine.masking import mask_while_opening
 
 _RANK = {level.value: rank for rank, level in enumerate(
     (EventLevel.TEST, EventLevel.DEBUG, EventLevel.INFO, EventLevel.WARN, EventLevel.ERROR))}  # fmt: skip
@@ -68,13 +69,12 @@ class LineSink:
         step: str,
         emit: Callable[[Event], None],
         *,
-        scrub: Callable[[str], str],
         debug: bool = False,
         attempt: int = 0,
         worker: str = "",
     ) -> None:
         self.run_id, self.step, self.emit = run_id, step, emit
-        self.scrub, self.debug, self.attempt, self.worker = scrub, debug, attempt, worker
+        self.debug, self.attempt, self.worker = debug, attempt, worker
         self.level = _RANK["info"]
         self._silent = False
         self._muted = False
@@ -132,7 +132,7 @@ class LineSink:
         if shown:
             self.line(self._logger.create_line(msg), level=level)
         elif self.debug and info.msg:
-            self._emit(DEBUG, info.msg, level)
+            self._emit(DEBUG, env_scrubber(info.msg), level)  # as dbt.log would have it
 
     def line(self, text: str, *, level: str = "info") -> None:
         """Say a text as dbt's console would show it, one event a line."""
@@ -141,7 +141,7 @@ class LineSink:
 
     def _emit(self, kind: str, text: str, level: str) -> None:
         self.emit(
-            Event(kind=kind, run_id=self.run_id, node=self.step, text=self.scrub(text), level=level,
+            Event(kind=kind, run_id=self.run_id, node=self.step, text=mask_while_opening(text), level=level,
                   attempt=self.attempt, at=time.time(), worker=self.worker)
         )  # fmt: skip
 

@@ -28,6 +28,8 @@ import msgspec
 from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
+from workers.engine.masking import mask_opening_errors
+
 CANCELLING = "cancel"
 """Name of the connection over which queries of this process are cancelled. It is not fenced."""
 
@@ -119,7 +121,7 @@ class PostgresFence:
         connection = Connection(
             type=manager.TYPE, name=CANCELLING, credentials=plain, state=ConnectionState.INIT
         )  # fmt: skip
-        type(manager).open(connection)
+        manager.open(connection)  # the wrapped one, which masks credentials in its errors
         marked = "from pg_stat_activity where usename = current_user and strpos(application_name, %s) > 0"
         give_up = time.monotonic() + PATIENCE
         with closing(connection.handle) as handle, handle.cursor() as cursor:
@@ -200,6 +202,7 @@ class FencedAdapters(dict[str, Any]):
 
     def __setitem__(self, name: str, adapter: Any) -> None:
         _fence(adapter)
+        mask_opening_errors(adapter)
         super().__setitem__(name, adapter)
 
 
