@@ -621,7 +621,7 @@ BROKEN = {
     ),
     "unreachable_package": Broken(
         {"packages.yml": "packages:\n  - git: https://user:hidden@127.0.0.1:1/x.git\n    revision: main\n"}, ("deps",),
-        Expected("package_unreachable", "dependency", ("https://user:*****@127.0.0.1:1/x.git",), retryable=True),
+        Expected("package_unreachable", "dependency", ("https://user:hidden@127.0.0.1:1/x.git",), retryable=True),
     ),
     "unknown_selector": Broken(
         {"selectors.yml": "selectors: [{name: nightly, definition: {method: tag, value: n}}]"},

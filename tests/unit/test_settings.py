@@ -62,3 +62,20 @@ def test_addresses(celery: str, plain: str) -> None:
     assert celery_url(plain) == celery
     assert redis_url(plain) == plain
     assert celery_url(celery) == celery
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hid/den@h:1/0",
+        "redis://:hid[den@h/0",
+        "redis://:x@h:hidden/0",
+        "http://:hidden@h/0",
+        "hidden",
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_not_shown(url: str) -> None:
+    for form in (redis_url, celery_url):
+        with pytest.raises(DbtUsageError, match="percent-encode") as refused:
+            form(url)
+        assert "hid" not in str(refused.value)

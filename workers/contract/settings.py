@@ -104,14 +104,12 @@ def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
-    except (
-        ValueError
-    ):  # its text has a part of the password where that is not percent-encoded: it is not shown
+    except ValueError:
         valid = False
-    if not valid:
+    if not valid:  # neither the URL nor urllib's text is shown: both may have a part of the password
         raise DbtUsageError(
-            "DBT_RELAY_BROKER_URL (or REDIS_URL) is no URL of a Redis server: redis://USER:PASSWORD@HOST:PORT/DB, "
-            "rediss://… or unix://…. Percent-encode characters such as / # ? @ [ in the password (/ is %2F)."
+            "DBT_RELAY_BROKER_URL (or REDIS_URL) is not the URL of a Redis server. Use redis://USER:PASSWORD@HOST:PORT/DB, "
+            "rediss:// or unix://, and percent-encode characters such as / # ? @ [ in the password (/ is %2F)."
         )
 
 
