@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,11 +32,6 @@ from workers.engine.fencing import FencedAdapters
 from workers.engine.masking import secrets_here
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
-
-_CONNECTION_TEST = re.compile(
-    r"returned the following error:\s+>(?P<said>.+?)\n\s*\nCheck your database", re.DOTALL
-)
-"""dbt.task.debug: what ``dbt debug`` says when it cannot connect."""
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
 """Commands that open no connection."""
@@ -142,9 +136,12 @@ def _error_said(text: str, command: str) -> ErrorInfo:
     """The error of a command that returned none, from its lines."""
     if first_failure(text, "") is not None:
         return classify_text(text, "", 1, secrets=secrets_here())
-    refused = _CONNECTION_TEST.search(text)
-    if refused is not None:
-        return classify(Failure(message=refused["said"].strip(), command=command, secrets=secrets_here()))
+    # dbt.task.debug.COULD_NOT_CONNECT_MESSAGE
+    _, found, rest = text.partition("returned the following error:")
+    said, end, _ = rest.partition("\nCheck your database")
+    if found and end:
+        said = said.strip().removeprefix(">").strip()
+        return classify(Failure(message=said, command=command, secrets=secrets_here()))
     return classify(Failure(message=f"dbt {command} failed: its lines say why", command=command))
 
 
