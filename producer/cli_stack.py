@@ -122,9 +122,7 @@ def worker(workers: int | None, celery_options: tuple[str, ...]) -> NoReturn:
             "Set DBT_RELAY_BROKER_URL, such as redis://localhost:6379/0. "
             "For a private server with workers: dbt-relay up.",
         )
-    celery_url(
-        settings.broker_url
-    )  # a URL that is not valid is refused here, before Celery prints a traceback
+    celery_url(settings.broker_url)  # refuses what is no URL, before Celery prints a traceback
     words = ["--without-gossip", "--without-mingle", "--queues", settings.queue]
     words += ["--loglevel", "warning"] if not _given(celery_options, "-l", "--loglevel") else []
     words += ["--concurrency", str(workers)] if workers else []
