@@ -125,8 +125,10 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
         try:
             done = _execute_what_is_ready(self, held, entered)
         finally:
-            held.engine.release()
-            following = held.locks.leave(entered)
+            try:
+                held.engine.release()
+            finally:
+                following = held.locks.leave(entered)
     if following:
         held.publish(following, (SESSION,))
     return {"run": body.run_id, "steps": done}

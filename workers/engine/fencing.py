@@ -28,6 +28,8 @@ import msgspec
 from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
+from workers.engine import duckdb_connections
+
 CANCELLING = "cancel"
 """Name of the connection over which queries of this process are cancelled. It is not fenced."""
 
@@ -199,6 +201,7 @@ class FencedAdapters(dict[str, Any]):
     """What dbt's factory keeps its adapters in: those that it makes open fenced connections."""
 
     def __setitem__(self, name: str, adapter: Any) -> None:
+        duckdb_connections.record()
         _fence(adapter)
         super().__setitem__(name, adapter)
 

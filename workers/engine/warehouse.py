@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from contextlib import nullcontext
@@ -10,6 +11,7 @@ from typing import Any
 from dbt.adapters.factory import FACTORY
 from dbt.config.runtime import RuntimeConfig
 
+from workers.engine import duckdb_connections
 from workers.engine.fencing import CANCELLING
 
 
@@ -56,13 +58,22 @@ def open_warehouse(adapter: Any) -> None:
 
 
 def close_warehouse() -> None:
-    """Close every connection of this process; a DuckDB file is free for others afterwards."""
-    adapters: list[Any] = list(FACTORY.adapters.values())
-    for adapter in adapters:
-        adapter.cleanup_connections()
+    """Close every connection of this process; a DuckDB file is free for others afterwards.
+
+    One that cannot be closed in good order, after a failed transaction, say, keeps no other open.
+    """
+    with contextlib.ExitStack() as closing:  # from the last to the first, also where one of them raises
+        closing.callback(duckdb_connections.close_all)
+        closing.callback(_close_environment)
+        adapters: list[Any] = list(FACTORY.adapters.values())
+        for adapter in adapters:
+            closing.callback(adapter.cleanup_connections)
+
+
+def _close_environment() -> None:
+    """dbt-duckdb keeps the file open in its class, whichever adapter opened it."""
     duckdb = sys.modules.get("dbt.adapters.duckdb.connections")
     if duckdb is not None:
-        # dbt-duckdb keeps the file open in its class, whichever adapter opened it
         manager: Any = duckdb.DuckDBConnectionManager
         environment = manager._ENV
         manager.close_all_connections()
