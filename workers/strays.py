@@ -23,6 +23,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,11 +72,11 @@ class Strays:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._key = client, keys.strays()
 
-    def end(self, warehouse: str | None = None) -> list[Holder]:
+    def end(self, files: Collection[str] | None = None) -> list[Holder]:
         """Kill those of this machine that still hold their file.
 
         Args:
-            warehouse: look at its strays alone.
+            files: look at the strays of these alone.
 
         Returns:
             those that hold it, or may, and cannot be killed from here.
@@ -84,7 +85,7 @@ class Strays:
         entries: Any = self._client.hkeys(self._key)
         for entry in entries:
             holder = msgspec.json.decode(entry, type=Holder)
-            if warehouse is None or holder.warehouse == warehouse:
+            if files is None or holder.warehouse in files:
                 if _end(holder):
                     self._client.hdel(self._key, entry)
                 elif holds(holder) is not False:

@@ -1,17 +1,26 @@
-"""A DuckDB file is free again when a command has ended, however it ended."""
+"""Files of DuckDB: free again when a command has ended, however it ended, and opened by one run at a time."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import yaml
 
+from producer.client import RelayClient
+from producer.dbt_args import parse_invocation
+from producer.session import Follower, Stack
 from tests.support.engine import Shared, drive, spec_for
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+from tests.support.worker_pool import WorkerPool
 from workers.contract.events import Event
+from workers.contract.names import SESSION
+from workers.contract.settings import Settings
 from workers.engine import warehouse
 from workers.engine.engine import CommandFailedError, Engine
 from workers.engine.warehouse import close_warehouse
@@ -22,6 +31,14 @@ import duckdb
 
 def model(dbt, session):
     duckdb.kept_by_a_test = duckdb.connect({path!r})
+    return session.sql("select 1 as a")
+"""
+GATED_MODEL = """
+import os, time
+
+def model(dbt, session):
+    while not os.path.exists({gate!r}):
+        time.sleep(0.05)
     return session.sql("select 1 as a")
 """
 FAILING_PLUGIN = """
@@ -131,11 +148,51 @@ def test_a_connection_that_cannot_be_closed_keeps_no_other_open(
 
 def test_connections_of_the_process_itself_stay_open(main: Path, tmp_path: Path) -> None:
     """Only what a step opened is closed: a test, or a program that uses the engine, has connections too."""
-    import duckdb
-
     root = project(tmp_path, {"a.sql": "select 1 as a"}, path=str(main))
     with duckdb.connect(str(tmp_path / "own.duckdb")) as own:
         assert drive(ENGINE, spec_for(root, "run")).finished.return_code == 0
         ENGINE.release()
         assert open_files(tmp_path) == {"own.duckdb"}
         assert own.execute("select 1").fetchall() == [(1,)]
+
+
+def submit(server: RedisServer, root: Path) -> str:
+    """Submit a run of a project; its id."""
+    follower = Follower(Stack(broker_url=server.broker_url), Settings(broker_url=server.broker_url))
+    environ = dict(os.environ)
+    invocation = parse_invocation(["run"], environ=environ, cwd=root)
+    request, _ = follower.request(invocation, cwd=root, environ=environ)
+    return follower.client.submit(request)
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_a_file_that_another_project_has_open(
+    tmp_path: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
+) -> None:
+    worker_pool(n=2)
+    shared, own = tmp_path / "shared.duckdb", tmp_path / "own.duckdb"
+    gate = tmp_path / "gate"
+    one = project(tmp_path / "one", {"slow.py": GATED_MODEL.format(gate=str(gate))}, path=str(shared))
+    model = "{{ config(materialized='table', database='shared') }} select 2 as b"
+    (tmp_path / "link").symlink_to(tmp_path)
+    two = project(
+        tmp_path / "two", {"b.sql": model}, path=str(own),
+        attach=[{"path": str(tmp_path / "link" / shared.name), "alias": "shared"}],
+    )  # fmt: skip
+    client = RelayClient(redis_server.broker_url)
+    first = submit(redis_server, one)
+    wait_until(lambda: client.store.fact(first, "index") == "1", 60, "the first run to begin its node")
+    second = submit(redis_server, two)
+    states = client.store.keys.states(second)
+    wait_until(
+        lambda: client.store.client.hget(states, SESSION) == b"parked", 60, "the second run to stand in line"
+    )
+    gate.touch()
+    for run_id in (first, second):
+        result = client.result(run_id, timeout=60)
+        assert result.success, result.stdout
+        assert {len(node.attempts) for node in result.nodes} == {1}
+    ended, began = (float(client.store.fact(*each) or 0) for each in ((first, "ended"), (second, "began")))
+    assert ended < began
+    with duckdb.connect(str(shared), read_only=True) as connection:
+        assert connection.execute("select b from b").fetchall() == [(2,)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from contextlib import nullcontext
 from typing import Any
@@ -13,6 +12,7 @@ from dbt.config.runtime import RuntimeConfig
 
 from workers.engine import duckdb_connections
 from workers.engine.fencing import CANCELLING
+from workers.engine.warehouse_files import in_memory, local_warehouse
 
 
 def warehouse_of(config: RuntimeConfig) -> str | None:
@@ -22,28 +22,13 @@ def warehouse_of(config: RuntimeConfig) -> str | None:
     server warehouse take many.
     """
     credentials: Any = config.credentials
-    if credentials.type != "duckdb":
-        return None
-    paths = [
-        os.path.realpath(path)
-        for path in (credentials.path, *(a.path for a in credentials.attach or () if not a.read_only))
-        if _is_local_file(path)
-    ]
-    return "duckdb:" + paths[0] if paths else None
-
-
-def _is_local_file(path: str) -> bool:
-    return (
-        path != ":memory:"
-        and not path.startswith(("md:", "motherduck:"))
-        and ("://" not in path and not path.startswith("ducklake:"))
-    )
+    return local_warehouse(credentials) if credentials.type == "duckdb" else None
 
 
 def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
     """Why a run cannot be split over processes, or None when it can."""
     credentials: Any = config.credentials
-    if credentials.type == "duckdb" and credentials.path == ":memory:":
+    if credentials.type == "duckdb" and in_memory(credentials.path):
         return "an in-memory DuckDB lives in one process"
     if getattr(flags, "SHOW", False):
         return "--show prints the loaded seeds, which only the process that loaded them has"

@@ -7,9 +7,16 @@ local function renews(step, fence)
   if state_of(step) ~= 'running' or read_step(step).fence ~= fence then return false end
   if step == '@session' then
     -- a session of a run that has ended may have been overtaken: the warehouse is the next run's then
-    local lock = lock_keys(run_field('lock') or '')
-    if not holds_lock(lock) or tonumber(redis.call('HGET', lock, 'fence')) ~= fence then return false end
-    redis.call('HSET', lock, 'expires', now_ms() + lease)
+    local files = own_files()
+    if not holds_files(files) then return false end
+    for _, file in ipairs(files) do
+      if hold_of(file).fence ~= fence then return false end
+    end
+    for _, file in ipairs(files) do
+      local hold = hold_of(file)
+      hold.expires = now_ms() + lease
+      write_hold(file, hold)
+    end
   elseif not is_live(run_state) then
     return true  -- it is to stop, and nothing of an ended run waits for it
   end
