@@ -12,16 +12,12 @@ number that was used again is nobody's death.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
-import platform
 import select
 import signal
 import socket
-import struct
 import subprocess
-import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -32,10 +28,10 @@ import redis
 
 from workers.contract.log import log
 from workers.contract.names import Keys
+from workers.file_locks import LINUX, NOBODY, locked_by
 
 _PREFIX: Final = "duckdb:"
 _DYING_SECONDS: Final = 10.0
-_LINUX: Final = platform.system() == "Linux"
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -131,31 +127,11 @@ def _kill(holder: Holder) -> bool:
 
 def holds(holder: Holder) -> bool | None:
     """Whether the file is locked, by this holder where the system says by whom; None: it does not say."""
-    if not _LINUX or sys.maxsize < 2**32:
+    pid = locked_by(holder.path)
+    if pid is None:
         return None
-    if _is_open_here(holder.path):
-        return False  # and looking would give this process's own lock away (fcntl_locking(2))
-    try:
-        file = os.open(holder.path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        # struct flock: type, whence, start, length, pid
-        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    except OSError:
-        return None
-    finally:
-        os.close(file)
     # a process of another namespace or machine has no number here
-    return bool(kind != fcntl.F_UNLCK and (pid == holder.pid or holder.place != _place()))
-
-
-def _is_open_here(path: str) -> bool:
-    names = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
-    return any(os.path.realpath(name) == path for name in names)
+    return pid != NOBODY and (pid == holder.pid or holder.place != _place())
 
 
 @functools.cache
@@ -169,7 +145,7 @@ def _place() -> str:
 
 def _started(pid: int) -> str:
     """When a process started; empty where there is none, or it is dead and its parent does not know yet."""
-    if _LINUX:
+    if LINUX:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:

@@ -42,6 +42,13 @@ def open_warehouse(adapter: Any) -> None:
         _ = adapter.connections.get_thread_connection().handle
 
 
+def is_open() -> bool:
+    """Whether dbt-duckdb has opened what the profile names and not closed it since."""
+    duckdb: Any = sys.modules.get("dbt.adapters.duckdb.connections")
+    environment = duckdb.DuckDBConnectionManager._ENV if duckdb is not None else None
+    return getattr(environment, "conn", None) is not None
+
+
 def close_warehouse() -> None:
     """Close every connection of this process; a DuckDB file is free for others afterwards.
 
