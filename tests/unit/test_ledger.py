@@ -204,6 +204,71 @@ def test_fail_fast_starts_nothing_more_but_waits_for_what_runs(ledger: Ledger) -
     assert ledger.beat(run_id, [(closing.step, closing.fence)]) == ["ok"]
 
 
+FAILED = Move(word="error", blocks=True, stop="fail_fast")
+"""A node fails, and --fail-fast was given."""
+
+
+@pytest.mark.parametrize("lock", ["", "duckdb:/x"])
+def test_fail_fast_goes_on_until_another_node_becomes_ready(ledger: Ledger, lock: str) -> None:
+    """Plain dbt looks for the failure when it takes the next node from its queue, and had taken all ready ones."""
+    nodes = [
+        StagedNode("model.p.a", 0, 1, ()), StagedNode("model.p.b", 0, 1, ()),
+        StagedNode("model.p.c", 0, 1, ("model.p.d",)), StagedNode("model.p.d", 1, 1, ()),
+    ]  # fmt: skip
+    run_id, _ = planned(ledger, nodes, parallel=1, roots=3, lock=lock)
+    entered = WarehouseLock(ledger).enter(run_id, lock, OWNER) if lock else None
+    session = entered.fence if isinstance(entered, Session) else None
+
+    def take(step: str) -> Claim:
+        return claim(ledger, run_id, "" if lock else step, session=session)
+
+    if lock:
+        ledger.finish(take("@start"), Move(word="success"))
+    ledger.finish(take("model.p.a"), FAILED)
+    assert ledger.fact(run_id, "state") == "active"
+    going_on = take("model.p.b")
+    assert (going_on.step, going_on.grace) == ("model.p.b", 0)
+    ledger.finish(going_on, Move(word="success"))
+    ledger.finish(take("model.p.c"), Move(word="success"))
+    assert (ledger.fact(run_id, "state"), ledger.fact(run_id, "stop")) == ("stopping", "fail_fast")
+    assert take("@close").step == "@close"
+
+
+@pytest.mark.parametrize(
+    ("threads", "beside"), [(1, []), (2, ["model.p.b"]), (4, ["model.p.b", "model.p.c"])]
+)
+def test_what_plain_dbt_would_have_under_way_has_its_chance_in_a_session(
+    ledger: Ledger, threads: int, beside: list[str]
+) -> None:
+    nodes = [StagedNode(f"model.p.{name}", 0, 1, ()) for name in "abc"]
+    run_id, _ = planned(ledger, nodes, parallel=threads, roots=3, lock="duckdb:/x")
+    session = WarehouseLock(ledger).enter(run_id, "duckdb:/x", OWNER)
+    assert isinstance(session, Session)
+    ledger.finish(claim(ledger, run_id, "", session=session.fence), Move(word="success"))
+    ledger.finish(claim(ledger, run_id, "", session=session.fence), FAILED)
+    assert ledger.fact(run_id, "state") == "stopping"
+    for name in beside:
+        other = claim(ledger, run_id, "", session=session.fence)
+        assert other.step == name
+        assert 0.1 <= other.grace < 5
+        assert ledger.beat(run_id, [(name, other.fence)]) == ["ok"]
+        ledger.finish(other, Move(word="success"), result=b"{}")
+    assert claim(ledger, run_id, "", session=session.fence).step == "@close"
+    assert list(ledger.results(run_id)) == beside
+
+
+def test_a_node_that_was_handed_out_and_not_begun_has_its_chance_too(ledger: Ledger) -> None:
+    """Fewer processes than threads."""
+    nodes = [StagedNode(f"model.p.{name}", 0, 1, ()) for name in "abc"]
+    run_id, handed = planned(ledger, nodes, parallel=2, roots=3)
+    assert handed == ("model.p.a", "model.p.b")
+    ledger.finish(claim(ledger, run_id, "model.p.a"), FAILED)
+    other = claim(ledger, run_id, "model.p.b")
+    assert other.grace >= 0.1
+    assert isinstance(ledger.claim(run_id, "model.p.c", OWNER), Refusal)
+    assert ledger.finish(other, Move(word="success")) == ("@close",)
+
+
 def test_cancel_ends_a_run_that_nobody_took(ledger: Ledger) -> None:
     run_id = submit(ledger)
     assert ledger.cancel(run_id, "mind changed") == ("active", ())

@@ -24,12 +24,18 @@ local function renews(step, fence)
   return true
 end
 
+-- what would have run beside the node that failed has as long as that one took
+local function may_go_on(step)
+  local data = read_step(step)
+  return data.grace and now_ms() <= data.started * 1000 + data.grace
+end
+
 local out = {}
 for i = 3, #ARGV, 2 do
   local step = ARGV[i]
   if renews(step, tonumber(ARGV[i + 1])) then
     -- the close of a stopping run must be let finish; a session ends by itself
-    local stop = run_state ~= 'active' and step ~= '@close' and step ~= '@session'
+    local stop = run_state ~= 'active' and step ~= '@close' and step ~= '@session' and not may_go_on(step)
     out[#out + 1] = stop and 'stop' or 'ok'
   else
     out[#out + 1] = 'lost'

@@ -227,19 +227,48 @@ local function close_when_done()
 end
 
 -- Every node that has not begun ends here without a result; the close says what became of it.
-local function stop_run(reason)
+-- `kept`: those that may begin all the same (a set).
+local function stop_run(reason, kept)
   redis.call('HSET', RUN, 'state', 'stopping', 'stop', reason)
   unwatch('@deadline')
   if run_field('planned') ~= '1' then return end  -- a plan under way comes here itself when it is finished
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
     local step, state = flat[i], flat[i + 1]
-    if (is_node(step) or step == '@start') and state ~= 'done' and state ~= 'running' then
+    if (is_node(step) or step == '@start') and state ~= 'done' and state ~= 'running'
+      and not (kept and kept[step]) then
       set_state(step, 'done')
       unwatch(step)
       redis.call('ZREM', READY, step)
     end
   end
+end
+
+-- dbt executes as many nodes at once as it has threads. Here some of those may not have begun when one of them
+-- fails: a session executes one after the other, and there may be fewer processes than threads.
+local function nodes_beside()
+  if run_field('mode') == 'session' then
+    local others = number_field('parallel') - 1
+    return others > 0 and redis.call('ZRANGE', READY, 0, others - 1) or {}
+  end
+  local nodes, flat = {}, redis.call('HGETALL', STATES)
+  for i = 1, #flat, 2 do
+    if is_node(flat[i]) and flat[i + 1] == 'queued' then nodes[#nodes + 1] = flat[i] end
+  end
+  return nodes
+end
+
+-- They get as long as the node took that ends the run: what they would have had beside it.
+local LEAST_GRACE_MS = 100
+local function give_grace(nodes, ended)
+  local kept, took = {}, now_ms() - (ended.started or 0) * 1000
+  for _, node in ipairs(nodes) do
+    local data = read_step(node)
+    data.grace = math.max(LEAST_GRACE_MS, took)
+    write_step(node, data)
+    kept[node] = true
+  end
+  return kept
 end
 
 -- A single-process warehouse is one or several files. Each belongs to a run from its first session to its end.
