@@ -63,7 +63,7 @@ _RUN_ID = re.compile(RUN_ID_PATTERN)
 
 
 def warehouse_of_files(files: Mapping[str, bool]) -> str:
-    """The name of a single-process warehouse: the names of its files, one a line (`lua/prelude.lua` reads it).
+    """The name of a single-process warehouse: the names of its files, one a line (`lua/files.lua` reads it).
 
     Args:
         files: name -> whether it is opened for writing.
