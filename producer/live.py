@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from workers.contract.events import LINE, RUN, STATE, Event
+from workers.contract.events import LINE, RUN, STATE, Event, waiting_for
 from workers.contract.results import BAD_STATUSES, GOOD_STATUSES, RETRYING, RUN_TERMINAL, RUNNING, WAITING
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Progress:
         done: dbt's status by finished node.
         running: steps that are being executed, nodes and others.
         retrying: nodes that wait for another attempt.
-        waiting: nodes whose relation another run is writing, and that run.
+        waiting: steps that wait for another run, or another program, and what for.
         state: of the run.
     """
 
@@ -92,7 +92,7 @@ class Progress:
         elif state == RETRYING:
             self.retrying.add(step)
         elif state == WAITING:
-            self.waiting[step] = event.text
+            self.waiting[step] = waiting_for(event)
         elif state in GOOD_STATUSES | BAD_STATUSES and not step.startswith("@"):
             self.done[step] = state
 
@@ -217,11 +217,10 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
         )
     if len(nodes) > MAX_ROWS:
         rows.add_row(Text(f"  and {len(nodes) - MAX_ROWS} more", style="dim"))
-    for step, writer in list(progress.waiting.items())[:MAX_ROWS]:
-        # beside the grid, whose columns it would widen
-        waits.append(
-            Text(f"  {short_name(step)} waits: run {writer} is writing its relation", style="yellow")
-        )
+    texts = list(progress.waiting.values())[:MAX_ROWS]
+    waits.extend(
+        Text(f"  {text}", style="yellow") for text in texts
+    )  # beside the grid, whose columns they widen
     if len(progress.waiting) > MAX_ROWS:
         waits.append(Text(f"  and {len(progress.waiting) - MAX_ROWS} more wait", style="yellow"))
     return Group(*parts, rows, *waits)

@@ -19,6 +19,7 @@ from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
 from producer.interrupts import Detached, Interrupts
+from producer.own_locks import explained
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event, waiting_for
@@ -158,6 +159,8 @@ class Follower:
             if env_file is not None:
                 env_file.unlink(missing_ok=True)
         result.execution_time = time.monotonic() - submitted
+        if result.error is not None:
+            result = explained(result)
         if request.return_artifacts:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result

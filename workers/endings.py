@@ -128,6 +128,7 @@ def end_run(
 
 def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
     """End a run whose request this worker cannot use."""
+    let_go(held, interrupted=False)
     finished = Finished(
         return_code=2,
         error=reports.refused(str(error), Category.MESSAGE if isinstance(error, InvalidMessageError)

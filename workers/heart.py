@@ -138,10 +138,16 @@ class Heart:
             fail_fast: whether the node's failure ends its run.
         """
         previous = signal.signal(_SIGNAL, self._raise) if _in_main_thread() else None
+        out_of_grace: threading.Timer | None = None
         try:
             with self._interrupting:
                 self._watch(limits, owner, fail_fast=fail_fast)
             self._execution = object()
+            claim = self._claim
+            if claim is not None and claim.grace:
+                stop = (claim.run_id, claim.step, claim.fence, STOP)
+                out_of_grace = threading.Timer(claim.grace, self._interrupt, stop)
+                out_of_grace.start()
             try:
                 self._check_lease()
                 yield
@@ -149,6 +155,8 @@ class Heart:
                 self._execution = None
         finally:
             self._execution = None
+            if out_of_grace is not None:
+                out_of_grace.cancel()
             with self._interrupting:  # what is being cancelled is this step's queries, not the next one's
                 self._watch(None)
             if previous is not None:

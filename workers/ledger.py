@@ -87,6 +87,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         busy: the run that writes the node's relation, where the node is to be refused for it.
         stale: whether another run wrote the node's relation last: what the run has cached of it may be wrong.
         stopping: whether the run is being stopped (the close and first steps still run then).
+        grace: seconds that the node may take, from its claim, beside one that ended the run early; 0: as
+            long as it wants.
         strays: for the close: whether any execution in the run lost its lease, and may be alive.
         sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
         died: how the last execution's process ended, where its parent could say.
@@ -106,6 +108,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     busy: str = ""
     stale: bool = False
     died: Death | None = None
+    grace: float = 0.0
     strays: bool = False
     sure_until: float = 0.0
     publish: tuple[str, ...] = ()

@@ -15,7 +15,6 @@ from typing import Any
 import redis
 
 from workers.contract.log import log
-from workers.contract.names import SESSION
 from workers.ledger import Ledger
 from workers.strays import Strays
 
@@ -82,15 +81,12 @@ class Reaper:
         if what == "publish":
             log("message lost, sent again", run=run_id, node=step, phase="reap")
             self._publish(run_id, (step,))
-        elif what == "lost":
+        if what == "lost":
             log("worker lost", level=logging.WARNING, run=run_id, node=step, worker=answer.get("owner"),
                 losses=answer["losses"], phase="reap")  # fmt: skip
-            self._publish(run_id, answer["publish"])
         elif what == "deadline":
             log("deadline passed, cancelling", level=logging.WARNING, run=run_id, phase="reap")
-            self._publish(run_id, answer["publish"])
-        if answer.get("following"):
-            self._publish(answer["following"], (SESSION,))
+        self._publish(run_id, answer["publish"])
         return int(what != "nothing")
 
     def _server_is_fresh(self) -> bool:

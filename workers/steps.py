@@ -16,13 +16,16 @@ import msgspec
 
 from workers import reports
 from workers.app import settings
+from workers.contract.classify import Failure, classify
 from workers.contract.errors import Category, DbtError, ErrorInfo
+from workers.contract.events import STATE, Event
 from workers.contract.log import log
 from workers.contract.names import SESSION, STEP_START
-from workers.contract.results import BAD_STATUSES
+from workers.contract.results import BAD_STATUSES, WAITING
 from workers.endings import attempt_of, end_cancelled, end_run, let_go, when_there_is_room
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
+from workers.file_locks import first_locked
 from workers.heart import DRAIN, StepInterrupted
 from workers.ledger import Claim, Move, StagedNode
 from workers.limits import NodeLimits, limits_of
@@ -95,6 +98,33 @@ def _try_again(
     log("will be tried again", run=claim.run_id, node=claim.step, attempt=claim.tries,
         reason=error.code, wait=round(delay, 2))  # fmt: skip
     return PassingError(f"{error.code}: {error.message}", delay)
+
+
+def _wait_for_files(held: Runtime, run: Run, claim: Claim, began: float) -> None:
+    """Give a step back, with one line, where another program has a file of the run open.
+
+    dbt would say it with its banner and a traceback for each connection, in each attempt. In the last attempt it does:
+    the command then ends with dbt's own words.
+
+    Raises:
+        PassingError: the step is tried again.
+    """
+    if run.lock is None or held.engine.has_files_open():
+        return
+    locked = first_locked(run.lock)
+    if locked is None:
+        return
+    error = classify(Failure(message=locked.as_duckdb_says, command=run.request.word, adapter="duckdb"))
+    again = _try_again(held, run, claim, began, error)
+    if again is None:
+        return
+    text = f"waiting for {locked.path}: {locked.who} has it open; tried again in {again.delay:.1f} s"
+    held.progress.emit(
+        Event(kind=STATE, run_id=claim.run_id, node=claim.step, state=WAITING, text=text, level="warn",
+              attempt=claim.tries, at=time.time(), worker=held.owner)
+    )  # fmt: skip
+    held.progress.flush()
+    raise again
 
 
 def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
@@ -182,6 +212,7 @@ def _facts(run: Run) -> RunFacts:
 
 def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
+    _wait_for_files(held, run, claim, began)
     try:
         outcome = _execute(
             held,
@@ -205,6 +236,8 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if claim.busy:
         _store(held, claim, began, reports.relation_busy(claim, held.owner, began))
         raise StepFailedError(f"{claim.step}: run {claim.busy} is writing its relation")
+    if not claim.skip:
+        _wait_for_files(held, run, claim, began)
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     facts = _facts(run)
     limits = limits_of(run.request.limits, facts.limits.get(claim.step))
@@ -266,6 +299,7 @@ def _store(
 
 def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
+    _wait_for_files(held, run, claim, began)
     raw, attempts, stop = held.ledger.outcomes(claim.run_id)
     started = msgspec.json.decode(raw.pop(STEP_START), type=StepResult) if STEP_START in raw else None
     order = {attempt.step: place for place, attempt in enumerate(attempts)}
@@ -306,6 +340,7 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             held.forget(claim.run_id)
             held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts=facts))
             return {"run": claim.run_id, "warehouse": warehouse}
+    _wait_for_files(held, run, claim, began)
     try:
         finished = _execute(
             held,

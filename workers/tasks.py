@@ -121,14 +121,16 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     entered = held.locks.enter(body.run_id, run.lock, held.owner)
     if isinstance(entered, str):
         return {"run": body.run_id, "refused": entered}
+    held.publish(body.run_id, entered.publish)
     with held.heart.session(entered):
         try:
             done = _execute_what_is_ready(self, held, entered)
         finally:
-            held.engine.release()
-            following = held.locks.leave(entered)
-    if following:
-        held.publish(following, (SESSION,))
+            try:
+                held.engine.release()
+            finally:
+                following = held.locks.leave(entered)
+    held.publish(body.run_id, following)
     return {"run": body.run_id, "steps": done}
 
 
@@ -151,7 +153,7 @@ def _execute_what_is_ready(parent: Task, held: Runtime, session: Session) -> int
 def _may_open(held: Runtime, session: Session) -> bool:
     """Whether nobody who lost an earlier session holds the file; waits a while for those who cannot be ended."""
     began = 0.0
-    while strays := held.strays.end(session.warehouse):
+    while strays := held.strays.end(session.files):
         stop = held.ledger.fact(session.run_id, "stop")
         if stop is not None and stop != "fail_fast":
             return True  # it is to be cancelled, which needs no file

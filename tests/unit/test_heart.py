@@ -355,3 +355,15 @@ def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: 
         left[0] = 0.0
         signal.pause()
     assert caught.value.why == DRAIN
+
+
+def test_a_node_beside_one_that_ended_the_run_is_cancelled_when_its_time_is_up() -> None:
+    cancelled = threading.Event()
+    heart = heart_of(Ledger("ok"), cancelled.set)
+    short = msgspec.structs.replace(claim(), grace=0.05)
+    with heart.holding(short):
+        with heart.interruptible():
+            assert cancelled.wait(5)
+        with pytest.raises(StepInterrupted) as caught:
+            heart.check()
+    assert caught.value.why == STOP

@@ -125,9 +125,9 @@ def test_what_a_deadline_hands_out_is_sent(ledger: Ledger, reaper: Reaper, publi
 def test_a_run_that_gets_the_warehouse_of_a_dead_session_is_sent(
     reaper: Reaper, ledger: Ledger, published: list[Any]
 ) -> None:
-    ledger.watches = {"@session": {"what": "nothing", "following": "another run"}}
+    ledger.watches = {"@session": {"what": "nothing", "publish": (f"{RUN} @session",)}}
     assert reaper.sweep() == 0
-    assert published == [("another run", ("@session",))]
+    assert published == [(RUN, (f"{RUN} @session",))]
 
 
 def test_what_was_ready_and_never_handed_out_is_found(

@@ -25,7 +25,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         run_id: of which run.
         node: dbt's unique id (or an ``@`` step), or an empty string.
         text: the line, without its newline, as dbt would print it on the console; of a node that is
-            ``waiting``: the run that writes its relation.
+            ``waiting``: the run that writes its relation; of an ``@`` step: what it waits for.
         level: dbt's: debug, info, warn, error.
         state: for `STATE` and `RUN`: the new state, or dbt's status once done.
         attempt: which attempt of the node, from 1.
@@ -47,7 +47,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def waiting_for(event: Event) -> str:
-    """What a node that is ``waiting`` waits for."""
+    """What a step that is ``waiting`` waits for."""
+    if event.node.startswith("@"):
+        return event.text
     return f"{event.node} waits: run {event.text} is writing its relation"
 
 

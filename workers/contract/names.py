@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Final
 
 QUEUE: Final = "dbt-relay"
@@ -52,10 +53,27 @@ TASK_OF_STEP: Final = {
     STEP_COMMAND: TASK_COMMAND,
 }
 
+READ: Final = "read "
+"""What stands before the name of a file that a run opens to read it, and not to write."""
+
 RUN_ID_PATTERN: Final = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{12}\Z"
 STEP_ID_PATTERN: Final = r"^(@(plan|start|close|command)|[A-Za-z_]+\.[^\x00-\x1f/\\]{1,1000})\Z"
 
 _RUN_ID = re.compile(RUN_ID_PATTERN)
+
+
+def warehouse_of_files(files: Mapping[str, bool]) -> str:
+    """The name of a single-process warehouse: the names of its files, one a line (`lua/files.lua` reads it).
+
+    Args:
+        files: name -> whether it is opened for writing.
+    """
+    return "\n".join(name if writes else READ + name for name, writes in sorted(files.items()))
+
+
+def files_of_warehouse(warehouse: str) -> tuple[str, ...]:
+    """The names of the files of a warehouse, in the order of its name."""
+    return tuple(line.removeprefix(READ) for line in warehouse.split("\n"))
 
 
 def new_run_id(now: float | None = None) -> str:
@@ -164,8 +182,13 @@ class Keys:
     def locks(self) -> str:  # what every lock's key begins with
         return f"{self.prefix}:lock:"
 
-    def lock(self, warehouse: str) -> str:  # hash: run, session and lease of who may open it
+    def lock(self, warehouse: str) -> str:  # hash: run, session and lease of who may write a file
         return f"{self.locks()}{warehouse}"
+
+    def lock_readers(
+        self, warehouse: str
+    ) -> str:  # hash: run that only reads it -> JSON of session and lease
+        return f"{self.lock(warehouse)}:readers"
 
     def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
         return f"{self.lock(warehouse)}:waiters"

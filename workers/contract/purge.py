@@ -148,6 +148,9 @@ def _forget_locks(store: RunStore, now: float) -> int:
                 if store.client.zscore(store.keys.active(), waiter.partition(b" ")[0]) is None:
                     store.client.lrem(key, 0, waiter)
             continue
+        if key.endswith(":readers"):
+            removed += _free_readers(store, key, now)
+            continue
         removed += _free(store, key, now)
     return removed
 
@@ -168,9 +171,35 @@ def _free(store: RunStore, key: str, now: float) -> bool:
         pipe.multi()
         if freed:
             pipe.delete(key)
-            if holder is not None:  # as lua/prelude.lua does: its process may have the file open still
-                pipe.hset(store.keys.strays(), holder, int(now * 1000))
-                pipe.expire(store.keys.strays(), 24 * 3600)
+            _suspect(pipe, store, holder, now)
 
     store.client.transaction(look, key)
     return freed
+
+
+def _free_readers(store: RunStore, key: str, now: float) -> int:
+    """The same for those that read a file; how many."""
+    freed: list[bytes] = []
+
+    def look(pipe: Any) -> None:
+        freed.clear()
+        holders = []
+        for run_id, raw in pipe.hgetall(key).items():
+            hold = msgspec.json.decode(raw)
+            if pipe.zscore(store.keys.active(), run_id) is None and hold.get("expires", 0) < now * 1000:
+                freed.append(run_id)
+                holders.append(hold.get("holder"))
+        pipe.multi()
+        for run_id, holder in zip(freed, holders, strict=True):
+            pipe.hdel(key, run_id)
+            _suspect(pipe, store, holder, now)
+
+    store.client.transaction(look, key)
+    return len(freed)
+
+
+def _suspect(pipe: Any, store: RunStore, holder: str | bytes | None, now: float) -> None:
+    """as lua/files.lua does: the process of a lock that was not let go may have the file open still."""
+    if holder is not None:
+        pipe.hset(store.keys.strays(), holder, int(now * 1000))
+        pipe.expire(store.keys.strays(), 24 * 3600)

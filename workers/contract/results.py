@@ -14,7 +14,9 @@ READY: Final = "ready"  # may be handed out
 QUEUED: Final = "queued"  # a message for it was handed out
 RUNNING: Final = "running"  # claimed: it has an owner, a fence and a lease
 RETRYING: Final = "retrying"  # failed for a passing reason, waits for its next attempt
-WAITING: Final = "waiting"  # for its relation, which another run is writing
+WAITING: Final = (
+    "waiting"  # for its relation, which another run is writing, or for a file that another program has open
+)
 DONE: Final = "done"  # finished, whatever the result
 STEP_STATES: Final = frozenset({BLOCKED, READY, QUEUED, RUNNING, RETRYING, WAITING, DONE})
 

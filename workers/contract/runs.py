@@ -39,7 +39,7 @@ class LastWord(msgspec.Struct, kw_only=True):
 @functools.cache
 def _script_text(name: str) -> str:
     folder = resources.files("workers") / "lua"
-    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return "".join((folder / f"{part}.lua").read_text() for part in ("prelude", "files", name))
 
 
 def steps_of(value: Any) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from workers.engine.spec import (
     StepResult,
 )
 from workers.engine.view import TASKS, RunView, build_view
-from workers.engine.warehouse import cancel_queries, close_warehouse, warehouse_of
+from workers.engine.warehouse import cancel_queries, close_warehouse, is_open, warehouse_of
 
 MAX_VIEWS = 8
 
@@ -200,6 +200,10 @@ class Engine:
             if view.pool is not None:
                 view.pool.close()  # dbt then begins no further batch
         cancel_queries()
+
+    def has_files_open(self) -> bool:
+        """Whether this process has the DuckDB files of a run open by now."""
+        return is_open()
 
     def release(self) -> None:
         """Close every connection: a DuckDB file is free for others afterwards."""

@@ -28,6 +28,7 @@ import msgspec
 from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
+from workers.engine import duckdb_connections
 from workers.engine.masking import mask_opening_errors
 
 CANCELLING = "cancel"
@@ -201,6 +202,7 @@ class FencedAdapters(dict[str, Any]):
     """What dbt's factory keeps its adapters in: those that it makes open fenced connections."""
 
     def __setitem__(self, name: str, adapter: Any) -> None:
+        duckdb_connections.record()
         _fence(adapter)
         mask_opening_errors(adapter)
         super().__setitem__(name, adapter)

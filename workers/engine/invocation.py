@@ -32,6 +32,7 @@ from dbt_common.events.event_manager_client import cleanup_event_logger, get_eve
 from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
 from dbt_common.utils import cast_dict_to_dict_of_strings
 
+from workers.engine import duckdb_connections
 from workers.engine.events import LineSink, StdoutLines, use_quiet_manager
 from workers.engine.spec import RunSpec
 
@@ -89,7 +90,7 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         dbt.deprecations.reset_deprecations()
         dbt.deprecations.buffered_deprecations.clear()
         get_event_manager().callbacks.append(sink)
-        with contextlib.redirect_stdout(stdout):
+        with contextlib.redirect_stdout(stdout), duckdb_connections.step():
             yield
     finally:
         stdout.close()

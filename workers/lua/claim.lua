@@ -8,7 +8,7 @@ local function granted(name, data)
   local writer = lock and redis.call('GET', lock .. ':writer')
   return cjson.encode({claimed = true, step = name, fence = data.fence, tries = data.tries,
     losses = data.losses, handed = data.handed or 0, index = data.index or 0, skip = data.skip or false,
-    cause = data.cause or '', busy = data.busy or '', died = data.died,
+    cause = data.cause or '', busy = data.busy or '', died = data.died, grace = data.grace and data.grace / 1000 or 0,
     stale = writer and writer ~= RUN_ID or false, stopping = run_state == 'stopping',
     strays = name == '@close' and number_field('lost') > 0, publish = dispatch()})
 end
@@ -65,7 +65,12 @@ local data = read_step(step)
 data.busy = nil
 if data.lock and not data.skip and session == '' then
   data.busy = writer_before(step)
-  if data.busy and run_field('relation_locks') ~= 'refuse' then
+  if data.busy and run_state == 'stopping' then
+    unwatch(step)
+    set_state(step, 'done')
+    close_when_done()
+    return refuse('run is stopping', dispatch())
+  elseif data.busy and run_field('relation_locks') ~= 'refuse' then
     if state_of(step) ~= 'waiting' then
       set_state(step, 'waiting')
       local _, waiters = relation_keys(step)
