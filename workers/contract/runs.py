@@ -34,6 +34,7 @@ class LastWord(msgspec.Struct, kw_only=True):
     error: ErrorInfo | None = None
     run_results: dict[str, Any] | None = None
     attempts: list[Attempt] = []
+    warnings: list[str] = []
 
 
 @functools.cache
