@@ -106,7 +106,7 @@ class Margin:
     """The least that was left of any lease, seconds."""
 
     def __init__(self, server: RedisServer) -> None:
-        self.least, self.most_load = LEASE_MS / 1000, 0.0
+        self.least, self.of, self.most_load = LEASE_MS / 1000, "", 0.0
         self._client, self._key = server.client(), Keys("relay").leases()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -126,8 +126,9 @@ class Margin:
                 pipe.zrange(self._key, 0, 0, withscores=True)
                 (seconds, micros), first = pipe.execute()
             self.most_load = max(self.most_load, os.getloadavg()[0])
-            if first:
-                self.least = min(self.least, first[0][1] / 1000 - seconds - micros / 1e6)
+            left = first[0][1] / 1000 - seconds - micros / 1e6 if first else self.least
+            if left < self.least:
+                self.least, self.of = left, first[0][0].decode().partition(" ")[2]
 
 
 def project_in(folder: Path) -> Path:
@@ -200,7 +201,7 @@ def main() -> int:
     failed = sum(not run["success"] or run["hooks"] != 1 for run in runs)
     print(
         f"{len(runs)} runs: {lost} leases lost, {repeated} steps executed again, {failed} runs failed or with "
-        f"hooks executed twice; least left of a lease {margin.least:.1f} s, load {margin.most_load:.0f}"
+        f"hooks executed twice; least left of a lease {margin.least:.1f} s ({margin.of}), load {margin.most_load:.0f}"
     )
     if given.json:
         found = {"machine": machine(), "runs": runs, "least": margin.least, "load": margin.most_load}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 import redis
@@ -24,6 +25,8 @@ from workers.children import can_execute
 from workers.contract.connection import serves_nobody
 from workers.contract.log import log
 from workers.ledger import Ledger, lease_clock
+
+T = TypeVar("T")
 
 Key = tuple[str, str, int]
 """Run, step and fence: one claim."""
@@ -74,19 +77,24 @@ def renew(ledger: Ledger, run_id: str, held: Iterable[tuple[str, int]]) -> tuple
 
     Returns:
         ``ok``, ``lost`` or ``stop`` for each, and until when, by `lease_clock`, nobody else can be given those
-        that are not lost. While the server is down it gives the steps to nobody, and the answer is ``ok``.
+        that are not lost.
 
     Raises:
         redis.RedisError: the server cannot be reached.
     """
     pairs, until = list(held), lease_clock() + ledger.lease_ms / 1000
+    return _unless_down(lambda: ledger.beat(run_id, pairs), ["ok"] * len(pairs)), until
+
+
+def _unless_down(ask: Callable[[], T], otherwise: T) -> T:
+    """What the server answers. While it is down it gives the steps to nobody, so they count as renewed."""
     try:
-        return ledger.beat(run_id, pairs), until
+        return ask()
     except redis.RedisError as error:
         if not serves_nobody(error):
             raise
         log("beat failed", error=str(error), phase="beat")
-        return ["ok"] * len(pairs), until
+        return otherwise
 
 
 def decode_leases(note: bytes | None) -> dict[Key, float]:
@@ -114,7 +122,8 @@ class ChildLeases:
         self._ledger, self._held, self._renewed = ledger, held, renewed
         self._can_execute = can_execute
         self._until: dict[Key, float] = {}
-        self._over: set[Key] = set()  # answered lost or stop
+        self._over: set[Key] = set()  # answered lost: finished, or another process's
+        self._stopping: set[Key] = set()  # answered stop
         self.interval = interval_of(ledger.lease_ms) / 2
 
     def look(self) -> None:
@@ -126,33 +135,44 @@ class ChildLeases:
         processes = {slot: msgspec.msgpack.decode(note, type=HeldLeases) for slot, note in self._held.items()}
         present = {lease.key for process in processes.values() for lease in process.leases}
         self._over &= present
+        self._stopping &= present
         self._until = {key: until for key, until in self._until.items() if key in present}
-        for slot, process in processes.items():
-            self._renew_for(slot, process)
+        due = [
+            (slot, run_id, leases)
+            for slot, process in processes.items()
+            for run_id, leases in self._due(process).items()
+            if self._can_execute(process.pid)
+        ]
+        if due:
+            self._renew(due)
+        for slot in {slot for slot, _, _ in due}:
+            mine = [Lease(*lease.key, self._until.get(lease.key, 0.0)) for lease in processes[slot].leases]
+            self._renewed.post(slot, msgspec.msgpack.encode(mine))
 
-    def _renew_for(self, slot: int, process: HeldLeases) -> None:
-        if any(lease.key in self._over for lease in process.leases):
-            # it must end this step. If it cannot, the step's lease and its session's run out together, and the
-            # run ends elsewhere
-            return
+    def _due(self, process: HeldLeases) -> dict[str, list[Lease]]:
+        """What to renew for a process, by run."""
+        if any(lease.key in self._stopping for lease in process.leases):
+            # It has to end this step. If it cannot, its leases run out together, its session's too, and the run
+            # ends elsewhere.
+            return {}
         early = lease_clock() + self._ledger.lease_ms / 1000 - 3 * self.interval
         due: dict[str, list[Lease]] = {}
         for lease in process.leases:
-            if max(lease.until, self._until.get(lease.key, 0.0)) < early:
+            if max(lease.until, self._until.get(lease.key, 0.0)) < early and lease.key not in self._over:
                 due.setdefault(lease.run_id, []).append(lease)
-        for run_id, leases in due.items():
-            if not self._can_execute(process.pid):
-                return
-            try:
-                answers, until = renew(self._ledger, run_id, [(each.step, each.fence) for each in leases])
-            except redis.ResponseError as error:  # of this run; the other runs' leases are renewed
-                log("lease not renewed", level=logging.WARNING, run=run_id, error=str(error), phase="beat")
+        return due
+
+    def _renew(self, due: list[tuple[int, str, list[Lease]]]) -> None:
+        until = lease_clock() + self._ledger.lease_ms / 1000
+        asked = [(run_id, [(each.step, each.fence) for each in leases]) for _, run_id, leases in due]
+        down: list[list[str] | redis.ResponseError] = [["ok"] * len(leases) for _, _, leases in due]
+        answers = _unless_down(lambda: self._ledger.beat_many(asked), down)
+        for (_, run_id, leases), words in zip(due, answers, strict=True):
+            if isinstance(words, redis.ResponseError):
+                log("lease not renewed", level=logging.WARNING, run=run_id, error=str(words), phase="beat")
                 continue
-            for lease, answer in zip(leases, answers, strict=True):
-                if answer == "ok":
+            for lease, word in zip(leases, words, strict=True):
+                if word == "ok":
                     self._until[lease.key] = until
                 else:
-                    self._over.add(lease.key)
-        if due:
-            mine = [Lease(*lease.key, self._until.get(lease.key, 0.0)) for lease in process.leases]
-            self._renewed.post(slot, msgspec.msgpack.encode(mine))
+                    (self._stopping if word == "stop" else self._over).add(lease.key)
