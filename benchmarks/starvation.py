@@ -128,7 +128,7 @@ class Margin:
             self.most_load = max(self.most_load, os.getloadavg()[0])
             left = first[0][1] / 1000 - seconds - micros / 1e6 if first else self.least
             if left < self.least:
-                self.least, self.of = left, first[0][0].decode().partition(" ")[2]
+                self.least, self.of = left, str(first[0][0]).partition(" ")[2]
 
 
 def project_in(folder: Path) -> Path:
