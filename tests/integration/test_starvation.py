@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from producer.client import RelayClient
 from tests.support.background import QUICK, Background
 from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer
@@ -110,6 +111,18 @@ def test_leases_outlast_a_process_that_keeps_the_gil_and_a_main_process_that_is_
     with duckdb.connect(str(duckdb_file)) as connection:
         assert connection.sql("select n from hooks").fetchall() == [(1,)]
     assert (result.warnings, result.stderr) == ((), "")
+
+
+def test_cancelled_run_does_not_wait_for_a_process_that_keeps_the_gil(
+    pool: WorkerPool, project: Path, redis_server: RedisServer
+) -> None:
+    (project / "models" / "left.sql").write_text("{% do log('working on left', info=true) %}{{ hold(300) }}")
+    run = Background(project, redis_server.broker_url, args=("run", "--select", "left"))
+    wait_until(lambda: run.said("working on left"), 40, "the node to run")
+    RelayClient(redis_server.broker_url).cancel(run.events[0].run_id)
+    result = run.wait(60)
+    assert result.error is not None
+    assert (result.return_code, result.error.code) == (1, "cancelled")
 
 
 @pytest.mark.parametrize(
