@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import socket
 import threading
@@ -192,7 +193,8 @@ def _post_leases(leases: list[Lease]) -> None:
         held_leases.clear(slot)
     elif not held_leases.post(slot, msgspec.msgpack.encode(HeldLeases(os.getpid(), leases))):
         held_leases.clear(slot)  # the note that is there is not true any more
-        log("no room for a note: this process renews its leases alone", slot=slot, phase="beat")
+        log("no room for a note: this process renews its leases alone", level=logging.DEBUG, slot=slot,
+            phase="beat")  # fmt: skip
 
 
 def _note(watched: Watched | None) -> None:
