@@ -308,11 +308,12 @@ def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) 
 
 def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines: Sequence[str]) -> DbtResult:
     """A run's result as callers see it."""
+    failure = [] if last.error is None or last.return_code == 0 else [last.error.message]
     ended, created = float(facts.get("ended", 0)), float(facts.get("created", 0))
     return DbtResult(
         success=last.return_code == 0,
         stdout="".join(f"{line}\n" for line in lines),
-        stderr="" if last.error is None or last.return_code == 0 else last.error.message,
+        stderr="\n".join([*failure, *last.warnings]),
         execution_time=max(0.0, ended - created),
         return_code=last.return_code,
         command=["dbt", *request.args],
@@ -321,6 +322,7 @@ def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines:
         error=last.error if last.return_code else None,
         run_results=last.run_results,
         attempts=tuple(last.attempts),
+        warnings=tuple(last.warnings),
     )
 
 

@@ -22,7 +22,7 @@ from producer.interrupts import Detached, Interrupts
 from producer.own_locks import explained
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
-from workers.contract.events import LINE, RUN, Event, waiting_for
+from workers.contract.events import LINE, REPEATED, RUN, Event, waiting_for
 from workers.contract.log import phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
@@ -260,13 +260,16 @@ def retry_run(
 
 
 def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
-    """Hears dbt's lines; that a node waits for another run is said on stderr, dbt has no line for it."""
+    """Passes dbt's lines on. What dbt has no line for goes to stderr: a node that waits for another run, and hooks
+    that may have been executed twice."""
 
     def heard(event: Event) -> None:
         if event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
             sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
+        elif event.state == REPEATED:
+            sys.stderr.write(f"dbt-relay: warning: {event.text}\n")
 
     return heard
 

@@ -25,6 +25,9 @@ app.conf.update(
     # A node that takes an hour must hide nothing behind it.
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
+    # Celery kills a pool process that did not report within this time after its fork (4 s by default). On a busy
+    # machine it needs longer, and the next one would too.
+    worker_proc_alive_timeout=60.0,
     # A lost broker connection says nothing about the warehouse: let nodes finish.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,

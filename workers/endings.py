@@ -18,6 +18,7 @@ import redis
 
 from workers import reports
 from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
+from workers.contract.events import REPEATED, STATE, Event
 from workers.contract.log import log
 from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
@@ -106,7 +107,8 @@ def end_run(
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
     attempt = attempt_of(held, claim, began, state, finished.error)
     before = held.ledger.attempts(claim.run_id) if attempts is None else attempts
-    final = reports.final_of(finished, steps, [*before, attempt])
+    warnings = reports.repetitions(run.request.word, finished, [*before, attempt])
+    final = reports.final_of(finished, steps, [*before, attempt], warnings)
     if run.request.return_artifacts:
         when_there_is_room(
             held,
@@ -117,6 +119,7 @@ def end_run(
         word="done" if finished.return_code == 0 else "error", final_state=state,
         final=final.decode(),
     )  # fmt: skip
+    _warn(held, claim, warnings)
     held.ledger.finish(claim, move, attempt=attempt)
     if run.request.env_file is not None:  # its caller may be gone
         Path(run.request.env_file).unlink(missing_ok=True)
@@ -124,6 +127,18 @@ def end_run(
     held.engine.forget(claim.run_id)
     log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)
     return {"run": claim.run_id, "state": state, "return_code": finished.return_code}
+
+
+def _warn(held: Runtime, claim: Claim, warnings: dict[str, str]) -> None:
+    """Publish warnings about steps of a run, before its result."""
+    for step, text in warnings.items():
+        log("executed again", level=logging.WARNING, run=claim.run_id, node=step, reason=text)
+        held.progress.emit(
+            Event(kind=STATE, run_id=claim.run_id, node=step, state=REPEATED, text=text, level="warn",
+                  at=time.time(), worker=held.owner)
+        )  # fmt: skip
+    if warnings:
+        held.progress.flush()
 
 
 def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:

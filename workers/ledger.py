@@ -245,6 +245,20 @@ class Ledger(RunStore):
         answer = self.call("beat", run_id, self.lease_ms, *flat)
         return [word.decode() for word in answer]
 
+    def beat_many(
+        self, held: Iterable[tuple[str, Iterable[tuple[str, int]]]]
+    ) -> list[list[str] | redis.ResponseError]:
+        """`beat` for (step, fence) pairs of several runs, in one round trip. A run's error is its answer."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for run_id, pairs in held:
+                flat = [part for pair in pairs for part in pair]
+                self.call("beat", run_id, self.lease_ms, *flat, pipe=pipe)
+            answers = pipe.execute(raise_on_error=False)
+        return [
+            answer if isinstance(answer, redis.ResponseError) else [word.decode() for word in answer]
+            for answer in answers
+        ]
+
     def stage(
         self, claim: Claim, nodes: Sequence[StagedNode], *, roots: tuple[str, ...], chunk: int = 100
     ) -> None:

@@ -23,11 +23,12 @@ from workers.contract.log import configure, log
 from workers.contract.names import Keys
 from workers.draining import drain, seconds_left
 from workers.intake import count_with
+from workers.lease_renewal import ChildLeases
 from workers.ledger import Ledger
 from workers.presence import Presence
 from workers.reaper import Reaper
 from workers.rounds import Rounds
-from workers.runtime import publish
+from workers.runtime import forget_predecessor, publish
 from workers.strays import Strays
 from workers.timekeeper import Timekeeper
 from workers.warden import Warden
@@ -64,11 +65,10 @@ def _before_the_pool(sender: Any = None, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def _ready(sender: Any = None, **_: Any) -> None:
-    keys = Keys(settings.namespace)
-    client = connect(settings.broker_url or "redis://127.0.0.1:6379/0")
-    ledger = Ledger(
-        client, keys=keys, lease_ms=int(settings.lease_seconds * 1000), result_ttl=settings.result_ttl
-    )
+    keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
+    url = settings.broker_url or "redis://127.0.0.1:6379/0"
+    client = connect(url)
+    ledger = Ledger(client, keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl)
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
     presence = Presence(client, keys, str(getattr(sender, "hostname", "")), processes)
     send = functools.partial(publish, ledger)
@@ -79,12 +79,15 @@ def _ready(sender: Any = None, **_: Any) -> None:
     warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
     timekeeper = Timekeeper(ledger, send, board.notes)
+    impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
+    child_leases = ChildLeases(Ledger(impatient, keys=keys, lease_ms=lease_ms))
     presence.say()
     _presence.append(presence)
     _rounds.extend(
         Rounds(name, look, interval=interval, failed=failed, phase=phase)
         for name, look, interval, failed, phase in (
             ("presence", presence.say, Presence.INTERVAL, "could not say hello", "presence"),
+            ("child-leases", child_leases.look, child_leases.interval, "beat failed", "beat"),
             ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
             ("warden", warden.look, Warden.INTERVAL, "a dead process could not be reported", "reap"),
             ("timekeeper", timekeeper.look, Timekeeper.INTERVAL, "time limits not looked at", "limits"),
@@ -93,6 +96,11 @@ def _ready(sender: Any = None, **_: Any) -> None:
     for each in _rounds:
         each.start()
     log("worker ready", processes=processes)
+
+
+@signals.worker_process_init.connect
+def _process_starts(**_: Any) -> None:
+    forget_predecessor()
 
 
 @signals.worker_shutting_down.connect

@@ -3,6 +3,9 @@
 Every worker has one, in a thread of its main process; any number may run at once, since each move is
 one script of the ledger. After Redis came back from a restart, or from a time in which it answered
 nobody or refused every write, it waits for as long as a lease lasts, so that whoever is alive can renew first.
+
+It waits for half a lease after a pause of its own, or a jump of the server's clock: what stopped this process may
+have stopped the machine with everybody who renews leases.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 import redis
 
 from workers.contract.log import log
-from workers.ledger import Ledger
+from workers.ledger import Ledger, lease_clock
 from workers.strays import Strays
 
 Publish = Callable[[str, Sequence[str]], None]
@@ -30,7 +33,8 @@ class Reaper:
         self._ledger, self._publish = ledger, publish
         self._queue, self._interval, self._strays = queue, interval, strays
         self._server: str | None = None
-        self._quiet_until = 0.0
+        self._quiet = 0.0  # seconds for which this reaper has still to run before it puts anything back
+        self._clocks: tuple[float, float] | None = None  # this machine's and the server's at the last sweep
         self._last_dispatch = 0.0
 
     def sweep(self) -> int:
@@ -48,9 +52,11 @@ class Reaper:
     def _sweep(self) -> int:
         began = time.monotonic()
         self._ledger.try_a_write()  # who cannot write could not renew a lease either
+        now = self._ledger.server_time()
+        self._look_at_the_clocks(now)
         if self._server_is_fresh():
             return 0
-        moved, now_ms = 0, int(self._ledger.server_time() * 1000)
+        moved, now_ms = 0, int(now * 1000)
         empty = self._ledger.queue_length(self._queue) == 0
         overdue = self._ledger.overdue(queue_empty=empty)
         if time.monotonic() - began > self._ledger.lease_ms / 3000:
@@ -98,9 +104,23 @@ class Reaper:
                 self._wait_for_renewals("server restarted")
         return self._is_waiting()
 
-    def _wait_for_renewals(self, why: str) -> None:
-        self._quiet_until = time.monotonic() + self._ledger.lease_ms / 1000
+    def _look_at_the_clocks(self, server_time: float) -> None:
+        """Count how long this reaper was running, and wait for renewals where it was not for a while."""
+        now, before = (lease_clock(), server_time), self._clocks
+        self._clocks = now
+        if before is None:
+            return
+        away = max(now[0] - before[0], now[1] - before[1])
+        was_quiet = self._is_waiting()
+        # After a pause nobody knows how much of it the others were running: it counts as two sweeps. So a reaper
+        # that is starved for long waits too, but not for ever.
+        self._quiet -= min(max(0.0, away), 2 * self._interval)
+        if not was_quiet and away > self._interval + self._ledger.lease_ms / 3000:
+            self._wait_for_renewals("this reaper was away", self._ledger.lease_ms / 2000)
+
+    def _wait_for_renewals(self, why: str, seconds: float | None = None) -> None:
+        self._quiet = self._ledger.lease_ms / 1000 if seconds is None else seconds
         log(f"{why}, waiting for renewals", phase="reap")
 
     def _is_waiting(self) -> bool:
-        return time.monotonic() < self._quiet_until
+        return self._quiet > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import socket
 import threading
@@ -30,6 +31,7 @@ from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
+from workers.lease_renewal import HeldLeases, Lease, decode_leases, held_leases, renewed_leases
 from workers.ledger import Ledger
 from workers.progress import Progress
 from workers.strays import Strays
@@ -101,7 +103,7 @@ class Runtime:
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
         self.heart = Heart(
             Ledger(impatient, keys=keys, lease_ms=lease_ms), self.engine.cancel, too_long=TimeLimitError,
-            note=_note,
+            note=_note, post=_post_leases, renewed=lambda: decode_leases(renewed_leases.note(_slot())),
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
         self.strays = Strays(self.ledger.client, self.ledger.keys)
@@ -173,9 +175,31 @@ class Runtime:
         publish(self.ledger, run_id, steps)
 
 
+def _slot() -> int:
+    """The place of this process in the pool."""
+    return int(getattr(current_process(), "index", 0))
+
+
+def forget_predecessor() -> None:
+    """Clear what an earlier process at the same place in the pool left in shared memory."""
+    for each in (board, held_leases, renewed_leases):
+        each.clear(_slot())
+
+
+def _post_leases(leases: list[Lease]) -> None:
+    """Tell the parent of this process which leases to renew where this process cannot."""
+    slot = _slot()
+    if not leases:
+        held_leases.clear(slot)
+    elif not held_leases.post(slot, msgspec.msgpack.encode(HeldLeases(os.getpid(), leases))):
+        held_leases.clear(slot)  # the note that is there is not true any more
+        log("no room for a note: this process renews its leases alone", level=logging.DEBUG, slot=slot,
+            phase="beat")  # fmt: skip
+
+
 def _note(watched: Watched | None) -> None:
     """Tell the parent of this process what it executes."""
-    slot = getattr(current_process(), "index", 0)  # its place in the pool
+    slot = _slot()
     if watched is None:
         board.clear(slot)
     elif not board.post(slot, msgspec.json.encode(watched)):

@@ -16,6 +16,9 @@ DEBUG: Final = "debug"  # a dbt event below console level, published with --debu
 STATE: Final = "state"  # a step changed state
 RUN: Final = "run"  # the run changed state; the last entry of a stream is a terminal one
 
+REPEATED: Final = "repeated"
+"""State of a step whose hooks, or whose command, may have been executed twice."""
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry.
@@ -25,7 +28,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         run_id: of which run.
         node: dbt's unique id (or an ``@`` step), or an empty string.
         text: the line, without its newline, as dbt would print it on the console; of a node that is
-            ``waiting``: the run that writes its relation; of an ``@`` step: what it waits for.
+            ``waiting``: the run that writes its relation, and of an ``@`` step what it waits for; of a step that
+            was ``repeated``: a warning.
         level: dbt's: debug, info, warn, error.
         state: for `STATE` and `RUN`: the new state, or dbt's status once done.
         attempt: which attempt of the node, from 1.

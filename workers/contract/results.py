@@ -96,6 +96,8 @@ class DbtResult(msgspec.Struct, kw_only=True):
         run_results: dbt's run_results.json as a dict, or None where the command writes none.
         attempts: every execution of the steps around the nodes, in order: plan, start and close, or
             a command that runs whole. Those of a node are in its `NodeResult`.
+        warnings: what dbt-relay has to say about a run that went on after a worker was lost: hooks, or a
+            command, that may have been executed twice. Also in `stderr`.
     """
 
     success: bool
@@ -109,3 +111,4 @@ class DbtResult(msgspec.Struct, kw_only=True):
     error: ErrorInfo | None = None
     run_results: dict[str, Any] | None = None
     attempts: tuple[Attempt, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -34,6 +34,7 @@ class LastWord(msgspec.Struct, kw_only=True):
     error: ErrorInfo | None = None
     run_results: dict[str, Any] | None = None
     attempts: list[Attempt] = []
+    warnings: list[str] = []
 
 
 @functools.cache
@@ -65,8 +66,8 @@ class RunStore:
         self._scripts: dict[str, Any] = {}
         self._priorities: dict[str, int] = {}
 
-    def call(self, name: str, run_id: str, *args: Any) -> Any:
-        """Run a script on a run's keys."""
+    def call(self, name: str, run_id: str, *args: Any, pipe: Any = None) -> Any:
+        """Run a script on a run's keys, or add it to a pipeline."""
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self.client.register_script(_script_text(name))
@@ -75,7 +76,7 @@ class RunStore:
             *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.watches(), keys.active(),
             keys.finished(), keys.locks(), keys.strays(),
         ]  # fmt: skip
-        return script(keys=names, args=[run_id, *args])
+        return script(keys=names, args=[run_id, *args], client=pipe)
 
     def call_json(self, name: str, run_id: str, *args: Any) -> dict[str, Any]:
         """Run a script that answers JSON."""
