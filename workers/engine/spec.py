@@ -12,6 +12,7 @@ import msgspec
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import Event
 from workers.contract.messages import Seconds
+from workers.contract.surroundings import Surroundings
 
 OnEvent = Callable[[Event], None]
 
@@ -25,6 +26,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         env: the whole environment that dbt is to see.
         invocation_id: dbt's, one for the whole run.
         started_at: ``run_started_at``, seconds since the epoch, UTC.
+        surroundings: what else dbt's process would inherit from its caller.
     """
 
     run_id: str
@@ -36,6 +38,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     debug: bool = False
     required_models: tuple[str, ...] = ()
+    surroundings: Surroundings = Surroundings()
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,208 @@
+"""stdout and stderr of a step: what its code writes there, by whatever means, becomes lines of the run.
+
+dbt's own lines are events. Beside them, Python models, plugins and macros print, warn and log, write to file
+descriptors, and start programs that inherit these. For the time of a step, descriptors 1 and 2 are pipes, which a
+thread of this process reads.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import ctypes
+import fcntl
+import io
+import logging
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import IO, Any, cast
+
+_PIPE_BYTES = 1024 * 1024
+"""The most that Linux lets an unprivileged process ask for (``/proc/sys/fs/pipe-max-size``). Code that holds the GIL
+while it writes more than that at once stops itself: the reading thread needs the GIL as well."""
+
+_READ_BYTES = 65536
+_LIBC = ctypes.CDLL(None)
+Tell = Callable[[str, str], None]
+"""Takes a line and its stream, ``stdout`` or ``stderr``."""
+
+
+class _Stream:
+    """One file descriptor, diverted to a pipe. Texts are UTF-8; other bytes become ``\\xff`` escapes."""
+
+    def __init__(self, name: str, number: int, tell: Tell, before_write: Callable[[], None]) -> None:
+        self.name, self.rest, self.ended = name, "", False
+        self._number, self._tell = number, tell
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self.reading, writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        with contextlib.suppress(OSError, AttributeError):  # Linux; or the user has too many large pipes
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._saved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.dup2(writing, number)
+        os.close(writing)
+        self.text = io.TextIOWrapper(
+            io.BufferedWriter(cast(Any, _Ordered(number, before_write))), encoding="utf-8",
+            errors="strict" if name == "stdout" else "backslashreplace", line_buffering=True,
+        )  # fmt: skip
+
+    def read(self) -> None:
+        """Tell the lines that are in the pipe; does not wait for any."""
+        while not self.ended:
+            try:
+                data = os.read(self.reading, _READ_BYTES)
+            except BlockingIOError:
+                return
+            self.ended = not data
+            *lines, self.rest = (self.rest + self._decoder.decode(data)).split("\n")
+            for line in lines:
+                self._tell(line, self.name)
+
+    def restore(self) -> None:
+        """Give the descriptor back."""
+        os.dup2(self._saved, self._number)
+        os.close(self._saved)
+
+    def end(self) -> None:
+        """Tell what is left, a line without its newline too."""
+        self.read()
+        rest = self.rest + self._decoder.decode(b"", final=True)
+        if rest:
+            self._tell(rest, self.name)
+        if self.ended:
+            os.close(self.reading)
+        else:  # a program that outlives the step still writes: it must not die of a broken pipe
+            threading.Thread(target=_discard, args=(self.reading,), name="discard", daemon=True).start()
+
+
+class _Ordered(io.FileIO):
+    """A descriptor that lets what was written before to the other stream be told first."""
+
+    def __init__(self, number: int, before_write: Callable[[], None]) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._before_write = before_write
+
+    def write(self, data: Any) -> int:
+        """See `io.RawIOBase`."""
+        self._before_write()
+        return super().write(data)
+
+
+class StepConsole:
+    """Diverts stdout and stderr of this process while it lasts.
+
+    Lines come in the order in which they were written to one stream. Between the streams the order is that of
+    the calls, as long as Python's own `sys.stdout` and `sys.stderr` are used.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        """
+        Args:
+            tell: is called with each line, from the writing thread or from the reading one.
+        """
+        self._tell = tell
+        self._lock = threading.RLock()
+        self._owner = os.getpid()
+        self._streams: tuple[_Stream, ...] = ()
+
+    def __enter__(self) -> StepConsole:
+        self._before: tuple[IO[str], IO[str]] = (sys.stdout, sys.stderr)
+        _flush(*self._before, sys.__stdout__, sys.__stderr__)
+        self._stopped, self._stop = os.pipe()
+        for name, number in (("stdout", 1), ("stderr", 2)):
+            self._streams += (_Stream(name, number, self._tell, self.drain),)
+        sys.stdout, sys.stderr = (stream.text for stream in self._streams)
+        self._reader = threading.Thread(target=self._read, name="console", daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _flush(
+            sys.stdout, sys.stderr, *(stream.text for stream in self._streams), sys.__stdout__, sys.__stderr__
+        )
+        sys.stdout, sys.stderr = self._before
+        for stream in self._streams:
+            stream.restore()
+        os.write(self._stop, b"x")  # to close it is not enough: a fork may have it too
+        self._reader.join()
+        os.close(self._stop)
+        os.close(self._stopped)
+        for stream in self._streams:
+            stream.end()
+        self._streams = ()
+
+    def drain(self) -> None:
+        """Tell what was written so far."""
+        if os.getpid() != self._owner:  # a fork writes into the same pipes; its parent reads them
+            return
+        with self._lock:
+            for stream in self._streams:
+                stream.read()
+
+    def before_line(self) -> str:
+        """Tell what was written so far; the begin of the line of stdout that is not complete yet, if any."""
+        if not self._streams:
+            return ""
+        out = self._streams[0]
+        with contextlib.suppress(ValueError):  # code may have closed it
+            out.text.flush()  # not under the lock: writing takes the stream's own lock first, then this one
+        self.drain()
+        with self._lock:
+            rest, out.rest = out.rest, ""
+        return rest
+
+    def _read(self) -> None:
+        poll = select.poll()
+        for stream in self._streams:
+            poll.register(stream.reading, select.POLLIN)
+        poll.register(self._stopped, select.POLLIN | select.POLLHUP)
+        while True:
+            ready = {number for number, _ in poll.poll()}
+            if self._stopped in ready:
+                return
+            self.drain()
+            for stream in self._streams:
+                if stream.ended and stream.reading in ready:  # code closed the descriptor
+                    poll.unregister(stream.reading)
+
+
+@contextlib.contextmanager
+def stock_root_logger() -> Iterator[None]:
+    """The root logger as a dbt process has it: what code logs goes to its stderr, not into the worker's log.
+
+    A library that dbt imports for its usage statistics calls ``logging.basicConfig()``.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    if "snowplow_tracker" in sys.modules:
+        logging.basicConfig(level=logging.WARNING)
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _flush(*streams: IO[str] | None) -> None:
+    """Empty the buffers of Python's streams, and those of C's."""
+    for stream in streams:
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    _LIBC.fflush(None)
+
+
+def _discard(reading: int) -> None:
+    os.set_blocking(reading, True)
+    with contextlib.suppress(OSError):
+        while os.read(reading, _READ_BYTES):
+            pass
+    os.close(reading)
