@@ -325,12 +325,26 @@ def _limits(settings: Settings) -> Limits:
 def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:
     """The caller's environment and surroundings for an embedded worker: a file that only this user can read."""
     raw = encode_environment({**environ, **of_this_process()})
-    folder = runtime_dir / "env"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{run_id}.json"
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(raw)
+    path = runtime_dir / "env" / f"{run_id}.json"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(raw)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _no_runtime_folder(path.parent, error) from error
     return path
+
+
+def _no_runtime_folder(folder: Path, error: OSError) -> Exception:
+    from producer.embedded_errors import setup_error
+
+    return setup_error(
+        "runtime_dir_unusable",
+        f"The embedded stack's folder {folder} cannot be written: {error.strerror}.",
+        "Run the command again: where the folder is gone, a new stack is started. If a program that cleans "
+        "temporary folders removed it, set DBT_RELAY_RUNTIME_DIR to a folder elsewhere.",
+    )
 
 
 def _is_there(path: Path, run_results: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 
 from tests.support.engine import Ran, Shared, drive, spec_for
@@ -35,10 +36,13 @@ class Warm:
     def __init__(self, project: Path) -> None:
         self.project, self.engine = project, Engine(Shared())
 
-    def run(self, *select: str, env: Mapping[str, str] | None = None, project: Path | None = None, **more: Any) -> Ran:
+    def run(
+        self, *select: str, env: Mapping[str, str] | None = None, project: Path | None = None, **more: Any
+    ) -> Ran:
         """``dbt run --select …`` of a caller whose environment has `env` on top of the test's."""
         with warnings.catch_warnings():
-            warnings.simplefilter("default")  # pytest makes errors of them
+            warnings.simplefilter("default")  # pytest makes errors of them, and collects them
+            warnings.showwarning = lambda *what, **_: sys.stderr.write(warnings.formatwarning(*what[:4]))
             spec = spec_for(project or self.project, "run", "--select", *select, env=env, **more)
             ran = drive(self.engine, spec)
         close_warehouse()
@@ -95,10 +99,22 @@ def test_inherited_attributes_are_those_that_plain_dbt_has(
     limits = {"RLIMIT_NOFILE": 800, "RLIMIT_CORE": 0}
     tempfile.gettempdir()  # an earlier run has looked already
     with soft_limit(resource.RLIMIT_NOFILE, 700):
-        before = (os.getcwd(), os.umask(0o022), dict(os.environ), sys.path[:], resource.getrlimit(resource.RLIMIT_NOFILE))
+        before = (
+            os.getcwd(),
+            os.umask(0o022),
+            dict(os.environ),
+            sys.path[:],
+            resource.getrlimit(resource.RLIMIT_NOFILE),
+        )
         warm.run("zone")
         warm.run("inherited", "zone", env=env, surroundings=Surroundings(umask=0o077, limits=limits))
-        after = (os.getcwd(), os.umask(before[1]), dict(os.environ), sys.path[:], resource.getrlimit(resource.RLIMIT_NOFILE))
+        after = (
+            os.getcwd(),
+            os.umask(before[1]),
+            dict(os.environ),
+            sys.path[:],
+            resource.getrlimit(resource.RLIMIT_NOFILE),
+        )
     assert after == before[:1] + (0o022,) + before[2:]
     ((here,),), ((there,),) = rows("inherited"), rows("inherited", tmp_path / "beside.duckdb")
     assert json.loads(here) == json.loads(there.replace(str(beside), str(warm.project)))
@@ -170,8 +186,8 @@ def test_installed_modules_stay(warm: Warm, tmp_path: Path) -> None:
 
 def test_output_is_that_of_plain_dbt(warm: Warm, copy_project: Copy, tmp_path: Path) -> None:
     done = plain(copy_project("caller", tmp_path / "beside"), tmp_path / "beside.duckdb", "said", env={})
-    descriptors = len(os.listdir("/proc/self/fd"))
     ran = warm.run("said")
+    descriptors = len(os.listdir("/proc/self/fd"))
     again = warm.run("said")  # warnings are shown once a process, so in each run
     assert len(os.listdir("/proc/self/fd")) == descriptors
     expected = done.stdout.decode(errors="backslashreplace").splitlines()
@@ -187,3 +203,30 @@ def test_output_is_that_of_plain_dbt(warm: Warm, copy_project: Copy, tmp_path: P
 def plainly(lines: list[str]) -> list[str]:
     """Lines without the place of the temporary file that dbt-duckdb writes a model to."""
     return [line[line.index(".py:") :] if ".py:" in line else line for line in lines]
+
+
+def test_a_worker_goes_on_when_its_folders_are_gone(
+    warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("start", "temporary", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # as of an earlier use
+    for name in ("start", "temporary", "home"):
+        (tmp_path / name).rmdir()
+    warm.run("inherited")
+    assert json.loads(rows("inherited")[0][0])["cwd"] == str(warm.project)
+    with pytest.raises(FileNotFoundError):
+        os.getcwd()
+
+
+def test_a_working_directory_that_is_not_there_says_what_to_do(warm: Warm, tmp_path: Path) -> None:
+    spec = msgspec.structs.replace(spec_for(warm.project, "run"), cwd=str(tmp_path / "elsewhere"))
+    ran = drive(warm.engine, spec)
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    for word in (str(tmp_path / "elsewhere"), "No such file or directory", "DBT_RELAY_PROJECT_DIR"):
+        assert word in ran.finished.error.message
+    assert "[Errno" not in ran.finished.error.message

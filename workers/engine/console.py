@@ -17,6 +17,7 @@ import os
 import select
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import IO, Any, cast
@@ -173,20 +174,23 @@ class StepConsole:
 
 
 @contextlib.contextmanager
-def stock_root_logger() -> Iterator[None]:
-    """The root logger as a dbt process has it: what code logs goes to its stderr, not into the worker's log.
+def stock_logging() -> Iterator[None]:
+    """Logging and warnings as a dbt process has them: on stderr, not in the worker's log.
 
-    A library that dbt imports for its usage statistics calls ``logging.basicConfig()``.
+    A library that dbt imports for its usage statistics calls ``logging.basicConfig()``; Celery takes warnings into
+    its log.
     """
-    root = logging.getLogger()
+    root, captured = logging.getLogger(), warnings.showwarning.__module__ == "logging"
     handlers, level = root.handlers[:], root.level
     root.handlers[:] = []
     if "snowplow_tracker" in sys.modules:
         logging.basicConfig(level=logging.WARNING)
     root.setLevel(logging.WARNING)
+    logging.captureWarnings(False)
     try:
         yield
     finally:
+        logging.captureWarnings(captured)
         root.handlers[:] = handlers
         root.setLevel(level)
 

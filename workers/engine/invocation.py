@@ -31,7 +31,7 @@ from dbt_common.events.event_manager_client import cleanup_event_logger, get_eve
 from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
 from dbt_common.utils import cast_dict_to_dict_of_strings
 
-from workers.engine.console import StepConsole, stock_root_logger
+from workers.engine.console import StepConsole, stock_logging
 from workers.engine.events import LineSink, use_quiet_manager
 from workers.engine.inherited import inherited
 from workers.engine.modules import CallersModules
@@ -68,7 +68,7 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         inherited(spec),
         _modules.of(spec.run_id, spec.env, spec.cwd),
         StepConsole(sink.written) as console,
-        stock_root_logger(),
+        stock_logging(),
     ):
         sink.console = console
         sys.argv = ["dbt", *spec.args]  # dbt's invocation_command

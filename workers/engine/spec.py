@@ -198,8 +198,21 @@ class SharedContexts(Protocol):
 
 
 def encode(value: Any) -> bytes:
-    """JSON of the engine's answers. dbt's own string types become strings."""
-    return msgspec.json.encode(value, enc_hook=_plain)
+    """JSON of the engine's answers. dbt's own string types become strings; bytes that are not UTF-8, escapes."""
+    try:
+        return msgspec.json.encode(value, enc_hook=_plain)
+    except UnicodeEncodeError:  # of an environment value
+        return msgspec.json.encode(_escaped(msgspec.to_builtins(value, enc_hook=_plain)))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, dict):
+        return {_escaped(name): _escaped(item) for name, item in value.items()}
+    return value
 
 
 def _plain(value: Any) -> Any:
