@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,14 @@ def soft_limit(number: int, soft: int) -> Iterator[None]:
         resource.setrlimit(number, before)
 
 
+def attributes() -> tuple[Any, ...]:
+    """What this process has."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE)
+    return os.getcwd(), umask, dict(os.environ), sys.path[:], time.tzname, limits
+
+
 def test_inherited_attributes_are_those_that_plain_dbt_has(
     warm: Warm, copy_project: Copy, tmp_path: Path
 ) -> None:
@@ -99,23 +108,10 @@ def test_inherited_attributes_are_those_that_plain_dbt_has(
     limits = {"RLIMIT_NOFILE": 800, "RLIMIT_CORE": 0}
     tempfile.gettempdir()  # an earlier run has looked already
     with soft_limit(resource.RLIMIT_NOFILE, 700):
-        before = (
-            os.getcwd(),
-            os.umask(0o022),
-            dict(os.environ),
-            sys.path[:],
-            resource.getrlimit(resource.RLIMIT_NOFILE),
-        )
+        before = attributes()
         warm.run("zone")
         warm.run("inherited", "zone", env=env, surroundings=Surroundings(umask=0o077, limits=limits))
-        after = (
-            os.getcwd(),
-            os.umask(before[1]),
-            dict(os.environ),
-            sys.path[:],
-            resource.getrlimit(resource.RLIMIT_NOFILE),
-        )
-    assert after == before[:1] + (0o022,) + before[2:]
+        assert attributes() == before
     ((here,),), ((there,),) = rows("inherited"), rows("inherited", tmp_path / "beside.duckdb")
     assert json.loads(here) == json.loads(there.replace(str(beside), str(warm.project)))
     assert json.loads(here)["umask"] == "0077"
