@@ -20,7 +20,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, Any, TextIO, cast
+
+from workers.contract.log import log
 
 _PIPE_BYTES = 1024 * 1024
 """The most that Linux lets an unprivileged process ask for (``/proc/sys/fs/pipe-max-size``). Code that holds the GIL
@@ -35,7 +37,7 @@ Tell = Callable[[str, str], None]
 class _Stream:
     """One file descriptor, diverted to a pipe. Texts are UTF-8; other bytes become ``\\xff`` escapes."""
 
-    def __init__(self, name: str, number: int, tell: Tell, before_write: Callable[[], None]) -> None:
+    def __init__(self, name: str, number: int, tell: Tell, drain: Callable[[], None]) -> None:
         self.name, self.rest, self.ended = name, "", False
         self._number, self._tell = number, tell
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
@@ -47,7 +49,7 @@ class _Stream:
         os.dup2(writing, number)
         os.close(writing)
         self.text = io.TextIOWrapper(
-            io.BufferedWriter(cast(Any, _Ordered(number, before_write))), encoding="utf-8",
+            io.BufferedWriter(cast(Any, _Ordered(number, drain))), encoding="utf-8",
             errors="strict" if name == "stdout" else "backslashreplace", line_buffering=True,
         )  # fmt: skip
 
@@ -81,16 +83,18 @@ class _Stream:
 
 
 class _Ordered(io.FileIO):
-    """A descriptor that lets what was written before to the other stream be told first."""
+    """A descriptor of which each write is told after all that was written before, and before all that follows."""
 
-    def __init__(self, number: int, before_write: Callable[[], None]) -> None:
+    def __init__(self, number: int, drain: Callable[[], None]) -> None:
         super().__init__(number, "w", closefd=False)
-        self._before_write = before_write
+        self._drain = drain
 
     def write(self, data: Any) -> int:
         """See `io.RawIOBase`."""
-        self._before_write()
-        return super().write(data)
+        self._drain()
+        written = super().write(data)
+        self._drain()
+        return written
 
 
 class StepConsole:
@@ -108,49 +112,43 @@ class StepConsole:
         self._tell = tell
         self._lock = threading.RLock()
         self._owner = os.getpid()
-        self._streams: tuple[_Stream, ...] = ()
+        self.streams: tuple[_Stream, ...] = ()
 
     def __enter__(self) -> StepConsole:
-        self._before: tuple[IO[str], IO[str]] = (sys.stdout, sys.stderr)
+        self._before: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
         _flush(*self._before, sys.__stdout__, sys.__stderr__)
-        self._stopped, self._stop = os.pipe()
         for name, number in (("stdout", 1), ("stderr", 2)):
-            self._streams += (_Stream(name, number, self._tell, self.drain),)
-        sys.stdout, sys.stderr = (stream.text for stream in self._streams)
-        self._reader = threading.Thread(target=self._read, name="console", daemon=True)
-        self._reader.start()
+            self.streams += (_Stream(name, number, self._tell, self.drain),)
+        sys.stdout, sys.stderr = (stream.text for stream in self.streams)
+        _reader().read(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _flush(
-            sys.stdout, sys.stderr, *(stream.text for stream in self._streams), sys.__stdout__, sys.__stderr__
-        )
+        own = (stream.text for stream in self.streams)
+        _flush(sys.stdout, sys.stderr, *own, sys.__stdout__, sys.__stderr__)
         sys.stdout, sys.stderr = self._before
-        for stream in self._streams:
+        for stream in self.streams:
             stream.restore()
-        os.write(self._stop, b"x")  # to close it is not enough: a fork may have it too
-        self._reader.join()
-        os.close(self._stop)
-        os.close(self._stopped)
-        for stream in self._streams:
-            stream.end()
-        self._streams = ()
+        with self._lock:  # afterwards the reading thread finds nothing to read
+            ended, self.streams = self.streams, ()
+            for stream in ended:
+                stream.end()
 
     def drain(self) -> None:
         """Tell what was written so far."""
         if os.getpid() != self._owner:  # a fork writes into the same pipes; its parent reads them
             return
         with self._lock:
-            for stream in self._streams:
+            for stream in self.streams:
                 stream.read()
 
     def before_line(self) -> str:
         """Tell what was written so far; the begin of the line of stdout that is not complete yet, if any."""
-        if not self._streams:
+        if not self.streams:
             return ""
-        out = self._streams[0]
+        out = self.streams[0]
         with contextlib.suppress(ValueError):  # code may have closed it
             out.text.flush()  # not under the lock: writing takes the stream's own lock first, then this one
         self.drain()
@@ -158,19 +156,49 @@ class StepConsole:
             rest, out.rest = out.rest, ""
         return rest
 
-    def _read(self) -> None:
-        poll = select.poll()
-        for stream in self._streams:
-            poll.register(stream.reading, select.POLLIN)
-        poll.register(self._stopped, select.POLLIN | select.POLLHUP)
+
+class _Reader:
+    """The thread that reads the pipes of the step that executes. Each process has one: to start a thread for each
+    step, and to wait for its end, would take longer than all the rest."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._console: StepConsole | None = None
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        threading.Thread(target=self._work, name="console", daemon=True).start()
+
+    def read(self, console: StepConsole) -> None:
+        """Read the pipes of `console` from now on, as long as it has any."""
+        self._console = console
+        with contextlib.suppress(BlockingIOError):  # full: it will wake up
+            os.write(self._wake, b"x")
+
+    def _work(self) -> None:
         while True:
-            ready = {number for number, _ in poll.poll()}
-            if self._stopped in ready:
-                return
-            self.drain()
-            for stream in self._streams:
-                if stream.ended and stream.reading in ready:  # code closed the descriptor
-                    poll.unregister(stream.reading)
+            console, poll = self._console, select.poll()
+            poll.register(self._woken, select.POLLIN)
+            for stream in () if console is None else console.streams:
+                if not stream.ended:
+                    poll.register(stream.reading, select.POLLIN)
+            # A step may end meanwhile: its descriptors are closed, or are something else's by the time. Then this
+            # wakes once for nothing. Only `drain` reads, and it knows what is open.
+            if any(number == self._woken for number, _ in poll.poll()):
+                os.read(self._woken, 4096)
+            try:
+                if console is not None:
+                    console.drain()
+            except Exception as error:  # noqa: BLE001 - without this thread, a step would wait when a pipe is full
+                log("lines of a step lost", error=str(error), exc_info=True)
+
+
+_readers: list[_Reader] = []
+
+
+def _reader() -> _Reader:
+    if not _readers or _readers[0].owner != os.getpid():  # none yet, or this process is a fork
+        _readers[:] = [_Reader()]
+    return _readers[0]
 
 
 @contextlib.contextmanager
