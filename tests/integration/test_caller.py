@@ -45,7 +45,7 @@ def call(
 ) -> subprocess.CompletedProcess[bytes]:
     """``dbt run --select …`` of a shell with a umask and limits of its own."""
     done = subprocess.run(
-        ["sh", "-c", 'umask 027; ulimit -S -c 0; exec "$0" "$@"', str(BIN / program), "run", "--select", *select],
+        ["sh", "-c", 'umask 027; ulimit -S -c 0; ulimit -S -f 4000000; ulimit -S -s 4096; exec "$0" "$@"', str(BIN / program), "run", "--select", *select],
         cwd=project, env={**env, "RELAY_TEST_DUCKDB": str(project / "warehouse.duckdb")}, capture_output=True,
         check=False, timeout=150,
     )  # fmt: skip

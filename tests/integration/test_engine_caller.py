@@ -23,7 +23,7 @@ import pytest
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.processes import unmeasured
 from workers.contract.events import STDERR
-from workers.contract.surroundings import Surroundings
+from workers.contract.surroundings import SOFT_LIMITS, Surroundings
 from workers.engine.engine import Engine
 from workers.engine.warehouse import close_warehouse
 
@@ -89,7 +89,7 @@ def attributes() -> tuple[Any, ...]:
     """What this process has."""
     umask = os.umask(0o022)
     os.umask(umask)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE)
+    limits = [resource.getrlimit(getattr(resource, name)) for name in SOFT_LIMITS]
     return os.getcwd(), umask, dict(os.environ), sys.path[:], time.tzname, limits
 
 
@@ -104,8 +104,10 @@ def test_inherited_attributes_are_those_that_plain_dbt_has(
         "RELAY_TEST_BYTES": os.fsdecode(b"\xff\xfe"),
     }  # fmt: skip
     plain(beside, tmp_path / "beside.duckdb", "inherited", "zone", env=env,
-          limits="umask 077; ulimit -S -n 800; ulimit -S -c 0;")  # fmt: skip
-    limits = {"RLIMIT_NOFILE": 800, "RLIMIT_CORE": 0}
+          limits="umask 077; ulimit -S -n 800; ulimit -S -c 0; ulimit -S -f 4000000; ulimit -S -s 4096;")  # fmt: skip
+    limits = {
+        "RLIMIT_NOFILE": 800, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 4_000_000 * 512, "RLIMIT_STACK": 4096 * 1024,
+    }  # fmt: skip
     tempfile.gettempdir()  # an earlier run has looked already
     with soft_limit(resource.RLIMIT_NOFILE, 700):
         before = attributes()

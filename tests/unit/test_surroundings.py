@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +122,34 @@ def test_what_no_message_can_carry_is_refused_by_name(changed: dict[str, Any], n
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/", project_dir="/")
     with pytest.raises(DbtUsageError, match=rf"{named} \(.*caf\\udce9\)"):
         encode_request(msgspec.structs.replace(request, **changed))
+
+
+IN_LATIN_1 = """
+import os, sys
+from workers.engine.inherited import inherited
+from workers.engine.spec import RunSpec
+
+def encoding(**env):
+    spec = RunSpec(run_id="r", args=(), cwd="/", project_dir="/", env={**os.environ, **env}, invocation_id="",
+                   started_at=0.0)
+    with inherited(spec):
+        return open(os.devnull).encoding.lower()
+
+print(encoding(LC_ALL=sys.argv[1]), encoding(LC_ALL="C"), encoding(LC_ALL="xx_YY"), open(os.devnull).encoding.lower())
+"""
+
+
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="no program makes a locale here")
+def test_files_have_the_encoding_of_the_callers_locale(tmp_path: Path) -> None:
+    locale = tmp_path / "de_DE.ISO-8859-1"
+    made = subprocess.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(locale)], check=False)
+    if made.returncode:
+        pytest.skip("the sources of locales are not installed")
+    env = {**os.environ, "LOCPATH": str(tmp_path), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", IN_LATIN_1, locale.name], env=env, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert done.stdout.split() == ["iso-8859-1", "utf-8", "utf-8", "utf-8"]
+    plain = {**env, "LC_ALL": locale.name}
+    shown = subprocess.run([sys.executable, "-c", "print(open('/dev/null').encoding.lower())"], env=plain,
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert shown.stdout.split() == ["iso-8859-1"]

@@ -16,6 +16,8 @@ def model(dbt, session):
         "encoding": locale.getpreferredencoding(False),
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
+        "file": resource.getrlimit(resource.RLIMIT_FSIZE)[0],
+        "stack": resource.getrlimit(resource.RLIMIT_STACK)[0],
         "bytes": os.environb.get(b"RELAY_TEST_BYTES", b"").hex(),
         "path": [entry for entry in sys.path if "relay_test_path" in entry],
     }
