@@ -157,5 +157,9 @@ def _with_extensions(names: set[str]) -> set[str]:
     return {
         _top(name)
         for name, module in list(sys.modules.items())
-        if _top(name) in names and isinstance(getattr(module.__spec__, "loader", None), ExtensionFileLoader)
+        if _top(name) in names and isinstance(_loader_of(module), ExtensionFileLoader)
     }
+
+
+def _loader_of(module: ModuleType) -> object:
+    return getattr(getattr(module, "__spec__", None), "loader", None)
