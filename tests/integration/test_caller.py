@@ -16,6 +16,8 @@ import pytest
 
 from producer import DbtRunner
 from tests.support.processes import short_directory, unmeasured
+from tests.support.redis_server import RedisServer
+from tests.support.worker_pool import WorkerPools
 
 Copy = Callable[..., Path]
 BIN = Path(sys.executable).parent
@@ -105,3 +107,20 @@ def test_a_runner_gives_stderr_apart_from_stdout(
     assert result.stderr == shown.err
     assert "descriptor of stderr" in result.stderr.splitlines()
     assert "descriptor of stderr" not in result.stdout
+
+
+def test_a_worker_of_a_broker_goes_on_when_its_start_folder_was_replaced(
+    worker_pool: WorkerPools, redis_server: RedisServer, copy_project: Copy, duckdb_file: Path, tmp_path: Path
+) -> None:
+    start, project = tmp_path / "start", copy_project("caller")
+    start.mkdir()
+    worker_pool(n=1, cwd=start)
+    start.rmdir()
+    start.mkdir()
+    environ = {**unmeasured(), "TZ": "Asia/Kolkata"}
+    runner = DbtRunner(project, environ=environ, broker_url=redis_server.broker_url)
+    result = runner.execute_command(["run", "--select", "inherited", "zone"], stream_output=False)
+    assert result.success, result.stdout + result.stderr
+    assert rows(duckdb_file, "zone") == [("Asia/Kolkata", "05:30")]
+    seen = json.loads(rows(duckdb_file, "inherited")[0][0])
+    assert (seen["cwd"], seen["zone"]) == (str(project), "05:30 IST")
