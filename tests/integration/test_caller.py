@@ -109,6 +109,28 @@ def test_a_runner_gives_stderr_apart_from_stdout(
     assert "descriptor of stderr" not in result.stdout
 
 
+def test_an_error_that_names_bytes_which_are_not_utf8_is_stored(
+    stack: dict[str, str], copy_project: Copy
+) -> None:
+    project = copy_project("caller")
+    (project / "models" / "raises.py").write_text(
+        "import os\n\ndef model(dbt, session):\n"
+        "    raise ValueError('bad ' + os.environ['RELAY_TEST_BYTES'])\n"
+        "    return session.sql('select 1')\n"
+    )
+    environ = {
+        **stack, "RELAY_TEST_DUCKDB": str(project / "warehouse.duckdb"), "RELAY_TEST_BYTES": os.fsdecode(b"caf\xe9")
+    }  # fmt: skip
+    result = DbtRunner(project, environ=environ).execute_command(
+        ["run", "--select", "raises"], stream_output=False
+    )
+    assert (result.return_code, [node.status for node in result.nodes]) == (1, ["error"])
+    error = result.nodes[0].error
+    assert error is not None
+    assert (error.code, error.attempts) == ("python_model_error", 1)
+    assert "bad caf\\udce9" in error.message + error.detail
+
+
 def test_a_worker_of_a_broker_goes_on_when_its_start_folder_was_replaced(
     worker_pool: WorkerPools, redis_server: RedisServer, copy_project: Copy, duckdb_file: Path, tmp_path: Path
 ) -> None:

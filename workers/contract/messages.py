@@ -12,6 +12,7 @@ import msgspec
 
 from workers.contract.errors import Category, DbtUsageError, ErrorInfo, InvalidMessageError
 from workers.contract.names import RUN_ID_PATTERN, STEP_ID_PATTERN
+from workers.contract.scrub import escaped
 
 VERSION = 1
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
@@ -148,10 +149,10 @@ def _not_utf8(request: RunRequest) -> DbtUsageError:
         "the arguments": request.args, "the environment values": [*request.env, *request.env.values()],
     }  # fmt: skip
     named = [
-        f"{what} ({text.encode(errors='backslashreplace').decode()})"
+        f"{what} ({escaped(text)})"
         for what, texts in given.items()
         for text in texts
-        if any("\ud800" <= letter <= "\udfff" for letter in text)
+        if escaped(text) != text
     ]
     message = f"What is sent to a worker must be UTF-8. This is not: {', '.join(named)}."
     return DbtUsageError(

@@ -17,6 +17,7 @@ from dbt_common.events.functions import get_stdout_config
 from dbt_common.events.logger import LineFormat, _is_print_event, _JsonLogger, _Logger, _TextLogger
 
 from workers.contract.events import DEBUG, LINE, STDERR, Event
+from workers.contract.scrub import escaped
 from workers.engine.console import StepConsole
 
 _RANK = {level.value: rank for rank, level in enumerate(
@@ -146,9 +147,7 @@ class LineSink:
         self._emit(LINE, text, "info", stream if stream == STDERR else "")
 
     def _emit(self, kind: str, text: str, level: str, stream: str = "") -> None:
-        if not text.isascii():  # no JSON takes what Python makes of bytes that are not UTF-8
-            text = text.encode(errors="backslashreplace").decode()
         self.emit(
-            Event(kind=kind, run_id=self.run_id, node=self.step, text=self.scrub(text), level=level,
+            Event(kind=kind, run_id=self.run_id, node=self.step, text=self.scrub(escaped(text)), level=level,
                   attempt=self.attempt, at=time.time(), worker=self.worker, stream=stream)
         )  # fmt: skip

@@ -12,6 +12,7 @@ import msgspec
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import Event
 from workers.contract.messages import Seconds
+from workers.contract.scrub import escaped
 from workers.contract.surroundings import Surroundings
 
 OnEvent = Callable[[Event], None]
@@ -207,7 +208,7 @@ def encode(value: Any) -> bytes:
 
 def _escaped(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
+        return escaped(value)
     if isinstance(value, list):
         return [_escaped(item) for item in value]
     if isinstance(value, dict):
