@@ -60,7 +60,7 @@ def runs(limit: int) -> None:
 def watch(run: str, plain: bool) -> int:
     from producer.cli import print_line
     from producer.live import view_for
-    from workers.contract.events import LINE
+    from workers.contract.events import LINE, STDERR
 
     client = cli_broker.client()
     run_id = find_run(client, run)
@@ -68,7 +68,9 @@ def watch(run: str, plain: bool) -> int:
     with _left_running(run_id):
         if plain or not sys.stdout.isatty():
             for event in client.watch(run_id):
-                if event.kind == LINE:
+                if event.kind == LINE and event.stream == STDERR:
+                    sys.stderr.write(f"{event.text}\n")
+                elif event.kind == LINE:
                     lines.append(event.text)
                     print_line(event.text)
         else:

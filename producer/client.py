@@ -14,7 +14,7 @@ import msgspec
 from producer.reaching import reaching
 from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
-from workers.contract.events import LINE, RUN, Event, decode_event
+from workers.contract.events import LINE, RUN, STDERR, Event, decode_event
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys, submitted_at
 from workers.contract.results import RUN_TERMINAL, DbtResult
@@ -239,10 +239,14 @@ class RelayClient:
         Raises:
             as `watch`.
         """
-        lines = [event.text for event in self.watch(run_id, timeout=timeout) if event.kind == LINE]
-        return self.collect(run_id, lines)
+        said = [event for event in self.watch(run_id, timeout=timeout) if event.kind == LINE]
+        return self.collect(
+            run_id,
+            [event.text for event in said if event.stream != STDERR],
+            [event.text for event in said if event.stream == STDERR],
+        )
 
-    def collect(self, run_id: str, lines: Sequence[str]) -> DbtResult:
+    def collect(self, run_id: str, lines: Sequence[str], errors: Sequence[str] = ()) -> DbtResult:
         """The result of a run that has ended, with lines that were watched.
 
         Raises:
@@ -252,7 +256,7 @@ class RelayClient:
             request, facts, last = self.store.read(run_id)
         if last is None or request is None:
             raise no_such_run(run_id)
-        return result_of(request, last, facts, lines)
+        return result_of(request, last, facts, lines, errors)
 
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """A file that dbt left in the target folder, compressed (zlib), where the run returned one."""
@@ -306,14 +310,20 @@ def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) 
         raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
 
 
-def result_of(request: RunRequest, last: LastWord, facts: dict[str, str], lines: Sequence[str]) -> DbtResult:
-    """A run's result as callers see it."""
+def result_of(
+    request: RunRequest,
+    last: LastWord,
+    facts: dict[str, str],
+    lines: Sequence[str],
+    errors: Sequence[str] = (),
+) -> DbtResult:
+    """A run's result as callers see it, with its lines of stdout and of stderr."""
     failure = [] if last.error is None or last.return_code == 0 else [last.error.message]
     ended, created = float(facts.get("ended", 0)), float(facts.get("created", 0))
     return DbtResult(
         success=last.return_code == 0,
         stdout="".join(f"{line}\n" for line in lines),
-        stderr="\n".join([*failure, *last.warnings]),
+        stderr="".join(f"{line}\n" for line in errors) + "\n".join([*failure, *last.warnings]),
         execution_time=max(0.0, ended - created),
         return_code=last.return_code,
         command=["dbt", *request.args],

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from io import FileIO
 from typing import TYPE_CHECKING, Any, cast
 
-from producer.embedded_errors import server_error, worker_error
+from producer.embedded_errors import server_error, setup_error, worker_error
 from producer.embedded_guardian import GROUP_GONE_SECONDS, SERVER_STOP_SECONDS, tail
 from producer.embedded_server import ask
 
@@ -113,6 +113,13 @@ def failure_error(failure: Mapping[str, Any]) -> RelayError:
             "Run the command again: a new server is started. If it ends again, its log above says why (often "
             "memory); set DBT_RELAY_BROKER_URL to use a server of your own.",
             failure["log"],
+        )
+    if failure["what"] == "folder":
+        return setup_error(
+            "runtime_dir_gone",
+            f"The embedded stack's runtime folder {failure['how']}.",
+            "Run the command again: a new stack is started. If a program that cleans temporary folders removed it, "
+            "set DBT_RELAY_RUNTIME_DIR to a folder elsewhere.",
         )
     return _worker_error(failure)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 from producer import dbt_options
 from producer.dbt_args import Invocation, check_project, parse_invocation, with_vars
 from producer.session import Follower, find_stack
-from workers.contract.events import LINE, Event
+from workers.contract.events import LINE, STDERR, Event
 from workers.contract.messages import Limits, RetryPolicy
 from workers.contract.results import DbtResult, NodeResult
 from workers.contract.settings import read_settings
@@ -122,7 +123,11 @@ class DbtRunner:
         say = on_line or print
 
         def heard(event: Event) -> None:
-            if event.kind == LINE and (stream_output or on_line is not None):
+            if event.kind == LINE and event.stream == STDERR:
+                if stream_output and on_line is None:
+                    sys.stderr.write(f"{event.text}\n")
+                    sys.stderr.flush()
+            elif event.kind == LINE and (stream_output or on_line is not None):
                 say(event.text)
             if self._on_event is not None:
                 self._on_event(event)

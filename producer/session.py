@@ -22,13 +22,14 @@ from producer.interrupts import Detached, Interrupts
 from producer.own_locks import explained
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
-from workers.contract.events import LINE, REPEATED, RUN, Event, waiting_for
+from workers.contract.events import LINE, REPEATED, RUN, STDERR, Event, waiting_for
 from workers.contract.log import phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.place import place_of
 from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
+from workers.contract.surroundings import encode_environment, of_this_process, zone_name
 
 _NO_WORKER_SECONDS = 60.0
 
@@ -149,9 +150,9 @@ class Follower:
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
-                    lines = self._follow(run_id, on_event)
+                    lines, errors = self._follow(run_id, on_event)
             with phase("collect", run=run_id):
-                result = self.client.collect(run_id, lines)
+                result = self.client.collect(run_id, lines, errors)
         except Detached:
             env_file = None  # the run needs it still; who ends the run removes it
             raise
@@ -180,18 +181,17 @@ class Follower:
         run_id = new_run_id()
         project = dbt_args.project_dir(invocation, cwd, environ)
         embedded_dir = self.stack.runtime_dir
-        env_file = None
         env: dict[str, str] = {}
-        if embedded_dir is not None:
-            env_file = _write_env(embedded_dir, run_id, environ)
-        else:
+        if embedded_dir is None:
             names = names_used([project]) | names_noted(environ) | dbt_options.variables()
             given = {name: environ[name] for name in names if name in environ}
+            zone = zone_name(environ)
+            if zone is not None:
+                given["TZ"] = zone
             env = allowed(given, self.settings.env_deny)
         request = RunRequest(
             run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
-            project_dir=str(project), env=env,
-            env_file=None if env_file is None else str(env_file), retry=retry or RetryPolicy(),
+            project_dir=str(project), env=env, retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
             place=place_of(dbt_args.target_path(invocation, cwd, environ)),
             priority=self.settings.priority, limits=limits or _limits(self.settings),
@@ -199,19 +199,24 @@ class Follower:
             description=description,
             submitted_by=f"{socket.gethostname()}:{os.getpid()}", submitted_at=time.time(),
         )  # fmt: skip
-        return request, env_file
+        if embedded_dir is None:
+            return request, None
+        env_file = _write_env(embedded_dir, run_id, environ)
+        return msgspec.structs.replace(request, env_file=str(env_file)), env_file
 
-    def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> list[str]:
+    def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> tuple[list[str], list[str]]:
+        """The run's lines, of stdout and of stderr."""
         lines: list[str] = []
+        errors: list[str] = []
         patience = _Patience(self, run_id)
         for event in self.client.watch(run_id, on_idle=patience.look):
             if event.kind == LINE:
-                lines.append(event.text)
+                (errors if event.stream == STDERR else lines).append(event.text)
             if on_event is not None:
                 on_event(event)
             if event.kind == RUN and event.state in RUN_TERMINAL:
                 break
-        return lines
+        return lines, errors
 
     def _write_artifacts(
         self, invocation: Invocation, result: DbtResult, *, cwd: Path, environ: Mapping[str, str]
@@ -264,7 +269,10 @@ def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
     that may have been executed twice."""
 
     def heard(event: Event) -> None:
-        if event.kind == LINE:
+        if event.kind == LINE and event.stream == STDERR:
+            sys.stderr.write(f"{event.text}\n")
+            sys.stderr.flush()
+        elif event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
             sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
@@ -321,13 +329,28 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:
-    """The caller's environment for an embedded worker: a file that only this user can read."""
-    folder = runtime_dir / "env"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{run_id}.json"
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(dict(environ)))
+    """The caller's environment and surroundings for an embedded worker: a file that only this user can read."""
+    raw = encode_environment({**environ, **of_this_process()})
+    path = runtime_dir / "env" / f"{run_id}.json"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(raw)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _no_runtime_folder(path.parent, error) from error
     return path
+
+
+def _no_runtime_folder(folder: Path, error: OSError) -> Exception:
+    from producer.embedded_errors import setup_error
+
+    return setup_error(
+        "runtime_dir_unusable",
+        f"The embedded stack's folder {folder} cannot be written: {error.strerror}.",
+        "Run the command again: where the folder is gone, a new stack is started. If a program that cleans "
+        "temporary folders removed it, set DBT_RELAY_RUNTIME_DIR to a folder elsewhere.",
+    )
 
 
 def _is_there(path: Path, run_results: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from workers import memory
 from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
-from workers.contract.log import configure, log
+from workers.contract.log import configure, log, own_stderr
 from workers.contract.names import Keys
 from workers.draining import drain, seconds_left
 from workers.intake import count_with
@@ -36,17 +36,31 @@ from workers.warden import Warden
 _HAND_BACK_SECONDS = 15.0
 """What cancelling a query over the network and handing a step back may take."""
 
+_WORKER_LOGGERS = ("celery", "kombu", "amqp", "billiard", "redis")
+"""Libraries that only the worker uses, and dbt does not."""
+
 _presence: list[Presence] = []
 _rounds: list[Rounds] = []
 
 
 @signals.setup_logging.connect
 def _logging(loglevel: Any = None, **_: Any) -> None:
-    """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off."""
+    """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off.
+
+    While a step executes, the root logger and descriptor 2 are the caller's. The libraries of the worker itself
+    log from threads of their own then, so they have the handler, too.
+    """
     import logging
 
-    logging.basicConfig(level=loglevel or "WARNING", format="%(levelname)s %(name)s: %(message)s")
-    configure(settings.log_format, settings.log_level)
+    stream = own_stderr()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=loglevel or "WARNING", handlers=[handler])
+    for name in _WORKER_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(loglevel or "WARNING")
+    configure(settings.log_format, settings.log_level, stream)
 
 
 @signals.worker_init.connect

@@ -26,6 +26,7 @@ from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys
+from workers.contract.surroundings import decode_environment, read_surroundings
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
@@ -228,8 +229,8 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     """
     if request.env_file:
         try:
-            env = msgspec.json.decode(Path(request.env_file).read_bytes(), type=dict[str, str])
-        except (OSError, msgspec.DecodeError) as error:
+            env = decode_environment(Path(request.env_file).read_bytes())
+        except (OSError, ValueError) as error:
             raise DbtUsageError(
                 f"the caller's environment cannot be read from {request.env_file}: {error}"
             ) from error
@@ -239,7 +240,7 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     return RunSpec(
         run_id=request.run_id, args=args, cwd=cwd, project_dir=project_dir,
         env=dbt_environment(env), invocation_id=invocation_id, started_at=started_at,
-        debug=request.debug, required_models=request.required_models,
+        debug=request.debug, required_models=request.required_models, surroundings=read_surroundings(env),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from dbt_common.events.functions import fire_event
 from dbt_common.events.types import Formatting, Note, PrintEvent
 
 from workers.contract.events import DEBUG, LINE, Event
-from workers.engine.events import LineSink, StdoutLines
+from workers.engine.events import LineSink
 
 
 def flags(**changed: Any) -> Any:
@@ -140,14 +140,3 @@ def test_a_muted_sink_says_nothing() -> None:
     fire_event(Note(msg="y"))
     cleanup_event_logger()
     assert [event.text[-1] for event in heard] == ["y"]
-
-
-def test_what_is_written_to_stdout_becomes_whole_lines() -> None:
-    heard: list[Event] = []
-    stdout = StdoutLines(LineSink(flags(), "run", "@command", heard.append))
-    assert stdout.writable()
-    assert stdout.write("one\ntw") == 6
-    assert [event.text for event in heard] == ["one"]
-    print("o", file=stdout, end="")
-    stdout.close()
-    assert [event.text for event in heard] == ["one", "two"]

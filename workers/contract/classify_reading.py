@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from workers.contract.excerpt import Quoted, quoted
+from workers.contract.scrub import escaped
 
 LONGEST: Final = 20_000
 """Characters of dbt's text that are kept."""
@@ -84,6 +85,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     known_names: tuple[str, ...] = ()
     target: str = ""
     secrets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """What is made of the message is stored as JSON."""
+        msgspec.structs.force_setattr(self, "message", escaped(self.message))
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,9 @@ DEBUG: Final = "debug"  # a dbt event below console level, published with --debu
 STATE: Final = "state"  # a step changed state
 RUN: Final = "run"  # the run changed state; the last entry of a stream is a terminal one
 
+STDERR: Final = "stderr"
+"""The stream of a line that was written there; other lines are stdout's."""
+
 REPEATED: Final = "repeated"
 """State of a step whose hooks, or whose command, may have been executed twice."""
 
@@ -36,6 +39,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         at: when it was said, seconds since the epoch, UTC, by the worker's clock.
         worker: who said it, ``host:pid``.
         seq: position in the run, from 1; set when it is read back.
+        stream: of a line: empty for stdout, `STDERR` for what the step's code wrote on stderr. A producer of an
+            older release ignores it.
     """
 
     kind: str
@@ -48,6 +53,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: float = 0.0
     worker: str = ""
     seq: int = 0
+    stream: str = ""
 
 
 def waiting_for(event: Event) -> str:

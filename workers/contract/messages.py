@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from workers.contract.errors import InvalidMessageError
+from workers.contract.errors import Category, DbtUsageError, ErrorInfo, InvalidMessageError
 from workers.contract.names import RUN_ID_PATTERN, STEP_ID_PATTERN
+from workers.contract.scrub import escaped
 
 VERSION = 1
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
@@ -131,8 +132,36 @@ _request_decoder = msgspec.json.Decoder(RunRequest)
 
 
 def encode_request(request: RunRequest) -> bytes:
-    """JSON of a request."""
-    return msgspec.json.encode(request)
+    """JSON of a request.
+
+    Raises:
+        DbtUsageError: a text in it is not UTF-8, as a path or an environment value may be.
+    """
+    try:
+        return msgspec.json.encode(request)
+    except UnicodeEncodeError as error:
+        raise _not_utf8(request) from error
+
+
+def _not_utf8(request: RunRequest) -> DbtUsageError:
+    given = {
+        "the working directory": [request.cwd], "the project's path": [request.project_dir],
+        "the arguments": request.args, "the environment values": [*request.env, *request.env.values()],
+    }  # fmt: skip
+    named = [
+        f"{what} ({escaped(text)})"
+        for what, texts in given.items()
+        for text in texts
+        if escaped(text) != text
+    ]
+    message = f"What is sent to a worker must be UTF-8. This is not: {', '.join(named)}."
+    return DbtUsageError(
+        message,
+        ErrorInfo(
+            code="not_utf8", category=Category.USAGE.value, error_class="DbtUsageError", message=message,
+            suggested_fix="Rename the file or folder, or give the value in UTF-8.",
+        ),
+    )  # fmt: skip
 
 
 def decode_request(raw: bytes | str) -> RunRequest:

@@ -87,7 +87,7 @@ class DbtResult(msgspec.Struct, kw_only=True):
     Attributes:
         success: as dbt's exit code 0 means it.
         stdout: dbt's console lines, in order.
-        stderr: what dbt-relay had to say beside dbt, usually empty.
+        stderr: what the run's code wrote on stderr, then why the run failed, if it did; usually empty.
         execution_time: seconds from submit to result.
         return_code: dbt's: 0 good, 1 a node failed or was skipped, 2 dbt could not do it.
         command: the whole command, ``["dbt", "run", …]``.

@@ -83,3 +83,8 @@ def _forms(secrets: frozenset[str]) -> tuple[str, ...]:
             forms |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
             forms |= {quote(value, safe=""), quote_plus(value), value.replace("'", "''")}
     return tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
+def escaped(text: str) -> str:
+    """`text` as UTF-8 can carry it: of bytes that are not UTF-8 (lone surrogates in Python), escapes."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -22,7 +22,7 @@ from dbt_common.invocation import get_invocation_id
 from workers.contract.classify import Failure, classify, classify_text
 from workers.contract.classify_console import first_failure
 from workers.contract.errors import ErrorInfo
-from workers.contract.events import LINE, Event
+from workers.contract.events import LINE, STDERR, Event
 from workers.contract.names import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES
 from workers.engine.edges import plain_artifact, run_results_of
@@ -100,7 +100,7 @@ def _remembering(sink: LineSink, said: list[str]) -> Iterator[None]:
     emit = sink.emit
 
     def remember(event: Event) -> None:
-        if event.kind == LINE:
+        if event.kind == LINE and event.stream != STDERR:
             said.append(event.text)
         emit(event)
 

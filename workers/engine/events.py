@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -17,7 +16,9 @@ from dbt_common.events.event_manager_client import ctx_set_event_manager, get_ev
 from dbt_common.events.functions import env_scrubber, get_stdout_config
 from dbt_common.events.logger import LineFormat, _is_print_event, _JsonLogger, _Logger, _TextLogger
 
-from workers.contract.events import DEBUG, LINE, Event
+from workers.contract.events import DEBUG, LINE, STDERR, Event
+from workers.contract.scrub import escaped
+from workers.engine.console import StepConsole
 from workers.engine.masking import mask_while_opening
 
 _RANK = {level.value: rank for rank, level in enumerate(
@@ -78,6 +79,7 @@ class LineSink:
         self.level = _RANK["info"]
         self._silent = False
         self._muted = False
+        self.console: StepConsole | None = None
         self._logger: _Logger
         self.configure(flags)
 
@@ -135,38 +137,17 @@ class LineSink:
             self._emit(DEBUG, env_scrubber(info.msg), level)  # as dbt.log would have it
 
     def line(self, text: str, *, level: str = "info") -> None:
-        """Say a text as dbt's console would show it, one event a line."""
-        for part in text.split("\n"):
+        """Say a text as dbt's console would show it, one event a line. What code wrote before comes before it."""
+        begun = "" if self.console is None else self.console.before_line()
+        for part in (begun + text).split("\n"):
             self._emit(LINE, part, level)
 
-    def _emit(self, kind: str, text: str, level: str) -> None:
+    def written(self, text: str, stream: str) -> None:
+        """Pass on a line that code wrote on ``stdout`` or ``stderr`` itself."""
+        self._emit(LINE, text, "info", stream if stream == STDERR else "")
+
+    def _emit(self, kind: str, text: str, level: str, stream: str = "") -> None:
         self.emit(
-            Event(kind=kind, run_id=self.run_id, node=self.step, text=mask_while_opening(text), level=level,
-                  attempt=self.attempt, at=time.time(), worker=self.worker)
+            Event(kind=kind, run_id=self.run_id, node=self.step, text=mask_while_opening(escaped(text)), level=level,
+                  attempt=self.attempt, at=time.time(), worker=self.worker, stream=stream)
         )  # fmt: skip
-
-
-class StdoutLines(io.TextIOBase):
-    """A stdout for what dbt writes without an event (tables of ``seed --show``, a macro's debug)."""
-
-    def __init__(self, sink: LineSink) -> None:
-        self._sink = sink
-        self._rest = ""
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Pass on whole lines; keep the rest for the next call."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._sink.line(line)
-        return len(text)
-
-    def close(self) -> None:
-        """Pass on what is left."""
-        if self._rest:
-            self._sink.line(self._rest)
-            self._rest = ""
-        super().close()

@@ -1,14 +1,13 @@
 """Standing in for the caller: for the time of a step, this process is the dbt that they started.
 
-dbt keeps much of an invocation in the process: environment, working directory, argv, flags,
-invocation id, event manager, adapters. One worker process executes one step at a time, so a step
+dbt keeps much of an invocation in the process: argv, flags, invocation id, event manager, adapters, and what a
+process inherits from its caller (`inherited`). One worker process executes one step at a time, so a step
 may borrow all of it, and puts it back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 from argparse import Namespace
@@ -33,13 +32,18 @@ from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_
 from dbt_common.utils import cast_dict_to_dict_of_strings
 
 from workers.engine import duckdb_connections
-from workers.engine.events import LineSink, StdoutLines, use_quiet_manager
+from workers.engine.console import StepConsole, stock_logging
+from workers.engine.events import LineSink, use_quiet_manager
+from workers.engine.inherited import inherited
+from workers.engine.modules import CallersModules
 from workers.engine.spec import RunSpec
 
 MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
 """What dbt's first thread is called, and the first of its pool, in results and events."""
 
 _OUR_ENVIRONMENT = ("DBT_RELAY_",)
+
+_modules = CallersModules()
 
 
 def worker_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
@@ -59,54 +63,52 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
     Raises:
         OSError: the caller's working directory cannot be entered here.
     """
-    saved_env, saved_cwd, saved_argv = dict(os.environ), os.getcwd(), sys.argv
-    thread = threading.current_thread()
+    saved_argv, thread = sys.argv, threading.current_thread()
     saved_name = thread.name
-    os.chdir(spec.cwd)
-    _set_environment(spec.env)
-    sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
-    thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
-    stdout = StdoutLines(sink)
+    with (
+        inherited(spec),
+        _modules.of(spec.run_id, spec.env, spec.cwd),
+        StepConsole(sink.written) as console,
+        stock_logging(),
+        duckdb_connections.step(),
+    ):
+        sink.console = console
+        sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
+        thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
+        try:
+            _begin_invocation(spec)
+            get_event_manager().callbacks.append(sink)
+            yield
+        finally:
+            cleanup_event_logger()
+            sink.console = None
+            thread.name = saved_name
+            sys.argv = saved_argv
+
+
+def _begin_invocation(spec: RunSpec) -> None:
+    """dbt's own state of the process, as its command line sets it up."""
     set_flags(Namespace(USE_COLORS=True))  # as dbt.flags begins
     set_selected_resources(set())
     group_lookup._node_id_to_group_name_map.clear()
     group_lookup._group_name_to_group_map.clear()
     reset_metadata_vars()  # dbt reads DBT_ENV_CUSTOM_ENV_… once a process
-    try:
-        set_invocation_context({})
-        env = get_env()
-        if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
-            requires._cross_propagate_engine_env_vars(env)
-        get_invocation_context()._env = env
-        dbt_common.invocation._INVOCATION_ID = spec.invocation_id
-        dbt_common.invocation._INVOCATION_STARTED_AT = datetime.fromtimestamp(
-            spec.started_at, timezone.utc
-        ).replace(tzinfo=None)
-        dbt.tracking.initialize_from_flags(False, None)
-        user: Any = dbt.tracking.active_user
-        user.run_started_at = datetime.fromtimestamp(spec.started_at, timezone.utc)
-        use_quiet_manager()
-        cleanup_event_logger()
-        dbt.deprecations.reset_deprecations()
-        dbt.deprecations.buffered_deprecations.clear()
-        get_event_manager().callbacks.append(sink)
-        with contextlib.redirect_stdout(stdout), duckdb_connections.step():
-            yield
-    finally:
-        stdout.close()
-        cleanup_event_logger()
-        thread.name = saved_name
-        sys.argv = saved_argv
-        _set_environment(saved_env)
-        os.chdir(saved_cwd)
-
-
-def _set_environment(env: Mapping[str, str]) -> None:
-    for name in os.environ.keys() - env.keys():
-        del os.environ[name]
-    for name, value in env.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
+    set_invocation_context({})
+    env = get_env()
+    if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
+        requires._cross_propagate_engine_env_vars(env)
+    get_invocation_context()._env = env
+    dbt_common.invocation._INVOCATION_ID = spec.invocation_id
+    dbt_common.invocation._INVOCATION_STARTED_AT = datetime.fromtimestamp(
+        spec.started_at, timezone.utc
+    ).replace(tzinfo=None)
+    dbt.tracking.initialize_from_flags(False, None)
+    user: Any = dbt.tracking.active_user
+    user.run_started_at = datetime.fromtimestamp(spec.started_at, timezone.utc)
+    use_quiet_manager()
+    cleanup_event_logger()
+    dbt.deprecations.reset_deprecations()
+    dbt.deprecations.buffered_deprecations.clear()
 
 
 def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:
