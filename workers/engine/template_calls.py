@@ -14,45 +14,43 @@ from typing import Any
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 from jinja2.utils import Namespace
 
+from workers.engine.template_changes import CHANGING, SET
 from workers.engine.template_state import TemplateState
 
-CHANGING = frozenset(
-    {"add", "append", "clear", "difference_update", "discard", "extend", "insert", "intersection_update", "pop",
-     "popitem", "remove", "reverse", "setdefault", "sort", "symmetric_difference_update", "update"}
-)  # fmt: skip
 
-_current: TemplateState | None = None
+class _Executing:
+    """The run to which templates belong now. dbt executes one step at a time in a process."""
+
+    state: TemplateState | None = None
 
 
 def looked_at_graph() -> None:
     """Note that a template of the executing step named `graph`."""
-    if _current is not None:
-        _current.looked = True
+    if _Executing.state is not None:
+        _Executing.state.looked = True
 
 
 def enter(state: TemplateState) -> None:
     """From now on templates belong to a step of this run."""
-    global _current
     leave()
-    _current = state
+    _Executing.state = state
     state.show()
 
 
 def leave() -> None:
     """From now on no template belongs to a run, and the parsed project is as it was parsed."""
-    global _current
-    if _current is not None:
-        _current.hide()
-        _current = None
+    if _Executing.state is not None:
+        _Executing.state.hide()
+        _Executing.state = None
 
 
 @contextmanager
 def as_parsed() -> Iterator[None]:
     """Within, the parsed project is as it was parsed."""
-    if _current is None:
+    if _Executing.state is None:
         yield
         return
-    with _current.hidden():
+    with _Executing.state.hidden():
         yield
 
 
@@ -64,13 +62,13 @@ def _call(self: Any, context: Any, called: Any, /, *args: Any, **more: Any) -> A
     if (
         (kind is BuiltinMethodType or kind is MethodDescriptorType)
         and called.__name__ in CHANGING
-        and _current is not None
+        and _Executing.state is not None
     ):
         if kind is BuiltinMethodType and isinstance(called.__self__, (dict, list, set)):
-            return _current.record(called.__self__, called.__name__, called, args, more)
+            return _Executing.state.record(called.__self__, called.__name__, called, args, more)
         if kind is MethodDescriptorType and args and isinstance(args[0], (dict, list, set)):
             bound = called.__get__(args[0])  # `dict.update(graph, …)`
-            return _current.record(args[0], called.__name__, bound, args[1:], more)
+            return _Executing.state.record(args[0], called.__name__, bound, args[1:], more)
     return _call_of_jinja(self, context, called, *args, **more)
 
 
@@ -78,8 +76,8 @@ _set_of_jinja = Namespace.__setitem__
 
 
 def _set(self: Namespace, name: str, value: Any) -> None:
-    if _current is not None and _current.knows(self):
-        _current.record(self, "set", lambda *both: _set_of_jinja(self, *both), (name, value), {})
+    if _Executing.state is not None and _Executing.state.knows(self):
+        _Executing.state.record(self, SET, lambda *both: _set_of_jinja(self, *both), (name, value), {})
     else:
         _set_of_jinja(self, name, value)
 

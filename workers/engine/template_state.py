@@ -25,18 +25,8 @@ from typing import Any
 import msgspec
 from dbt.adapters.base import BaseAdapter
 
-from workers.engine.template_values import (
-    CONTAINERS,
-    Ref,
-    contents,
-    decode,
-    decode_all,
-    decode_pairs,
-    encode,
-    encode_all,
-    pairs,
-    refill,
-)
+from workers.engine.template_changes import change_of, is_there, repeat
+from workers.engine.template_values import CONTAINERS, Ref, contents, refill
 
 TEMPLATES = "templates"
 """Marks a change of this kind among those of the relation cache."""
@@ -72,6 +62,29 @@ def walk(root: Any) -> Iterator[tuple[Any, Ref]]:
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
+def containers(root: Any) -> dict[int, Any]:
+    """What `walk` finds, by identity, and tuples and objects on the way: the shorter way to learn whether it finds one."""
+    found: dict[int, Any] = {}
+    waiting = [root]
+    while waiting:
+        each = waiting.pop()
+        kind = type(each)
+        if kind in _SCALARS or id(each) in found:
+            continue
+        if kind is dict:
+            waiting += dict.values(each)
+        elif kind is list or kind is tuple:
+            waiting += each
+        elif isinstance(each, dict):
+            waiting += dict.values(each)
+        elif kind.__module__.startswith("dbt") and hasattr(each, "__dict__"):
+            waiting += vars(each).values()
+        elif not isinstance(each, CONTAINERS):
+            continue
+        found[id(each)] = each
+    return found
+
+
 def at(root: Any, path: Ref) -> Any:
     """What `walk` found at a path."""
     for part in path:
@@ -100,9 +113,9 @@ class GraphIndex:
             entries[id(named)] = (section,)
             for unique_id, entry in named.items():
                 path = (section, unique_id)
-                for found, _ in walk(entry):
-                    entries[id(found)] = path
-                    self._alive.append(found)
+                found = containers(entry)
+                entries.update(dict.fromkeys(found, path))
+                self._alive += found.values()
         return entries
 
 
@@ -125,9 +138,9 @@ class TemplateState:
         self._origin, self._made = secrets.token_hex(4), 0
         self._refs: dict[int, tuple[Any, Ref]] = {}
         self._values: dict[Ref, Any] = {}
-        self._beside: dict[int, tuple[Any, Ref]] | None = None
+        self._beside: dict[int, Any] | None = None
         self._nodes: Callable[[], Iterable[str]] = tuple
-        self._of_nodes: dict[int, tuple[Any, Ref]] | None = None
+        self._of_nodes: dict[int, Any] | None = None
         self._parsed: dict[int, tuple[Any, Any]] = {}
         self._aside: list[tuple[Any, Any]] = []
         self._before: dict[int, tuple[Any, Any]] = {}
@@ -164,7 +177,9 @@ class TemplateState:
         self._stored = secrets.token_hex(4)
         told = [self._origin, TEMPLATES, self._stored, self._changes]
         self._changes = []
-        return (msgspec.json.encode(told, enc_hook=str).decode(),)  # names of dbt's are texts of its own kinds
+        return (
+            msgspec.json.encode(told, enc_hook=str).decode(),
+        )  # names of dbt's are texts of its own kinds
 
     def _undo(self) -> None:
         for container, before in self._before.values():
@@ -246,11 +261,14 @@ class TemplateState:
                     found = walk(at(self.graph.graph, entry))
                     return next(("graph", *entry, *path) for each, path in found if each is container)
         if self._beside is None:
-            self._beside = _index("beside", self._roots())
+            self._beside = containers(list(self._roots().values()))
         if self._of_nodes is None:
-            self._of_nodes = _index("node", {unique_id: self._own(unique_id) for unique_id in self._nodes()})
-        known = self._beside.get(id(container)) or self._of_nodes.get(id(container))
-        return None if known is None else known[1]
+            self._of_nodes = containers([self._own(unique_id) for unique_id in self._nodes()])
+        if id(container) in self._beside:
+            return _found("beside", self._roots(), container)
+        if id(container) in self._of_nodes:
+            return _found("node", {unique_id: self._own(unique_id) for unique_id in self._nodes()}, container)
+        return None
 
     # -- recording ---------------------------------------------------------------------------------
 
@@ -261,10 +279,10 @@ class TemplateState:
             return call(*args, **more)
         with self._lock:
             args = [list(each) if hasattr(each, "__next__") else each for each in args]
-            before = _what_counts(container, method, args)
+            was_there = is_there(container, method, args)
             self._touch(container, ref)
             answer = call(*args, **more)
-            change = _change(container, method, args, more, before, answer, self)
+            change = change_of(container, method, self, args, more, answer, was_there=was_there)
             if change is not None:
                 self._changes.append([list(ref), *change])
             return answer
@@ -287,77 +305,16 @@ class TemplateState:
         self._touch(container, ref)
         # two nodes at once may have taken the same entry away
         with contextlib.suppress(LookupError, ValueError):
-            _REPEAT[method](container, self, *written)
+            repeat(container, method, self, *written)
 
 
-def _index(kind: str, roots: Mapping[str, Any]) -> dict[int, tuple[Any, Ref]]:
-    return {
-        id(found): (found, (kind, name, *path)) for name, root in roots.items() for found, path in walk(root)
-    }
-
-
-def _what_counts(container: Any, method: str, args: list[Any]) -> bool:
-    """Whether a dict has the key that `setdefault` or `pop` is about."""
-    return method in ("setdefault", "pop") and isinstance(container, dict) and bool(args) and args[0] in container
-
-
-def _change(
-    container: Any, method: str, args: list[Any], more: Any, before: bool, answer: Any, names: TemplateState
-) -> list[Any] | None:
-    """What a method did, in terms that can be repeated: none of them depends on what else is in the container,
-    as far as that can be, so that changes of nodes that executed side by side add up."""
-    if method == "clear":
-        return ["clear"]
-    if isinstance(container, dict):
-        if method == "update":
-            return ["update", pairs(dict(*args, **more), names)]
-        if method == "setdefault":
-            return None if before else ["update", [[encode(args[0], names), encode(answer, names)]]]
-        if method == "popitem":
-            return ["delete", encode(answer[0], names)]
-        return ["delete", encode(args[0], names)] if before else None
-    if isinstance(container, list):
-        if method in ("append", "remove"):
-            return [method, encode(args[0], names)]
-        if method == "extend":
-            return ["extend", encode_all(args[0], names)]
-        if method == "insert":
-            return ["insert", args[0], encode(args[1], names)]
-        if method == "pop":
-            return ["pop", *args]
-    elif method == "add":
-        return ["add", encode(args[0], names)]
-    elif method in ("discard", "remove", "pop"):
-        return ["discard", encode(answer if method == "pop" else args[0], names)]
-    elif method == "update" and isinstance(container, set):
-        return ["add", *(encode(value, names) for each in args for value in each)]
-    elif method == "set":  # of a namespace
-        return ["update", [[encode(each, names) for each in args]]]
-    return ["contents", encode_all(container, names)]
-
-
-def _update(container: Any, names: TemplateState, written: Any) -> None:
-    if isinstance(container, dict):
-        container.update(decode_pairs(written, names))
-    else:
-        for name, value in decode_pairs(written, names).items():
-            container[name] = value
-
-
-def _add(container: Any, names: TemplateState, *written: Any) -> None:
-    container.update(decode_all(written, names))
-
-
-_REPEAT: dict[str, Callable[..., Any]] = {
-    "clear": lambda container, _: container.clear(),
-    "update": _update,
-    "delete": lambda container, names, key: container.pop(decode(key, names), None),
-    "append": lambda container, names, value: container.append(decode(value, names)),
-    "remove": lambda container, names, value: container.remove(decode(value, names)),
-    "extend": lambda container, names, values: container.extend(decode_all(values, names)),
-    "insert": lambda container, names, place, value: container.insert(place, decode(value, names)),
-    "pop": lambda container, _, *place: container.pop(*place),
-    "add": _add,
-    "discard": lambda container, names, value: container.discard(decode(value, names)),
-    "contents": lambda container, names, values: refill(container, decode_all(values, names)),
-}
+def _found(kind: str, roots: Mapping[str, Any], container: Any) -> Ref | None:
+    return next(
+        (
+            (kind, name, *path)
+            for name, root in roots.items()
+            for found, path in walk(root)
+            if found is container
+        ),
+        None,
+    )

@@ -8,7 +8,7 @@ made it; in another process `Elsewhere` stands for it, and using that is an erro
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 import agate  # type: ignore[import-untyped]
-import pytz
+import pytz  # type: ignore[import-untyped]
 from dbt.adapters.base import BaseAdapter, BaseRelation, Column
 from dbt.clients.jinja import MacroGenerator
 from dbt_common.clients import agate_helper
@@ -108,23 +108,36 @@ def encode(value: Any, names: Names) -> Any:
     """A value as JSON, now. Containers that have no reference yet get one."""
     if value is None or type(value) in (bool, str):
         return value
-    if isinstance(value, str) and type(value) is not Markup:
-        return str(value.value if isinstance(value, Enum) else value)  # dbt's own kinds of text
-    if type(value) is int:
-        return value if -_EXACT < value < _EXACT else ["int", str(value)]
-    if type(value) is float:
-        return value if math.isfinite(value) else ["float", repr(value)]
     if isinstance(value, CONTAINERS):
         return _encode_container(value, names)
-    if type(value) is Elsewhere:
-        return ["elsewhere", list(value.__dict__["ref"]), value.__dict__["what"]]
-    if type(value) in (tuple, frozenset):
-        return [type(value).__name__, encode_all(value, names)]
+    if isinstance(value, str) and type(value) is not Markup:
+        return str(value.value if isinstance(value, Enum) else value)  # dbt's own kinds of text
+    write = _WRITE.get(type(value))
+    if write is not None:
+        return write(value, names)
     known = names.ref_of(value)  # a value without a JSON form that was met before
     written = None if known else _encode_other(value, names)
     if written is not None:
         return written
-    return ["elsewhere", list(known or names.name(value)), f"{type(value).__module__}.{type(value).__qualname__}"]
+    return [
+        "elsewhere",
+        list(known or names.name(value)),
+        f"{type(value).__module__}.{type(value).__qualname__}",
+    ]
+
+
+_WRITE: dict[type, Callable[[Any, Names], Any]] = {
+    int: lambda value, _: value if -_EXACT < value < _EXACT else ["int", str(value)],
+    float: lambda value, _: value if math.isfinite(value) else ["float", repr(value)],
+    tuple: lambda value, names: ["tuple", encode_all(value, names)],
+    frozenset: lambda value, names: ["frozenset", encode_all(value, names)],
+    bytes: lambda value, _: ["bytes", value.hex()],
+    Decimal: lambda value, _: ["decimal", str(value)],
+    Markup: lambda value, _: ["markup", str(value)],
+    dt.date: lambda value, _: ["date", value.isoformat()],
+    dt.timedelta: lambda value, _: ["timedelta", [value.days, value.seconds, value.microseconds]],
+    Elsewhere: lambda value, _: ["elsewhere", list(value.__dict__["ref"]), value.__dict__["what"]],
+}
 
 
 def encode_all(values: Iterable[Any], names: Names) -> list[Any]:
@@ -154,7 +167,7 @@ def _encode_other(value: Any, names: Names) -> Any:
         written = _written(value, names)
         read = None if written is None else decode(written, names)
         same = type(read) is type(value) and (written[0] in _UNCOMPARED or read == value)
-    except Exception:  # a value's own methods: it has no JSON form then
+    except Exception:  # noqa: BLE001 - it comes from the value's own methods: the value has no JSON form then
         return None
     return written if same else None
 
@@ -163,31 +176,21 @@ _UNCOMPARED = frozenset({"macro", "table", "row"})
 
 
 def _written(value: Any, names: Names) -> Any:
-    kind = type(value)
-    if kind is Markup:
-        return ["markup", str(value)]
-    if kind is Decimal:
-        return ["decimal", str(value)]
-    if kind is bytes:
-        return ["bytes", value.hex()]
-    if kind is datetime.date:
-        return ["date", value.isoformat()]
-    if kind is datetime.timedelta:
-        return ["timedelta", [value.days, value.seconds, value.microseconds]]
-    if kind in (datetime.datetime, datetime.time):
-        return [kind.__name__, value.replace(tzinfo=None).isoformat(), value.fold, _zone(value)]
-    if isinstance(value, BaseRelation):
-        return ["relation", encode(value.to_dict(omit_none=True), _Plain(names))]
-    if isinstance(value, Column):
-        return ["column", encode(dict(vars(value)), _Plain(names))]
-    if kind is MacroGenerator and value.node is not None:
-        return ["macro", value.macro.unique_id, value.node.unique_id]
-    if kind is agate.Table:
+    kind, written = type(value), None
+    if kind in (dt.datetime, dt.time):
+        written = [kind.__name__, value.replace(tzinfo=None).isoformat(), value.fold, _zone(value)]
+    elif isinstance(value, BaseRelation):
+        written = ["relation", encode(value.to_dict(omit_none=True), _Plain(names))]
+    elif isinstance(value, Column):
+        written = ["column", encode(dict(vars(value)), _Plain(names))]
+    elif kind is MacroGenerator and value.node is not None:
+        written = ["macro", value.macro.unique_id, value.node.unique_id]
+    elif kind is agate.Table:
         types = [type(each).__name__ for each in value.column_types]
-        return ["table", list(value.column_names), types, [encode_all(row, names) for row in value.rows]]
-    if kind is agate.Row:
-        return ["row", list(value.keys() or ()), encode_all(value.values(), names)]
-    return None
+        written = ["table", list(value.column_names), types, [encode_all(row, names) for row in value.rows]]
+    elif kind is agate.Row:
+        written = ["row", list(value.keys() or ()), encode_all(value.values(), names)]
+    return written
 
 
 class _Plain:
@@ -208,12 +211,12 @@ class _Plain:
 
 def _zone(value: Any) -> Any:
     zone = value.tzinfo
-    if zone is None or zone is datetime.timezone.utc:
+    if zone is None or zone is dt.timezone.utc:
         return zone and "utc"
     name = getattr(zone, "zone", None)
     if name is not None:
         return ["pytz", name, bool(value.dst())]
-    if type(zone) is datetime.timezone:
+    if type(zone) is dt.timezone:
         return ["offset", zone.utcoffset(None).total_seconds()]
     raise ValueError(f"no JSON for a time zone of type {type(zone).__name__}")
 
@@ -222,9 +225,9 @@ def _in_zone(value: Any, zone: Any) -> Any:
     if zone is None:
         return value
     if zone == "utc":
-        return value.replace(tzinfo=datetime.timezone.utc)
+        return value.replace(tzinfo=dt.timezone.utc)
     if zone[0] == "offset":
-        return value.replace(tzinfo=datetime.timezone(datetime.timedelta(seconds=zone[1])))
+        return value.replace(tzinfo=dt.timezone(dt.timedelta(seconds=zone[1])))
     return pytz.timezone(zone[1]).localize(value, is_dst=zone[2])
 
 
@@ -294,10 +297,12 @@ _READ: dict[str, Callable[..., Any]] = {
     "markup": lambda _, text: Markup(text),  # noqa: S704 - it was one
     "decimal": lambda _, text: Decimal(text),
     "bytes": lambda _, text: bytes.fromhex(text),
-    "date": lambda _, text: datetime.date.fromisoformat(text),
-    "timedelta": lambda _, parts: datetime.timedelta(*parts),
-    "datetime": lambda _, text, fold, zone: _in_zone(datetime.datetime.fromisoformat(text), zone).replace(fold=fold),
-    "time": lambda _, text, fold, zone: _in_zone(datetime.time.fromisoformat(text), zone).replace(fold=fold),
+    "date": lambda _, text: dt.date.fromisoformat(text),
+    "timedelta": lambda _, parts: dt.timedelta(*parts),
+    "datetime": lambda _, text, fold, zone: _in_zone(dt.datetime.fromisoformat(text), zone).replace(
+        fold=fold
+    ),
+    "time": lambda _, text, fold, zone: _in_zone(dt.time.fromisoformat(text), zone).replace(fold=fold),
     "relation": lambda names, fields: names.adapter.Relation.from_dict(decode(fields, _Plain(names))),
     "column": lambda names, fields: names.adapter.Column(**decode(fields, _Plain(names))),
     "macro": _macro,

@@ -41,9 +41,9 @@ def _unshare(entry: Any, seen: dict[int, Any]) -> int:
                     child = copy.deepcopy(child)  # noqa: PLW2901 - it takes the other's place
                     below[key] = child
                     replaced += 1
-            elif not (type(child).__module__.startswith("dbt") and hasattr(child, "__dict__")):
-                continue
-            elif id(child) in seen:
+            elif id(child) in seen or not (
+                type(child).__module__.startswith("dbt") and hasattr(child, "__dict__")
+            ):
                 continue
             seen[id(child)] = child
             waiting.append(child)

@@ -28,7 +28,6 @@ from dbt.task.run import RunTask
 from dbt.task.seed import SeedTask
 from dbt.task.snapshot import SnapshotTask
 from dbt.task.test import TestTask
-
 from dbt_common.events import functions
 
 from dbt import selected_resources
@@ -39,7 +38,7 @@ from workers.engine.graph_files import LinkedGraph, linked_by_dbt
 from workers.engine.invocation import use_flags
 from workers.engine.retry import recall_batches, recall_start
 from workers.engine.spec import RunFacts
-from workers.engine.template_state import GraphIndex, TemplateState, walk
+from workers.engine.template_state import GraphIndex, TemplateState, containers
 
 TASKS: dict[str, type[RunTask]] = {
     "build": BuildTask,
@@ -116,7 +115,7 @@ class RunView(msgspec.Struct, kw_only=True):
         changes there changes the node."""
         graph = self.manifest.flat_graph
         entry = graph.get("nodes", {}).get(unique_id) or graph.get("functions", {}).get(unique_id)
-        return {id(found): found for found, _ in walk(entry)}
+        return containers(entry)
 
     def own_everything(self) -> None:
         """Copies of all nodes, for what changes them all (deferral)."""
