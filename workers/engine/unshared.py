@@ -8,6 +8,8 @@ in plain dbt with partial parsing. A template that changes such an object must c
 from __future__ import annotations
 
 import copy
+import functools
+from enum import Enum
 from typing import Any
 
 from dbt.contracts.graph.manifest import Manifest
@@ -33,18 +35,26 @@ def _unshare(entry: Any, seen: dict[int, Any]) -> int:
     replaced, waiting = 0, [entry]
     while waiting:
         parent = waiting.pop()
-        is_object = not isinstance(parent, (dict, list))
-        below: Any = vars(parent) if is_object else parent
-        for key, child in list(enumerate(below) if isinstance(below, list) else dict.items(below)):
-            if isinstance(child, (dict, list)):
-                if id(child) in seen:
-                    child = copy.deepcopy(child)  # noqa: PLW2901 - it takes the other's place
-                    below[key] = child
-                    replaced += 1
-            elif id(child) in seen or not (
-                type(child).__module__.startswith("dbt") and hasattr(child, "__dict__")
-            ):
+        below: Any = parent if isinstance(parent, (dict, list)) else vars(parent)
+        for key, child in enumerate(below) if isinstance(below, list) else dict.items(below):
+            kind = type(child)
+            if kind in _SCALARS or not _has_some_below(kind):
                 continue
+            if id(child) in seen:
+                if not isinstance(child, (dict, list)):
+                    continue
+                child = copy.deepcopy(child)  # noqa: PLW2901 - it takes the other's place
+                below[key] = child
+                replaced += 1
             seen[id(child)] = child
             waiting.append(child)
     return replaced
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
+@functools.cache
+def _has_some_below(kind: Any) -> bool:
+    of_dbt = kind.__module__.startswith("dbt") and not issubclass(kind, (str, Enum))
+    return issubclass(kind, (dict, list)) or (of_dbt and getattr(kind, "__dictoffset__", 0) != 0)

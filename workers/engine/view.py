@@ -83,7 +83,7 @@ class RunView(msgspec.Struct, kw_only=True):
     task: Any
     recorder: CacheRecorder
     query_header: Any
-    templates: Any = None
+    templates: TemplateState = None  # type: ignore[assignment]
     facts: RunFacts | None = None
     run_results: dict[str, Any] | None = None
     pool: DbtThreadPool | None = None
@@ -91,6 +91,12 @@ class RunView(msgspec.Struct, kw_only=True):
     environment: dict[str, str] | None = None
     owned: set[str] = msgspec.field(default_factory=set)
     inlined: set[str] = msgspec.field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        context = self.context
+        self.templates = TemplateState(
+            context.adapter, context.graph_index, self.kept_beside_graph, self.own, self.macro_of
+        )
 
     def own(self, unique_id: str) -> Any:
         """The run's own copy of a node, and of the ephemeral models that compiling it compiles."""
@@ -209,14 +215,10 @@ def build_view(
     # a query comment may name the invocation: it is the run's own
     connections.profile = config
     connections.set_query_header(generate_query_header_context(config, manifest))
-    view = RunView(
+    return RunView(
         run_id=run_id, flags=flags, console=console or flags, config=config, context=context, manifest=manifest, task=task,
         recorder=CacheRecorder(context.adapter), query_header=connections.query_header,
     )  # fmt: skip
-    view.templates = TemplateState(
-        context.adapter, context.graph_index, view.kept_beside_graph, view.own, view.macro_of
-    )
-    return view
 
 
 @functools.cache
