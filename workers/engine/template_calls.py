@@ -64,12 +64,18 @@ def _call(self: Any, context: Any, called: Any, /, *args: Any, **more: Any) -> A
         and called.__name__ in CHANGING
         and _Executing.state is not None
     ):
+        for own in _OF_JINJA:
+            more.pop(own, None)
         if kind is BuiltinMethodType and isinstance(called.__self__, (dict, list, set)):
             return _Executing.state.record(called.__self__, called.__name__, called, args, more)
         if kind is MethodDescriptorType and args and isinstance(args[0], (dict, list, set)):
             bound = called.__get__(args[0])  # `dict.update(graph, …)`
             return _Executing.state.record(args[0], called.__name__, bound, args[1:], more)
     return _call_of_jinja(self, context, called, *args, **more)
+
+
+_OF_JINJA = ("_loop_vars", "_block_vars")
+"""What compiled templates pass with a call within a loop or block, and jinja2.runtime.Context.call takes out again."""
 
 
 _set_of_jinja = Namespace.__setitem__

@@ -37,7 +37,7 @@ def _unshare(entry: Any, seen: dict[int, Any]) -> int:
         parent = waiting.pop()
         below: Any = parent if isinstance(parent, (dict, list)) else vars(parent)
         for key, child in enumerate(below) if isinstance(below, list) else dict.items(below):
-            kind = type(child)
+            kind: Any = type(child)
             if kind in _SCALARS or not _has_some_below(kind):
                 continue
             if id(child) in seen:

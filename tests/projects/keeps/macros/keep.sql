@@ -60,6 +60,9 @@
         {% do kept['names'].append(model.name) %}
         {% do kept['by_model'].setdefault(model.name, {'seen': []}) %}
         {% do kept['by_model'][model.name]['seen'].extend(kept['names'] | map('upper')) %}
+        {% for name in [model.name, model.name | upper] %}
+            {% do kept['by_model'][model.name].update(last=name) %}
+        {% endfor %}
         {% do kept['set'].add(model.name) if model.name == 'second' %}
         {% set counter = kept.counter %}
         {% set counter.n = counter.n + 1 %}
