@@ -24,25 +24,26 @@ class LinkedGraph(msgspec.Struct, kw_only=True):
     """dbt's graph of a parsed project.
 
     Attributes:
-        summary: graph_summary.json, without the invocation.
+        summary: graph_summary.json, without the invocation; None if another command wrote over it.
         pickled: graph.gpickle, compressed; None where dbt was not to write it.
         checksum, written: of that file, and its state on the disk when this process wrote it.
     """
 
     graph: Graph
-    summary: dict[str, Any]
+    summary: dict[str, Any] | None = None
     pickled: bytes | None = None
     checksum: int = 0
     written: tuple[str, int, int, int] | None = None
 
     def write(self, target: str) -> bool:
-        """Write what dbt writes when it has linked the graph; False if this graph was linked without its pickle."""
-        if get_flags().WRITE_JSON:
-            if self.pickled is None:
-                return False
-            self._write_pickle(self.pickled, os.path.join(target, graph_file_name))
+        """Write what dbt writes when it has linked the graph; False if not all of it is known."""
+        to_pickle = bool(get_flags().WRITE_JSON)
+        if self.summary is None or (to_pickle and self.pickled is None):
+            return False
         summary = {_INVOCATION: get_invocation_id(), **self.summary}
         write_bytes(os.path.join(target, _SUMMARY), json.dumps(summary).encode())
+        if to_pickle and self.pickled is not None:
+            self._write_pickle(self.pickled, os.path.join(target, graph_file_name))
         return True
 
     def _write_pickle(self, pickled: bytes, path: str) -> None:
@@ -56,17 +57,25 @@ class LinkedGraph(msgspec.Struct, kw_only=True):
 
 
 def linked_by_dbt(graph: Graph, target: str) -> LinkedGraph:
-    """What dbt has just linked and written into its target folder."""
-    with open(os.path.join(target, _SUMMARY), encoding="utf-8") as file:
-        summary = json.load(file)
-    summary.pop(_INVOCATION, None)
-    linked = LinkedGraph(graph=graph, summary=summary)
+    """What dbt has just linked and written into its target folder.
+
+    Another command may use the same folder. It writes the summary first, so both files are this command's if the
+    summary is, once the other file was read.
+    """
+    linked = LinkedGraph(graph=graph)
     if get_flags().WRITE_JSON:
         path = os.path.join(target, graph_file_name)
-        with open(path, "rb") as pickle:
+        with contextlib.suppress(OSError), open(path, "rb") as pickle:
             content = pickle.read()
-        linked.pickled, linked.checksum = zlib.compress(content, 1), zlib.crc32(content)
-        linked.written = _state_of(path)
+            linked.pickled, linked.checksum = zlib.compress(content, 1), zlib.crc32(content)
+            linked.written = _state_of(path)
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(os.path.join(target, _SUMMARY), encoding="utf-8") as file,
+    ):
+        summary = json.load(file)
+        if summary.pop(_INVOCATION, None) == get_invocation_id():
+            linked.summary = summary
     return linked
 
 

@@ -177,9 +177,8 @@ class TemplateState:
         self._stored = secrets.token_hex(4)
         told = [self._origin, TEMPLATES, self._stored, self._changes]
         self._changes = []
-        return (
-            msgspec.json.encode(told, enc_hook=str).decode(),
-        )  # names of dbt's are texts of its own kinds
+        # names in dbt's configs are texts of its own kinds
+        return (msgspec.json.encode(told, enc_hook=str).decode(),)
 
     def _undo(self) -> None:
         for container, before in self._before.values():
@@ -264,11 +263,11 @@ class TemplateState:
             self._beside = containers(list(self._roots().values()))
         if self._of_nodes is None:
             self._of_nodes = containers([self._own(unique_id) for unique_id in self._nodes()])
-        if id(container) in self._beside:
-            return _found("beside", self._roots(), container)
-        if id(container) in self._of_nodes:
-            return _found("node", {unique_id: self._own(unique_id) for unique_id in self._nodes()}, container)
-        return None
+        if id(container) not in self._beside and id(container) not in self._of_nodes:
+            return None
+        with self.hidden():
+            nodes = {each: self._own(each) for each in self._nodes()}
+            return _found("beside", self._roots(), container) or _found("node", nodes, container)
 
     # -- recording ---------------------------------------------------------------------------------
 
@@ -278,7 +277,12 @@ class TemplateState:
         if ref is None:
             return call(*args, **more)
         with self._lock:
-            args = [list(each) if hasattr(each, "__next__") else each for each in args]
+            # an iterator can be read once; a list that extends itself is read before it grows
+            doubled = method == "extend"
+            args = [
+                list(each) if hasattr(each, "__next__") or (doubled and each is container) else each
+                for each in args
+            ]
             was_there = is_there(container, method, args)
             self._touch(container, ref)
             answer = call(*args, **more)
@@ -309,12 +313,8 @@ class TemplateState:
 
 
 def _found(kind: str, roots: Mapping[str, Any], container: Any) -> Ref | None:
-    return next(
-        (
-            (kind, name, *path)
-            for name, root in roots.items()
-            for found, path in walk(root)
-            if found is container
-        ),
-        None,
-    )
+    for name, root in roots.items():
+        for found, path in walk(root):
+            if found is container:
+                return (kind, name, *path)
+    return None
