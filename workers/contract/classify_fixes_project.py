@@ -73,6 +73,16 @@ def _undefined_macro(finding: Finding) -> str:
     ).strip()
 
 
+def _undefined_attribute(finding: Finding) -> str:
+    owner, name = finding.fact("owner"), finding.named("name")
+    if owner == "None":
+        return (
+            f"The value that {finding.place} takes '{name}' of is none: look where it is set. If a query or `graph` "
+            "gives it, it has no value while dbt parses: put the code inside {% if execute %} … {% endif %}."
+        )
+    return f"Correct '{name}' in {finding.place}: the {owner.removesuffix(' object')} there has nothing of that name."
+
+
 def _undefined_variable(finding: Finding) -> str:
     name = finding.named("name")
     given = json.dumps({name: "<value>"})
@@ -230,6 +240,7 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     "missing_doc": lambda f: f"Add a {{% docs {f.named('name')} %}} block, or correct doc() in {f.place}.",
     "hidden_dependency": _hidden_dependency,
     "undefined_macro": _undefined_macro,
+    "undefined_attribute": _undefined_attribute,
     "undefined_variable": _undefined_variable,
     "macro_arguments": lambda f: f"Call {f.named('name')} with the arguments it takes, in {f.place}.",
     "macro_recursion": lambda f: f"Give the macro that {f.place} calls an end to its recursion.",

@@ -46,6 +46,7 @@ KINDS: Final[dict[str, Kind]] = {
     "missing_doc": Kind(_COMPILATION, "doc('{name}') was not found"),
     "hidden_dependency": Kind(_COMPILATION, "dbt cannot see a ref() that is inside a condition"),
     "undefined_macro": Kind(_COMPILATION, "'{name}' is undefined"),
+    "undefined_attribute": Kind(_COMPILATION, "{owner} has no attribute or element {name}"),
     "undefined_variable": Kind(_COMPILATION, "required var '{name}' has no value"),
     "macro_arguments": Kind(_COMPILATION, "macro {name} takes {rule}"),
     "macro_recursion": Kind(_COMPILATION, "a macro calls itself without an end"),

@@ -21,13 +21,13 @@ from dbt.cli import requires
 from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
-from dbt.graph import Graph
 from dbt.mp_context import get_mp_context
 from dbt.parser.manifest import ManifestLoader, _check_manifest
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.engine.fencing import FencedAdapters
+from workers.engine.graph_files import LinkedGraph
 from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
@@ -35,6 +35,8 @@ from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
+from workers.engine.template_state import GraphIndex
+from workers.engine.unshared import unshare
 
 
 class ProjectMismatchError(Exception):
@@ -54,6 +56,7 @@ class Context(msgspec.Struct, kw_only=True):
 
     Attributes:
         manifest_file: its manifest.json, kept in pieces.
+        graph_index: of its `graph`.
         config: configuration of an invocation of the same key, where reading it warned of nothing.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
@@ -66,8 +69,9 @@ class Context(msgspec.Struct, kw_only=True):
     manifest: Manifest
     adapter: Any
     manifest_file: ManifestFile
+    graph_index: GraphIndex
     config: RuntimeConfig | None = None
-    graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
+    graphs: dict[bool, LinkedGraph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
     nothing_to_say: bool = False
 
@@ -171,7 +175,7 @@ class ContextStore:
         remember_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=None,
-            manifest_file=ManifestFile(manifest),
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _unpack_same(self, key: str) -> Context | None:
@@ -234,11 +238,12 @@ class ContextStore:
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
+        unshare(manifest)
         self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=FACTORY.lookup_adapter(config.credentials.type),
-            manifest_file=ManifestFile(manifest),
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _know(
@@ -303,7 +308,8 @@ def _with_other_vars(context: Context, key: str) -> Context:
     """A context whose manifest is another's."""
     return Context(
         key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None,
-        manifest_file=context.manifest_file, graphs=context.graphs, semantic_manifest=context.semantic_manifest,
+        manifest_file=context.manifest_file, graph_index=context.graph_index, graphs=context.graphs,
+        semantic_manifest=context.semantic_manifest,
     )  # fmt: skip
 
 

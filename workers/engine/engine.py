@@ -16,7 +16,7 @@ from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
 from workers.engine import command as commands
-from workers.engine import edges, fencing, node_files, rendering, thrift  # noqa: F401 - for what they put in place
+from workers.engine import edges, fencing, node_files, rendering, template_calls, thrift  # noqa: F401 - for what they put in place
 from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
@@ -102,9 +102,10 @@ class Engine:
         """
         with self._step(spec, "@start", emit, attempt):
             view = self._view(spec, facts)
+            view.templates.begin(view.own_hooks)
             with uncollected():
                 outcome = edges.start(view)
-            outcome.cache += view.recorder.take()
+            outcome.cache += view.recorder.take() + view.templates.take()
             return outcome
 
     def node(
@@ -135,11 +136,12 @@ class Engine:
         with self._step(spec, unique_id, emit, attempt):
             view = self._view(spec, facts)
             refreshed: tuple[str, ...] = ()
-            view.recorder.replay(changes(view.recorder.position))
+            told = view.recorder.replay(changes(view.recorder.position))
+            view.templates.begin(lambda: (unique_id, *view.inlined), told)
             if (attempt > 1 or stale) and not skip:
                 refreshed = (self._refresh_cache(view),)
             outcome = execute_node(view, unique_id, index, skip=skip, cause=cause, overran=overran)
-            outcome.cache = refreshed + view.recorder.take()
+            outcome.cache = refreshed + view.recorder.take() + view.templates.take()
             outcome.result.worker = self._worker
             return outcome
 
@@ -158,7 +160,7 @@ class Engine:
         """What dbt does once after the last node."""
         with self._step(spec, "@close", emit, attempt):
             view = self._view(spec, facts)
-            view.recorder.replay(changes(view.recorder.position))
+            view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
             finished = edges.close(view, started, results, stop=stop)
             show_deprecations_summary()
             return finished
@@ -283,6 +285,8 @@ class Engine:
                     self._leave_manifest(spec)
                     show_deprecations_summary()
                     raise CommandFailedError(self._finished(error, spec)) from error
+                finally:
+                    template_calls.leave()
         except OSError as error:
             # the caller's working directory is not on this machine
             self._sink.line(f"Error: {error}", level="error")
