@@ -105,7 +105,8 @@ class DbtRunner:
             end = args.index("--") if "--" in args else len(args)
             args = [*args[:end], "--threads", str(self.threads), *args[end:]]
             invocation = parse_invocation(args, environ=environ, cwd=cwd)
-        check_project(invocation, cwd=cwd, environ=environ)
+        if not (invocation.wants_help or invocation.wants_version):
+            check_project(invocation, cwd=cwd, environ=environ)
         return self._following(environ).run(
             invocation, cwd=cwd, environ=environ, on_event=self._ear(stream_output, on_line),
             description=description, retry=retry or self._retry, limits=limits or self._limits,

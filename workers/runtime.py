@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import redis
+from billiard import common as billiard_common
 from billiard.process import current_process
 from celery import current_task
 
@@ -95,7 +96,11 @@ class Runtime:
             connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl
         )
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
-        self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
+        self.engine = Engine(
+            RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts,
+            # set by the pool's handler of SIGTERM, which then raises SystemExit
+            exiting=lambda: billiard_common._should_have_exited[0],  # noqa: SLF001 - public from billiard 4.3 on
+        )  # fmt: skip
         self.progress = Progress(self.ledger)
         # a beat that waits is no beat: the heart must know in time that the server does not answer
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
