@@ -18,6 +18,7 @@ import msgspec
 from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
+from producer.dbt_tables import judged
 from producer.interrupts import Detached, Interrupts
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
@@ -30,6 +31,8 @@ from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
 
 _NO_WORKER_SECONDS = 60.0
+_DBTS_OWN = "DBT_ENGINE_"
+"""Names with this beginning are dbt's own options, those of later releases too (dbt.env_vars)."""
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +120,10 @@ class Follower:
         """
         again = self.client.retry_request(run_id, args)
         cwd = Path(again.cwd)
-        invocation = dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd)
+        invocation = judged(
+            lambda table: dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd, table=table),
+            environ,
+        )
         request, env_file = self.request(
             invocation, cwd=cwd, environ=environ, description=description, limits=limits
         )
@@ -183,6 +189,7 @@ class Follower:
             env_file = _write_env(embedded_dir, run_id, environ)
         else:
             names = names_used([project]) | names_noted(environ) | dbt_options.variables()
+            names |= {name for name in environ if name.startswith(_DBTS_OWN)}
             given = {name: environ[name] for name in names if name in environ}
             env = allowed(given, self.settings.env_deny)
         request = RunRequest(

@@ -18,6 +18,7 @@ from celery import signals
 from workers import memory
 from workers.app import settings
 from workers.board import board
+from workers.contract.command_line import pack
 from workers.contract.connection import connect
 from workers.contract.log import configure, log
 from workers.contract.names import Keys
@@ -70,7 +71,13 @@ def _ready(sender: Any = None, **_: Any) -> None:
         client, keys=keys, lease_ms=int(settings.lease_seconds * 1000), result_ttl=settings.result_ttl
     )
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
-    presence = Presence(client, keys, str(getattr(sender, "hostname", "")), processes)
+    from workers.engine import command_line, release
+
+    presence = Presence(
+        client, keys, str(getattr(sender, "hostname", "")), processes,
+        dbt=release.release(), adapters=release.adapters(),
+        command_line=pack(command_line.pack(command_line.describe_dbt())),
+    )  # fmt: skip
     send = functools.partial(publish, ledger)
     reaper = Reaper(
         ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)

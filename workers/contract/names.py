@@ -191,5 +191,8 @@ class Keys:
     def probe(self) -> str:  # is never there: deleting it shows whether the server takes writes
         return f"{self.prefix}:probe"
 
+    def command_line(self, release: str) -> str:  # string: packed description of a dbt release's command line
+        return f"{self.prefix}:command-line:{release}"
+
     def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
         return f"{self.prefix}:workers"

@@ -129,8 +129,7 @@ def _limit_sqlparse(options: Mapping[str, Any] | None) -> None:
     """Set sqlparse's limits as ``--sqlparse`` does (dbt.cli.option_types); None: as without that option."""
     for name, own in _SQLPARSE_LIMITS.items():
         value = own if options is None else options.get(name)
-        unlimited = value is None or str(value).lower() == "none"
-        setattr(grouping, name, None if unlimited else int(value))
+        setattr(grouping, name, None if str(value).lower() == "none" else int(str(value)))
 
 
 def _set_environment(env: Mapping[str, str]) -> None:
