@@ -270,7 +270,7 @@ def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
         if event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
-            sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
+            sys.stderr.write(f"dbt-relay: {waiting_for(event.node, event.text)}\n")
 
     return heard
 

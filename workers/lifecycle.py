@@ -21,7 +21,7 @@ from workers.board import board
 from workers.contract.command_line import pack
 from workers.contract.connection import connect
 from workers.contract.log import configure, log
-from workers.contract.names import Keys
+from workers.contract.names import Keys, release_queue
 from workers.draining import drain, seconds_left
 from workers.intake import count_with
 from workers.ledger import Ledger
@@ -47,6 +47,15 @@ def _logging(loglevel: Any = None, **_: Any) -> None:
 
     logging.basicConfig(level=loglevel or "WARNING", format="%(levelname)s %(name)s: %(message)s")
     configure(settings.log_format, settings.log_level)
+
+
+@signals.celeryd_after_setup.connect
+def _consume_release_queue(instance: Any = None, **_: Any) -> None:
+    """Take what workers with another dbt pass on to those with this one."""
+    from workers.engine.release import release
+
+    if instance is not None and settings.queue in instance.app.amqp.queues.consume_from:
+        instance.app.amqp.queues.select_add(release_queue(settings.queue, release()))
 
 
 @signals.worker_init.connect

@@ -29,6 +29,7 @@ from workers.contract.names import Keys
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
+from workers.engine.release import release
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
 from workers.ledger import Ledger
@@ -93,8 +94,9 @@ class Runtime:
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
-            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl
-        )
+            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl,
+            dbt=release(),
+        )  # fmt: skip
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(
             RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts,

@@ -52,8 +52,9 @@ class WarehouseLock:
         holder = self._identify(warehouse, owner)
         try:
             answer = self.ledger.call_json(
-                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6), holder
-            )
+                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6), holder,
+                self.ledger.dbt,
+            )  # fmt: skip
         except redis.OutOfMemoryError:
             return FULL
         if not answer["entered"]:

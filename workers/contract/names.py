@@ -64,6 +64,14 @@ def new_run_id(now: float | None = None) -> str:
     return f"{stamp}-{secrets.token_hex(6)}"
 
 
+def release_queue(queue: str, release: str) -> str:
+    """The queue beside `queue` that only its workers with that release of dbt consume.
+
+    A run's messages go to `queue`. A worker that has another dbt than the one that planned the run passes them on.
+    """
+    return f"{queue}@{release}"
+
+
 def submitted_at(run_id: str) -> float:
     """When the run was submitted, seconds since the epoch; 0.0 where the id does not say."""
     try:
@@ -147,6 +155,9 @@ class Keys:
             self.waiting(run_id), self.ready(run_id), self.results(run_id), self.attempts(run_id),
             self.cache(run_id), self.events(run_id), self.publishers(run_id),
         ]  # fmt: skip
+
+    def told(self, run_id: str) -> str:  # string, for a minute: why the run waits was said
+        return f"{self.run(run_id)}:told"
 
     # all runs
     def active(self) -> str:  # sorted set: unfinished runs by time of submission
