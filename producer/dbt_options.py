@@ -63,14 +63,12 @@ class Command:
         options: its options, ``--help`` included.
         arguments: positional ones: name and whether dbt insists on it.
         group: whether a sub-command must follow.
-        unknown: whether the table does not have it; `options` are a guess then.
     """
 
     words: str
     options: tuple[Option, ...]
     arguments: tuple[tuple[str, bool], ...]
     group: bool
-    unknown: bool = False
 
     def usage(self) -> str:
         """The two lines that dbt prints above a usage error."""
@@ -145,7 +143,7 @@ class Table:
     def unknown_command(self, words: str) -> Command:
         """What stands for a command that the table lacks."""
         like = self.command(_LIKE_ANY) if _LIKE_ANY in self._data["commands"] else self.command("")
-        return replace(like, words=words, arguments=(), group=False, unknown=True)
+        return replace(like, words=words, arguments=(), group=False)
 
     def spelled(self, spelling: str) -> Option | None:
         """An option that any command spells so."""

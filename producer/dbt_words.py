@@ -42,7 +42,6 @@ class Level:
     given: list[Given] = field(default_factory=list)
     positional: list[str] = field(default_factory=list)
     terminator: int | None = None  # where a ``--`` ends its options
-    guessed: bool = False  # whether it has an option that the table lacks, or is a command that it lacks
 
     def asked_for(self, name: str) -> bool:
         return any(given.option.name == name for given in self.given)
@@ -94,7 +93,7 @@ def read_words(words: tuple[str, ...], table: Table | None = None) -> list[Level
             if not table.lenient or words[at] in ("dbt", "dbt-relay"):
                 raise _unknown_command(level.command, words[at], table)
             name = f"{level.command.words} {words[at]}".strip()
-            levels.append(Level(table.unknown_command(name), guessed=True))
+            levels.append(Level(table.unknown_command(name)))
         else:
             levels.append(Level(table.command(meant)))
         at = _scan(words, at + 1, levels[-1], table)
@@ -155,8 +154,7 @@ class _Scanner:
         spelled, equals, attached = word.partition("=")
         option = self.spellings.get(spelled)
         if option is None and self.table.lenient and len(spelled) > 2 and spelled.startswith("--"):
-            self.level.guessed = True
-            option = self.table.spelled(spelled)
+            option = self.table.spelled(spelled)  # another command has it: it is read as there
             if option is None:
                 self._pass_on(alone=bool(equals))
                 return
@@ -175,7 +173,6 @@ class _Scanner:
 
     def _pass_on(self, *, alone: bool) -> None:
         """Leave the words of an option that no table has to dbt."""
-        self.level.guessed = True
         if alone or self.at >= len(self.words):
             return
         if self.level.command.group:
@@ -225,9 +222,7 @@ class _Scanner:
 
 
 def check_arguments(level: Level) -> None:
-    """Raise DbtUsageError for a missing or surplus positional argument; where options are guessed, so are these."""
-    if level.guessed:
-        return
+    """Raise DbtUsageError for a missing or surplus positional argument."""
     arguments = level.command.arguments
     needed = [name for name, required in arguments if required]
     usage = level.command.usage()

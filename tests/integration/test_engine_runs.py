@@ -14,6 +14,10 @@ from typing import Any
 import duckdb
 import msgspec
 import pytest
+from dbt.clients import registry
+from dbt.deps import base as deps
+from dbt.utils import artifact_upload
+from dbt_common.clients import jinja
 from sqlparse.engine import grouping
 
 from tests.support.engine import Ran, Shared, drive, spec_for
@@ -179,6 +183,18 @@ def test_limits_for_sqlparse_are_those_of_each_run(small: Path) -> None:
         assert grouping.MAX_GROUPING_DEPTH == 7
     finally:
         grouping.MAX_GROUPING_DEPTH = own
+
+
+def test_what_an_earlier_command_left_in_dbts_modules_is_forgotten(small: Path) -> None:
+    registry.index_cached.cache[()] = ["a package of yesterday"]
+    jinja.MACRO_DEBUGGING = "write"
+    deps.DOWNLOADS_PATH = str(small / "downloads")
+    artifact_upload.add_artifact_produced("another/target/manifest.json")
+    ENGINE.plan(spec_for(small, "run"), lambda _: None)
+    assert not registry.index_cached.cache
+    assert not jinja.MACRO_DEBUGGING
+    assert deps.DOWNLOADS_PATH is None
+    assert "another/target/manifest.json" not in artifact_upload.PRODUCED_ARTIFACTS_PATHS
 
 
 def test_the_process_is_as_it_was_after_a_step(small: Path) -> None:

@@ -128,8 +128,8 @@ def _forget_earlier_commands() -> None:
 def _limit_sqlparse(options: Mapping[str, Any] | None) -> None:
     """Set sqlparse's limits as ``--sqlparse`` does (dbt.cli.option_types); None: as without that option."""
     for name, own in _SQLPARSE_LIMITS.items():
-        value = own if options is None else options.get(name)
-        setattr(grouping, name, None if str(value).lower() == "none" else int(str(value)))
+        value: Any = own if options is None else options.get(name)
+        setattr(grouping, name, None if str(value).lower() == "none" else int(value))
 
 
 def _set_environment(env: Mapping[str, str]) -> None:
