@@ -66,7 +66,6 @@ class FakeWorker:
         """Clients of this process talk to it."""
         monkeypatch.setattr(client_module, "connect", lambda _, **__: self.redis())
         monkeypatch.setattr(RelayClient, "publish", lambda _, run_id, steps: self.publish(run_id, steps))
-        self.redis().hset(self.ledger.keys.workers(), "fake:1", json.dumps(self._hello()))
         for thread in self._threads:
             thread.start()
         try:
@@ -78,10 +77,12 @@ class FakeWorker:
                 thread.join(10)
             assert self.failure is None, self.failure
 
-    def _hello(self) -> dict[str, object]:
+    def say_hello(self) -> None:
+        """Say which dbt it has: one whose options are packaged."""
         now = time.time()
-        return {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
+        hello = {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
                 "seen": now + 3600, "dbt": dbt_versions()[-1]}  # fmt: skip
+        self.redis().hset(self.ledger.keys.workers(), "fake:1", json.dumps(hello))
 
     def _work(self) -> None:
         try:

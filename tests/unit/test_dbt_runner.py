@@ -49,6 +49,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
             behaviour: Mapping[str, Behaviour] | None = None, **options: Any
         ) -> tuple[DbtRunner, FakeWorker]:
             worker = stack.enter_context(FakeWorker(MODELS, behaviour).at_work(monkeypatch))
+            worker.say_hello()
             return DbtRunner(PROJECT, broker_url="redis://nowhere:1/0", **options), worker
 
         yield start
