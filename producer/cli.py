@@ -92,21 +92,25 @@ def run_dbt(words: Sequence[str]) -> int:
         KeyboardInterrupt: Ctrl-C; the run was cancelled, and with a second one not waited for.
     """
     from producer.dbt_args import check_project, parse_invocation
+    from producer.dbt_tables import judged
 
     environ = dict(os.environ)
     cwd = working_directory()
     if "retry" in words:
         from producer.retry_run import named_run
 
-        named = named_run(words)
+        named = judged(lambda table: named_run(words, table), environ)
         if named is not None:
             return _retry_run(*named, environ)
-    invocation = parse_invocation(words, environ=environ, cwd=cwd)
+    invocation = judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
     if invocation.wants_help:
-        _say(sys.stdout, command_help(invocation.command) if invocation.command else root_help())
+        _say(
+            sys.stdout,
+            command_help(invocation.command, invocation.table) if invocation.command else root_help(),
+        )
         return 0
     if invocation.wants_version:
-        _say(sys.stdout, version_text())
+        _say(sys.stdout, version_text(environ))
         return 0
     check_project(invocation, cwd=cwd, environ=environ)
     from producer.session import run_invocation
@@ -123,10 +127,12 @@ def _retry_run(run: str, words: Sequence[str], environ: Mapping[str, str]) -> in
     from producer import cli_broker
     from producer.cli_runs import find_run
     from producer.dbt_args import parse_invocation
+    from producer.dbt_tables import judged
     from producer.session import retry_run
 
     _loaded()
-    invocation = parse_invocation(words, environ=environ, cwd=working_directory())
+    cwd = working_directory()
+    invocation = judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
     client = cli_broker.client()
     run_id = find_run(client, run)
     return _told(

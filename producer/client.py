@@ -44,6 +44,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: as Celery calls it, ``celery@host``.
+        dbt: its release of dbt-core; empty where the worker does not tell.
+        adapters: its adapters by name, each with its release.
         draining: whether it is stopping and takes nothing further.
         children: process ids of its pool.
     """
@@ -58,6 +60,22 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     draining: bool = False
     children: tuple[int, ...] = ()
+    dbt: str = ""
+    adapters: dict[str, str] = {}
+
+    @property
+    def place(self) -> str:
+        """``host:pid``, with Celery's name of the worker."""
+        return f"{self.host}:{self.pid}" + (f" ({self.name})" if self.name else "")
+
+    @property
+    def installed(self) -> str:
+        """``dbt-core 1.11.16, duckdb 1.11.1``."""
+        if not self.dbt:
+            return "does not tell its dbt"
+        return ", ".join(
+            [f"dbt-core {self.dbt}", *(f"{name} {release}" for name, release in self.adapters.items())]
+        )
 
 
 class RelayClient:
@@ -65,18 +83,19 @@ class RelayClient:
 
     def __init__(
         self, broker_url: str, *, namespace: str | None = None, queue: str | None = None,
-        patience: float = 5.0, away: float = 120.0,
+        patience: float = 5.0, away: float = 120.0, timeout: float = 30.0,
     ) -> None:  # fmt: skip
         """
         Args:
             broker_url: Redis, in Celery's or redis-py's form.
             patience: seconds that a call rides out a server that cannot be reached.
             away: seconds, beyond that, for which a watch goes on without the server.
+            timeout: seconds that one try waits for an answer.
         """
         self.broker_url = broker_url
         self.queue = queue or Settings().queue
         self.away = away
-        self.store = RunStore(connect(broker_url, patience=patience), keys=Keys(namespace))
+        self.store = RunStore(connect(broker_url, patience=patience, timeout=timeout), keys=Keys(namespace))
 
     # -- submitting --------------------------------------------------------------------------------
 
@@ -294,8 +313,18 @@ class RelayClient:
         with reaching(self.broker_url):
             raw: Any = self.store.client.hgetall(self.store.keys.workers())
             now: Any = self.store.client.time()
-        infos = [msgspec.convert(json.loads(value), WorkerInfo, strict=False) for value in raw.values()]
-        return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
+        infos = [_worker_of(value) for value in raw.values()]
+        return [info for info in infos if info is not None and int(now[0]) - info.seen < _STALE_SECONDS]
+
+    def command_line(self, release: str) -> dict[str, Any] | None:
+        """What workers published of the command line of a dbt release (`contract.command_line`), if they did."""
+        from workers.contract.command_line import MAX_PACKED_BYTES, unpack
+
+        with reaching(self.broker_url):
+            packed: Any = self.store.client.getrange(
+                self.store.keys.command_line(release), 0, MAX_PACKED_BYTES
+            )
+        return unpack(bytes(packed))
 
     def refused(self) -> dict[str, int]:
         """How many messages workers refused, by reason, the most frequent first."""
@@ -303,6 +332,14 @@ class RelayClient:
             raw: Any = self.store.client.hgetall(self.store.keys.rejected())
         counts = {reason.decode(errors="replace"): int(times) for reason, times in raw.items()}
         return dict(sorted(counts.items(), key=lambda each: -each[1]))
+
+
+def _worker_of(value: bytes) -> WorkerInfo | None:
+    """A worker's hello; None for what is none."""
+    try:
+        return msgspec.convert(json.loads(value), WorkerInfo, strict=False)
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        return None
 
 
 def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) -> None:

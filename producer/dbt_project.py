@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from producer.dbt_options import command_names
 from producer.embedded_dirs import configured_broker
 from producer.usage import did_you_mean, usage_error
 from producer.vars import load_yaml
@@ -102,7 +103,7 @@ def check_project(invocation: Invocation, *, cwd: Path, environ: Mapping[str, st
     """
     _check_unattended(invocation)
     directory = project_dir(invocation, cwd, environ)
-    if invocation.command in ("debug", "init"):
+    if invocation.command in ("debug", "init") or invocation.command not in command_names():
         return Project(directory, {})
     config = _read_project(directory, cwd)
     if invocation.command in COMMANDS_WITHOUT_PROFILE:

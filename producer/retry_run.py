@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from producer.client import no_such_run
+from producer.dbt_options import Table
 from producer.dbt_words import Given, checked_words, read_words
 from producer.usage import usage_error
 from workers.contract.messages import RunRequest
@@ -24,14 +25,14 @@ _WHERE = frozenset({"log_path", "profiles_dir", "project_dir", "target_path"})
 """Options that ``dbt retry`` takes from its own command line: a run knows where it ran."""
 
 
-def named_run(words: Sequence[str]) -> tuple[str, list[str]] | None:
+def named_run(words: Sequence[str], table: Table | None = None) -> tuple[str, list[str]] | None:
     """The run that a ``retry`` command line names, and the line without it; None for any other line.
 
     Raises:
         DbtUsageError: words that dbt would refuse.
     """
     line = checked_words(words)
-    levels = read_words(line)
+    levels = read_words(line, table)
     last = levels[-1]
     if last.command.words != "retry" or len(last.positional) != 1:
         return None

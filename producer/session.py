@@ -18,6 +18,7 @@ import msgspec
 from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
+from producer.dbt_tables import judged
 from producer.interrupts import Detached, Interrupts
 from producer.own_locks import explained
 from workers.contract.environment import allowed, names_noted, names_used
@@ -32,6 +33,8 @@ from workers.contract.settings import Settings, read_settings
 from workers.contract.surroundings import encode_environment, of_this_process, zone_name
 
 _NO_WORKER_SECONDS = 60.0
+_DBTS_OWN = "DBT_ENGINE_"
+"""Names with this beginning are dbt's own options, those of later releases too (dbt.env_vars)."""
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +122,10 @@ class Follower:
         """
         again = self.client.retry_request(run_id, args)
         cwd = Path(again.cwd)
-        invocation = dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd)
+        invocation = judged(
+            lambda table: dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd, table=table),
+            environ,
+        )
         request, env_file = self.request(
             invocation, cwd=cwd, environ=environ, description=description, limits=limits
         )
@@ -184,6 +190,7 @@ class Follower:
         env: dict[str, str] = {}
         if embedded_dir is None:
             names = names_used([project]) | names_noted(environ) | dbt_options.variables()
+            names |= {name for name in environ if name.startswith(_DBTS_OWN)}
             given = {name: environ[name] for name in names if name in environ}
             zone = zone_name(environ)
             if zone is not None:
@@ -275,7 +282,7 @@ def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
         elif event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
-            sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
+            sys.stderr.write(f"dbt-relay: {waiting_for(event.node, event.text)}\n")
         elif event.state == REPEATED:
             sys.stderr.write(f"dbt-relay: warning: {event.text}\n")
 

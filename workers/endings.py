@@ -66,6 +66,18 @@ def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     return end_run(held, run, claim, began, finished, steps, stop=held.ledger.fact(claim.run_id, "stop"))
 
 
+def end_orphaned(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+    """End a run that was stopped, without its dbt: no worker has the release that planned it. Its end hooks do
+    not run."""
+    raw, attempts, stop = held.ledger.outcomes(claim.run_id)
+    raw.pop(STEP_START, None)
+    steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
+    finished = Finished(return_code=1)
+    return end_run(
+        held, run, claim, time.time(), finished, steps, stop=stop or "cancelled", attempts=attempts
+    )
+
+
 def end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
     """End a run that was cancelled before any of it executed."""
     reason = held.ledger.fact(claim.run_id, "stop") or "cancelled"

@@ -42,6 +42,9 @@ PATIENCE_MS: Final = 300_000
 
 FULL: Final = "Redis is full (maxmemory): nothing begins until it has room"
 
+OTHER_DBT: Final = "planned by another dbt"
+"""Why a claim or a session is refused to a worker whose dbt is not the run's (`lua/prelude.lua`)."""
+
 MAX_REASONS: Final = 200
 OTHER_REASONS: Final = "(other reasons)"
 """What is on the wire decides the reasons, so their number is bounded."""
@@ -92,6 +95,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         strays: for the close: whether any execution in the run lost its lease, and may be alive.
         sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
         died: how the last execution's process ended, where its parent could say.
+        orphaned: whether the run is being stopped and no worker has the dbt that planned it: it ends without dbt.
         publish: other steps whose messages have to be published now.
     """
 
@@ -110,6 +114,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     died: Death | None = None
     grace: float = 0.0
     strays: bool = False
+    orphaned: bool = False
     sure_until: float = 0.0
     publish: tuple[str, ...] = ()
 
@@ -180,8 +185,10 @@ class Ledger(RunStore):
         keys: Keys | None = None,
         lease_ms: int = LEASE_MS,
         result_ttl: int = RESULT_TTL,
+        dbt: str = "",
     ) -> None:
         super().__init__(client, keys=keys)
+        self.dbt = dbt
         self.lease_ms = lease_ms
         self.result_ttl = result_ttl
 
@@ -228,7 +235,7 @@ class Ledger(RunStore):
         try:
             answer = self.call_json(
                 "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
-                secrets.token_hex(6),
+                secrets.token_hex(6), self.dbt,
             )  # fmt: skip
         except redis.OutOfMemoryError:
             return Refusal(FULL)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import redis
+from billiard import common as billiard_common
 from billiard.process import current_process
 from celery import current_task
 
@@ -30,6 +31,7 @@ from workers.contract.surroundings import decode_environment, read_surroundings
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
+from workers.engine.release import release
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
 from workers.lease_renewal import HeldLeases, Lease, decode_leases, held_leases, renewed_leases
@@ -95,10 +97,15 @@ class Runtime:
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
-            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl
-        )
+            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl,
+            dbt=release(),
+        )  # fmt: skip
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
-        self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
+        self.engine = Engine(
+            RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts,
+            # set by the pool's handler of SIGTERM, which then raises SystemExit
+            exiting=lambda: billiard_common._should_have_exited[0],  # noqa: SLF001 - public from billiard 4.3 on
+        )  # fmt: skip
         self.progress = Progress(self.ledger)
         # a beat that waits is no beat: the heart must know in time that the server does not answer
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)

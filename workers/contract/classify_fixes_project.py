@@ -269,7 +269,18 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     "dependency_error": "Correct packages.yml as the message says, then run `dbt-relay deps`.",
     "unknown_selector": _unknown_selector,
     "invalid_selector": _invalid_selector,
-    "missing_state": "Give `--state <folder>` with the manifest.json (and run_results.json) of an earlier run.",
+    "missing_state": lambda f: (
+        (f"There is no manifest.json in {f.fact('path')}. " if f.fact("path") else "")
+        + "Give `--state <folder>` (or DBT_STATE) with the manifest.json of an earlier run, for `result:` its "
+        "run_results.json, for `source_status:` its sources.json too."
+    ),
+    "incompatible_state": lambda f: (
+        f"Make the state anew with the dbt of the workers: it has {f.fact('found', 'another schema')}, and this dbt "
+        f"reads {f.fact('wanted', 'its own')}."
+    ),
+    "missing_loaded_at": lambda f: (
+        f"Set loaded_at_field or loaded_at_query of {f.named('name')} in the YAML file of its source, or freshness: null."
+    ),
     "missing_run_results": lambda f: (
         f"Run a command first: there is no run_results.json in {f.fact('path', 'target')}; or give --state."
     ),

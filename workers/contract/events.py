@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from workers.contract.names import is_run_id
+
 LINE: Final = "line"  # a line of dbt's console output
 DEBUG: Final = "debug"  # a dbt event below console level, published with --debug only
 STATE: Final = "state"  # a step changed state
@@ -30,9 +32,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         kind: `LINE`, `DEBUG`, `STATE` or `RUN`.
         run_id: of which run.
         node: dbt's unique id (or an ``@`` step), or an empty string.
-        text: the line, without its newline, as dbt would print it on the console; of a node that is
-            ``waiting``: the run that writes its relation, and of an ``@`` step what it waits for; of a step that
-            was ``repeated``: a warning.
+        text: the line, without its newline, as dbt would print it on the console; of a step that is
+            ``waiting``: the run that writes its relation, or what else it waits for; of a step that was
+            ``repeated``: a warning.
         level: dbt's: debug, info, warn, error.
         state: for `STATE` and `RUN`: the new state, or dbt's status once done.
         attempt: which attempt of the node, from 1.
@@ -56,11 +58,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream: str = ""
 
 
-def waiting_for(event: Event) -> str:
-    """What a step that is ``waiting`` waits for."""
-    if event.node.startswith("@"):
-        return event.text
-    return f"{event.node} waits: run {event.text} is writing its relation"
+def waiting_for(step: str, text: str) -> str:
+    """What a step that is ``waiting`` waits for, from its name and the text of the event."""
+    if text.startswith("waiting for "):
+        return text
+    reason = f"run {text} is writing its relation" if is_run_id(text) else text
+    return f"{step or 'the run'} waits: {reason}"
 
 
 _decoder = msgspec.json.Decoder(Event)

@@ -82,6 +82,14 @@ def new_run_id(now: float | None = None) -> str:
     return f"{stamp}-{secrets.token_hex(6)}"
 
 
+def release_queue(queue: str, release: str) -> str:
+    """The queue beside `queue` that only its workers with that release of dbt consume.
+
+    A run's messages go to `queue`. A worker that has another dbt than the one that planned the run passes them on.
+    """
+    return f"{queue}@{release}"
+
+
 def submitted_at(run_id: str) -> float:
     """When the run was submitted, seconds since the epoch; 0.0 where the id does not say."""
     try:
@@ -166,6 +174,9 @@ class Keys:
             self.cache(run_id), self.events(run_id), self.publishers(run_id),
         ]  # fmt: skip
 
+    def told(self, run_id: str) -> str:  # string, for a minute: why the run waits was said
+        return f"{self.run(run_id)}:told"
+
     # all runs
     def active(self) -> str:  # sorted set: unfinished runs by time of submission
         return f"{self.prefix}:active"
@@ -213,6 +224,9 @@ class Keys:
 
     def probe(self) -> str:  # is never there: deleting it shows whether the server takes writes
         return f"{self.prefix}:probe"
+
+    def command_line(self, release: str) -> str:  # string: packed description of a dbt release's command line
+        return f"{self.prefix}:command-line:{release}"
 
     def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
         return f"{self.prefix}:workers"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import click
 from dbt.cli.exceptions import DbtUsageException
@@ -53,7 +54,18 @@ class CommandFailedError(Exception):
 class Engine:
     """dbt in this process. One step at a time: dbt's own state is the process's."""
 
-    def __init__(self, shared: SharedContexts, worker: str = "", contexts: int = 8) -> None:
+    def __init__(
+        self,
+        shared: SharedContexts,
+        worker: str = "",
+        contexts: int = 8,
+        exiting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            exiting: whether the process was told to end: a SystemExit is not dbt's then.
+        """
+        self._exiting = exiting
         self._contexts = ContextStore(shared, contexts)
         self._views: OrderedDict[str, RunView] = OrderedDict()
         self._worker = worker
@@ -71,9 +83,10 @@ class Engine:
         """
         with self._step(spec, "@plan", emit, attempt):
             try:
-                click_context, flags = parse_flags(spec.args)
-            except DbtUsageException:
-                return _whole("dbt has its own words for what is wrong with the arguments")
+                with redirect_stdout(io.StringIO()):  # the whole command prints the same again
+                    click_context, flags = parse_flags(spec.args)
+            except (DbtUsageException, click.exceptions.Exit, click.Abort):
+                return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
             if previous is not None and command_of(previous) not in TASKS:
                 use_flags(flags)
                 warehouse = warehouse_of(self._contexts.configure(click_context))
@@ -170,22 +183,26 @@ class Engine:
     ) -> Finished:
         """Execute a command whole. `previous`: see `plan`."""
         with self._step(spec, "@command", emit, attempt):
-            return commands.execute_command(spec, command, self._sink, previous)
+            return commands.execute_command(spec, command, self._sink, previous, exiting=self._exiting)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.
 
-        A project or profile that cannot be read needs none: dbt will say what is wrong with it.
+        Arguments, a project or a profile that dbt refuses need none: the command reports the error.
         """
         if command in commands.WITHOUT_WAREHOUSE:
             return None
-        with self._quiet_step(spec):
+        with self._quiet_step(spec), redirect_stdout(io.StringIO()):
             try:
                 click_context, flags = parse_flags(spec.args)
                 use_flags(flags)
                 config = self._contexts.configure(click_context)
                 return warehouse_of(config)
-            except (DbtBaseException, click.UsageError):
+            except Exception:  # noqa: BLE001 - whatever it is, the command meets it again and reports it
+                return None
+            except SystemExit:
+                if self._exiting():
+                    raise
                 return None
 
     @contextmanager
@@ -277,7 +294,9 @@ class Engine:
                 except (DbtUsageError, ProjectMismatchError) as error:
                     self._sink.line(f"Error: {error}", level="error")
                     raise CommandFailedError(self._finished(error, spec)) from error
-                except Exception as error:
+                except (Exception, SystemExit) as error:
+                    if isinstance(error, SystemExit) and self._exiting():
+                        raise
                     # as dbt.cli.requires.postflight reports what ends a command
                     fire_event(MainEncounteredError(exc=str(error)))
                     if not isinstance(error, DbtBaseException):

@@ -15,21 +15,28 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+import click
+import dbt.clients.registry
 import dbt.deprecations
+import dbt.deps.base
 import dbt.tracking
+import dbt.utils.artifact_upload
 import dbt_common.invocation
 from dbt.cli import requires
 from dbt.cli.flags import Flags, args_to_context
+from dbt.cli.main import cli
 from dbt.events.types import MainReportArgs, MainReportVersion
 from dbt.flags import get_flag_dict, set_flags
 from dbt.selected_resources import set_selected_resources
 from dbt.task import group_lookup
 from dbt.version import installed as installed_version
+from dbt_common.clients import jinja
 from dbt_common.clients.system import get_env
 from dbt_common.context import get_invocation_context, set_invocation_context
 from dbt_common.events.event_manager_client import cleanup_event_logger, get_event_manager
 from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
 from dbt_common.utils import cast_dict_to_dict_of_strings
+from sqlparse.engine import grouping
 
 from workers.engine import duckdb_connections
 from workers.engine.console import StepConsole, stock_logging
@@ -44,6 +51,12 @@ MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
 _OUR_ENVIRONMENT = ("DBT_RELAY_",)
 
 _modules = CallersModules()
+_SQLPARSE_LIMITS = {
+    name: getattr(grouping, name)
+    for name in ("MAX_GROUPING_DEPTH", "MAX_GROUPING_TOKENS")
+    if hasattr(grouping, name)  # sqlparse >= 0.5.4
+}
+"""sqlparse's own limits, which apply to commands without ``--sqlparse``."""
 
 
 def worker_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
@@ -92,7 +105,7 @@ def _begin_invocation(spec: RunSpec) -> None:
     set_selected_resources(set())
     group_lookup._node_id_to_group_name_map.clear()
     group_lookup._group_name_to_group_map.clear()
-    reset_metadata_vars()  # dbt reads DBT_ENV_CUSTOM_ENV_… once a process
+    _forget_earlier_commands()
     set_invocation_context({})
     env = get_env()
     if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
@@ -109,6 +122,39 @@ def _begin_invocation(spec: RunSpec) -> None:
     cleanup_event_logger()
     dbt.deprecations.reset_deprecations()
     dbt.deprecations.buffered_deprecations.clear()
+
+
+def _forget_earlier_commands() -> None:
+    """Reset what dbt keeps in module variables for the life of its process, where no option resets it."""
+    reset_metadata_vars()  # values of DBT_ENV_CUSTOM_ENV_…
+    jinja.MACRO_DEBUGGING = False  # kept by a command that has no --macro-debugging option
+    _limit_sqlparse(None)
+    dbt.deps.base.DOWNLOADS_PATH = None  # DBT_DOWNLOADS_DIR, and a folder of a `deps` that failed
+    for answers in (dbt.clients.registry._get_cached, dbt.clients.registry.index_cached):
+        answers.cache.clear()  # which package versions hub.getdbt.com has
+    dbt.utils.artifact_upload.PRODUCED_ARTIFACTS_PATHS.clear()
+
+
+def _limit_sqlparse(options: Mapping[str, Any] | None) -> None:
+    """Set sqlparse's limits as ``--sqlparse`` does (dbt.cli.option_types); None: as without that option."""
+    for name, own in _SQLPARSE_LIMITS.items():
+        value: Any = own if options is None else options.get(name)
+        setattr(grouping, name, None if str(value).lower() == "none" else int(value))
+
+
+def _inherit_help_names(group: click.Group) -> None:
+    """Give every command the ``-h`` that it inherits from its group.
+
+    `args_to_context` makes a command's context without its parent's, and click keeps the help option of the first
+    context that asks for it: ``-h`` would be unknown in this process from then on.
+    """
+    for command in group.commands.values():
+        command.context_settings.setdefault("help_option_names", group.context_settings["help_option_names"])
+        if isinstance(command, click.Group):
+            _inherit_help_names(command)
+
+
+_inherit_help_names(cli)
 
 
 def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:
@@ -144,6 +190,7 @@ def use_flags(flags: Flags) -> None:
     """Make flags the process's."""
     set_flags(flags)
     flags.set_common_global_flags()
+    _limit_sqlparse(getattr(flags, "SQLPARSE", None))  # dbt-core >= 1.11
     manager = get_event_manager()
     if hasattr(manager, "require_warn_or_error_handling"):
         manager.require_warn_or_error_handling = getattr(
