@@ -264,6 +264,38 @@ class RelayClient:
             found = self.store.artifacts(run_id, names)
         return {name: packed for name, packed in zip(names, found, strict=True) if packed is not None}
 
+    # -- dbt's log file ----------------------------------------------------------------------------
+
+    def read_log(self, run_id: str, position: bytes) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Entries of a run's log stream after a position, awaited for two seconds; those before it are removed.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        key = self.store.keys.log(run_id)
+        with reaching(self.broker_url):
+            if position != b"0":
+                self.store.client.xtrim(key, minid=position, approximate=False)
+            answer: Any = self.store.client.xread({key: position}, count=100, block=_BLOCK_MS)
+        return list(answer[0][1]) if answer else []
+
+    def end_log(self, run_id: str) -> int:
+        """Mark the end of a run's log stream; how many entries were dropped because nobody had read earlier ones.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        with reaching(self.broker_url), self.store.client.pipeline(transaction=False) as pipe:
+            pipe.xadd(self.store.keys.log(run_id), {"end": 1})
+            pipe.expire(self.store.keys.log(run_id), 3600)
+            pipe.hget(self.store.keys.run(run_id), "log_dropped")
+            return int(pipe.execute()[-1] or 0)
+
+    def remove_log(self, run_id: str) -> None:
+        """Remove a run's log stream. Raises BrokerUnavailableError when Redis cannot be reached."""
+        with reaching(self.broker_url):
+            self.store.client.unlink(self.store.keys.log(run_id))
+
     # -- listing -----------------------------------------------------------------------------------
 
     def runs(self) -> list[RunSummary]:

@@ -18,7 +18,9 @@ import msgspec
 from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
+from producer.file_log import LogWriter, open_log
 from producer.interrupts import Detached, Interrupts
+from producer.streams import say
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event, waiting_for
@@ -137,6 +139,10 @@ class Follower:
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
         submitted, run_id = time.monotonic(), request.run_id
+        log_file = open_log(invocation, cwd=Path(request.cwd), environ=environ)
+        log_writer = None if log_file is None else LogWriter(self.client, run_id, log_file)
+        request = msgspec.structs.replace(request, file_log=log_writer is not None)
+        ended = False
 
         def cancel() -> None:
             self.client.cancel(run_id, "interrupted by its caller")
@@ -145,10 +151,13 @@ class Follower:
             with Interrupts(run_id, cancel, private=self.stack.check is not None) as interrupts:
                 with phase("submit", run=run_id):
                     self.client.submit(request)
+                if log_writer is not None:
+                    log_writer.start()
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
                     lines = self._follow(run_id, on_event)
+                ended = True
             with phase("collect", run=run_id):
                 result = self.client.collect(run_id, lines)
         except Detached:
@@ -157,6 +166,8 @@ class Follower:
         finally:
             if env_file is not None:
                 env_file.unlink(missing_ok=True)
+            if log_writer is not None and (problem := log_writer.finish(None if ended else 2.0)):
+                say(sys.stderr, f"dbt-relay: {problem}")
         result.execution_time = time.monotonic() - submitted
         if request.return_artifacts:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
@@ -263,7 +274,7 @@ def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
         if event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
-            sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
+            say(sys.stderr, f"dbt-relay: {waiting_for(event)}")
 
     return heard
 

@@ -30,6 +30,7 @@ from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import FencedAdapters
+from workers.engine.file_log import diverted
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
 
@@ -57,6 +58,8 @@ def execute_command(
     FACTORY.adapters = FencedAdapters()
     said: list[str] = []
     with _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), contextlib.ExitStack() as stack:
+        if spec.file_log:
+            stack.enter_context(diverted(sink.record))
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
         outcome = dbtRunner().invoke([*spec.args, *state])
     error: BaseException | None = outcome.exception
