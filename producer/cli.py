@@ -128,14 +128,15 @@ def run_dbt(words: Sequence[str]) -> int:
 def _retry_run(run: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
     """``dbt-relay retry RUN``: what failed and was skipped in a run, once more."""
     from producer import cli_broker
-    from producer.cli_runs import find_run
+    from producer.cli_runs import find_run, is_kept
     from producer.dbt_args import parse_invocation
     from producer.session import retry_run
 
     _loaded()
     invocation = parse_invocation(words, environ=environ, cwd=working_directory())
-    client = cli_broker.client()
-    run_id = find_run(client, run)
+    run_id = find_run(cli_broker.client_if_any(), run, ended=True)
+    if not is_kept(run_id):
+        cli_broker.client()  # says what is missing
     return _told(
         lambda: retry_run(run_id, words, environ=environ, on_line=print_line),
         quiet=_wants_only_dbts_lines(invocation),
@@ -204,7 +205,10 @@ def _explain(result: DbtResult) -> None:
     say(sys.stderr, f"dbt-relay: {describe_error(result.error)}")
     others = sum(node.error is not None for node in result.nodes) - 1
     if others > 0:
-        say(sys.stderr, f"dbt-relay: {others} more; `dbt-relay result {result.run_id}` shows all of them")
+        from producer.cli_runs import is_kept
+
+        shown = f"; `dbt-relay result {result.run_id}` shows all of them" if is_kept(result.run_id) else ""
+        say(sys.stderr, f"dbt-relay: {others} more{shown}")
 
 
 def describe_error(error: ErrorInfo) -> str:

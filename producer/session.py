@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -173,6 +174,18 @@ class Follower:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result
 
+    def keep(self, result: DbtResult, environ: Mapping[str, str]) -> None:
+        """Keep a run whose stack ends with this process, so that it can be asked for afterwards."""
+        if self.stack.check is None:
+            return  # Redis keeps it
+        from producer import kept_runs
+
+        with contextlib.suppress(BrokerUnavailableError):
+            fields = self.client.fields(result.run_id)
+            kept_runs.keep(
+                environ, result.run_id, kept_runs.KeptRun(fields=fields, lines=result.stdout.splitlines())
+            )
+
     def request(
         self,
         invocation: Invocation,
@@ -248,11 +261,12 @@ def run_invocation(
     Raises:
         as `Follower.run`.
     """
-    settings = read_settings(environ)
-    follower = Follower(find_stack(environ), settings)
-    return follower.run(
+    follower = Follower(find_stack(environ), read_settings(environ))
+    result = follower.run(
         invocation, cwd=cwd, environ=environ, on_event=_lines_to(on_line), description=description
     )
+    follower.keep(result, environ)
+    return result
 
 
 def retry_run(
@@ -263,8 +277,15 @@ def retry_run(
     Raises:
         as `Follower.retry`.
     """
+    from producer.kept_runs import kept_run
+
     follower = Follower(find_stack(environ), read_settings(environ))
-    return follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    earlier = kept_run(environ, run_id)
+    if earlier is not None:
+        follower.client.restore(run_id, earlier.fields)
+    result = follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    follower.keep(result, environ)
+    return result
 
 
 def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
