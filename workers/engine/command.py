@@ -16,7 +16,7 @@ from dbt.adapters.factory import FACTORY
 from dbt.artifacts.schemas.catalog import CatalogArtifact
 from dbt.artifacts.schemas.freshness import FreshnessResult
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResultsArtifact
-from dbt.cli.main import dbtRunner
+from dbt.cli.main import cli, dbtRunner
 from dbt.task.retry import RETRYABLE_STATUSES
 from dbt_common.invocation import get_invocation_id
 
@@ -57,7 +57,9 @@ def execute_command(
     """
     FACTORY.adapters = FencedAdapters()
     said: list[str] = []
-    with _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), contextlib.ExitStack() as stack:
+    with (
+        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(), contextlib.ExitStack() as stack
+    ):  # fmt: skip
         if spec.file_log:
             stack.enter_context(diverted(sink.record))
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
@@ -128,6 +130,16 @@ def _tables_on_stdout() -> Iterator[None]:
         yield
     finally:
         agate.Table.print_table = printing
+
+
+@contextlib.contextmanager
+def _named_dbt() -> Iterator[None]:
+    """dbt's programmatic interface calls itself ``cli`` where the executable says ``dbt`` (in its log, in usage lines)."""
+    name, cli.name = cli.name, "dbt"
+    try:
+        yield
+    finally:
+        cli.name = name
 
 
 @contextlib.contextmanager
