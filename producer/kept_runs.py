@@ -98,4 +98,5 @@ def _expire(folder: Path, environ: Mapping[str, str]) -> None:
     runs: Sequence[Path] = sorted(folder.iterdir(), reverse=True)
     for place, path in enumerate(runs):
         if place >= MOST - 1 or not _is_fresh(path, environ):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
