@@ -31,8 +31,6 @@ MAX_BYTES = 10 * 1024 * 1024
 BACKUPS = 5
 """dbt_common.events.logger: how many rotated files are kept."""
 
-FULL_MODE = 0o666
-
 
 class LogFile:
     """The open log file. Rotates as logging.handlers.RotatingFileHandler does, with which dbt writes it; that class
@@ -52,7 +50,7 @@ class LogFile:
         self._fd = self._open()
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FULL_MODE)
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def write(self, records: Sequence[str]) -> None:
         """Append records, each with a newline.
@@ -64,7 +62,7 @@ class LogFile:
         size = os.fstat(self._fd).st_size
         for record in records:
             line = f"{record}\n"
-            if 0 < self._max_bytes <= size + len(line) and size and self.path.is_file():
+            if 0 < self._max_bytes <= size + len(line) and size and not self._is_special():
                 self._append(pending)
                 pending.clear()
                 self._rotate()
@@ -73,6 +71,9 @@ class LogFile:
             pending += encoded
             size += len(encoded)
         self._append(pending)
+
+    def _is_special(self) -> bool:
+        return self.path.exists() and not self.path.is_file()  # /dev/stdout and its like are not rotated
 
     def _append(self, data: bytes | bytearray) -> None:
         view = memoryview(bytes(data))

@@ -29,6 +29,7 @@ RECORD_CHARACTERS = 64 * 1024
 
 MAX_BATCH = 500
 MAX_HELD = 200_000
+MAX_RECORDS_HELD = 20_000
 
 
 class Progress:
@@ -62,7 +63,7 @@ class Progress:
                 self._changed.notify_all()
 
     def _emit_record(self, event: Event) -> None:
-        if len(self._records) >= MAX_HELD:
+        if len(self._records) >= MAX_RECORDS_HELD:
             self.dropped += 1
             return
         self._records.append((event.run_id, event.text))
@@ -106,9 +107,8 @@ class Progress:
         """Return when it is time to send something."""
         # events are sent at once, records with them or when they have waited for a while
         while not self._changed.wait_for(self._is_sent_now, RECORD_SECONDS) and not self._records:
-            self._asleep = (
-                True  # before the look at the records: `_emit_record` looks at this after it added one
-            )
+            # `_emit_record` reads this after it added a record, so it is set before the records are looked at
+            self._asleep = True
             self._changed.wait_for(self._is_due)
             self._asleep = False
         if self._held:
