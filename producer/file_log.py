@@ -34,7 +34,7 @@ BACKUPS = 5
 
 class LogFile:
     """The open log file. Rotates as logging.handlers.RotatingFileHandler does, with which dbt writes it; that class
-    writes record by record, which takes twenty times as long, and its import a tenth of our start."""
+    writes record by record, which takes forty times as long, and its import a tenth of our start."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         """

@@ -72,7 +72,7 @@ class FileRecords:
 
     def render_debug(self, event: BaseEvent) -> str | None:
         """The record of an event that is fired at debug level, without the message that dbt would make of it first
-        (which costs ten times as much); None where the file's format needs that message."""
+        (which costs thirty times as much); None where the file's format needs that message."""
         if not self._plain:
             return None
         now = time.time()
