@@ -27,6 +27,13 @@ def client() -> RelayClient:
     return client_of(broker_url(os.environ))
 
 
+def client_if_any() -> RelayClient | None:
+    """`client`, or None where there is neither."""
+    if embedded.configured_broker(os.environ) or embedded.find_running(os.environ):
+        return client()
+    return None
+
+
 def client_of(url: str) -> RelayClient:
     """A client of the broker at `url`, with the settings of the environment."""
     from producer.client import RelayClient

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +37,14 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     submitted_at: float
     done: int
     total: int
+
+    @classmethod
+    def of(cls, request: RunRequest, facts: Mapping[str, str]) -> RunSummary:
+        """The summary of a run from its request and the fields of its hash."""
+        return cls(
+            run_id=request.run_id, state=facts.get("state", ""), command=" ".join(request.args),
+            submitted_at=request.submitted_at, done=int(facts.get("done", 0)), total=int(facts.get("total", 0)),
+        )  # fmt: skip
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,6 +285,25 @@ class RelayClient:
             raise no_such_run(run_id)
         return result_of(request, last, facts, lines, errors)
 
+    def fields(self, run_id: str) -> dict[str, str]:
+        """Every field of a run's hash: what `collect` makes a result of. Raises BrokerUnavailableError."""
+        with reaching(self.broker_url):
+            raw: Any = self.store.client.hgetall(self.store.keys.run(run_id))
+        return {name.decode(): value.decode() for name, value in raw.items()}
+
+    def restore(self, run_id: str, fields: Mapping[str, str]) -> None:
+        """Put back the hash of a run that ended elsewhere (`fields`), for an hour, so that it can be retried.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        key = self.store.keys.run(run_id)
+        mapping: dict[Any, Any] = dict(fields)
+        with reaching(self.broker_url), self.store.client.pipeline() as pipe:
+            pipe.hset(key, mapping=mapping)
+            pipe.expire(key, 3600)
+            pipe.execute()
+
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """A file that dbt left in the target folder, compressed (zlib), where the run returned one."""
         return self.artifacts(run_id, [name]).get(name)
@@ -286,6 +313,38 @@ class RelayClient:
         with reaching(self.broker_url):
             found = self.store.artifacts(run_id, names)
         return {name: packed for name, packed in zip(names, found, strict=True) if packed is not None}
+
+    # -- dbt's log file ----------------------------------------------------------------------------
+
+    def read_log(self, run_id: str, position: bytes) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Entries of a run's log stream after a position, awaited for two seconds; those before it are removed.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        key = self.store.keys.log(run_id)
+        with reaching(self.broker_url):
+            if position != b"0":
+                self.store.client.xtrim(key, minid=position, approximate=False)
+            answer: Any = self.store.client.xread({key: position}, count=100, block=_BLOCK_MS)
+        return list(answer[0][1]) if answer else []
+
+    def end_log(self, run_id: str) -> int:
+        """Mark the end of a run's log stream; how many entries were dropped because nobody had read earlier ones.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        with reaching(self.broker_url), self.store.client.pipeline(transaction=False) as pipe:
+            pipe.xadd(self.store.keys.log(run_id), {"end": 1})
+            pipe.expire(self.store.keys.log(run_id), 3600)
+            pipe.hget(self.store.keys.run(run_id), "log_dropped")
+            return int(pipe.execute()[-1] or 0)
+
+    def remove_log(self, run_id: str) -> None:
+        """Remove a run's log stream. Raises BrokerUnavailableError when Redis cannot be reached."""
+        with reaching(self.broker_url):
+            self.store.client.unlink(self.store.keys.log(run_id))
 
     # -- listing -----------------------------------------------------------------------------------
 
@@ -299,13 +358,7 @@ class RelayClient:
                 facts, request = self.store.facts(run_id), self.store.request(run_id)
                 if request is None:
                     continue
-                summaries.append(
-                    RunSummary(
-                        run_id=run_id, state=facts.get("state", ""), command=" ".join(request.args),
-                        submitted_at=request.submitted_at, done=int(facts.get("done", 0)),
-                        total=int(facts.get("total", 0)),
-                    )
-                )  # fmt: skip
+                summaries.append(RunSummary.of(request, facts))
         return summaries
 
     def workers(self) -> list[WorkerInfo]:
@@ -350,7 +403,7 @@ def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) 
 def result_of(
     request: RunRequest,
     last: LastWord,
-    facts: dict[str, str],
+    facts: Mapping[str, str],
     lines: Sequence[str],
     errors: Sequence[str] = (),
 ) -> DbtResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -127,7 +128,7 @@ class DbtRunner:
         return environ
 
     def _ear(self, stream_output: bool, on_line: OnLine | None) -> Callable[[Event], None]:
-        say = on_line or print
+        say = on_line or _print
 
         def heard(event: Event) -> None:
             if event.kind == LINE and event.stream == STDERR:
@@ -209,6 +210,12 @@ class DbtRunner:
                 self._follower = Follower(find_stack(environ, workers=self._workers), settings)
                 self._owner = os.getpid()
             return self._follower
+
+
+def _print(line: str) -> None:
+    """Print a line of dbt. A stdout that takes nothing does not stop the run, as it does not stop dbt's."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line)  # noqa: T201 - it is asked for with `stream_output`
 
 
 def _takes_threads(invocation: Invocation) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -19,8 +20,10 @@ from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
 from producer.dbt_tables import judged
+from producer.file_log import LogWriter, open_log
 from producer.interrupts import Detached, Interrupts
 from producer.own_locks import explained
+from producer.streams import say
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, REPEATED, RUN, STDERR, Event, waiting_for
@@ -145,6 +148,10 @@ class Follower:
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
         submitted, run_id = time.monotonic(), request.run_id
+        log_file = open_log(invocation, cwd=Path(request.cwd), environ=environ)
+        log_writer = None if log_file is None else LogWriter(self.client, run_id, log_file)
+        request = msgspec.structs.replace(request, file_log=log_writer is not None)
+        ended = False
 
         def cancel() -> None:
             self.client.cancel(run_id, "interrupted by its caller")
@@ -153,10 +160,13 @@ class Follower:
             with Interrupts(run_id, cancel, private=self.stack.check is not None) as interrupts:
                 with phase("submit", run=run_id):
                     self.client.submit(request)
+                if log_writer is not None:
+                    log_writer.start()
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
                     lines, errors = self._follow(run_id, on_event)
+                ended = True
             with phase("collect", run=run_id):
                 result = self.client.collect(run_id, lines, errors)
         except Detached:
@@ -165,12 +175,26 @@ class Follower:
         finally:
             if env_file is not None:
                 env_file.unlink(missing_ok=True)
+            if log_writer is not None and (problem := log_writer.finish(None if ended else 2.0)):
+                say(sys.stderr, f"dbt-relay: {problem}")
         result.execution_time = time.monotonic() - submitted
         if result.error is not None:
             result = explained(result)
         if request.return_artifacts:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result
+
+    def keep(self, result: DbtResult, environ: Mapping[str, str]) -> None:
+        """Keep a run whose stack ends with this process, so that it can be asked for afterwards."""
+        if self.stack.check is None:
+            return  # Redis keeps it
+        from producer import kept_runs
+
+        with contextlib.suppress(BrokerUnavailableError):
+            fields = self.client.fields(result.run_id)
+            kept_runs.keep(
+                environ, result.run_id, kept_runs.KeptRun(fields=fields, lines=result.stdout.splitlines())
+            )
 
     def request(
         self,
@@ -252,11 +276,12 @@ def run_invocation(
     Raises:
         as `Follower.run`.
     """
-    settings = read_settings(environ)
-    follower = Follower(find_stack(environ), settings)
-    return follower.run(
+    follower = Follower(find_stack(environ), read_settings(environ))
+    result = follower.run(
         invocation, cwd=cwd, environ=environ, on_event=_lines_to(on_line), description=description
     )
+    follower.keep(result, environ)
+    return result
 
 
 def retry_run(
@@ -267,8 +292,15 @@ def retry_run(
     Raises:
         as `Follower.retry`.
     """
+    from producer.kept_runs import kept_run
+
     follower = Follower(find_stack(environ), read_settings(environ))
-    return follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    earlier = kept_run(environ, run_id)
+    if earlier is not None:
+        follower.client.restore(run_id, earlier.fields)
+    result = follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    follower.keep(result, environ)
+    return result
 
 
 def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
@@ -282,9 +314,9 @@ def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
         elif event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
-            sys.stderr.write(f"dbt-relay: {waiting_for(event.node, event.text)}\n")
+            say(sys.stderr, f"dbt-relay: {waiting_for(event.node, event.text)}")
         elif event.state == REPEATED:
-            sys.stderr.write(f"dbt-relay: warning: {event.text}\n")
+            say(sys.stderr, f"dbt-relay: warning: {event.text}")
 
     return heard
 

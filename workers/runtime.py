@@ -247,7 +247,8 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     return RunSpec(
         run_id=request.run_id, args=args, cwd=cwd, project_dir=project_dir,
         env=dbt_environment(env), invocation_id=invocation_id, started_at=started_at,
-        debug=request.debug, required_models=request.required_models, surroundings=read_surroundings(env),
+        debug=request.debug, file_log=request.file_log, required_models=request.required_models,
+        surroundings=read_surroundings(env),
     )  # fmt: skip
 
 

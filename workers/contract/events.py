@@ -7,6 +7,7 @@ a gap, so a watcher of the capped stream can tell when older entries were trimme
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ LINE: Final = "line"  # a line of dbt's console output
 DEBUG: Final = "debug"  # a dbt event below console level, published with --debug only
 STATE: Final = "state"  # a step changed state
 RUN: Final = "run"  # the run changed state; the last entry of a stream is a terminal one
+RECORD: Final = "record"  # of dbt's log file; travels in a stream of its own (`names.Keys.log`)
 
 STDERR: Final = "stderr"
 """The stream of a line that was written there; other lines are stdout's."""
@@ -29,7 +31,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry.
 
     Attributes:
-        kind: `LINE`, `DEBUG`, `STATE` or `RUN`.
+        kind: `LINE`, `DEBUG`, `STATE` or `RUN`; within a worker also `RECORD`.
         run_id: of which run.
         node: dbt's unique id (or an ``@`` step), or an empty string.
         text: the line, without its newline, as dbt would print it on the console; of a step that is
@@ -82,3 +84,28 @@ def decode_event(raw: bytes | str, seq: int = 0) -> Event:
     """
     event = _decoder.decode(raw)
     return msgspec.structs.replace(event, seq=seq) if seq else event
+
+
+def encode_records(records: Sequence[str]) -> bytes:
+    """JSON of records of the log file: the text of a `RECORD`, and an entry of a run's log stream. It is a list, by
+    which `lua/events.lua` tells it from an event."""
+    try:
+        return msgspec.json.encode(records)
+    except UnicodeEncodeError:  # a lone surrogate, which no UTF-8 file can hold
+        return msgspec.json.encode(
+            [record.encode("utf-8", "backslashreplace").decode() for record in records]
+        )
+
+
+def join_records(encoded: Sequence[str]) -> bytes:
+    """One entry of a run's log stream of the texts of several `RECORD` events."""
+    return f"[{','.join(each[1:-1] for each in encoded)}]".encode()
+
+
+def decode_records(raw: bytes) -> list[str]:
+    """The records of an entry of a run's log stream.
+
+    Raises:
+        msgspec.DecodeError: not such an entry.
+    """
+    return msgspec.json.decode(raw, type=list[str])

@@ -92,6 +92,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         priority: 0 goes first, 9 last, as Celery counts on Redis; 0 to 2, 3 to 5, 6 to 8 and 9 are equal.
         limits: how long its nodes and the run itself may take.
         debug: whether dbt events below console level are published too.
+        file_log: whether the caller writes dbt's log file, and so reads its records (`names.Keys.log`).
     """
 
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
@@ -110,6 +111,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     limits: Limits = Limits()
     debug: bool = False
+    file_log: bool = False
     description: Text = ""
     submitted_by: Text = ""
     submitted_at: float = 0.0

@@ -160,6 +160,9 @@ class Keys:
     def events(self, run_id: str) -> str:  # stream: lines and node events
         return f"{self.run(run_id)}:events"
 
+    def log(self, run_id: str) -> str:  # stream: records of dbt's log file, which its reader removes
+        return f"{self.run(run_id)}:log"
+
     def publishers(self, run_id: str) -> str:  # hash: publisher -> last sequence number it wrote
         return f"{self.run(run_id)}:publishers"
 
@@ -167,7 +170,7 @@ class Keys:
         return f"{self.run(run_id)}:live"
 
     def of_run(self, run_id: str) -> list[str]:
-        """Every key of a run but its artifacts' (`artifact`)."""
+        """Every key of a run but its artifacts' (`artifact`) and its `log`, which expires by itself."""
         return [
             self.run(run_id), self.states(run_id), self.steps(run_id), self.children(run_id),
             self.waiting(run_id), self.ready(run_id), self.results(run_id), self.attempts(run_id),

@@ -74,7 +74,7 @@ class RunStore:
         keys = self.keys
         names = [
             *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.watches(), keys.active(),
-            keys.finished(), keys.locks(), keys.strays(),
+            keys.finished(), keys.locks(), keys.strays(), keys.log(run_id),
         ]  # fmt: skip
         return script(keys=names, args=[run_id, *args], client=pipe)
 

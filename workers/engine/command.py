@@ -29,6 +29,7 @@ from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import FencedAdapters
+from workers.engine.file_log import diverted
 from workers.engine.masking import secrets_here
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
@@ -61,6 +62,8 @@ def execute_command(
         _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(),
         contextlib.ExitStack() as stack,
     ):  # fmt: skip
+        if spec.file_log:
+            stack.enter_context(diverted(sink.record))
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
         outcome = dbtRunner().invoke([*spec.args, *state])
     error: BaseException | None = outcome.exception
@@ -133,7 +136,7 @@ def _tables_on_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named_dbt() -> Iterator[None]:
-    """Help texts say ``dbt``: the program's name on the command line, where `dbtRunner` takes the function's."""
+    """dbt's programmatic interface calls itself ``cli`` where the executable says ``dbt`` (in its log, in help texts)."""
     name, cli.name = cli.name, "dbt"
     try:
         yield

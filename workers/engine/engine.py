@@ -10,7 +10,6 @@ from contextlib import contextmanager, redirect_stdout
 
 import click
 from dbt.cli.exceptions import DbtUsageException
-from dbt.deprecations import show_deprecations_summary
 from dbt.events.types import MainEncounteredError, MainStackTrace
 from dbt_common.events.functions import fire_event
 from dbt_common.exceptions import DbtBaseException
@@ -22,7 +21,7 @@ from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import Tenure
-from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
+from workers.engine.invocation import parse_flags, postflight, preflight, said_already, standing_in, use_flags
 from workers.engine.node import execute_node
 from workers.engine.packing import uncollected
 from workers.engine.plan import check_models, make_plan
@@ -175,7 +174,7 @@ class Engine:
             view = self._view(spec, facts)
             view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
             finished = edges.close(view, started, results, stop=stop)
-            show_deprecations_summary()
+            postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
             return finished
 
     def command(
@@ -281,8 +280,9 @@ class Engine:
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[None]:
         self._sink = LineSink(
-            None, spec.run_id, step, emit, debug=spec.debug, attempt=attempt, worker=self._worker
-        )
+            None, spec.run_id, step, emit, debug=spec.debug, file_log=spec.file_log, attempt=attempt,
+            worker=self._worker,
+        )  # fmt: skip
         try:
             with standing_in(spec, self._sink):
                 try:
@@ -302,7 +302,8 @@ class Engine:
                     if not isinstance(error, DbtBaseException):
                         fire_event(MainStackTrace(stack_trace=traceback.format_exc()))
                     self._leave_manifest(spec)
-                    show_deprecations_summary()
+                    flags = self._sink.flags
+                    postflight(getattr(flags, "WHICH", ""), flags, spec.started_at, success=False)
                     raise CommandFailedError(self._finished(error, spec)) from error
                 finally:
                     template_calls.leave()

@@ -8,8 +8,10 @@ may borrow all of it, and puts it back.
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
@@ -25,7 +27,8 @@ import dbt_common.invocation
 from dbt.cli import requires
 from dbt.cli.flags import Flags, args_to_context
 from dbt.cli.main import cli
-from dbt.events.types import MainReportArgs, MainReportVersion
+from dbt.deprecations import show_deprecations_summary
+from dbt.events.types import CommandCompleted, FlushEvents, MainReportArgs, MainReportVersion, ResourceReport
 from dbt.flags import get_flag_dict, set_flags
 from dbt.selected_resources import set_selected_resources
 from dbt.task import group_lookup
@@ -33,8 +36,10 @@ from dbt.version import installed as installed_version
 from dbt_common.clients import jinja
 from dbt_common.clients.system import get_env
 from dbt_common.context import get_invocation_context, set_invocation_context
+from dbt_common.events.base_types import EventLevel
 from dbt_common.events.event_manager_client import cleanup_event_logger, get_event_manager
 from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
+from dbt_common.events.helpers import get_json_string_utcnow
 from dbt_common.utils import cast_dict_to_dict_of_strings
 from sqlparse.engine import grouping
 
@@ -93,6 +98,7 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
             get_event_manager().callbacks.append(sink)
             yield
         finally:
+            sink.flush_records()
             cleanup_event_logger()
             sink.console = None
             thread.name = saved_name
@@ -178,6 +184,34 @@ def preflight(click_context: Any, flags: Flags) -> None:
     flags.fire_deprecations(click_context)
     if hasattr(requires, "validate_engine_env_vars"):  # dbt-core >= 1.11
         requires.validate_engine_env_vars()
+
+
+def postflight(command: str, flags: Any, started_at: float, *, success: bool) -> None:
+    """What dbt says at the end of a command (dbt.cli.requires.postflight). Once a run.
+
+    Args:
+        command: ``build``, ``run``, …
+        flags: dbt's.
+        started_at: when the command began, seconds since the epoch.
+    """
+    show_deprecations_summary()
+    elapsed = time.time() - started_at
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    fire_event(
+        ResourceReport(
+            command_name=command, command_success=success, command_wall_clock_time=elapsed,
+            process_user_time=usage.ru_utime, process_kernel_time=usage.ru_stime,
+            process_mem_max_rss=getattr(requires, "try_get_max_rss_kb", lambda: None)() or usage.ru_maxrss,
+            process_in_blocks=usage.ru_inblock, process_out_blocks=usage.ru_oublock,
+        ),
+        EventLevel.INFO if getattr(flags, "SHOW_RESOURCE_REPORT", False) else None,
+    )  # fmt: skip
+    fire_event(
+        CommandCompleted(
+            command=f"dbt {command}", success=success, completed_at=get_json_string_utcnow(), elapsed=elapsed
+        )
+    )
+    fire_event(FlushEvents())  # dbt.tracking.track_run says so even where usage is not tracked
 
 
 def said_already(flags: Flags) -> None:

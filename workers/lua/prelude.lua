@@ -1,11 +1,13 @@
 -- Shared head of every script: names for the run's keys and the moves that several scripts make.
 -- KEYS are built by contract/names.py alone; scripts touch one Redis server, not a cluster.
 local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EVENTS, PUBLISHERS,
-  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS = unpack(KEYS)
+  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS, LOG = unpack(KEYS)
 local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
 local ELSEWHERE_MS = 15000  -- a message that was passed on to workers of another dbt is looked for after so long
 local STREAM_LENGTH = 100000
+local LOG_LENGTH = 2000     -- entries of the log file's stream that nobody has read yet; more are dropped
+local LOG_SECONDS = 3600    -- for as long an entry waits for its reader
 local STRAY_SECONDS = 86400
 local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
 local MANY = 1000            -- steps in one command: Lua's stack ends at some thousands of arguments
