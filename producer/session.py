@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from producer.interrupts import Detached, Interrupts
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, Event, waiting_for
-from workers.contract.log import phase
+from workers.contract.log import log, phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.place import place_of
 from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
+from workers.contract.stored import UnpackError, unpack
 
 _NO_WORKER_SECONDS = 60.0
 
@@ -221,7 +222,7 @@ class Follower:
         if result.run_results is not None and not _is_there(target / RUN_RESULTS, result.run_results):
             _replace(target / RUN_RESULTS, json.dumps(result.run_results).encode())
         for name, packed in self.client.artifacts(result.run_id, ARTIFACTS).items():
-            _replace(target / name, zlib.decompress(packed))
+            _write_artifact(target / name, packed, result.run_id)
 
 
 def run_invocation(
@@ -322,6 +323,16 @@ def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Pa
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(msgspec.json.encode(dict(environ)))
     return path
+
+
+def _write_artifact(path: Path, packed: bytes, run_id: str) -> None:
+    try:
+        content = unpack(packed)
+    except UnpackError as error:
+        log("an artifact is not readable, it is left out", level=logging.WARNING, run=run_id,
+            artifact=path.name, error=str(error))  # fmt: skip
+    else:
+        _replace(path, content)
 
 
 def _is_there(path: Path, run_results: Mapping[str, Any]) -> bool:

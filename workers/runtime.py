@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,10 +17,11 @@ import redis
 from billiard.process import current_process
 from celery import current_task
 
+from workers import env_file
 from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
-from workers.contract.errors import DbtUsageError
+from workers.contract.environment import allowed
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
@@ -200,17 +201,16 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     """What the engine is told of a request on this machine.
 
     Raises:
-        DbtUsageError: the caller's environment file is gone.
+        DbtUsageError: the caller's environment file is gone, or is none of this stack's.
     """
     if request.env_file:
-        try:
-            env = msgspec.json.decode(Path(request.env_file).read_bytes(), type=dict[str, str])
-        except (OSError, msgspec.DecodeError) as error:
-            raise DbtUsageError(
-                f"the caller's environment cannot be read from {request.env_file}: {error}"
-            ) from error
+        env = env_file.read(request.env_file, settings)
     else:
-        env = {**os.environ, **request.env}
+        given = allowed(request.env, settings.env_deny)  # whoever can write to Redis sends requests
+        if left_out := sorted(request.env.keys() - given.keys()):
+            log("values of the caller's environment are left out", level=logging.WARNING, run=request.run_id,
+                names=left_out, reason="DBT_RELAY_ENV_DENY")  # fmt: skip
+        env = {**os.environ, **given}
     args, cwd, project_dir = _here(request)
     return RunSpec(
         run_id=request.run_id, args=args, cwd=cwd, project_dir=project_dir,

@@ -191,5 +191,12 @@ class Keys:
     def probe(self) -> str:  # is never there: deleting it shows whether the server takes writes
         return f"{self.prefix}:probe"
 
+    def shared(self) -> dict[str, str]:
+        """Keys that all runs share, and their Redis types."""
+        return {
+            self.active(): "zset", self.finished(): "zset", self.leases(): "zset", self.watches(): "zset",
+            self.strays(): "hash", self.workers(): "hash", self.rejected(): "hash",
+        }  # fmt: skip
+
     def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
         return f"{self.prefix}:workers"

@@ -40,7 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         process_memory: MB that a worker process may have used before another one takes its place, once it is
             between two tasks; 0 is its share of what the machine or the container has.
         contexts: parsed projects that a worker process keeps.
-        env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
+        env_deny: names (``*`` allowed, comma between) that a remote caller neither sends nor, where the worker's
+            setting says so, has taken: secrets, and what makes programs load or start other programs.
         project_dir: where the project lies on this worker when callers name another path.
         runtime_dir: where the embedded stack keeps its socket and state.
         embedded: set by the embedded stack for its workers.
@@ -64,7 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_losses: Count = 3
     process_memory: Limit = 0.0
     contexts: Count = 8
-    env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"
+    env_deny: str = (
+        "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME,"
+        "BASH_ENV,ENV,IFS,SHELL,EDITOR,PAGER,GIT_*,SSH_*,GCONV_PATH,NODE_OPTIONS,PERL5*,RUBY*,JAVA_TOOL_OPTIONS"
+    )
     project_dir: str = ""
     runtime_dir: str = ""
     embedded: bool = False
