@@ -13,7 +13,7 @@ from producer.reaching import reaching
 from producer.usage import did_you_mean, usage_error
 from workers.contract.names import CONTROL_DRAIN
 from workers.contract.runs import answer_of
-from workers.contract.settings import celery_url
+from workers.contract.settings import celery_url, tls_options
 from workers.contract.stored import text_of, value_of
 
 DRAINED, LOST, SILENT = "drained", "lost", "silent"
@@ -97,7 +97,8 @@ def _tell(client: RelayClient, names: list[str], grace: float | None) -> set[str
     from kombu.connection import Connection
     from kombu.pidbox import Mailbox
 
-    with Connection(celery_url(client.broker_url)) as connection:  # type: ignore[no-untyped-call]
+    url = client.broker_url
+    with Connection(celery_url(url), ssl=tls_options(url) or False) as connection:  # type: ignore[no-untyped-call]
         # as celery.app.control.Control has it
         mailbox: Any = Mailbox("celery", type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
         arguments = {} if grace is None else {"grace": grace}

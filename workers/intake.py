@@ -210,7 +210,11 @@ class GuardedChannel(kombu_redis.Channel):
         # next (redis.client.PubSub._execute): the worker's event loop with it, which takes no message meanwhile.
         # With the error, kombu and Celery connect again.
         client.connection.retry = _NEVER_AGAIN
-        return super()._receive_one(client)  # type: ignore[no-untyped-call]
+        try:
+            return super()._receive_one(client)  # type: ignore[no-untyped-call]
+        except _NO_MESSAGE as error:  # published to remote control; Celery would take it for a lost connection
+            refuse(f"not a message: {type(error).__name__}: {error}")
+            return None
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

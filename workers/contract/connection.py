@@ -65,7 +65,9 @@ def connect(url: str, *, patience: float = 30.0, timeout: float = 30.0) -> redis
             script of the ledger may be repeated safely.
         timeout: seconds that one try waits for an answer.
     """
-    attempts = 8 + int(patience)  # about a second each once the backoff reached its cap
+    attempts = 6 + max(
+        0, int(patience) - 1
+    )  # the first six take about a second together, the others one each
     plain = redis_url(url)
     tcp = {} if plain.startswith("unix:") else {"socket_keepalive": True}
     client = redis.Redis.from_url(

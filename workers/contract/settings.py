@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 
@@ -92,6 +93,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     given = {name: value for name, value in given.items() if name in fields}
     if "broker_url" not in given and environ.get("REDIS_URL"):
         given["broker_url"] = environ["REDIS_URL"]
+    if given.get("broker_url"):
+        name = f"{PREFIX}BROKER_URL" if environ.get(f"{PREFIX}BROKER_URL") else "REDIS_URL"
+        checked_broker_url(given["broker_url"], name)
     try:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -99,6 +103,50 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         raise DbtUsageError(
             f"environment variable {PREFIX}{name.upper()}={given.get(name)!r}: {error}"
         ) from error
+
+
+SCHEMES = ("redis", "rediss", "unix", "redis+socket")
+_NOT_SUPPORTED = {
+    "sentinel": "Redis Sentinel is not supported yet: name the primary with redis://",
+    "amqp": "RabbitMQ is not supported: the state of a run is kept in Redis",
+    "amqps": "RabbitMQ is not supported: the state of a run is kept in Redis",
+    "pyamqp": "RabbitMQ is not supported: the state of a run is kept in Redis",
+}
+
+
+def checked_broker_url(url: str, name: str = PREFIX + "BROKER_URL") -> str:
+    """A broker URL that can be used.
+
+    Args:
+        name: where it was given, for the error.
+
+    Raises:
+        DbtUsageError: it is none; the error says what is wrong without the URL's password.
+    """
+    scheme, found, rest = url.partition("://")
+    shown = f"{scheme}://…@{rest.rpartition('@')[2]}" if "@" in rest else url
+    problem = _NOT_SUPPORTED.get(scheme, "") if found else f"it has no scheme: write redis://{rest or url}"
+    if found and not problem and scheme not in SCHEMES:
+        problem = f"{scheme}:// is no scheme of Redis: use {', '.join(f'{each}://' for each in SCHEMES)}"
+    if not problem:
+        try:
+            urlsplit(url).port  # noqa: B018 - it is read when it is asked for
+        except ValueError as error:
+            problem = str(error)
+    if problem:
+        raise DbtUsageError(f"{name}={shown!r} is no broker URL: {problem}")
+    return url
+
+
+def tls_options(url: str) -> dict[str, str] | None:
+    """TLS options of a ``rediss://`` URL, by redis-py's names; None for a URL without TLS.
+
+    Certificates are verified unless the URL says ``ssl_cert_reqs=none``: kombu's default is not to.
+    """
+    if not url.startswith("rediss://"):
+        return None
+    given = {name: value for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")}
+    return {"ssl_cert_reqs": "required", **given}
 
 
 def redis_url(url: str) -> str:
@@ -109,7 +157,11 @@ def redis_url(url: str) -> str:
 
 
 def celery_url(url: str) -> str:
-    """A broker URL as Celery takes it."""
+    """A broker URL as Celery takes it; the options of TLS are given beside it (`tls_options`)."""
     if url.startswith("unix://"):
         return "redis+socket://" + url[len("unix://") :].replace("db=", "virtual_host=")
+    if url.startswith("rediss://"):
+        parts = urlsplit(url)
+        others = [(name, value) for name, value in parse_qsl(parts.query) if not name.startswith("ssl_")]
+        return parts._replace(query=urlencode(others)).geturl()
     return url
