@@ -212,7 +212,9 @@ class GuardedChannel(kombu_redis.Channel):
         client.connection.retry = _NEVER_AGAIN
         try:
             return super()._receive_one(client)  # type: ignore[no-untyped-call]
-        except _NO_MESSAGE as error:  # published to remote control; Celery would take it for a lost connection
+        except (
+            _NO_MESSAGE
+        ) as error:  # published to remote control; Celery would take it for a lost connection
             refuse(f"not a message: {type(error).__name__}: {error}")
             return None
 

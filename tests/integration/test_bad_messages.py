@@ -269,7 +269,9 @@ REQUESTS: dict[str, tuple[Callable[[str], bytes], str]] = {
         "version 9",
     ),
     "a name that no environment can have": (
-        lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "env": {"A=B": ""}}).encode(),
+        lambda run_id: json.dumps(
+            {**json.loads(encode_request(request(run_id))), "env": {"A=B": ""}}
+        ).encode(),
         "env",
     ),
     "no JSON": (lambda _: b"\x00\x01garbage", "not a valid run request"),

@@ -73,7 +73,10 @@ def test_tls_verifies_certificates_unless_told_otherwise() -> None:
     assert tls_options("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem&db=1") == {
         "ssl_cert_reqs": "none", "ssl_ca_certs": "/ca.pem",
     }  # fmt: skip
-    assert celery_url("rediss://:p@h:1/2?ssl_ca_certs=/ca.pem&socket_timeout=3") == "rediss://:p@h:1/2?socket_timeout=3"
+    assert (
+        celery_url("rediss://:p@h:1/2?ssl_ca_certs=/ca.pem&socket_timeout=3")
+        == "rediss://:p@h:1/2?socket_timeout=3"
+    )
 
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
