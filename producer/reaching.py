@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from workers.contract.connection import WritesRefusedError
+from workers.contract.connection import CERTIFICATE, LOGIN, NO_TLS, WritesRefusedError, refusal_of
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo
 
 ANSWERED = frozenset({"broker_refuses_login", "broker_certificate", "broker_without_tls"})
@@ -39,7 +39,7 @@ def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavaila
     from workers.contract.scrub import scrub
 
     shown, said = f"Redis at {scrub(url)}", scrub(str(error))
-    refused = _refusal(shown, said, error, tls=url.startswith("rediss://"))
+    refused = _refusal(shown, said, error)
     if isinstance(error, redis.OutOfMemoryError):
         code = "broker_full"
         message = f"{shown} is full (maxmemory, noeviction):{but or ' it refused a write'}"
@@ -68,21 +68,19 @@ def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavaila
     )  # fmt: skip
 
 
-def _refusal(shown: str, said: str, error: BaseException, *, tls: bool) -> tuple[str, str, str] | None:
+def _refusal(shown: str, said: str, error: BaseException) -> tuple[str, str, str] | None:
     """Code, message and fix where a server answered and the two sides do not come together; None otherwise."""
-    lowered = said.lower()
-    if isinstance(error, redis.AuthenticationError) or lowered.startswith(("noauth", "wrongpass")):
+    refusal = refusal_of(error)
+    if refusal == LOGIN:
         fix = "Put user and password into the URL: redis://:PASSWORD@host:6379/0 (special characters URL-encoded)."
         return "broker_refuses_login", f"{shown} refuses the login: {said}", fix
-    if "certificate verify failed" in lowered:
+    if refusal == CERTIFICATE:
         fix = (
             "Give the authority that signed its certificate: rediss://…?ssl_ca_certs=/path/ca.pem; the host name in the "
             "URL must be one of the certificate's. ssl_cert_reqs=none turns the check off."
         )
         return "broker_certificate", f"the certificate of {shown} cannot be verified: {said}", fix
-    if tls and any(
-        word in lowered for word in ("wrong version number", "record layer", "wrong_version_number")
-    ):
+    if refusal == NO_TLS:
         fix = "Name the server's TLS port, or write redis:// for a connection without TLS."
         return "broker_without_tls", f"{shown} does not speak TLS on this port", fix
     return None

@@ -91,7 +91,8 @@ def with_environment(store: RunStore, request: RunRequest, environ: Mapping[str,
             f"environment lacks {', '.join(missing)}.",
             "Set them and retry again, or submit the command itself again.",
         )
-    return msgspec.structs.replace(request, env={name: environ[name] for name in names})
+    # a run that a worker of an earlier release ended has its values still
+    return msgspec.structs.replace(request, env={**request.env, **{name: environ[name] for name in names}})
 
 
 def _check_retryable(request: RunRequest, last: LastWord) -> None:

@@ -93,7 +93,10 @@ class Runtime:
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
-            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl
+            connect(url, patience=PATIENCE, refusals_pass=True),
+            keys=keys,
+            lease_ms=lease_ms,
+            result_ttl=settings.result_ttl,
         )
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
