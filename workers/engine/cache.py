@@ -26,6 +26,8 @@ from dbt.adapters.reference_keys import _make_ref_key
 from dbt.deprecations import active_deprecations
 from dbt_common.utils.formatting import lowercase
 
+from workers.engine.patches import registry
+
 
 class CacheRecorder:
     """A run's relation cache in this process: records its changes, replays those made elsewhere."""
@@ -188,8 +190,7 @@ _KINDS = 8
 
 
 def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:
-    if getattr(base, "_records", False):
-        base = base.__mro__[1]
+    base = next(each for each in base.__mro__ if not vars(each).get("_records"))
 
     class RecordingCache(base):  # type: ignore[valid-type, misc]
         """dbt's cache; every change is told to the recorder once it was made."""
@@ -224,6 +225,17 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
 
         def __init__(self) -> None:
             super().__init__(log_cache_events=False)
+
+    if not registry.enabled("cached-relations"):
+        return RecordingCache()
+
+    class NarrowedCache(RecordingCache):
+        """As `RecordingCache`, with a faster look-up of relations."""
+
+        _records = True
+
+        def __init__(self) -> None:
+            super().__init__()
             self.relations: _BySpelling = _BySpelling()
             self._narrow = threading.local()
 
@@ -246,7 +258,7 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
                 raise NoneRelationFoundError
             return found
 
-    return RecordingCache()
+    return NarrowedCache()
 
 
 MARKS = '"`'

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -33,10 +34,12 @@ from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
 from workers.engine.packing import pack, packed, uncollected, unpacked
+from workers.engine.patches.registry import enabled
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
 
+_CHANGED_VARS = "changed-vars"
 _CREDENTIAL = re.compile(r"pass|secret|token|key|private|credential", re.IGNORECASE)
 
 
@@ -228,7 +231,7 @@ class ContextStore:
         FACTORY.adapters = FencedAdapters()
         click_context.obj.pop("manifest", None)
         recorder, given = Recorder(), digests(config.cli_vars)
-        with watching(config, recorder):
+        with watching(config, recorder) if enabled(_CHANGED_VARS) else nullcontext():
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
         read = read_set_of(config, manifest, flags)
@@ -261,6 +264,8 @@ class ContextStore:
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
     ) -> Context | None:
         """The context of a project that was parsed with other vars, and nothing else is another."""
+        if not enabled(_CHANGED_VARS):
+            return None
         bare = family_of(flags, spec, with_vars=False)
         try:
             known = msgspec.json.decode(self._shared.index(bare) or b"", type=Known)

@@ -17,7 +17,7 @@ from dbt_common.exceptions import DbtBaseException
 from workers.contract.errors import DbtUsageError, ErrorInfo
 from workers.contract.scrub import scrub
 from workers.engine import command as commands
-from workers.engine import edges, fencing, node_files, rendering, thrift  # noqa: F401 - for what they put in place
+from workers.engine import edges, fencing
 from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command

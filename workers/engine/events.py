@@ -18,6 +18,7 @@ from dbt_common.events.functions import get_stdout_config
 from dbt_common.events.logger import LineFormat, _is_print_event, _JsonLogger, _Logger, _TextLogger
 
 from workers.contract.events import DEBUG, LINE, Event
+from workers.engine.patches import registry
 
 _RANK = {level.value: rank for rank, level in enumerate(
     (EventLevel.TEST, EventLevel.DEBUG, EventLevel.INFO, EventLevel.WARN, EventLevel.ERROR))}  # fmt: skip
@@ -45,7 +46,7 @@ def _hears(_: BaseEvent) -> bool:
 
 def use_quiet_manager() -> None:
     """Make dbt's event manager of this process a `QuietManager`."""
-    if not isinstance(get_event_manager(), QuietManager):
+    if registry.enabled("debug-events") and not isinstance(get_event_manager(), QuietManager):
         ctx_set_event_manager(QuietManager())
 
 

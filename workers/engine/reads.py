@@ -15,11 +15,6 @@ from typing import Any
 import jinja2.runtime
 import msgspec
 from dbt.config.runtime import RuntimeConfig
-from dbt.context.context_config import ContextConfig
-from dbt.parser.base import ConfiguredParser
-from dbt.parser.manifest import ManifestLoader
-from dbt.parser.schema_generic_tests import SchemaGenericTestParser
-from dbt.parser.schemas import SchemaParser, YamlReader
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 
 from workers.engine.watched import EVERYTHING, WatchedVars
@@ -42,6 +37,10 @@ _FOUND = ("refs", "sources", "metrics", "functions", "depends_on")
 
 _Instead = list[tuple[Any, Any]]
 """Classes of dbt's, and what stands for their method of the same name."""
+
+
+class ChangedFileError(Exception):
+    """A file is no longer what was parsed."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -205,6 +204,11 @@ def _instrumented(recorder: Recorder) -> Iterator[None]:
 
 
 def _of_files(recorder: Recorder) -> _Instead:
+    # a release whose parser is not known to `patches` may lack some of it
+    from dbt.parser.base import ConfiguredParser
+    from dbt.parser.manifest import ManifestLoader
+    from dbt.parser.schemas import SchemaParser, YamlReader
+
     def load(original: Any, loader: Any) -> Any:
         manifest = original(loader)
         recorder.whole = not (loader.partially_parsing or loader.skip_parsing)
@@ -233,6 +237,10 @@ def _of_files(recorder: Recorder) -> _Instead:
 
 
 def _of_nodes(recorder: Recorder) -> _Instead:
+    from dbt.context.context_config import ContextConfig
+    from dbt.parser.base import ConfiguredParser
+    from dbt.parser.schema_generic_tests import SchemaGenericTestParser
+
     def parse_generic_test(original: Any, parser: Any, target: Any, *args: Any, **more: Any) -> Any:
         source = getattr(target, "source", None)  # a source's table
         key, name = (source.yaml_key, source.name) if source else (target.yaml_key, target.name)

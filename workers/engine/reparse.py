@@ -32,8 +32,17 @@ from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.exceptions import DbtBaseException
 
 from workers.engine.limits import TimeLimitError
-from workers.engine.probe import ChangedFileError, Prober
-from workers.engine.reads import PROJECT, VOLATILE, Recorder, Seen, Unit, replaced, touched, watching
+from workers.engine.reads import (
+    PROJECT,
+    VOLATILE,
+    ChangedFileError,
+    Recorder,
+    Seen,
+    Unit,
+    replaced,
+    touched,
+    watching,
+)
 
 _KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses"})
 """Entries of YAML files that are parsed again one by one."""
@@ -152,6 +161,8 @@ def _differing(
     Raises:
         _NotProvenError
     """
+    from workers.engine.probe import Prober  # needs more of dbt's parser than a release without `changed-vars` may have
+
     differ: set[Unit] = set()
     prober: Prober | None = None
     for seen in base.seen:
