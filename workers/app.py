@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from celery import Celery
+from typing import Any
+
+from celery import Celery, signals
 from kombu.transport import TRANSPORT_ALIASES
 
 from workers.contract.settings import celery_url, read_settings
@@ -62,3 +64,17 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
 )  # fmt: skip
+
+
+@signals.import_modules.connect
+def _check_dbt(**_: Any) -> None:
+    """Refuse a dbt that the engine cannot drive, before Celery imports the tasks and with them dbt.
+
+    Raises:
+        SystemExit: with what is missing and what to do.
+    """
+    from workers.engine.needs import complaint
+
+    text = complaint()
+    if text is not None:
+        raise SystemExit(text)

@@ -29,7 +29,7 @@ from dbt.parser.manifest import ManifestLoader, _check_manifest
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
-from workers.engine.fencing import FencedAdapters
+from workers.engine.fencing import FencedAdapters, require_fence
 from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
@@ -63,6 +63,7 @@ class Context(msgspec.Struct, kw_only=True):
         config: configuration of an invocation of the same key, where reading it warned of nothing.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
+        catalogs: of ``catalogs.yml``, where dbt hands them to its tasks (dbt-core >= 1.12).
         nothing_to_say: whether dbt's checks in each invocation warned of nothing.
         parsed_as: key of the context that the manifest was parsed for: this one, or one with other vars.
     """
@@ -75,6 +76,7 @@ class Context(msgspec.Struct, kw_only=True):
     config: RuntimeConfig | None = None
     graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
+    catalogs: Any = None
     nothing_to_say: bool = False
     secrets: tuple[str, ...]
 
@@ -131,7 +133,7 @@ class ContextStore:
             self._adopt(found, click_context, config)
             if not found.nothing_to_say:
                 found.nothing_to_say = _says_nothing(lambda: _check_again(found.manifest, config))
-        self._keep(found)
+        self._keep(found, click_context)
         return found, config
 
     def attach(
@@ -155,7 +157,7 @@ class ContextStore:
             self._adopt(context, click_context, config)
         else:
             context.use_adapter()
-        self._keep(context)
+        self._keep(context, click_context)
         return context, config
 
     def _find(self, family: str, spec: RunSpec, flags: Flags) -> Context | None:
@@ -207,10 +209,12 @@ class ContextStore:
         """dbt's configuration for this invocation, read by the very steps of dbt's command line."""
         FACTORY.adapters = FencedAdapters()
         for name in ("profile", "project", "catalogs", "runtime_config"):
-            step = getattr(requires, name, None)  # catalogs: dbt-core >= 1.11
+            step = getattr(requires, name, None)  # catalogs: dbt-core < 1.12
             if step is not None:
                 step(_nothing)(click_context)
         config: RuntimeConfig = click_context.obj["runtime_config"]
+        if not hasattr(requires, "catalogs"):
+            click_context.obj["catalogs"] = _catalogs(click_context.obj["flags"], config)
         return config
 
     def _adopt(self, context: Context, click_context: Any, config: RuntimeConfig) -> None:
@@ -221,8 +225,7 @@ class ContextStore:
             return
         click_context.obj["manifest"] = context.manifest
         requires.setup_manifest(click_context, write=False)
-        adapter = FACTORY.lookup_adapter(config.credentials.type)
-        context.adapter = adapter
+        context.adapter = _fenced_adapter(config)
         context.secrets = credential_secrets(config)
 
     def _parse(
@@ -245,7 +248,7 @@ class ContextStore:
         self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(
-            key=key, parsed_as=key, manifest=manifest, adapter=FACTORY.lookup_adapter(config.credentials.type),
+            key=key, parsed_as=key, manifest=manifest, adapter=_fenced_adapter(config),
             secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
         )  # fmt: skip
 
@@ -299,7 +302,8 @@ class ContextStore:
         self._know(context.key, read, found.seen, spec, click_context, flags, config)
         return context
 
-    def _keep(self, context: Context) -> None:
+    def _keep(self, context: Context, click_context: Any) -> None:
+        context.catalogs = click_context.obj.get("catalogs", context.catalogs)
         self._contexts[context.key] = context
         self._contexts.move_to_end(context.key)
         while len(self._contexts) > self._capacity:
@@ -315,6 +319,26 @@ def _with_other_vars(context: Context, key: str) -> Context:
         key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None, secrets=(),
         manifest_file=context.manifest_file, graphs=context.graphs, semantic_manifest=context.semantic_manifest,
     )  # fmt: skip
+
+
+def _fenced_adapter(config: RuntimeConfig) -> Any:
+    """The adapter that dbt made.
+
+    Raises:
+        DbtUsageError: its connections are not fenced.
+    """
+    adapter = FACTORY.lookup_adapter(config.credentials.type)
+    require_fence(adapter)
+    return adapter
+
+
+def _catalogs(flags: Flags, config: RuntimeConfig) -> list[Any]:
+    """What ``catalogs.yml`` says, as dbt.cli.requires.setup_manifest reads it (dbt-core >= 1.12)."""
+    from dbt.config import catalogs
+
+    if getattr(flags, "USE_CATALOGS_V2", False):
+        return list(catalogs.load_catalogs_v2(flags.PROJECT_DIR, config.project_name, flags.VARS))
+    return list(catalogs.load_catalogs(flags.PROJECT_DIR, config.project_name, flags.VARS))
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -336,6 +360,10 @@ def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
         if hasattr(loader, check):  # the later ones: dbt-core >= 1.11
             getattr(loader, check)()
     _check_manifest(manifest, config)
+    if getattr(get_event_manager(), "allow_deferral", False):  # as dbt.cli.requires.setup_manifest, dbt-core >= 1.12
+        from dbt_common.events.base_types import EventGroupType
+
+        get_event_manager().fire_deferred_events(EventGroupType.PARSE)
 
 
 def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class Engine:
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
-        with self._step(spec, "@plan", emit, attempt):
+        with self._step(spec, "@plan", emit, attempt) as spec:
             try:
                 click_context, flags = parse_flags(spec.args)
             except DbtUsageException:
@@ -105,7 +105,7 @@ class Engine:
         Raises:
             CommandFailedError: as dbt gives a command up whose schemas or hooks cannot be made.
         """
-        with self._step(spec, "@start", emit, attempt):
+        with self._step(spec, "@start", emit, attempt) as spec:
             view = self._view(spec, facts)
             with uncollected():
                 outcome = edges.start(view)
@@ -137,7 +137,7 @@ class Engine:
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
         """
-        with self._step(spec, unique_id, emit, attempt):
+        with self._step(spec, unique_id, emit, attempt) as spec:
             view = self._view(spec, facts)
             refreshed: tuple[str, ...] = ()
             view.recorder.replay(changes(view.recorder.position))
@@ -161,7 +161,7 @@ class Engine:
         attempt: int = 1,
     ) -> Finished:
         """What dbt does once after the last node."""
-        with self._step(spec, "@close", emit, attempt):
+        with self._step(spec, "@close", emit, attempt) as spec:
             view = self._view(spec, facts)
             view.recorder.replay(changes(view.recorder.position))
             finished = edges.close(view, started, results, stop=stop)
@@ -172,7 +172,7 @@ class Engine:
         self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1, previous: Previous | None = None
     ) -> Finished:
         """Execute a command whole. `previous`: see `plan`."""
-        with self._step(spec, "@command", emit, attempt):
+        with self._step(spec, "@command", emit, attempt) as spec:
             return commands.execute_command(spec, command, self._sink, previous)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
@@ -274,15 +274,17 @@ class Engine:
         self._secrets[spec.run_id] = tuple({*_env_secrets(spec), *credentials})
 
     @contextmanager
-    def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[None]:
+    def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:
         self._sink = LineSink(
             None, spec.run_id, step, emit, debug=spec.debug, attempt=attempt, worker=self._worker,
             scrub=lambda text: scrub(text, self._secrets_of(spec)),
         )  # fmt: skip
         try:
-            with standing_in(spec, self._sink):
+            with standing_in(spec, self._sink) as seen:
+                if seen is not spec:  # a `.env` file may hold secrets
+                    self._remember_secrets(seen, self._secrets.get(spec.run_id, ()))
                 try:
-                    yield
+                    yield seen
                 except CommandFailedError:
                     raise
                 except click.UsageError as error:  # click says it on stderr, and so does our caller

@@ -19,6 +19,7 @@ from typing import Any
 import dbt.deprecations
 import dbt.tracking
 import dbt_common.invocation
+import msgspec
 from dbt.cli import requires
 from dbt.cli.flags import Flags, args_to_context
 from dbt.events.types import MainReportArgs, MainReportVersion
@@ -32,6 +33,7 @@ from dbt_common.events.event_manager_client import cleanup_event_logger, get_eve
 from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
 from dbt_common.utils import cast_dict_to_dict_of_strings
 
+from workers.engine.env_file import load_env_file
 from workers.engine.events import LineSink, StdoutLines, use_quiet_manager
 from workers.engine.spec import RunSpec
 
@@ -52,11 +54,11 @@ def dbt_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
-    """Borrow the process for a step of `spec`'s run.
+def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
+    """Borrow the process for a step of `spec`'s run. Gives `spec` with the environment that dbt sees.
 
     Raises:
-        OSError: the caller's working directory cannot be entered here.
+        OSError: the caller's working directory cannot be entered here, or its ``.env`` cannot be read.
     """
     saved_env, saved_cwd, saved_argv = dict(os.environ), os.getcwd(), sys.argv
     thread = threading.current_thread()
@@ -72,6 +74,8 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
     group_lookup._group_name_to_group_map.clear()
     reset_metadata_vars()  # dbt reads DBT_ENV_CUSTOM_ENV_… once a process
     try:
+        if load_env_file():
+            spec = msgspec.structs.replace(spec, env=dict(os.environ))
         set_invocation_context({})
         env = get_env()
         if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
@@ -88,9 +92,10 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         cleanup_event_logger()
         dbt.deprecations.reset_deprecations()
         dbt.deprecations.buffered_deprecations.clear()
+        _forget_of_others()
         get_event_manager().callbacks.append(sink)
         with contextlib.redirect_stdout(stdout):
-            yield
+            yield spec
     finally:
         stdout.close()
         cleanup_event_logger()
@@ -98,6 +103,16 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         sys.argv = saved_argv
         _set_environment(saved_env)
         os.chdir(saved_cwd)
+
+
+def _forget_of_others() -> None:
+    """Drop what dbt-core 1.12 and later keeps of an earlier invocation in this process."""
+    deferred = getattr(get_event_manager(), "_deferred_event_groups", None)  # of a parse that failed
+    if deferred is not None:
+        deferred.clear()
+    hints = sys.modules.get("dbt.hints")
+    if hints is not None:  # when each hint was last shown: other processes show hints, too
+        hints._read_hint_ts.cache_clear()
 
 
 def _set_environment(env: Mapping[str, str]) -> None:
@@ -146,3 +161,7 @@ def use_flags(flags: Flags) -> None:
         manager.require_warn_or_error_handling = getattr(
             flags, "require_all_warnings_handled_by_warn_error", False
         )
+    if hasattr(manager, "allow_deferral"):  # as dbt.cli.requires.preflight, dbt-core >= 1.12
+        manager.allow_deferral = bool(getattr(flags, "enable_grouped_warn_error_parser_logs", False))
+    context: Any = get_invocation_context()
+    context.enable_snowflake_projects_otel = getattr(flags, "SNOWFLAKE_PROJECTS_OTEL", False)

@@ -234,9 +234,11 @@ def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_contex
         before: Any = getattr(parsed, name, None)
         if isinstance(mine, dict) and mine.keys() == before.keys():
             setattr(manifest, name, {key: mine[key] for key in before})  # in a full parse's order
-            if name in manifest.flat_graph:
-                flat = manifest.flat_graph[name]
+            flat = manifest.flat_graph.get(name)
+            if isinstance(flat, dict):  # before dbt-core 1.12
                 manifest.flat_graph[name] = {key: flat[key] for key in before if key in flat}
+    if not isinstance(manifest.flat_graph.get("nodes"), dict):
+        manifest.build_flat_graph()
     return manifest
 
 

@@ -88,11 +88,16 @@ def digest_of(patch: Patch) -> str | None:
     total = hashlib.blake2b(digest_size=8)
     try:
         for name in patch.sources:
-            total.update(textwrap.dedent(inspect.getsource(resolve(name))).encode())
+            total.update(_source_of(name).encode())
             total.update(b"\0")
     except (ImportError, AttributeError, OSError, TypeError):
         return None
     return total.hexdigest()
+
+
+@cache
+def _source_of(name: str) -> str:
+    return textwrap.dedent(inspect.getsource(resolve(name)))
 
 
 def needed(patch: Patch) -> bool:
