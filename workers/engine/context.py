@@ -38,6 +38,7 @@ from workers.engine.patches.registry import enabled
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
+from workers.engine.warned import CHECKS, Warnings
 
 _CHANGED_VARS = "changed-vars"
 _CREDENTIAL = re.compile(r"pass|secret|token|key|private|credential", re.IGNORECASE)
@@ -240,8 +241,9 @@ class ContextStore:
         read = read_set_of(config, manifest, flags)
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
-        if recorder.whole and digests(config.cli_vars) == given:
-            self._know(context.key, read, recorder.units(), spec, click_context, flags, config)
+        if recorder.whole and recorder.warned.warnings.complete and digests(config.cli_vars) == given:
+            warned = recorder.warned.warnings
+            self._know(context.key, read, recorder.units(), warned, spec, click_context, flags, config)
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
@@ -253,12 +255,12 @@ class ContextStore:
         )  # fmt: skip
 
     def _know(
-        self, key: str, read: ReadSet, seen: list[Seen], spec: RunSpec, click_context: Any, flags: Flags,
-        config: RuntimeConfig,
+        self, key: str, read: ReadSet, seen: list[Seen], warned: Warnings, spec: RunSpec, click_context: Any,
+        flags: Flags, config: RuntimeConfig,
     ) -> None:  # fmt: skip
         """Keep what a parse looked at, for the next var set."""
         project = project_digest(config, click_context.obj.get("catalogs"))
-        base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen)
+        base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen, warned=warned)
         bare = family_of(flags, spec, with_vars=False)
         known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
@@ -293,13 +295,14 @@ class ContextStore:
             return None
         say(said if found.same else found.said)
         if found.same:
+            found.warned.again()
             self._shared.save_index(_SAME + context.key, context.parsed_as.encode())
             context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
         else:
             read = read_set_of(config, found.manifest, flags)
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
-        self._know(context.key, read, found.seen, spec, click_context, flags, config)
+        self._know(context.key, read, found.seen, found.warned, spec, click_context, flags, config)
         return context
 
     def _keep(self, context: Context, click_context: Any) -> None:
@@ -345,18 +348,11 @@ def _nothing(*_: Any, **__: Any) -> None:
     """The command that dbt's decorators prepare for."""
 
 
-_CHECKS = (
-    "check_for_model_deprecations", "check_for_spaces_in_resource_names",
-    "check_for_microbatch_deprecations", "check_forcing_batch_concurrency",
-    "check_microbatch_model_has_a_filtered_input", "check_function_default_arguments_ordering",
-)  # fmt: skip
-
-
 def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
     """What dbt checks, and warns of, in every invocation (dbt.parser.manifest.ManifestLoader.load)."""
     loader: ManifestLoader = ManifestLoader.__new__(ManifestLoader)
     loader.manifest, loader.root_project = manifest, config
-    for check in _CHECKS:
+    for check in CHECKS:
         if hasattr(loader, check):  # the later ones: dbt-core >= 1.11
             getattr(loader, check)()
     _check_manifest(manifest, config)

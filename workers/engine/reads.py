@@ -17,6 +17,7 @@ import msgspec
 from dbt.config.runtime import RuntimeConfig
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 
+from workers.engine.warned import CHECKS, Listener
 from workers.engine.watched import EVERYTHING, WatchedVars
 
 VOLATILE = frozenset(
@@ -89,12 +90,14 @@ class Recorder:
     Attributes:
         whole: whether dbt parsed all of the project (and not what changed since its partial parse file).
         entered: the units that were parsed.
+        warned: what dbt warned of while it parsed.
     """
 
     def __init__(self) -> None:
         self.seen: dict[Unit, Seen] = {}
         self.entered: set[Unit] = set()
         self.whole = False
+        self.warned = Listener()
         self._unit = PROJECT
         self._late = False
         self._calls: list[str] = []
@@ -210,9 +213,18 @@ def _of_files(recorder: Recorder) -> _Instead:
     from dbt.parser.schemas import SchemaParser, YamlReader
 
     def load(original: Any, loader: Any) -> Any:
-        manifest = original(loader)
+        with recorder.warned.listening():
+            manifest = original(loader)
         recorder.whole = not (loader.partially_parsing or loader.skip_parsing)
         return manifest
+
+    def checked(name: str) -> tuple[Any, Any]:
+        def check(original: Any, loader: Any) -> Any:
+            with recorder.warned.paused():
+                return original(loader)
+
+        check.__name__ = name
+        return ManifestLoader, check
 
     def build_manifest_state_check(original: Any, loader: Any) -> Any:
         with recorder.within(NOBODY):  # the vars' digest, by which dbt decides on a partial parse
@@ -233,6 +245,7 @@ def _of_files(recorder: Recorder) -> _Instead:
     return [
         (ManifestLoader, load), (ManifestLoader, build_manifest_state_check), (ConfiguredParser, parse_node),
         (SchemaParser, parse_file), (YamlReader, render_entry),
+        *(checked(name) for name in CHECKS if hasattr(ManifestLoader, name)),
     ]  # fmt: skip
 
 

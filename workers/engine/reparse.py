@@ -43,6 +43,7 @@ from workers.engine.reads import (
     touched,
     watching,
 )
+from workers.engine.warned import Warnings
 
 _KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses"})
 """Entries of YAML files that are parsed again one by one."""
@@ -66,19 +67,21 @@ class Base(msgspec.Struct, frozen=True):
         vars: digest of each var's value.
         project: digest of the rendered project files, profile, catalogs.
         seen: whatever looked at anything.
+        warned: what dbt warned of while it parsed.
     """
 
     key: str
     vars: dict[str, str]
     project: str
     seen: list[Seen]
+    warned: Warnings = msgspec.field(default_factory=Warnings)
 
 
 class Reparsed(msgspec.Struct):
     """The manifest for other vars: the very same, or another.
 
     Attributes:
-        seen: see `Base`.
+        seen, warned: see `Base`.
         said: what dbt said while it parsed.
     """
 
@@ -86,6 +89,7 @@ class Reparsed(msgspec.Struct):
     same: bool
     seen: list[Seen]
     said: list[EventMsg]
+    warned: Warnings
 
 
 class _NotProvenError(Exception):
@@ -134,6 +138,8 @@ def reparse(
             differ = _differing(base, parsed, config, recorder, changed_vars(base.vars, given))
         if any(msg.info.level in {"info", "warn", "error"} for msg in said):
             return None  # a template has something to say, and all of them say it in a full parse
+        if differ and base.warned.any:
+            return None  # which of the warnings are of what is kept is not known
         if differ:
             with aside() as said, watching(config, again):
                 manifest = _partially(parsed, fresh(), differ, click_context)
@@ -147,10 +153,10 @@ def reparse(
     except _DOUBTS:
         return None
     if not differ:
-        return Reparsed(parsed, True, _merged(base.seen, recorder), [])
+        return Reparsed(parsed, True, _merged(base.seen, recorder), [], base.warned)
     entered = {_entry(unit) for unit in again.entered}
     kept = [seen for seen in base.seen if seen.unit == PROJECT or _entry(seen.unit) not in entered]
-    return Reparsed(manifest, False, [*_merged(kept, recorder), *again.units()], said)
+    return Reparsed(manifest, False, [*_merged(kept, recorder), *again.units()], said, again.warned.warnings)
 
 
 def _differing(
