@@ -24,7 +24,11 @@ _PACKAGES = {
 def release(patch: Patch) -> str:
     """The installed releases of the packages whose source the patch was tested with: ``dbt-core 1.11.16``."""
     packages = dict.fromkeys(
-        next(package for prefix, package in _PACKAGES.items() if f"{name.partition(':')[0]}.".startswith(f"{prefix}."))
+        next(
+            package
+            for prefix, package in _PACKAGES.items()
+            if f"{name.partition(':')[0]}.".startswith(f"{prefix}.")
+        )
         for name in patch.sources
     )
     return ", ".join(f"{package} {version(package)}" for package in packages)

@@ -45,7 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name == "unit")
     for item in items:
         of_engine = item.path.parent.name in {"integration", "unit"} and "engine" in item.path.name
-        compared = item.path.parent.name in {"parity", "conformance"} and not item.get_closest_marker("parity")
+        compared = item.path.parent.name in {"parity", "conformance"} and not item.get_closest_marker(
+            "parity"
+        )
         if of_engine or compared:
             item.add_marker("dbt_releases")
 

@@ -16,9 +16,9 @@ from dbt.context.query_header import generate_query_header_context
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
 from tests.support.engine import Shared, spec_for
-from workers.engine.patches import registry, rendering
 from workers.engine.engine import Engine
 from workers.engine.invocation import standing_in
+from workers.engine.patches import registry, rendering
 from workers.engine.patches.later import Later
 from workers.engine.view import RunView
 from workers.engine.warehouse import close_warehouse

@@ -14,7 +14,7 @@ import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -132,6 +132,7 @@ class ContextStore:
             found = found or self._parse(family, spec, click_context, flags, config)
         else:
             self._adopt(found, click_context, config)
+            self._warn_again(found.key, family, family_of(flags, spec, with_vars=False))
             if not found.nothing_to_say:
                 found.nothing_to_say = _says_nothing(lambda: _check_again(found.manifest, config))
         self._keep(found, click_context)
@@ -262,8 +263,20 @@ class ContextStore:
         project = project_digest(config, click_context.obj.get("catalogs"))
         base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen, warned=warned)
         bare = family_of(flags, spec, with_vars=False)
+        if warned.any:
+            self._shared.save_index(_WARNED + key, msgspec.json.encode(warned))
+        self._shared.save_index(_LAST + bare, family_of(flags, spec).encode())
         known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
+
+    def _warn_again(self, key: str, family: str, bare: str) -> None:
+        """Say the warnings of a kept parse again where dbt would parse again: the vars are not those of the last run."""
+        raw = self._shared.index(_WARNED + key)
+        if raw is None or self._shared.index(_LAST + bare) == family.encode():
+            return
+        with suppress(msgspec.DecodeError):
+            msgspec.json.decode(raw, type=Warnings).again()
+        self._shared.save_index(_LAST + bare, family.encode())
 
     def _reparse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
@@ -313,7 +326,7 @@ class ContextStore:
             self._contexts.popitem(last=False)
 
 
-_SAME = "same:"
+_SAME, _WARNED, _LAST = "same:", "warned:", "last:"
 
 
 def _with_other_vars(context: Context, key: str) -> Context:
@@ -356,7 +369,9 @@ def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
         if hasattr(loader, check):  # the later ones: dbt-core >= 1.11
             getattr(loader, check)()
     _check_manifest(manifest, config)
-    if getattr(get_event_manager(), "allow_deferral", False):  # as dbt.cli.requires.setup_manifest, dbt-core >= 1.12
+    if getattr(
+        get_event_manager(), "allow_deferral", False
+    ):  # as dbt.cli.requires.setup_manifest, dbt-core >= 1.12
         from dbt_common.events.base_types import EventGroupType
 
         get_event_manager().fire_deferred_events(EventGroupType.PARSE)

@@ -167,7 +167,9 @@ def _differing(
     Raises:
         _NotProvenError
     """
-    from workers.engine.probe import Prober  # needs more of dbt's parser than a release without `changed-vars` may have
+    from workers.engine.probe import (
+        Prober,  # needs more of dbt's parser than a release without `changed-vars` may have
+    )
 
     differ: set[Unit] = set()
     prober: Prober | None = None

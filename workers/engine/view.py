@@ -57,7 +57,9 @@ def view_of(manifest: Manifest) -> Manifest:
     if hasattr(manifest, "functions"):  # dbt-core >= 1.11
         view.functions = dict(manifest.functions)
     view.metadata = copy.copy(manifest.metadata)
-    if "unit_tests" in manifest.flat_graph:  # dbt-core >= 1.12: `graph` shows nodes as they are when a template looks
+    if (
+        "unit_tests" in manifest.flat_graph
+    ):  # dbt-core >= 1.12: `graph` shows nodes as they are when a template looks
         view.build_flat_graph()
     return view
 

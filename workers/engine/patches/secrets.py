@@ -7,6 +7,7 @@ from typing import Any
 
 from dbt_common.constants import SECRET_ENV_PREFIX
 
+
 def env_secrets() -> list[str]:
     """dbt looks through the environment for each of its exceptions, and throws a dozen to find a macro."""
     environ: Any = os.environ

@@ -10,6 +10,7 @@ from typing import Any
 import agate  # type: ignore[import-untyped]
 import parsedatetime  # type: ignore[import-untyped]
 
+
 @functools.cache
 def _no_rows() -> agate.Table:
     return agate.Table(rows=[])
