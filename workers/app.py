@@ -66,7 +66,7 @@ app.conf.update(
 )  # fmt: skip
 
 
-@signals.import_modules.connect
+@signals.import_modules.connect  # type: ignore[untyped-decorator]
 def _check_dbt(**_: Any) -> None:
     """Refuse a dbt that the engine cannot drive, before Celery imports the tasks and with them dbt.
 

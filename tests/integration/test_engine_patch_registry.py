@@ -57,9 +57,7 @@ def in_place() -> str:
 
 
 def know(monkeypatch: pytest.MonkeyPatch, *digests: str | None) -> None:
-    monkeypatch.setattr(
-        registry, "known_digests", lambda: {"fashioned": dict.fromkeys(map(str, digests), [])}
-    )
+    monkeypatch.setattr(registry, "known_digests", lambda: {"fashioned": {str(each): [] for each in digests}})
 
 
 def test_known_source_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def main(project: str) -> None:
         if child == 0:
             try:
                 print(json.dumps([setting, build(Path(project), setting)]), flush=True)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - the child must not go on as its parent
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)

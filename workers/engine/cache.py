@@ -226,11 +226,12 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
         def __init__(self) -> None:
             super().__init__(log_cache_events=False)
 
-    if not registry.enabled("cached-relations"):
-        return RecordingCache()
+    return _narrowing(RecordingCache)() if registry.enabled("cached-relations") else RecordingCache()
 
-    class NarrowedCache(RecordingCache):
-        """As `RecordingCache`, with a faster look-up of relations."""
+
+def _narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
+    class NarrowedCache(base):  # type: ignore[valid-type, misc]
+        """A cache that looks relations up by the spelling of their names."""
 
         _records = True
 
@@ -258,7 +259,7 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
                 raise NoneRelationFoundError
             return found
 
-    return NarrowedCache()
+    return NarrowedCache
 
 
 MARKS = '"`'

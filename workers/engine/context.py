@@ -10,6 +10,7 @@ manifest by the key.
 from __future__ import annotations
 
 import copy
+import importlib
 import re
 import zlib
 from collections import OrderedDict
@@ -292,9 +293,10 @@ class ContextStore:
         base, read = known.base, known.read
         if not flags.PARTIAL_PARSE or known.but_vars != key_of(bare, read, spec, flags):
             return None
-        if base.project != project_digest(config, click_context.obj.get("catalogs")):
-            return None  # dbt_project.yml, a package's or the profile say something else now
-        parsed = self._contexts.get(base.key) or self._unpack(base.key)
+        parsed = None
+        # otherwise dbt_project.yml, a package's or the profile say something else now
+        if base.project == project_digest(config, click_context.obj.get("catalogs")):
+            parsed = self._contexts.get(base.key) or self._unpack(base.key)
         if parsed is None:
             return None
         context = _with_other_vars(parsed, key_of(family, read, spec, flags))
@@ -350,8 +352,7 @@ def _fenced_adapter(config: RuntimeConfig) -> Any:
 
 def _catalogs(flags: Flags, config: RuntimeConfig) -> list[Any]:
     """What ``catalogs.yml`` says, as dbt.cli.requires.setup_manifest reads it (dbt-core >= 1.12)."""
-    from dbt.config import catalogs
-
+    catalogs: Any = importlib.import_module("dbt.config.catalogs")
     if getattr(flags, "USE_CATALOGS_V2", False):
         return list(catalogs.load_catalogs_v2(flags.PROJECT_DIR, config.project_name, flags.VARS))
     return list(catalogs.load_catalogs(flags.PROJECT_DIR, config.project_name, flags.VARS))

@@ -73,9 +73,9 @@ class Engine:
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
-        with self._step(spec, "@plan", emit, attempt) as spec:
+        with self._step(spec, "@plan", emit, attempt) as seen:
             try:
-                click_context, flags = parse_flags(spec.args)
+                click_context, flags = parse_flags(seen.args)
             except DbtUsageException:
                 return _whole("dbt has its own words for what is wrong with the arguments")
             if previous is not None and command_of(previous) not in TASKS:
@@ -91,12 +91,12 @@ class Engine:
                 click_context, flags = parse_flags(arguments(click_context, flags, retry))
                 said_already(flags)
                 use_flags(flags)
-            context, config = self._contexts.open(spec, click_context, flags)
-            self._remember_secrets(spec, context.secrets)
+            context, config = self._contexts.open(seen, click_context, flags)
+            self._remember_secrets(seen, context.secrets)
             with uncollected():
-                view = build_view(spec.run_id, flags, config, context, console)
+                view = build_view(seen.run_id, flags, config, context, console)
                 self._keep(view)
-                check_models(view.manifest, config, spec.required_models)
+                check_models(view.manifest, config, seen.required_models)
                 return make_plan(view, retry, again)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
@@ -105,8 +105,8 @@ class Engine:
         Raises:
             CommandFailedError: as dbt gives a command up whose schemas or hooks cannot be made.
         """
-        with self._step(spec, "@start", emit, attempt) as spec:
-            view = self._view(spec, facts)
+        with self._step(spec, "@start", emit, attempt) as seen:
+            view = self._view(seen, facts)
             with uncollected():
                 outcome = edges.start(view)
             outcome.cache += view.recorder.take()
@@ -137,8 +137,8 @@ class Engine:
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
         """
-        with self._step(spec, unique_id, emit, attempt) as spec:
-            view = self._view(spec, facts)
+        with self._step(spec, unique_id, emit, attempt) as seen:
+            view = self._view(seen, facts)
             refreshed: tuple[str, ...] = ()
             view.recorder.replay(changes(view.recorder.position))
             if (attempt > 1 or stale) and not skip:
@@ -161,8 +161,8 @@ class Engine:
         attempt: int = 1,
     ) -> Finished:
         """What dbt does once after the last node."""
-        with self._step(spec, "@close", emit, attempt) as spec:
-            view = self._view(spec, facts)
+        with self._step(spec, "@close", emit, attempt) as seen:
+            view = self._view(seen, facts)
             view.recorder.replay(changes(view.recorder.position))
             finished = edges.close(view, started, results, stop=stop)
             show_deprecations_summary()
@@ -172,8 +172,8 @@ class Engine:
         self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1, previous: Previous | None = None
     ) -> Finished:
         """Execute a command whole. `previous`: see `plan`."""
-        with self._step(spec, "@command", emit, attempt) as spec:
-            return commands.execute_command(spec, command, self._sink, previous)
+        with self._step(spec, "@command", emit, attempt) as seen:
+            return commands.execute_command(seen, command, self._sink, previous)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.

@@ -10,10 +10,13 @@ Imported before any other module of dbt but `locks`.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 _before = frozenset(os.environ)
 
-import dbt.cli.main as _cli  # noqa: E402 - the environment is noted first
+import dbt.cli.main  # noqa: E402 - the environment is noted first
+
+_cli: Any = dbt.cli.main
 
 for _name in os.environ.keys() - _before:
     del os.environ[_name]

@@ -54,7 +54,6 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
         "warn_error": flags.WARN_ERROR,
         "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
         "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],
-        # dbt-core >= 1.12
         "parser of 1.12": [getattr(flags, name, None) for name in _FLAGS_OF_1_12],
         "env": {
             name: value

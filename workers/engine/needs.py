@@ -59,13 +59,11 @@ def complaint() -> str | None:
     except (ImportError, AttributeError) as error:
         return _text(str(error))
     # imported here: the registry is part of the engine, which may not be importable
-    from workers.engine.patches.registry import resolve
+    from workers.engine.patches.registry import exists
 
-    for name in NAMES:
-        try:
-            resolve(name)
-        except (ImportError, AttributeError):
-            return _text(f"{name.replace(':', '.')} does not exist")
+    missing = next((name for name in NAMES if not exists(name)), None)
+    if missing is not None:
+        return _text(f"{missing.replace(':', '.')} does not exist")
     if not _opens_by_manager():
         return _text("connections are not opened by the connection manager's `open`, which has to fence them")
     return None
@@ -93,7 +91,7 @@ def _opens_by_manager() -> bool:
 
         TYPE = "relay_check"
 
-    Manager.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    Manager.__abstractmethods__ = frozenset()
     opened: list[Any] = []
 
     def record(connection: Any) -> Any:
@@ -102,7 +100,7 @@ def _opens_by_manager() -> bool:
         return connection
 
     try:
-        manager: Any = Manager(SimpleNamespace(credentials=None), get_mp_context())  # type: ignore[abstract, arg-type]
+        manager: Any = Manager(SimpleNamespace(credentials=None), get_mp_context())  # type: ignore[abstract]
         manager.open = record
         _ = manager.set_connection_name("relay_check").handle
     except Exception:  # noqa: BLE001 - whatever it is, dbt does it in another way

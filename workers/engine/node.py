@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from workers.engine.spec import StepOutcome, StepResult
 from workers.engine.view import RunView
 from workers.engine.warehouse import open_warehouse
 
+_OVERLOADS = "overload_results"
 _COMPILED = (
     "compiled", "compiled_code", "compiled_path", "build_path", "extra_ctes_injected",
     "_pre_injected_sql",
@@ -91,7 +93,7 @@ def execute_node(
     number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
     runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
     runner.overran = overran
-    # dbt.task.runnable.GraphRunnableTask.get_runner, dbt-core >= 1.12
+    # as dbt's own task does when it makes a runner, from dbt-core 1.12 on
     runner.compiler.selected_node_ids = getattr(task.compiler, "selected_node_ids", set())
     if skip:
         with_model = isinstance(node, UnitTestDefinition) and not _is_retry(view)
@@ -158,8 +160,8 @@ def _pool(view: RunView, task: Any) -> DbtThreadPool:
 
 def plain_result(result: RunResult) -> dict[str, Any]:
     """A RunResult without its node, as JSON can carry it."""
-    overloads = getattr(result, "overload_results", None)  # dbt-core >= 1.12
-    more = {} if overloads is None else {"overload_results": overloads.to_dict()}
+    overloads = getattr(result, _OVERLOADS, None)  # dbt-core >= 1.12
+    more = {} if overloads is None else {_OVERLOADS: overloads.to_dict()}
     return {
         **more,
         "status": str(result.status),
@@ -244,12 +246,11 @@ def run_result(view: RunView, step: StepResult) -> RunResult:
         batch_results=None if batches is None else BatchResults.from_dict(batches),
         node=node,
     )
-    if plain.get("overload_results") is not None:
-        result.overload_results = _overload_results(plain["overload_results"])
+    if plain.get(_OVERLOADS) is not None:
+        setattr(result, _OVERLOADS, _overload_results(plain[_OVERLOADS]))
     return result
 
 
 def _overload_results(plain: dict[str, Any]) -> Any:
-    from dbt.artifacts.schemas.overload_results import OverloadResults  # dbt-core >= 1.12
-
-    return OverloadResults.from_dict(plain)
+    kind: Any = importlib.import_module("dbt.artifacts.schemas.overload_results")  # dbt-core >= 1.12
+    return kind.OverloadResults.from_dict(plain)

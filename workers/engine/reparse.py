@@ -138,8 +138,8 @@ def reparse(
             differ = _differing(base, parsed, config, recorder, changed_vars(base.vars, given))
         if any(msg.info.level in {"info", "warn", "error"} for msg in said):
             return None  # a template has something to say, and all of them say it in a full parse
-        if differ and base.warned.any:
-            return None  # which of the warnings are of what is kept is not known
+        if differ and base.warned.any:  # which of the warnings are of what is kept is not known
+            raise _NotProvenError
         if differ:
             with aside() as said, watching(config, again):
                 manifest = _partially(parsed, fresh(), differ, click_context)

@@ -16,7 +16,7 @@ from dbt.deprecations import active_deprecations
 from dbt_common.events.base_types import BaseEvent, EventLevel, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.events.functions import fire_event
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 
 _MODULES = ("dbt.events.types", "dbt.adapters.events.types", "dbt_common.events.types")
 
@@ -76,7 +76,7 @@ class Listener:
         info: Any = msg.info
         if self._paused or info.level not in {"warn", "error"}:
             return
-        data: Any = msg.data  # type: ignore[attr-defined]
+        data: Any = msg.data
         warned = Warned(info.name, info.level, MessageToDict(data, preserving_proto_field_name=True))
         try:
             self.warnings.complete &= _event(warned).message() == info.msg

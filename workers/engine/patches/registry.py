@@ -118,6 +118,15 @@ def resolve(name: str) -> Any:
     return getattr(owner, attribute)
 
 
+def exists(name: str) -> bool:
+    """Whether `resolve` finds something."""
+    try:
+        resolve(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
 def _owner(name: str) -> tuple[Any, str]:
     module, _, path = name.partition(":")
     owner: Any = importlib.import_module(module)
