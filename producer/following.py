@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from producer.client import Record, RelayClient, Said, result_of
+from producer.streams import say
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError, RelayError
 from workers.contract.events import Event
-from workers.contract.results import RUN_TERMINAL
+from workers.contract.results import RUN_TERMINAL, DbtResult
 
 if TYPE_CHECKING:
-    from producer.client import Record, RelayClient
     from producer.session import Stack
 
 IDLE_SECONDS = 2.0
@@ -39,31 +40,37 @@ class Reader:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"events of {run_id}", daemon=True)
 
-    def follow(self, on_event: Callable[[Event], None], on_idle: Callable[[], None] = lambda: None) -> Record:
+    def follow(
+        self, on_event: Callable[[Event], None] | None = None, on_idle: Callable[[], None] | None = None
+    ) -> DbtResult:
         """Hand over each event of the run, in order.
 
         Args:
             on_idle: called every two seconds in which there is no event.
 
         Returns:
-            the run's record. It was read when the run ended, however long `on_event` takes.
+            the run's result. It was read when the run ended, however long `on_event` takes.
 
         Raises:
             RelayError: there is no such run, or Redis cannot be reached.
             what `on_event` and `on_idle` raise.
         """
+        said = Said()
         self._thread.start()
         while True:
             try:
                 item = self._read.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                on_idle()
+                if on_idle is not None:
+                    on_idle()
                 continue
             if isinstance(item, BaseException):
                 raise item
             if not isinstance(item, Event):
-                return item
-            on_event(item)
+                return result_of(*item, said.lines, said.errors, said.missing)
+            said.take(item)
+            if on_event is not None:
+                on_event(item)
 
     def stop(self) -> None:
         """Read no further. The thread ends within the two seconds that one read takes."""
@@ -145,17 +152,17 @@ def abandon(client: RelayClient, stack: Stack, run_id: str, error: BaseException
         cancelled = client.cancel(run_id, f"its caller stopped with {type(error).__name__}")
         state = client.state(run_id)
     except BrokerUnavailableError as unavailable:
-        _say(f"run {run_id} could not be cancelled ({unavailable}): `dbt-relay cancel {run_id}` stops it")
+        say(
+            sys.stderr,
+            f"dbt-relay: run {run_id} could not be cancelled ({unavailable}): `dbt-relay cancel {run_id}` stops it",
+        )
         return True
     if cancelled:
-        _say(f"run {run_id} was cancelled: its caller stopped with {type(error).__name__}")
+        say(
+            sys.stderr,
+            f"dbt-relay: run {run_id} was cancelled: its caller stopped with {type(error).__name__}",
+        )
     return state is not None and state not in RUN_TERMINAL
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or none at all
-        sys.stderr.write(f"dbt-relay: {text}\n")
-        sys.stderr.flush()
 
 
 def _no_worker(url: str) -> NoWorkerError:

@@ -10,7 +10,6 @@ manifest by the key.
 from __future__ import annotations
 
 import copy
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +20,15 @@ from dbt.cli import requires
 from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
-from dbt.graph import Graph
 from dbt.mp_context import get_mp_context
 from dbt.parser.manifest import ManifestLoader, _check_manifest
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
+from workers.contract.log import log
+from workers.contract.stored import text_of, unpack
 from workers.engine.fencing import FencedAdapters
+from workers.engine.graph_files import LinkedGraph
 from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
@@ -35,6 +36,8 @@ from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
+from workers.engine.template_state import GraphIndex
+from workers.engine.unshared import unshare
 
 
 class ProjectMismatchError(Exception):
@@ -54,6 +57,7 @@ class Context(msgspec.Struct, kw_only=True):
 
     Attributes:
         manifest_file: its manifest.json, kept in pieces.
+        graph_index: of its `graph`.
         config: configuration of an invocation of the same key, where reading it warned of nothing.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
@@ -66,8 +70,9 @@ class Context(msgspec.Struct, kw_only=True):
     manifest: Manifest
     adapter: Any
     manifest_file: ManifestFile
+    graph_index: GraphIndex
     config: RuntimeConfig | None = None
-    graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
+    graphs: dict[bool, LinkedGraph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
     nothing_to_say: bool = False
 
@@ -166,17 +171,25 @@ class ContextStore:
         packed = self._shared.load(key)
         if packed is None:
             return self._unpack_same(key)
-        manifest = unpacked(zlib.decompress(packed))
+        try:
+            manifest = unpacked(unpack(packed))
+        except Exception as error:  # noqa: BLE001 - whatever is stored there, the project can be parsed
+            log(
+                "a stored manifest is not readable, the project is parsed",
+                context=key,
+                error=str(error)[:200],
+            )
+            return None
         manifest.build_flat_graph()
         remember_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=None,
-            manifest_file=ManifestFile(manifest),
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _unpack_same(self, key: str) -> Context | None:
         """A context whose manifest was parsed with other vars."""
-        parsed_as = (self._shared.index(_SAME + key) or b"").decode()
+        parsed_as = text_of(self._shared.index(_SAME + key))
         if not parsed_as:
             return None
         found = next((each for each in self._contexts.values() if each.parsed_as == parsed_as), None)
@@ -234,11 +247,12 @@ class ContextStore:
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
+        unshare(manifest)
         self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=FACTORY.lookup_adapter(config.credentials.type),
-            manifest_file=ManifestFile(manifest),
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _know(
@@ -303,7 +317,8 @@ def _with_other_vars(context: Context, key: str) -> Context:
     """A context whose manifest is another's."""
     return Context(
         key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None,
-        manifest_file=context.manifest_file, graphs=context.graphs, semantic_manifest=context.semantic_manifest,
+        manifest_file=context.manifest_file, graph_index=context.graph_index, graphs=context.graphs,
+        semantic_manifest=context.semantic_manifest,
     )  # fmt: skip
 
 

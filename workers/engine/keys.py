@@ -13,7 +13,6 @@ import os
 import re
 from typing import Any
 
-import dbt.version
 import msgspec
 from dbt.adapters.factory import FACTORY
 from dbt.cli.flags import Flags
@@ -21,6 +20,7 @@ from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.release import release
 from workers.engine.spec import RunSpec
 
 _FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
@@ -39,7 +39,7 @@ class ReadSet(msgspec.Struct, frozen=True):
 def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
     """What an invocation says that a parse may look at; `with_vars`: whether other vars make another family."""
     plain = {
-        "dbt": dbt.version.__version__,
+        "dbt": release(),
         "project_dir": str(flags.PROJECT_DIR),
         "profiles_dir": str(flags.PROFILES_DIR),
         "cwd": spec.cwd,
