@@ -160,8 +160,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.locks = WarehouseLock(
             self.ledger, lambda file, _: json.dumps({"file": file, "process": next(self.processes)})
         )
-            self.ledger, lambda warehouse, _: f'["{warehouse}", {next(self.processes)}]'
-        )
         self.processes = itertools.count(1)
         self.runs: dict[str, RunModel] = {}
         self.broker: list[tuple[str, str]] = []
