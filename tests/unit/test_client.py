@@ -302,7 +302,7 @@ def test_the_message_is_celerys(redis_server: Any) -> None:
         messages[1].headers["id"],
         None,
     )
-    assert messages[1].headers["argsrepr"] == "('20250101T000000-0123456789ab', 'model.p.a')"
+    assert messages[1].headers["argsrepr"] == "('model.p.a', '20250101T000000-0123456789ab')"
     relay.publish("20250101T000000-0123456789ab", ())
     with redis_server.client() as client:
         assert client.llen("wire") == 0
