@@ -62,8 +62,9 @@ def runs(limit: int) -> None:
 @click.option("--plain", is_flag=True, help="Lines alone, also on a terminal.")
 def watch(run: str, plain: bool) -> int:
     from producer.cli import print_line
+    from producer.following import Reader
     from producer.live import view_for
-    from workers.contract.events import LINE, STDERR
+    from workers.contract.events import LINE, MISSING, STDERR, Event
 
     client = cli_broker.client_if_any()
     run_id = find_run(client, run, ended=True)
@@ -72,21 +73,23 @@ def watch(run: str, plain: bool) -> int:
         for line in kept.lines:
             print_line(line)
         return kept.result().return_code
-    client = client or cli_broker.client()
-    lines: list[str] = []
+
+    def print_event(event: Event) -> None:
+        if event.kind == LINE and event.stream == STDERR:
+            sys.stderr.write(f"{event.text}\n")
+        elif event.kind == LINE:
+            print_line(event.text)
+        elif event.state == MISSING:
+            sys.stderr.write(f"dbt-relay: warning: {event.text}\n")
+
+    reader = Reader(client or cli_broker.client(), run_id)
     with _left_running(run_id):
         if plain or not sys.stdout.isatty():
-            for event in client.watch(run_id):
-                if event.kind == LINE and event.stream == STDERR:
-                    sys.stderr.write(f"{event.text}\n")
-                elif event.kind == LINE:
-                    lines.append(event.text)
-                    print_line(event.text)
+            found = reader.follow(print_event)
         else:
             with view_for(sys.stdout, title=run_id) as view:
-                for event in client.watch(run_id):
-                    view.on_event(event)
-    return client.collect(run_id, lines).return_code
+                found = reader.follow(view.on_event)
+    return found.return_code
 
 
 @click.command("result", help=cli_broker.about("result", "; ends with the run's exit code"))

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +22,7 @@ from workers.contract.errors import (
     InvalidMessageError,
     RelayError,
 )
-from workers.contract.events import LINE, RUN, STDERR, Event, decode_event
+from workers.contract.events import LINE, MISSING, RUN, STATE, STDERR, Event, decode_event
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys, submitted_at
 from workers.contract.results import RUN_TERMINAL, DbtResult
@@ -32,10 +33,35 @@ from workers.contract.stored import number_of, text_of, value_of
 if TYPE_CHECKING:
     from workers.contract.purge import Purged
 
+Record = tuple[RunRequest, LastWord, dict[str, str]]
+"""What is kept of a run that has ended: its request, its final record, and the other fields of its hash."""
+
 _BLOCK_MS = 2000
 _STALE_SECONDS = 30.0
 UNREADABLE = "unreadable"
 """The state that is shown of a run whose request or result this release cannot read."""
+
+
+@dataclass
+class Said:
+    """What the events of a run say to its caller.
+
+    Attributes:
+        lines: of stdout, without newlines.
+        errors: of stderr, without newlines.
+        missing: warnings of events that are no longer kept.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        """Add the next event."""
+        if event.kind == LINE:
+            (self.errors if event.stream == STDERR else self.lines).append(event.text)
+        elif event.state == MISSING:
+            self.missing.append(event.text)
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +173,11 @@ class RelayClient:
         self._send(run_id, steps)
         return state == "active"
 
+    def state(self, run_id: str) -> str | None:
+        """The state of a run (`contract.results`), or None when there is no such run (any more)."""
+        with reaching(self.broker_url):
+            return self.store.fact(run_id, "state")
+
     def purge(
         self,
         *,
@@ -217,7 +248,8 @@ class RelayClient:
         timeout: float | None = None,
         on_idle: Callable[[], None] | None = None,
     ) -> Iterator[Event]:
-        """Every event of a run, in order, until its last.
+        """Every event of a run, in order, until its last. An event whose state is ``missing`` stands for those
+        that Redis no longer keeps, because the run published more of them than the stream holds.
 
         Args:
             from_start: from the first event on (replayed), or only what comes from now on.
@@ -225,7 +257,7 @@ class RelayClient:
             on_idle: called every other second or so in which nothing was said.
 
         Raises:
-            RelayError: there is no such run, or its first events were trimmed from the stream.
+            RelayError: there is no such run.
             TimeoutError: the run did not end in `timeout` seconds.
             BrokerUnavailableError: Redis cannot be reached.
         """
@@ -257,10 +289,7 @@ class RelayClient:
                 if event is None:  # not ours, and it has no place among ours
                     continue
                 if expected and event.seq > expected:
-                    raise RelayError(
-                        f"events {expected} to {event.seq - 1} of run {run_id} are no longer kept: it said "
-                        "more than the stream holds; its result is not affected"
-                    )
+                    yield _missing(run_id, expected, event.seq - 1)
                 expected = event.seq + 1
                 yield event
                 if event.kind == RUN and event.state in RUN_TERMINAL:
@@ -284,12 +313,10 @@ class RelayClient:
         Raises:
             as `watch`.
         """
-        said = [event for event in self.watch(run_id, timeout=timeout) if event.kind == LINE]
-        return self.collect(
-            run_id,
-            [event.text for event in said if event.stream != STDERR],
-            [event.text for event in said if event.stream == STDERR],
-        )
+        said = Said()
+        for event in self.watch(run_id, timeout=timeout):
+            said.take(event)
+        return result_of(*self.record(run_id), said.lines, said.errors, said.missing)
 
     def collect(self, run_id: str, lines: Sequence[str], errors: Sequence[str] = ()) -> DbtResult:
         """The result of a run that has ended, with lines that were watched.
@@ -297,11 +324,15 @@ class RelayClient:
         Raises:
             RelayError: the run has not ended, or is no longer kept.
         """
+        return result_of(*self.record(run_id), lines, errors)
+
+    def record(self, run_id: str) -> Record:
+        """What is kept of a run that has ended. Raises what `collect` does."""
         with reaching(self.broker_url):
             request, facts, last = self.store.read(run_id)
         if last is None or request is None:
             raise no_such_run(run_id)
-        return result_of(request, last, facts, lines, errors)
+        return request, last, facts
 
     def fields(self, run_id: str) -> dict[str, str]:
         """Every field of a run's hash: what `collect` makes a result of. Raises BrokerUnavailableError."""
@@ -420,20 +451,31 @@ def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) 
         raise TimeoutError(f"run {run_id} did not end in {timeout:.0f} s")
 
 
+def _missing(run_id: str, first: int, last: int) -> Event:
+    text = (
+        f"events {first} to {last} of run {run_id} are no longer kept, and lines with them: the run published more "
+        "than Redis holds before they were read. Its result is complete"
+    )
+    return Event(kind=STATE, run_id=run_id, state=MISSING, text=text, level="warn", seq=last)
+
+
 def result_of(
     request: RunRequest,
     last: LastWord,
     facts: Mapping[str, str],
     lines: Sequence[str],
     errors: Sequence[str] = (),
+    missing: Sequence[str] = (),
 ) -> DbtResult:
-    """A run's result as callers see it, with its lines of stdout and of stderr."""
+    """A run's result as callers see it, with its lines of stdout and of stderr, and warnings of lines that are
+    missing."""
+    warnings = (*last.warnings, *missing)
     failure = [] if last.error is None or last.return_code == 0 else [last.error.message]
     ended, created = number_of(facts.get("ended")), number_of(facts.get("created"))
     return DbtResult(
         success=last.return_code == 0,
         stdout="".join(f"{line}\n" for line in lines),
-        stderr="".join(f"{line}\n" for line in errors) + "\n".join([*failure, *last.warnings]),
+        stderr="".join(f"{line}\n" for line in errors) + "\n".join([*failure, *warnings]),
         execution_time=max(0.0, ended - created),
         return_code=last.return_code,
         command=["dbt", *request.args],
@@ -442,7 +484,7 @@ def result_of(
         error=last.error if last.return_code else None,
         run_results=last.run_results,
         attempts=tuple(last.attempts),
-        warnings=tuple(last.warnings),
+        warnings=warnings,
     )
 
 

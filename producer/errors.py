@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from workers.contract.classify import classify_text
+from workers.contract.classify_console import first_failure
 from workers.contract.errors import (
     BrokerUnavailableError,
+    Category,
     DbtCancelledError,
     DbtCompilationError,
     DbtConnectionError,
@@ -25,13 +29,21 @@ from workers.contract.errors import (
 )
 
 
-def classify_dbt_error(stdout: str, stderr: str, return_code: int) -> DbtError:
+def classify_dbt_error(stdout: str | None, stderr: str | None, return_code: int | None) -> DbtError:
     """The exception that stands for a failed dbt command, from its console text alone.
 
     Args:
-        return_code: dbt's exit code: 1 a node failed, 2 dbt could not do it.
+        stdout, stderr: None where they were not captured.
+        return_code: dbt's exit code: 1 a node failed, 2 dbt could not do it; None where it is not known.
+
+    Returns:
+        a plain `DbtError` where neither the text nor the exit code says what kind of failure it is.
     """
-    return exception_of(classify_text(stdout, stderr, return_code))
+    out, err = stdout or "", stderr or ""
+    info = classify_text(out, err, return_code)
+    if info.category == Category.INTERNAL.value and first_failure(out, err) is None:
+        return DbtError(info.message, msgspec.structs.replace(info, error_class=DbtError.__name__))
+    return exception_of(info)
 
 
 __all__ = [

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from workers.contract.errors import BrokerUnavailableError, DbtError
+from workers.contract.errors import BrokerUnavailableError, DbtError, DbtExecutionError
 from workers.contract.results import DbtResult
 
 Result = TypeVar("Result")
@@ -23,8 +23,9 @@ def retry_with_backoff(
 ) -> Result:
     """Call `func` until it succeeds, fails for good, or was called `max_attempts` times.
 
-    Worth another try are a `DbtResult` whose error is retryable and a `DbtError` that is; anything
-    else is returned or raised at once. Waits are in seconds and grow by `backoff_factor` up to
+    It is called again after a `DbtResult` whose error is retryable, a raised `DbtError` that is, a raised
+    `DbtExecutionError` that nothing is known about, and a `ConnectionError`; anything else is returned or raised at
+    once. Waits are in seconds and grow by `backoff_factor` up to
     `max_delay`.
 
     Raises:
@@ -38,8 +39,8 @@ def retry_with_backoff(
         last = attempt == max_attempts
         try:
             result = func()
-        except DbtError as error:
-            if last or not (error.retryable or isinstance(error, BrokerUnavailableError)):
+        except (DbtError, ConnectionError) as error:
+            if last or not _may_pass_raised(error):
                 raise
         else:
             if last or not _may_pass(result):
@@ -47,6 +48,12 @@ def retry_with_backoff(
         sleep(min(delay, max_delay))
         delay *= backoff_factor
     raise AssertionError("unreachable")
+
+
+def _may_pass_raised(error: DbtError | ConnectionError) -> bool:
+    if isinstance(error, (ConnectionError, BrokerUnavailableError)):
+        return True
+    return isinstance(error, DbtExecutionError) if error.info is None else error.retryable
 
 
 def _may_pass(result: object) -> bool:

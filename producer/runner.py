@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -10,18 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from producer.call_options import Retry, checked_limits, checked_threads, retry_policy
 from producer.dbt_args import Invocation, check_project, parse_invocation, with_vars
 from producer.dbt_options import Table
+from producer.dbt_project import PROJECT_FILE
 from producer.dbt_tables import judged
 from producer.session import Follower, find_stack
+from producer.usage import usage_error
 from workers.contract.events import LINE, STDERR, Event
-from workers.contract.messages import Limits, RetryPolicy
+from workers.contract.messages import Limits
 from workers.contract.results import DbtResult, NodeResult
 from workers.contract.settings import read_settings
 
 OnLine = Callable[[str], None]
+
+DEFAULT_WORKING_DIR = Path("dbt")
 
 
 class DbtRunner:
@@ -33,34 +37,40 @@ class DbtRunner:
 
     def __init__(
         self,
-        working_dir: Path | str = Path("dbt"),
+        working_dir: Path | str = DEFAULT_WORKING_DIR,
         threads: int = 4,
         *,
         broker_url: str | None = None,
         workers: int | None = None,
-        retry: RetryPolicy | None = None,
+        retry: Retry | None = None,
         limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         """
         Args:
-            working_dir: the dbt project; commands run with it as working directory.
+            working_dir: the dbt project; commands run with it as working directory. Default: the folder ``dbt``
+                in the current one, or the current one where there is no such folder.
             threads: how many nodes of one command may run at once (dbt's ``--threads``).
             broker_url: Redis; overrides the environment.
             workers: worker processes of a private stack.
-            retry: how passing failures are tried again.
+            retry: how passing failures are tried again: a `RetryPolicy`; a number of attempts in all; False for
+                one attempt.
             limits: time limits of nodes and runs; default what ``DBT_RELAY_NODE_TIME_LIMIT``,
                 ``DBT_RELAY_NODE_SOFT_TIME_LIMIT`` and ``DBT_RELAY_RUN_DEADLINE`` say.
             environ: the environment that dbt sees; default this process's at the time of each call.
             on_event: called with every event of every command, in the order of each run.
+
+        Raises:
+            DbtUsageError: `threads`, `retry` or `limits` is not what it can be.
         """
+        self._is_default_dir = working_dir is DEFAULT_WORKING_DIR
         self.working_dir = Path(working_dir)
-        self.threads = threads
+        self.threads = checked_threads(threads)
         self._broker_url = broker_url
         self._workers = workers
-        self._retry = retry
-        self._limits = limits
+        self._retry = retry_policy(retry)
+        self._limits = checked_limits(limits)
         self._environ = environ
         self._on_event = on_event
         self._follower: Follower | None = None
@@ -76,7 +86,9 @@ class DbtRunner:
         stream_output: bool = True,
         on_line: OnLine | None = None,
         *,
-        retry: RetryPolicy | None = None,
+        retry: Retry | None = None,
+        max_attempts: int | None = None,
+        threads: int | None = None,
         limits: Limits | None = None,
         required_models: tuple[str, ...] = (),
     ) -> DbtResult:
@@ -89,7 +101,9 @@ class DbtRunner:
             dbt_vars: further ``--vars``.
             stream_output: print dbt's lines as they come, or hand them to `on_line`.
             on_line: called with each line of dbt's console, live.
-            retry: how passing failures of this command are tried again.
+            retry: how passing failures of this command are tried again, in place of the runner's.
+            max_attempts: executions of each node in all, in place of the policy's.
+            threads: how many nodes of this command may run at once, in place of the runner's.
             limits: time limits of this command and its nodes.
             required_models: model names that the project must have.
 
@@ -99,16 +113,22 @@ class DbtRunner:
         Raises:
             DbtUsageError: the command cannot be what the caller meant; nothing was queued.
             RelayError: Redis or workers are not there.
+
+        With any other exception than these, such as one of `on_line` or of a signal's handler, the run is cancelled.
         """
+        policy = retry_policy(retry, max_attempts, default=self._retry)
+        limits = checked_limits(limits) or self._limits
         environ = self._environment()
-        cwd = self.working_dir.absolute()
+        cwd = self._working_directory()
+        wanted = checked_threads(threads)
 
         def read(table: Table) -> Invocation:
             args = with_vars(command_args, simulation_year, dbt_vars, table=table)
             invocation = parse_invocation(args, environ=environ, cwd=cwd, table=table)
-            if self.threads and _takes_threads(invocation):
+            number = _threads_for(invocation, wanted, self.threads)
+            if number is not None:
                 end = args.index("--") if "--" in args else len(args)
-                args = [*args[:end], "--threads", str(self.threads), *args[end:]]
+                args = [*args[:end], "--threads", str(number), *args[end:]]
                 invocation = parse_invocation(args, environ=environ, cwd=cwd, table=table)
             return invocation
 
@@ -117,9 +137,27 @@ class DbtRunner:
             check_project(invocation, cwd=cwd, environ=environ)
         return self._following(environ).run(
             invocation, cwd=cwd, environ=environ, on_event=self._ear(stream_output, on_line),
-            description=description, retry=retry or self._retry, limits=limits or self._limits,
-            required_models=required_models,
+            description=description, retry=policy, limits=limits, required_models=required_models,
         )  # fmt: skip
+
+    def _working_directory(self) -> Path:
+        """The folder that commands run in.
+
+        Raises:
+            DbtUsageError: it is not there.
+        """
+        folder = self.working_dir.absolute()
+        if self._is_default_dir and not (folder / PROJECT_FILE).is_file():
+            here = Path.cwd()
+            if (here / PROJECT_FILE).is_file() or not folder.is_dir():
+                return here
+        if folder.is_dir():
+            return folder
+        raise usage_error(
+            "no_project",
+            f"There is no folder {folder}, which DbtRunner was given as the dbt project.",
+            "Give the folder that holds dbt_project.yml: DbtRunner('path/to/project').",
+        )
 
     def _environment(self) -> dict[str, str]:
         environ = dict(os.environ if self._environ is None else self._environ)
@@ -218,12 +256,28 @@ def _print(line: str) -> None:
         print(line)  # noqa: T201 - it is asked for with `stream_output`
 
 
-def _takes_threads(invocation: Invocation) -> bool:
-    """Whether the command knows ``--threads`` and was not told already."""
+def _threads_for(invocation: Invocation, wanted: int | None, default: int | None) -> int | None:
+    """What to add as ``--threads``: None where the command does not know it, or has it already.
+
+    Raises:
+        DbtUsageError: the command has another number than `wanted`.
+    """
     table, name = invocation.table, invocation.command
-    if name not in table.command_names() or "threads" in invocation.options:
-        return False
-    return any(option.name == "threads" for option in table.command(name).options)
+    if name not in table.command_names() or not any(
+        each.name == "threads" for each in table.command(name).options
+    ):
+        return None
+    given = invocation.options.get("threads")
+    if given is None:
+        return wanted or default
+    if "threads" in invocation.environment:  # DBT_THREADS, which the command line goes before
+        return wanted
+    if wanted is not None and given != wanted:
+        raise usage_error(
+            "contradicting_threads", f"The command says --threads {given}, and threads={wanted} was given too.",
+            "Give one of them.",
+        )  # fmt: skip
+    return None
 
 
 def _raise_usage(result: DbtResult) -> None:
@@ -237,12 +291,12 @@ def _part(result: DbtResult, name: str) -> DbtResult:
     """What a run of several models gave for one of them."""
     node = next((each for each in result.nodes if name in (each.name, each.unique_id)), None)
     if node is None:
-        return msgspec.structs.replace(
+        return dataclasses.replace(
             result, success=False, return_code=result.return_code or 1, nodes=(),
             stderr=f"{name} was not run: {result.stderr}", command=["dbt", "run", "--select", name],
         )  # fmt: skip
     entry = node.run_result
-    return msgspec.structs.replace(
+    return dataclasses.replace(
         result, success=node.success, return_code=0 if node.success else 1,
         stdout=_lines_about(result.stdout, node), stderr=node.error.message if node.error else "",
         execution_time=node.execution_time, command=["dbt", "run", "--select", name], nodes=(node,),

@@ -21,22 +21,22 @@ from producer.client import RelayClient
 from producer.dbt_args import Invocation
 from producer.dbt_tables import judged
 from producer.file_log import LogWriter, open_log
+from producer.following import Patience, Reader, abandon
 from producer.interrupts import Detached, Interrupts
 from producer.own_locks import explained
 from producer.streams import say
 from workers.contract.environment import allowed, names_noted, names_used
-from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
-from workers.contract.events import LINE, REPEATED, RUN, STDERR, Event, waiting_for
+from workers.contract.errors import BrokerUnavailableError, DbtError
+from workers.contract.events import LINE, MISSING, REPEATED, STDERR, Event, waiting_for
 from workers.contract.log import log, phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.place import place_of
-from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
+from workers.contract.results import WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
 from workers.contract.stored import UnpackError, unpack
 from workers.contract.surroundings import encode_environment, of_this_process, zone_name
 
-_NO_WORKER_SECONDS = 60.0
 _DBTS_OWN = "DBT_ENGINE_"
 """Names with this beginning are dbt's own options, those of later releases too (dbt.env_vars)."""
 
@@ -148,37 +148,44 @@ class Follower:
         environ: Mapping[str, str],
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
-        submitted, run_id = time.monotonic(), request.run_id
-        log_file = open_log(invocation, cwd=Path(request.cwd), environ=environ)
-        log_writer = None if log_file is None else LogWriter(self.client, run_id, log_file)
-        request = msgspec.structs.replace(request, file_log=log_writer is not None)
-        ended = False
+        began, run_id = time.monotonic(), request.run_id
+        reader = Reader(self.client, run_id)
+        recorded = ended = False
+        log_writer: LogWriter | None = None
 
         def cancel() -> None:
             self.client.cancel(run_id, "interrupted by its caller")
 
         try:
+            log_file = open_log(invocation, cwd=Path(request.cwd), environ=environ)
+            log_writer = None if log_file is None else LogWriter(self.client, run_id, log_file)
+            request = msgspec.structs.replace(request, file_log=log_writer is not None)
             with Interrupts(run_id, cancel, private=self.stack.check is not None) as interrupts:
                 with phase("submit", run=run_id):
                     self.client.submit(request)
+                recorded = True
                 if log_writer is not None:
                     log_writer.start()
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
-                    lines, errors = self._follow(run_id, on_event)
+                    result = reader.follow(on_event, Patience(self.client, self.stack, run_id).look)
                 ended = True
-            with phase("collect", run=run_id):
-                result = self.client.collect(run_id, lines, errors)
         except Detached:
             env_file = None  # the run needs it still; who ends the run removes it
             raise
+        except BaseException as error:
+            refused = not recorded and isinstance(error, DbtError)  # by `submit`: there is no run
+            if not refused and abandon(self.client, self.stack, run_id, error):
+                env_file = None  # as above
+            raise
         finally:
+            reader.stop()
             if env_file is not None:
                 env_file.unlink(missing_ok=True)
             if log_writer is not None and (problem := log_writer.finish(None if ended else 2.0)):
                 say(sys.stderr, f"dbt-relay: {problem}")
-        result.execution_time = time.monotonic() - submitted
+        result.execution_time = time.monotonic() - began
         if result.error is not None:
             result = explained(result)
         if request.return_artifacts:
@@ -236,20 +243,6 @@ class Follower:
         env_file = _write_env(embedded_dir, run_id, environ)
         return msgspec.structs.replace(request, env_file=str(env_file)), env_file
 
-    def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> tuple[list[str], list[str]]:
-        """The run's lines, of stdout and of stderr."""
-        lines: list[str] = []
-        errors: list[str] = []
-        patience = _Patience(self, run_id)
-        for event in self.client.watch(run_id, on_idle=patience.look):
-            if event.kind == LINE:
-                (errors if event.stream == STDERR else lines).append(event.text)
-            if on_event is not None:
-                on_event(event)
-            if event.kind == RUN and event.state in RUN_TERMINAL:
-                break
-        return lines, errors
-
     def _write_artifacts(
         self, invocation: Invocation, result: DbtResult, *, cwd: Path, environ: Mapping[str, str]
     ) -> None:
@@ -305,8 +298,8 @@ def retry_run(
 
 
 def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
-    """Passes dbt's lines on. What dbt has no line for goes to stderr: a node that waits for another run, and hooks
-    that may have been executed twice."""
+    """Passes dbt's lines on. What dbt has no line for goes to stderr: a node that waits for another run, hooks
+    that may have been executed twice, and events that are no longer kept."""
 
     def heard(event: Event) -> None:
         if event.kind == LINE and event.stream == STDERR:
@@ -316,49 +309,10 @@ def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
             on_line(event.text)
         elif event.state == WAITING:
             say(sys.stderr, f"dbt-relay: {waiting_for(event.node, event.text)}")
-        elif event.state == REPEATED:
+        elif event.state in (REPEATED, MISSING):
             say(sys.stderr, f"dbt-relay: warning: {event.text}")
 
     return heard
-
-
-class _Patience:
-    """Looks, while nothing is said, whether anybody is there to work."""
-
-    def __init__(self, follower: Follower, run_id: str) -> None:
-        self._follower, self._run_id = follower, run_id
-        self._alone_since: float | None = None
-
-    def look(self) -> None:
-        stack = self._follower.stack
-        if stack.check is not None:
-            stack.check()
-        try:
-            somebody = stack.runtime_dir is not None or self._follower.client.workers()
-        except BrokerUnavailableError:
-            somebody = True  # as far as can be told; the watch knows when to give up
-        if somebody:
-            self._alone_since = None
-            return
-        now = time.monotonic()
-        self._alone_since = self._alone_since or now
-        if now - self._alone_since > _NO_WORKER_SECONDS:
-            self._follower.client.cancel(self._run_id, "no worker took it")
-            raise _no_worker(stack.broker_url)
-
-
-def _no_worker(url: str) -> NoWorkerError:
-    from workers.contract.scrub import mask_url
-
-    message = f"no worker is connected to {mask_url(url)}; the run was cancelled"
-    return NoWorkerError(
-        message,
-        ErrorInfo(
-            code="no_worker", category=Category.WORKER_LOST.value, error_class="NoWorkerError",
-            message=message, retryable=True,
-            suggested_fix="Start one: `dbt-relay worker`, with the same DBT_RELAY_BROKER_URL.",
-        ),
-    )  # fmt: skip
 
 
 def _limits(settings: Settings) -> Limits:

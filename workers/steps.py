@@ -39,18 +39,43 @@ GOES_ON = "goes on"
 
 
 class PassingError(Exception):
-    """A step failed for a reason that may pass. Celery's autoretry brings its message back."""
+    """A step failed for a reason that may pass. Celery's autoretry brings its message back.
 
-    def __init__(self, message: str, delay: float) -> None:
+    Attributes:
+        delay: seconds before the next attempt.
+        run_id, step: of which run, and which step of it.
+    """
+
+    def __init__(self, message: str, delay: float, run_id: str, step: str) -> None:
         super().__init__(message)
-        self.delay = delay
+        self.delay, self.run_id, self.step = delay, run_id, step
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (str(self), self.delay))
+        return (type(self), (str(self), self.delay, self.run_id, self.step))
 
 
 class StepFailedError(Exception):
-    """A step ended badly. The ledger has the result; Celery and Flower show the failure."""
+    """A step ended badly. The ledger has the result; Celery and Flower show the failure.
+
+    Attributes:
+        detail: dbt's own text, which Flower shows in place of a traceback.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (str(self), self.detail))
+
+
+def _failed(step: str, result: StepResult) -> StepFailedError:
+    """The failure of a node: its code, what happened, and what to do about it."""
+    info = result.error
+    if info is None:
+        return StepFailedError(f"{step}: {result.message}")
+    fix = f" Fix: {info.suggested_fix}" if info.suggested_fix else ""
+    return StepFailedError(f"{info.code}: {info.message}{fix}", info.detail)
 
 
 def _execute(
@@ -97,7 +122,7 @@ def _try_again(
     held.publish(claim.run_id, held.ledger.give_back(claim, "retry", wait=delay, attempt=attempt))
     log("will be tried again", run=claim.run_id, node=claim.step, attempt=claim.tries,
         reason=error.code, wait=round(delay, 2))  # fmt: skip
-    return PassingError(f"{error.code}: {error.message}", delay)
+    return PassingError(f"{error.code}: {error.message}", delay, claim.run_id, claim.step)
 
 
 def _wait_for_files(held: Runtime, run: Run, claim: Claim, began: float) -> None:
@@ -235,8 +260,9 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     if claim.losses >= settings.max_losses:
         return _store(held, claim, began, reports.worker_lost(claim, began))
     if claim.busy:
-        _store(held, claim, began, reports.relation_busy(claim, held.owner, began))
-        raise StepFailedError(f"{claim.step}: run {claim.busy} is writing its relation")
+        refused = reports.relation_busy(claim, held.owner, began)
+        _store(held, claim, began, refused)
+        raise _failed(claim.step, refused.result)
     if not claim.skip:
         _wait_for_files(held, run, claim, began)
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
@@ -272,8 +298,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         held.engine.forget(claim.run_id)
         let_go(held, interrupted=True)
     if outcome.result.status in {"error", "fail", "partial success"}:
-        info = outcome.result.error
-        raise StepFailedError(f"{claim.step}: {info.message if info else outcome.result.message}")
+        raise _failed(claim.step, outcome.result)
     return answer
 
 

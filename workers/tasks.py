@@ -40,6 +40,7 @@ from workers.contract.names import (
     TASK_START,
     task_name,
 )
+from workers.contract.task_message import shown_args, shown_name
 from workers.draining import draining
 from workers.engine.fencing import Tenure
 from workers.heart import StepInterrupted
@@ -59,10 +60,17 @@ class RelayTask(Task):  # type: ignore[misc]
     ignore_result = True
 
     def retry(self, *args: Any, exc: BaseException | None = None, **options: Any) -> Any:
-        """Celery's, with the countdown of the run's own retry policy."""
+        """Celery's, with the countdown of the run's own retry policy, and the names that Flower shows."""
         if isinstance(exc, steps.PassingError):
             options["countdown"] = exc.delay
+            options["shadow"] = shown_name(exc.step)
+            options["argsrepr"] = shown_args(exc.run_id, exc.step)
         return super().retry(*args, exc=exc, **options)
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ARG002
+        """Celery calls it before it sends the event of the failure: Flower shows dbt's text and not our frames."""
+        if isinstance(exc, steps.StepFailedError) and exc.detail:
+            einfo.traceback = exc.detail
 
 
 def _task(name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -216,8 +224,9 @@ def _trace_as_own_task(
         "id": identity, "task": name, "args": args, "kwargs": {}, "retries": 0, "is_eager": False,
         "hostname": parent.request.hostname, "delivery_info": {"routing_key": settings.queue},
         "root_id": parent.request.root_id, "parent_id": parent.request.id, "called_directly": False,
+        "shadow": shown_name(args[1]), "argsrepr": shown_args(*args),
     }  # fmt: skip
-    said = {"uuid": identity, "name": name, "args": repr(args), "kwargs": "{}"}
+    said = {"uuid": identity, "name": shown_name(args[1]) or name, "args": shown_args(*args), "kwargs": "{}"}
     events.send("task-received", retries=0, root_id=parent.request.root_id,
                 parent_id=parent.request.id, eta=None, expires=None, **said)  # fmt: skip
     events.send("task-started", uuid=identity)
@@ -229,7 +238,12 @@ def _trace_as_own_task(
         events.send("task-succeeded", uuid=identity, result=repr(traced.retval), runtime=runtime_s)
     else:
         kind = "task-retried" if traced.info.state == "RETRY" else "task-failed"
-        events.send(kind, uuid=identity, exception=repr(traced.info.retval), traceback="")
+        events.send(
+            kind,
+            uuid=identity,
+            exception=repr(traced.info.retval),
+            traceback=getattr(traced.retval, "traceback", ""),
+        )
 
 
 def _tenure(held: Runtime, claim: Claim) -> Tenure:

@@ -22,6 +22,7 @@ from tests.support.runs import Gate, node, runner, submit
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.errors import DbtCancelledError, DbtTimeoutError, exception_of
+from workers.contract.events import Event
 from workers.contract.messages import Limits
 
 LEASE = 6.0
@@ -230,6 +231,39 @@ def test_ctrl_c_cancels_what_the_script_waits_for(
     assert process.returncode not in {0, None}
     assert f"cancelling run {run_id}".encode() in stderr
     assert relay.store.fact(run_id, "state") == "cancelled"
+    with duckdb.connect(str(duckdb_file)) as connection:
+        assert connection.sql("select 1").fetchall() == [(1,)]
+
+
+def test_a_caller_that_leaves_with_an_exception_stops_its_query(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path
+) -> None:
+    """The exception comes while the query runs and nothing is published, as Celery's soft time limit does."""
+
+    class OutOfTimeError(Exception):
+        pass
+
+    def out_of_time(*_: object) -> None:
+        raise OutOfTimeError
+
+    def on_event(event: Event) -> None:
+        runs.append(event.run_id)
+        if (event.node, event.state) == ("model.trial.endless", "running"):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+
+    runs: list[str] = []
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    try:
+        with pytest.raises(OutOfTimeError):
+            runner(redis_server, project, on_event=on_event).execute_command(
+                ["run", "--select", "endless"], stream_output=False
+            )
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    result = relay.result(runs[0], timeout=30)
+    assert relay.store.fact(runs[0], "state") == "cancelled"
+    assert result.error is not None
+    assert "its caller stopped with OutOfTimeError" in result.error.message
     with duckdb.connect(str(duckdb_file)) as connection:
         assert connection.sql("select 1").fetchall() == [(1,)]
 

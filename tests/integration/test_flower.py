@@ -15,6 +15,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.runs import node, runner
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
+from workers.contract.results import NodeResult
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,16 @@ def tasks_of(flower: Flower, run_id: str) -> list[dict[str, Any]]:
 def node_tasks(tasks: list[dict[str, Any]], unique_id: str) -> list[dict[str, Any]]:
     return [
         task for task in tasks
-        if task["name"] == "relay.node" and unique_id in task["args"] and task["state"] in {"SUCCESS", "FAILURE"}
+        if task["args"].startswith(f"({unique_id!r}, ") and task["state"] in {"SUCCESS", "FAILURE"}
     ]  # fmt: skip
+
+
+def shows_the_failure(task: dict[str, Any], failed: NodeResult) -> None:
+    """Code, message and fix as exception; dbt's text, and no frames of Python, as traceback."""
+    assert failed.error is not None
+    for part in (f"{failed.error.code}: {failed.error.message}", f"Fix: {failed.error.suggested_fix}"):
+        assert part.replace("'", "") in task["exception"].replace("\\'", "").replace("'", "")
+    assert task["traceback"] == failed.error.detail
 
 
 def test_flower_shows_each_node_of_a_duckdb_run(
@@ -60,16 +69,16 @@ def test_flower_shows_each_node_of_a_duckdb_run(
         ["build", "--select", "+int_raised", "broken_macro"], stream_output=False
     )
     tasks = tasks_of(flower, result.run_id)
-    assert {"relay.plan", "relay.start", "relay.node", "relay.close"} <= {task["name"] for task in tasks}
+    assert {"relay.plan", "relay.start", "relay.close"} <= {task["name"] for task in tasks}
     shown = {each.unique_id: node_tasks(tasks, each.unique_id) for each in result.nodes}
     assert {unique_id: len(found) for unique_id, found in shown.items()} == dict.fromkeys(shown, 1)
     good, bad = node(result, "int_raised"), node(result, "broken_macro")
     [task] = shown[good.unique_id]
-    assert task["state"] == "SUCCESS"
+    assert (task["name"], task["state"]) == ("model int_raised", "SUCCESS")
     assert task["runtime"] >= good.execution_time
     [task] = shown[bad.unique_id]
-    assert task["state"] == "FAILURE"
-    assert "the rates are not there" in task["exception"]
+    assert (task["name"], task["state"]) == ("model broken_macro", "FAILURE")
+    shows_the_failure(task, bad)
 
 
 @pytest.mark.postgres
@@ -78,15 +87,18 @@ def test_flower_shows_each_node_of_a_postgres_run(
 ) -> None:
     env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
     result = runner(redis_server, project, env=env).execute_command(
-        ["build", "--select", "+int_raised"], stream_output=False
+        ["build", "--select", "+int_raised", "broken_macro"], stream_output=False
     )
-    assert result.success, result.stdout
     tasks = tasks_of(flower, result.run_id)
     assert [task["state"] for task in flower.finished(result.run_id, "relay.plan")] == ["SUCCESS"]
     for each in result.nodes:
         [task] = node_tasks(tasks, each.unique_id)
-        assert task["state"] == "SUCCESS"
+        assert (task["name"], task["state"]) == (
+            f"{each.resource_type} {each.name.rpartition('.')[2]}", "SUCCESS" if each.success else "FAILURE"
+        )  # fmt: skip
         assert task["worker"]
+        if not each.success:
+            shows_the_failure(task, each)
 
 
 def test_flower_shows_a_command_that_runs_whole(

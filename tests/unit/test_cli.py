@@ -19,12 +19,14 @@ import pytest
 import producer.session
 from producer import cli, cli_broker, cli_commands, dbt_args, embedded
 from producer.cli_help import DBT_COMMANDS, OWN_COMMANDS, command_help
-from producer.client import RunSummary, WorkerInfo
+from producer.client import Record, RunSummary, WorkerInfo
 from producer.dbt_args import Invocation
 from producer.dbt_options import command_names
 from workers.contract.errors import BrokerUnavailableError, DbtUsageError, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, STATE, Event
+from workers.contract.messages import RunRequest
 from workers.contract.results import DbtResult, NodeResult
+from workers.contract.runs import LastWord
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "20260101T000000-0123456789ab"
@@ -577,15 +579,18 @@ class Client:
     def workers(self) -> list[WorkerInfo]:
         return self.hosts
 
-    def watch(self, run_id: str) -> Iterator[Event]:
+    def watch(self, run_id: str, on_idle: Callable[[], None]) -> Iterator[Event]:
         assert run_id == RUN_ID
         yield from self.events
         if self.error is not None:
             raise self.error
 
-    def collect(self, run_id: str, lines: list[str]) -> DbtResult:
+    away = 0.0
+
+    def record(self, run_id: str) -> Record:
         assert run_id == RUN_ID
-        return self.answer
+        request = RunRequest(run_id=run_id, args=("run",), cwd="/p", project_dir="/p")
+        return request, LastWord(return_code=self.answer.return_code), {}
 
     def result(self, run_id: str, *, timeout: float | None = None) -> DbtResult:
         if self.error is not None:

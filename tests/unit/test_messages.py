@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -21,6 +22,7 @@ from workers.contract.messages import (
     step_task,
 )
 from workers.contract.names import Keys, is_run_id, new_run_id, task_name
+from workers.contract.task_message import task_message
 from workers.intake import problem_with
 
 RUN = "20250101T000000-0123456789ab"
@@ -185,3 +187,26 @@ BODY = [[RUN, "@plan"], {}, {"callbacks": None}]
 def test_what_celery_would_not_survive_is_seen(headers: Any, body: Any, reason: str | None) -> None:
     problem = problem_with(headers, body)
     assert (problem is None) if reason is None else (problem is not None and reason in problem)
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ("model.shop.orders", "model orders"),
+        ("model.shop.orders.v2", "model orders.v2"),
+        ("seed.shop.raw", "seed raw"),
+        ("test.shop.not_null_orders_id.cf6c17daed", "test not_null_orders_id"),
+        ("test.shop.of_its_own", "test of_its_own"),
+        ("unit_test.shop.orders.adds_up", "unit test orders.adds_up"),
+        ("model.shop.a.0123456789", "model a.0123456789"),  # a version, which is no hash
+        ("@plan", None),
+        ("@session", None),
+        ("odd.id", None),
+    ],
+)
+def test_the_task_of_a_node_is_shown_by_its_name(step: str, name: str | None) -> None:
+    sent = json.loads(task_message("20250101T000000-0123456789ab", step, "q", 0))
+    assert sent["headers"]["shadow"] == name
+    assert sent["headers"]["argsrepr"] == f"({step!r}, '20250101T000000-0123456789ab')"
+    args, kwargs, _ = json.loads(base64.b64decode(sent["body"]))  # what workers of every release read
+    assert (args, kwargs) == (["20250101T000000-0123456789ab", step], {})

@@ -281,7 +281,9 @@ def test_a_refused_node_ends_as_an_error_that_says_who_writes(ledger: Ledger) ->
         ledger=ledger, owner="host:2", publish=lambda _, each: published.extend(each),
         engine=SimpleNamespace(mask=lambda _, raw: raw),
     )  # fmt: skip
-    with pytest.raises(steps.StepFailedError, match=f"{A}: run {first} is writing its relation"):
+    with pytest.raises(
+        steps.StepFailedError, match=f"relation_busy: {A} .* run {first} is writing its relation Fix: "
+    ):
         steps.node(held, cast(Any, SimpleNamespace(spec=None)), claim(ledger, second, A))
     result = msgspec.json.decode(ledger.result(second, A) or b"", type=StepResult)
     error = result.error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 import pytest
 
 from workers.contract.errors import ErrorInfo
@@ -58,3 +61,22 @@ def test_jitter_keeps_half_of_the_wait_and_never_exceeds_it() -> None:
     drawn = [delay_before(1, policy) for _ in range(200)]
     assert all(4 <= wait <= 8 for wait in drawn)
     assert max(drawn) - min(drawn) > 1
+
+
+def test_the_next_attempt_is_shown_under_the_name_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.exceptions import Retry
+
+    from workers import steps, tasks
+
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(tasks.RelayTask, "apply_async", lambda *_, **options: sent.update(options))
+    run_id = "20250101T000000-0123456789ab"
+    error = steps.PassingError("duckdb_file_locked: it is locked", 1.5, run_id, "model.shop.orders")
+    tasks.node.push_request(id="1", args=(run_id, "model.shop.orders"), kwargs={}, called_directly=False)
+    try:
+        with pytest.raises(Retry):
+            tasks.node.retry(exc=pickle.loads(pickle.dumps(error)))
+    finally:
+        tasks.node.pop_request()
+    assert (sent["countdown"], sent["shadow"]) == (1.5, "model orders")
+    assert sent["argsrepr"] == f"('model.shop.orders', '{run_id}')"

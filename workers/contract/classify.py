@@ -97,13 +97,13 @@ def classify(failure: Failure) -> ErrorInfo:
 
 
 def classify_text(
-    stdout: str, stderr: str, return_code: int, *, adapter: str = "", secrets: tuple[str, ...] = ()
+    stdout: str, stderr: str, return_code: int | None, *, adapter: str = "", secrets: tuple[str, ...] = ()
 ) -> ErrorInfo:
     """The classified error of a failed dbt command, from its console text alone: the first one it shows.
 
     Args:
         return_code: dbt's exit code (1 a node failed, 2 dbt could not do it), or a shell's or
-            `subprocess`'s when the process was killed or never started.
+            `subprocess`'s when the process was killed or never started; None where it is not known.
         adapter: dbt's name of it, where it is known.
         secrets: values that the error must not show.
     """
@@ -118,10 +118,10 @@ def classify_text(
         )  # fmt: skip
     said = (stderr.strip() or stdout.strip()).splitlines()
     message = said[-1].strip() if said else ""
-    exceptions = _SAID_BY_EXIT_CODE.get(return_code, ())
+    exceptions = () if return_code is None else _SAID_BY_EXIT_CODE.get(return_code, ())
     if exceptions:
         return classify(Failure(message=message, exceptions=exceptions, adapter=adapter, secrets=secrets))
-    ended = f"dbt ended with exit code {return_code}"
+    ended = "dbt ended" if return_code is None else f"dbt ended with exit code {return_code}"
     return classify(
         Failure(
             message=f"{ended}: {message}" if message else f"{ended} and said nothing",

@@ -26,6 +26,13 @@ _LAST_LINE_OF_TRACEBACK = re.compile(
 )
 
 
+_WORDED = re.compile(
+    r"\b(?P<kind>Compilation|Database) Error(?P<place> in \w+ \S+(?: \([^)]*\))?(?=[:\n]))?:?\s*(?P<rest>.*)",
+    re.DOTALL,
+)
+_TEST_WORDED = re.compile(r"^.*\btests? failed\b.*$", re.IGNORECASE | re.MULTILINE)
+
+
 class Printed(msgspec.Struct, frozen=True, kw_only=True):
     """A failure as the console shows it; what it does not show is empty."""
 
@@ -48,7 +55,7 @@ def first_failure(stdout: str, stderr: str) -> Printed | None:
         found = _unframed(_COLOUR.sub("", text))
         if found is not None:
             return found
-    return None
+    return _worded(_COLOUR.sub("", stderr)) or _worded(_COLOUR.sub("", stdout))
 
 
 def _entries(text: str) -> list[str]:
@@ -119,3 +126,13 @@ def _unframed(text: str) -> Printed | None:
     if last is not None:
         return Printed(message=text[last.start("text") :].strip())
     return None
+
+
+def _worded(text: str) -> Printed | None:
+    """Another program's words about a failure of dbt: ``dbt failed: Database Error: …``, ``1 test failed``."""
+    found = _WORDED.search(text)
+    if found is not None:
+        header = f"{found['kind']} Error{found['place'] or ''}"
+        return Printed(message=f"{header}\n  {found['rest'].strip()}")
+    failed = _TEST_WORDED.search(text)
+    return None if failed is None else Printed(message=failed[0].strip(), status="fail", resource="test")

@@ -26,6 +26,10 @@ STDERR: Final = "stderr"
 REPEATED: Final = "repeated"
 """State of a step whose hooks, or whose command, may have been executed twice."""
 
+MISSING: Final = "missing"
+"""State of an event that a watcher makes itself, and that is never in Redis: it stands for events that are no longer
+kept."""
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry.
@@ -36,7 +40,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         node: dbt's unique id (or an ``@`` step), or an empty string.
         text: the line, without its newline, as dbt would print it on the console; of a step that is
             ``waiting``: the run that writes its relation, or what else it waits for; of a step that was
-            ``repeated``: a warning.
+            ``repeated``, and of events that are ``missing``: a warning.
         level: dbt's: debug, info, warn, error.
         state: for `STATE` and `RUN`: the new state, or dbt's status once done.
         attempt: which attempt of the node, from 1.

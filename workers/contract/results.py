@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -81,7 +82,8 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in GOOD_STATUSES
 
 
-class DbtResult(msgspec.Struct, kw_only=True):
+@dataclass
+class DbtResult:
     """What a dbt command gave.
 
     Attributes:
@@ -112,3 +114,9 @@ class DbtResult(msgspec.Struct, kw_only=True):
     run_results: dict[str, Any] | None = None
     attempts: tuple[Attempt, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def asdict(self) -> dict[str, Any]:
+        """Everything in it as dicts, lists and plain values, as JSON has them. (`dataclasses.asdict` leaves nodes,
+        attempts and errors as objects.)"""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain

@@ -10,6 +10,7 @@ import base64
 import bisect
 import json
 import os
+import re
 import socket
 import uuid
 
@@ -19,9 +20,34 @@ _FIRST_OF_LEVEL = (0, 3, 6, 9)
 """The priorities that the lists of `QUEUE_LEVELS` begin with (kombu.transport.redis, ``PRIORITY_STEPS``)."""
 
 
+_HASH_OF_TEST = re.compile(r"\.[0-9a-f]{10}\Z")
+"""What dbt adds to the id of a generic test (dbt.parser.generic_test_builders)."""
+
+
 def queue_key(queue: str, priority: int) -> str:
     """The Redis list of a queue that messages of a priority (0 to 9) are in."""
     return queue + QUEUE_LEVELS[bisect.bisect(_FIRST_OF_LEVEL, priority) - 1]
+
+
+def shown_name(step: str) -> str | None:
+    """What Flower and Celery's log call the task of a node: ``model orders``, as dbt names it on the console.
+
+    It is the message's ``shadow`` (docs.celeryq.dev, "Message protocol"); the task itself keeps its name.
+
+    Returns:
+        None for a step that is no node: its task has a name of its own.
+    """
+    if step.startswith("@") or step.count(".") < 2:
+        return None
+    kind, _, name = step.split(".", 2)
+    if kind == "test":
+        name = _HASH_OF_TEST.sub("", name)
+    return f"{kind.replace('_', ' ')} {name}"
+
+
+def shown_args(run_id: str, step: str) -> str:
+    """What Flower shows as the arguments of a task: the node first, whose name a narrow column leaves visible."""
+    return repr((step, run_id))
 
 
 def task_message(
@@ -46,9 +72,9 @@ def task_message(
             "content-encoding": "utf-8",
             "content-type": "application/json",
             "headers": {
-                "lang": "py", "task": task_name(step),
+                "lang": "py", "task": task_name(step), "shadow": shown_name(step),
                 "id": identity, "root_id": root_id or identity, "parent_id": parent_id, "group": None, "retries": 0,
-                "eta": None, "expires": None, "timelimit": [None, None], "argsrepr": repr(args),
+                "eta": None, "expires": None, "timelimit": [None, None], "argsrepr": shown_args(run_id, step),
                 "kwargsrepr": "{}", "origin": f"{os.getpid()}@{socket.gethostname()}", "ignore_result": True,
             },
             "properties": {

@@ -1,0 +1,179 @@
+"""Following a run: a thread reads its events from Redis, and the caller's thread handles them at its own pace.
+
+Redis keeps the last hundred thousand events of a run. A caller that handles events more slowly than the run
+publishes them would lose some, and the result with them. So this process holds what its caller has not handled yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from producer.client import Record, RelayClient, Said, result_of
+from producer.streams import say
+from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError, RelayError
+from workers.contract.events import Event
+from workers.contract.results import RUN_TERMINAL, DbtResult
+
+if TYPE_CHECKING:
+    from producer.session import Stack
+
+IDLE_SECONDS = 2.0
+NO_WORKER_SECONDS = 60.0
+
+
+class _Stopped(Exception):
+    """The reader was told to stop."""
+
+
+class Reader:
+    """Reads the events of one run, and its record once it has ended, in a thread of its own."""
+
+    def __init__(self, client: RelayClient, run_id: str) -> None:
+        self._client, self._run_id = client, run_id
+        self._read: queue.SimpleQueue[Event | Record | BaseException] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"events of {run_id}", daemon=True)
+
+    def follow(
+        self, on_event: Callable[[Event], None] | None = None, on_idle: Callable[[], None] | None = None
+    ) -> DbtResult:
+        """Hand over each event of the run, in order.
+
+        Args:
+            on_idle: called every two seconds in which there is no event.
+
+        Returns:
+            the run's result. It was read when the run ended, however long `on_event` takes.
+
+        Raises:
+            RelayError: there is no such run, or Redis cannot be reached.
+            what `on_event` and `on_idle` raise.
+        """
+        said = Said()
+        self._thread.start()
+        while True:
+            try:
+                item = self._read.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if on_idle is not None:
+                    on_idle()
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            if not isinstance(item, Event):
+                return result_of(*item, said.lines, said.errors, said.missing)
+            said.take(item)
+            if on_event is not None:
+                on_event(item)
+
+    def stop(self) -> None:
+        """Read no further. The thread ends within the two seconds that one read takes."""
+        self._stopped.set()
+
+    def _work(self) -> None:
+        try:
+            for event in self._events():
+                self._read.put(event)
+            self._read.put(self._record())
+        except _Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            self._read.put(error)
+
+    def _events(self) -> Iterator[Event]:
+        for event in self._client.watch(self._run_id, on_idle=self._check):
+            self._check()
+            yield event
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+
+    def _record(self) -> Record:
+        """The run's record; as patient as a watch while Redis is away."""
+        deadline = time.monotonic() + self._client.away
+        while True:
+            self._check()
+            with contextlib.suppress(BrokerUnavailableError):
+                return self._client.record(self._run_id)
+            if time.monotonic() > deadline:
+                return self._client.record(self._run_id)
+
+
+class Patience:
+    """Checks, while a run publishes nothing, that something is there to execute it."""
+
+    def __init__(self, client: RelayClient, stack: Stack, run_id: str) -> None:
+        self._client, self._stack, self._run_id = client, stack, run_id
+        self._alone_since: float | None = None
+
+    def look(self) -> None:
+        """Check once.
+
+        Raises:
+            NoWorkerError: no worker was connected for a minute; the run was cancelled.
+            RelayError: the private stack has ended.
+        """
+        stack = self._stack
+        if stack.check is not None:
+            stack.check()
+        try:
+            somebody = stack.runtime_dir is not None or self._client.workers()
+        except BrokerUnavailableError:
+            somebody = True  # as far as can be told; the watch knows when to give up
+        if somebody:
+            self._alone_since = None
+            return
+        now = time.monotonic()
+        self._alone_since = self._alone_since or now
+        if now - self._alone_since > NO_WORKER_SECONDS:
+            self._client.cancel(self._run_id, "no worker took it")
+            raise _no_worker(stack.broker_url)
+
+
+def abandon(client: RelayClient, stack: Stack, run_id: str, error: BaseException) -> bool:
+    """Cancel a run whose caller leaves with an exception, and say so on stderr.
+
+    Returns:
+        whether the run is still going: its workers need the caller's environment then.
+    """
+    if stack.check is not None:
+        try:
+            stack.check()
+        except RelayError:
+            return False  # the run ended with its private stack
+    try:
+        cancelled = client.cancel(run_id, f"its caller stopped with {type(error).__name__}")
+        state = client.state(run_id)
+    except BrokerUnavailableError as unavailable:
+        say(
+            sys.stderr,
+            f"dbt-relay: run {run_id} could not be cancelled ({unavailable}): `dbt-relay cancel {run_id}` stops it",
+        )
+        return True
+    if cancelled:
+        say(
+            sys.stderr,
+            f"dbt-relay: run {run_id} was cancelled: its caller stopped with {type(error).__name__}",
+        )
+    return state is not None and state not in RUN_TERMINAL
+
+
+def _no_worker(url: str) -> NoWorkerError:
+    from workers.contract.scrub import mask_url
+
+    message = f"no worker is connected to {mask_url(url)}; the run was cancelled"
+    return NoWorkerError(
+        message,
+        ErrorInfo(
+            code="no_worker", category=Category.WORKER_LOST.value, error_class="NoWorkerError",
+            message=message, retryable=True,
+            suggested_fix="Start one: `dbt-relay worker`, with the same DBT_RELAY_BROKER_URL.",
+        ),
+    )  # fmt: skip
