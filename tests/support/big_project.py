@@ -15,7 +15,6 @@ from tests.support.projects import install_local_packages
 
 PACKAGES = ("kit_text", "kit_time", "kit_math", "kit_audit")
 _OWN = ("big", *PACKAGES)
-_DATABASE = "big.duckdb"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Size:
 
 
 FULL = Size()
-SMALL = Size(models=60, tests=80, schemas=6, macros=60, columns=6, words=12)
+PART = Size(models=64, tests=88, schemas=25, macros=90, columns=8, words=12)
+"""The same kinds of things at a size that a test can wait for."""
 
 
 def write_big_project(folder: Path, size: Size = FULL) -> Path:
@@ -48,13 +48,13 @@ def write_big_project(folder: Path, size: Size = FULL) -> Path:
         size: see `Size`.
 
     Returns:
-        `folder`. Its profile writes the DuckDB file ``big.duckdb`` in it.
+        `folder`. Its profile writes the DuckDB file that DATABASE_PATH names.
     """
     for number, package in enumerate(PACKAGES):
         _write_package(folder / "local" / package, number, package, size)
     _json(folder / "packages.yml", {"packages": [{"local": f"local/{name}"} for name in PACKAGES]})
     _json(folder / "dbt_project.yml", _project(size))
-    output = {"type": "duckdb", "path": str(folder / _DATABASE), "threads": 4}
+    output = {"type": "duckdb", "path": "{{ env_var('DATABASE_PATH', 'big.duckdb') }}", "threads": 4}
     _json(folder / "profiles.yml", {"big": {"target": "dev", "outputs": {"dev": output}}})
     _write_macros(folder, 0, "big", size)
     _write(folder / "models" / "docs.md", _docs(size))
@@ -63,7 +63,10 @@ def write_big_project(folder: Path, size: Size = FULL) -> Path:
     for number in range(size.models):
         if _package_of(number) != "big":
             continue
-        _write(folder / "models" / f"area_{number % size.schemas:02}" / f"{model(number)}.sql", _sql(number, size))
+        _write(
+            folder / "models" / f"area_{number % size.schemas:02}" / f"{model(number)}.sql",
+            _sql(number, size),
+        )
         entries.append(_entry(number, size))
         if len(entries) == 20:
             _properties(folder, number, entries)
@@ -71,7 +74,9 @@ def write_big_project(folder: Path, size: Size = FULL) -> Path:
     _properties(folder, size.models, entries)
     tables = [{"name": f"raw_{n}", "identifier": "schemata", "description": _text(n, size)} for n in range(5)]
     source = {"name": "catalog", "database": "system", "schema": "information_schema", "tables": tables}
-    _json(folder / "models" / "sources.yml", {"version": 2, "sources": [source], "exposures": _exposures(size)})
+    _json(
+        folder / "models" / "sources.yml", {"version": 2, "sources": [source], "exposures": _exposures(size)}
+    )
     _write(folder / "tests" / "codes_are_known.sql", "select * from {{ ref('codes') }} where code is null\n")
     install_local_packages(folder)
     return folder
@@ -89,7 +94,11 @@ def _package_of(number: int) -> str:
 
 def _project(size: Size) -> dict[str, Any]:
     areas = {
-        f"area_{n:02}": {"+schema": f"area_{n:02}", "+tags": [f"area_{n:02}"], "+meta": {"owner": f"team_{n % 7}"}}
+        f"area_{n:02}": {
+            "+schema": f"area_{n:02}",
+            "+tags": [f"area_{n:02}"],
+            "+meta": {"owner": f"team_{n % 7}"},
+        }
         for n in range(size.schemas)
     }
     return {
@@ -102,7 +111,11 @@ def _project(size: Size) -> dict[str, Any]:
 
 
 def _write_package(folder: Path, number: int, package: str, size: Size) -> None:
-    project = {"name": package, "version": "1.0", "models": {package: {"+schema": package, "+materialized": "table"}}}
+    project = {
+        "name": package,
+        "version": "1.0",
+        "models": {package: {"+schema": package, "+materialized": "table"}},
+    }
     _json(folder / "dbt_project.yml", project)
     _write_macros(folder, number + 1, package, size)
     own = [each for each in range(size.models) if _package_of(each) == package]
@@ -218,7 +231,23 @@ def _exposures(size: Size) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-_WORDS = "balance account order region value period ledger total share measure entry period rate group cost".split()
+_WORDS = [
+    "balance",
+    "account",
+    "order",
+    "region",
+    "value",
+    "period",
+    "ledger",
+    "total",
+    "share",
+    "measure",
+    "entry",
+    "period",
+    "rate",
+    "group",
+    "cost",
+]
 
 
 def _text(number: int, size: Size) -> str:
