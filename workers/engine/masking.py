@@ -63,7 +63,7 @@ def mask_opening_errors(adapter: Any) -> None:
     """Mask the credentials of an adapter's connections in the errors that it raises when it opens one."""
     opened = adapter.connections.open
 
-    @functools.wraps(opened)  # with the mark that its connections are fenced (fencing.require_fence)
+    @functools.wraps(opened)  # with the mark that it is fenced
     def masked_open(connection: Any) -> Any:
         token = _opening.set(connection.credentials)
         try:
