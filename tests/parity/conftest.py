@@ -72,13 +72,23 @@ def side_of(name: str, folder: Path, warehouse: Warehouse, env: Mapping[str, str
 
 
 def duckdb_pair_in(
-    folder: Path, project: str, broker: str, *, allowance: Allowance | None = None, **env: str
+    folder: Path,
+    project: str,
+    broker: str,
+    *,
+    allowance: Allowance | None = None,
+    make: Callable[[str, Path], object] = copy_project,
+    **env: str,
 ) -> Pair:
-    """The project twice below `folder`, each with a DuckDB file of its own."""
+    """The project twice below `folder`, each with a DuckDB file of its own.
+
+    Args:
+        make: writes the project of that name into a folder.
+    """
     sides = []
     for name in ("plain", "relay"):
         mine = folder / name
-        copy_project(project, mine / "project")
+        make(project, mine / "project")
         file = mine / "warehouse.duckdb"
         values = {"DATABASE_PATH": str(file), "RELAY_TEST_DUCKDB": str(file), **env}
         sides.append(side_of(name, mine, DuckDBFile(file), values, broker))

@@ -137,11 +137,13 @@ def drive(
             results.append(outcome.result)
             stop = outcome.stop
             if outcome.blocks:
-                reached = list(children[ready])
+                reached, skipped = list(children[ready]), set[str]()
                 while reached:
                     child = reached.pop()
-                    skips[child] = ready
-                    reached.extend(children[child])
+                    if child not in skipped:  # a node may be reached by very many ways
+                        skipped.add(child)
+                        skips[child] = ready
+                        reached.extend(children[child])
             for parents in waiting.values():
                 parents.discard(ready)
         ran.finished = next(turn).close(

@@ -25,11 +25,11 @@ def copy_project(name: str, destination: Path) -> Path:
     """
     source = DEMO if name == "demo" else PROJECTS / name
     shutil.copytree(source, destination, ignore=_MADE_BY_DBT, dirs_exist_ok=True)
-    _install_local_packages(destination)
+    install_local_packages(destination)
     return destination
 
 
-def _install_local_packages(project: Path) -> None:
+def install_local_packages(project: Path) -> None:
     """What ``dbt deps`` does with ``local:`` packages: links under dbt_packages."""
     packages = project / "packages.yml"
     if not packages.exists():
