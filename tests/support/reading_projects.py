@@ -40,6 +40,7 @@ select * from {{ model }} where {{ column_name }} <= {{ limit }} and {{ var('v0'
 {% endtest %}
 {% test configured(model, column_name) %}
 {{ config(fail_calc='count(*) + ' ~ (var('v1', 0) | string | length)) }}
+{% if var('v1', 0) == 1 %}{{ log('configured ' ~ model, info=True) }}{% endif %}
 select * from {{ model }} where {{ column_name }} is null
 {% endtest %}
 """
@@ -68,6 +69,9 @@ SQL = (
     "-- {{ run_started_at }} {{ var('NAME', 0) }}",
     "-- {{ this }} {{ model.name }} {{ config.get('materialized') }} {{ var('NAME', 0) }}",
     "{% do log('NAME is ' ~ var('NAME', 0), info=True) %}",
+    "{% do log('debug: ' ~ var('NAME', 0)) %}{{ log('no var', info=True) }}",
+    "{{ print('NAME ' ~ var('NAME', 0)) }}{{ config(tags=[var('NAME', 't') | string]) }}",
+    "{% if var('NAME', 0) == 2 %}{% do exceptions.warn('NAME is 2') %}{% endif %}",
     "{% for key in (var('NAME', {}) or {}) %}-- {{ key }}{% endfor %}",
     "-- nothing",
 )  # fmt: skip
@@ -92,6 +96,7 @@ TESTS: tuple[Any, ...] = (
     {"relationships": {"arguments": {"to": "ref('leaf')", "field": "{{ 'id' if var('NAME', 1) else 'id' }}"}}},
     {"relationships": {"arguments": {"to": "{{ 'ref(\"leaf\")' if var('NAME', 1) else 'ref(\"leaf\")' }}", "field": "id"}}},
     {"not_null": {"config": {"enabled": "{{ var('NAME', 1) != 2 }}"}}},
+    {"accepted_values": {"values": [1, 2]}},  # a deprecation
     {"configured": {}},
     {"not_null": {"config": {"tags": ["{{ var('NAME', 't') }}"], "severity": "warn"}}},
 )  # fmt: skip

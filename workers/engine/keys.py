@@ -51,6 +51,7 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
         "target_path": str(flags.TARGET_PATH),
         "threads": getattr(flags, "THREADS", None),
         "vars": flags.VARS if with_vars else None,
+        "print": None if with_vars else getattr(flags, "PRINT", None),  # what a parse says, not what it gives
         "warn_error": flags.WARN_ERROR,
         "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
         "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],

@@ -17,7 +17,8 @@ import msgspec
 from dbt.config.runtime import RuntimeConfig
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 
-from workers.engine.warned import CHECKS, Listener
+from workers.engine.units import NOBODY, PROJECT, Unit
+from workers.engine.warned import CHECKS, Listener, Warnings
 from workers.engine.watched import EVERYTHING, WatchedVars
 
 VOLATILE = frozenset(
@@ -42,25 +43,6 @@ _Instead = list[tuple[Any, Any]]
 
 class ChangedFileError(Exception):
     """A file is no longer what was parsed."""
-
-
-class Unit(msgspec.Struct, frozen=True):
-    """A part of a project that is parsed in one piece. All empty: everything that has no place of its own.
-
-    Attributes:
-        file: dbt's file id, ``package://models/a.sql``.
-        key, name: of an entry of a YAML file, ``models`` and the model's name.
-        node: unique id of a generic test of that entry.
-    """
-
-    file: str = ""
-    key: str = ""
-    name: str = ""
-    node: str = ""
-
-
-PROJECT = Unit()
-NOBODY = Unit(file="-")
 
 
 class Seen(msgspec.Struct):
@@ -90,7 +72,7 @@ class Recorder:
     Attributes:
         whole: whether dbt parsed all of the project (and not what changed since its partial parse file).
         entered: the units that were parsed.
-        warned: what dbt warned of while it parsed.
+        warned: what dbt and templates said meanwhile.
     """
 
     def __init__(self) -> None:
@@ -105,6 +87,11 @@ class Recorder:
     def units(self) -> list[Seen]:
         """Whoever looked at anything."""
         return [seen for seen in self.seen.values() if seen.anything and seen.unit != NOBODY]
+
+    def warnings(self) -> Warnings:
+        """What was said."""
+        volatile = [seen.unit for seen in self.seen.values() if (seen.names | seen.late_names) & VOLATILE]
+        return self.warned.warnings((seen.unit for seen in self.units()), volatile)
 
     def var(self, name: str) -> None:
         """A var was read, or asked for."""
@@ -137,10 +124,12 @@ class Recorder:
         if not late:
             self._calls.clear()
         self._unit, self._late = unit, late
+        self.warned.turn_to(unit, late)
         try:
             yield
         finally:
             self._unit, self._late = before
+            self.warned.return_to(*before)
 
     @contextlib.contextmanager
     def late(self) -> Iterator[None]:
@@ -160,6 +149,7 @@ class Recorder:
         """What is read from here on is `unit`'s, to the end of what it is `within`."""
         self.entered.add(unit)
         self._unit = unit
+        self.warned.turn_to(unit, self._late)
 
     def _current(self) -> Seen:
         seen = self.seen.get(self._unit)

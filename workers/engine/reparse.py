@@ -25,6 +25,7 @@ import msgspec
 from dbt.cli import requires
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
+from dbt.deprecations import active_deprecations
 from dbt.parser.manifest import ManifestLoader
 from dbt_common.dataclass_schema import ValidationError
 from dbt_common.events.base_types import EventMsg
@@ -32,18 +33,9 @@ from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.exceptions import DbtBaseException
 
 from workers.engine.limits import TimeLimitError
-from workers.engine.reads import (
-    PROJECT,
-    VOLATILE,
-    ChangedFileError,
-    Recorder,
-    Seen,
-    Unit,
-    replaced,
-    touched,
-    watching,
-)
-from workers.engine.warned import Warnings
+from workers.engine.reads import VOLATILE, ChangedFileError, Recorder, Seen, replaced, touched, watching
+from workers.engine.units import PROJECT, Unit
+from workers.engine.warned import Warnings, is_kept, parsed_again, rendered_again
 
 _KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses"})
 """Entries of YAML files that are parsed again one by one."""
@@ -67,7 +59,7 @@ class Base(msgspec.Struct, frozen=True):
         vars: digest of each var's value.
         project: digest of the rendered project files, profile, catalogs.
         seen: whatever looked at anything.
-        warned: what dbt warned of while it parsed.
+        warned: what dbt and templates said while it parsed.
     """
 
     key: str
@@ -81,14 +73,12 @@ class Reparsed(msgspec.Struct):
     """The manifest for other vars: the very same, or another.
 
     Attributes:
-        seen, warned: see `Base`.
-        said: what dbt said while it parsed.
+        seen, warned: see `Base`. `warned` was not said yet.
     """
 
     manifest: Manifest
     same: bool
     seen: list[Seen]
-    said: list[EventMsg]
     warned: Warnings
 
 
@@ -132,31 +122,37 @@ def reparse(
     """
     given = digests(config.cli_vars)
     again = Recorder()
-    said: list[EventMsg] = []
     try:
-        with aside() as said, watching(config, recorder := Recorder()):
+        with aside() as said, watching(config, recorder := Recorder()), recorder.warned.listening():
             differ = _differing(base, parsed, config, recorder, changed_vars(base.vars, given))
-        if any(msg.info.level in {"info", "warn", "error"} for msg in said):
-            return None  # a template has something to say, and all of them say it in a full parse
-        if differ and base.warned.any:  # which of the warnings are of what is kept is not known
-            raise _NotProvenError
+        if any(msg.info.level == "info" and not is_kept(msg.info.name, "info") for msg in said):
+            return None  # it is not known to be said in a full parse
+        slots = rendered_again(base.warned.slots, recorder.warned.slots)
         if differ:
-            with aside() as said, watching(config, again):
+            with aside(), watching(config, again):
                 manifest = _partially(parsed, fresh(), differ, click_context)
             if again.whole:
                 return None
             _prove(parsed, manifest)
+            slots = parsed_again(slots, again.warned.slots)
         if digests(config.cli_vars) != given:
             return None  # a template changed a var's value, and who read it when is anybody's guess
     except TimeLimitError:
         raise
     except _DOUBTS:
         return None
-    if not differ:
-        return Reparsed(parsed, True, _merged(base.seen, recorder), [], base.warned)
-    entered = {_entry(unit) for unit in again.entered}
-    kept = [seen for seen in base.seen if seen.unit == PROJECT or _entry(seen.unit) not in entered]
-    return Reparsed(manifest, False, [*_merged(kept, recorder), *again.units()], said, again.warned.warnings)
+    if not (recorder.warned.complete and again.warned.complete):
+        return None
+    seen = _merged(base.seen, recorder)
+    if differ:
+        entered = {unit.entry for unit in again.entered}
+        kept = [each for each in seen if each.unit == PROJECT or each.unit.entry not in entered]
+        seen = [*kept, *again.units()]
+    volatile = {each.unit.entry for each in seen if (each.names | each.late_names) & VOLATILE}
+    warned = Warnings(
+        slots, of_this_time=any(slot.said and slot.unit.entry in volatile for slot in slots)
+    )
+    return Reparsed(manifest if differ else parsed, not differ, seen, warned)
 
 
 def _differing(
@@ -181,12 +177,8 @@ def _differing(
             raise _NotProvenError
         prober = prober or Prober(parsed, config, recorder)
         if late or not prober.same(seen):
-            differ.add(_entry(seen.unit))
+            differ.add(seen.unit.entry)
     return differ
-
-
-def _entry(unit: Unit) -> Unit:
-    return Unit(unit.file, unit.key, unit.name)
 
 
 def _merged(old: Iterable[Seen], probed: Recorder) -> list[Seen]:
@@ -297,11 +289,14 @@ def aside() -> Iterator[list[EventMsg]]:
     manager = get_event_manager()
     said: list[EventMsg] = []
     loggers, callbacks = manager.loggers, manager.callbacks
+    deprecations = dict(active_deprecations)
     manager.loggers, manager.callbacks = [], [said.append]
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             yield said
     finally:
         manager.loggers, manager.callbacks = loggers, callbacks
+        active_deprecations.clear()
+        active_deprecations.update(deprecations)
     if printed.getvalue():
         raise _NotProvenError
