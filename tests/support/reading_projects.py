@@ -97,6 +97,7 @@ TESTS: tuple[Any, ...] = (
     {"relationships": {"arguments": {"to": "{{ 'ref(\"leaf\")' if var('NAME', 1) else 'ref(\"leaf\")' }}", "field": "id"}}},
     {"not_null": {"config": {"enabled": "{{ var('NAME', 1) != 2 }}"}}},
     {"accepted_values": {"values": [1, 2]}},  # a deprecation
+    {"relationships": {"arguments": {"to": "ref('m0')", "field": "id"}}},
     {"configured": {}},
     {"not_null": {"config": {"tags": ["{{ var('NAME', 't') }}"], "severity": "warn"}}},
 )  # fmt: skip
@@ -154,7 +155,9 @@ class ReadingProject:
             )
         files["models/properties.yml"] = yaml.safe_dump(self._properties(names))
         if self._chance.random() < 0.5:
-            files["tests/single.sql"] = f"{self._sql()}select * from {{{{ ref('leaf') }}}} where id is null"
+            files["tests/single.sql"] = (
+                f"{self._sql()}select * from {{{{ ref('{self._chance.choice(('leaf', 'm0'))}') }}}} where id is null"
+            )
         if self._chance.random() < 0.4:
             files["snapshots/kept.sql"] = (
                 "{% snapshot kept %}{{ config(unique_key='id', strategy='check', check_cols='all') }}\n"
@@ -192,7 +195,7 @@ class ReadingProject:
             found["seeds"] = [self._entry("seeded")]
         if self._chance.random() < 0.3:
             found["exposures"] = [
-                {"name": "shown", "type": "dashboard", "owner": {"email": "team@example.com"}, "depends_on": ["ref('leaf')"],
+                {"name": "shown", "type": "dashboard", "owner": {"email": "team@example.com"}, "depends_on": [f"ref('{self._chance.choice(('leaf', 'm0'))}')"],
                  "description": self._named(self._chance.choice(("shown", "{{ var('NAME', 'shown') }}")))}
             ]  # fmt: skip
         if self._chance.random() < 0.25:
@@ -203,7 +206,7 @@ class ReadingProject:
             ]  # fmt: skip
         if self._chance.random() < 0.25:
             found["unit_tests"] = [
-                {"name": "unit", "model": "leaf", "given": [], "expect": {"rows": [{"id": 1, "kind": "a"}]},
+                {"name": "unit", "model": self._chance.choice(("leaf", "m0")), "given": [], "expect": {"rows": [{"id": 1, "kind": "a"}]},
                  "overrides": {"vars": {"v0": 1}}}
             ]  # fmt: skip
         return found

@@ -252,7 +252,8 @@ class ContextStore:
         self._shared.save_index(family, msgspec.json.encode(read))
         warned = recorder.warnings()
         if recorder.whole and warned.complete and digests(config.cli_vars) == given:
-            self._know(context.key, read, recorder.units(), warned, spec, click_context, flags, config)
+            base = self._base(context.key, recorder.units(), warned, recorder.order, click_context, config)
+            self._know(base, read, spec, flags)
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
@@ -263,15 +264,19 @@ class ContextStore:
             secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
         )  # fmt: skip
 
-    def _know(
-        self, key: str, read: ReadSet, seen: list[Seen], warned: Warnings, spec: RunSpec, click_context: Any,
-        flags: Flags, config: RuntimeConfig,
-    ) -> None:  # fmt: skip
-        """Keep what a parse looked at, for the next var set."""
+    def _base(
+        self, key: str, seen: list[Seen], warned: Warnings, order: list[str], click_context: Any,
+        config: RuntimeConfig,
+    ) -> Base:  # fmt: skip
         project = project_digest(config, click_context.obj.get("catalogs"))
-        base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen, warned=warned)
+        return Base(
+            key=key, vars=digests(config.cli_vars), project=project, seen=seen, warned=warned, order=order
+        )
+
+    def _know(self, base: Base, read: ReadSet, spec: RunSpec, flags: Flags) -> None:
+        """Keep what a parse looked at, for the next var set."""
         bare = family_of(flags, spec, with_vars=False)
-        self._shared.save_index(_WARNED + bare + key, msgspec.json.encode(warned))
+        self._shared.save_index(_WARNED + bare + base.key, msgspec.json.encode(base.warned))
         known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
 
@@ -324,7 +329,8 @@ class ContextStore:
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
         context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
         self._shared.save_index(family, msgspec.json.encode(read))
-        self._know(context.key, read, found.seen, found.warned, spec, click_context, flags, config)
+        base = self._base(context.key, found.seen, found.warned, base.order, click_context, config)
+        self._know(base, read, spec, flags)
         return context
 
     def _keep(self, context: Context, click_context: Any) -> None:

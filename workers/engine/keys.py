@@ -50,7 +50,9 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
         "target": flags.TARGET,
         "target_path": str(flags.TARGET_PATH),
         "threads": getattr(flags, "THREADS", None),
-        "vars": flags.VARS if with_vars else None,
+        "vars": repr(flags.VARS)
+        if with_vars
+        else None,  # the order within mappings counts, as it does for dbt
         "print": None if with_vars else getattr(flags, "PRINT", None),  # what a parse says, not what it gives
         "warn_error": flags.WARN_ERROR,
         "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),

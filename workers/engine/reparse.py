@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -33,22 +34,14 @@ from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.exceptions import DbtBaseException
 
 from workers.engine.limits import TimeLimitError
+from workers.engine.proof import KEYS, NotProvenError, in_order, not_looked_at_again
 from workers.engine.reads import VOLATILE, ChangedFileError, Recorder, Seen, replaced, touched, watching
 from workers.engine.units import PROJECT, Unit
 from workers.engine.warned import Warnings, is_kept, parsed_again, rendered_again
 
-_KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses"})
-"""Entries of YAML files that are parsed again one by one."""
-
 _MARK = "DBT_RELAY_CHANGED_VAR"
-_COLLECTIONS = (
-    "nodes", "sources", "exposures", "metrics", "groups", "semantic_models", "saved_queries", "unit_tests",
-    "functions", "macros", "docs", "disabled", "fixtures",
-)  # fmt: skip
-_OTHERS_LOOK_AT = (
-    "access", "group", "version", "latest_version", "deprecation_date", "name", "is_ephemeral_model",
-)  # fmt: skip
-"""What the parse of other nodes looks at of a node that they refer to."""
+_ROUNDS = 4
+"""How often what refers to a changed node is parsed again, at most."""
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -60,6 +53,7 @@ class Base(msgspec.Struct, frozen=True):
         project: digest of the rendered project files, profile, catalogs.
         seen: whatever looked at anything.
         warned: what dbt and templates said while it parsed.
+        order: unique ids in the order in which a full parse met them.
     """
 
     key: str
@@ -67,6 +61,7 @@ class Base(msgspec.Struct, frozen=True):
     project: str
     seen: list[Seen]
     warned: Warnings = msgspec.field(default_factory=Warnings)
+    order: list[str] = msgspec.field(default_factory=list)
 
 
 class Reparsed(msgspec.Struct):
@@ -82,12 +77,8 @@ class Reparsed(msgspec.Struct):
     warned: Warnings
 
 
-class _NotProvenError(Exception):
-    """Only a full parse can tell."""
-
-
 _DOUBTS = (
-    _NotProvenError, ChangedFileError, DbtBaseException, jinja2.TemplateError, ValidationError, AssertionError,
+    NotProvenError, ChangedFileError, DbtBaseException, jinja2.TemplateError, ValidationError, AssertionError,
     AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 """What a parse of dbt's ends with, of all that may be raised here (an interruption is raised by another thread)."""
@@ -129,11 +120,8 @@ def reparse(
             return None  # it is not known to be said in a full parse
         slots = rendered_again(base.warned.slots, recorder.warned.slots)
         if differ:
-            with aside(), watching(config, again):
-                manifest = _partially(parsed, fresh(), differ, click_context)
-            if again.whole:
-                return None
-            _prove(parsed, manifest)
+            manifest, again = _parsed_with_others(parsed, fresh, differ, click_context, config)
+            in_order(manifest, parsed, base.order)
             slots = parsed_again(slots, again.warned.slots)
         if digests(config.cli_vars) != given:
             return None  # a template changed a var's value, and who read it when is anybody's guess
@@ -149,9 +137,7 @@ def reparse(
         kept = [each for each in seen if each.unit == PROJECT or each.unit.entry not in entered]
         seen = [*kept, *again.units()]
     volatile = {each.unit.entry for each in seen if (each.names | each.late_names) & VOLATILE}
-    warned = Warnings(
-        slots, of_this_time=any(slot.said and slot.unit.entry in volatile for slot in slots)
-    )
+    warned = Warnings(slots, of_this_time=any(slot.said and slot.unit.entry in volatile for slot in slots))
     return Reparsed(manifest if differ else parsed, not differ, seen, warned)
 
 
@@ -161,7 +147,7 @@ def _differing(
     """The files and entries whose parse would be another.
 
     Raises:
-        _NotProvenError
+        NotProvenError
     """
     from workers.engine.probe import (
         Prober,  # needs more of dbt's parser than a release without `changed-vars` may have
@@ -174,7 +160,7 @@ def _differing(
         if not late and not touched(seen.vars, changed) and not seen.names & VOLATILE:
             continue
         if seen.unit == PROJECT:
-            raise _NotProvenError
+            raise NotProvenError
         prober = prober or Prober(parsed, config, recorder)
         if late or not prober.same(seen):
             differ.add(seen.unit.entry)
@@ -195,6 +181,33 @@ def _merged(old: Iterable[Seen], probed: Recorder) -> list[Seen]:
     return result
 
 
+def _parsed_with_others(
+    parsed: Manifest,
+    fresh: Callable[[], Manifest],
+    differ: set[Unit],
+    click_context: Any,
+    config: RuntimeConfig,
+) -> tuple[Manifest, Recorder]:
+    """The manifest once the files and entries that differ, and those that refer to what they changed, were parsed again.
+
+    Raises:
+        NotProvenError
+    """
+    for _ in range(_ROUNDS):
+        began = time.time()
+        with aside(), watching(config, recorder := Recorder()):
+            manifest = _partially(parsed, fresh(), differ, click_context)
+        if recorder.whole:
+            break
+        others = not_looked_at_again(parsed, manifest, began)
+        if not others:
+            return manifest, recorder
+        if others <= differ:
+            break
+        differ = differ | others
+    raise NotProvenError
+
+
 def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_context: Any) -> Manifest:
     """Let dbt parse the files and entries that differ again, as if they read a changed environment variable.
 
@@ -202,21 +215,21 @@ def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_contex
     changed one.
 
     Raises:
-        _NotProvenError: dbt's partial parsing is known to leave something behind.
+        NotProvenError: dbt's partial parsing is known to leave something behind.
     """
     if parsed.metrics or parsed.semantic_models or parsed.saved_queries:
-        raise _NotProvenError  # they hold names of relations, and dbt does not look at them again
+        raise NotProvenError  # they hold names of relations, and dbt does not look at them again
     copy.env_vars[_MARK] = "1"
     for unit in differ:
         file: Any = copy.files.get(unit.file)
-        if file is None or (unit.key and unit.key not in _KEYS):
-            raise _NotProvenError
+        if file is None or (unit.key and unit.key not in KEYS):
+            raise NotProvenError
         if unit.key:
             file.env_vars.setdefault(unit.key, {}).setdefault(unit.name, []).append(_MARK)
         else:
             file.env_vars.append(_MARK)
     if any(source.get("overrides") for file in copy.files.values() for source in _sources(file)):
-        raise _NotProvenError
+        raise NotProvenError
 
     class Loader(ManifestLoader):
         def read_manifest_for_partial_parse(self) -> Manifest:
@@ -229,47 +242,12 @@ def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_contex
     with replaced(dbt.parser.manifest, "ManifestLoader", Loader):
         requires.setup_manifest(click_context, write=False)
     manifest: Manifest = click_context.obj["manifest"]
-    for name in _COLLECTIONS:
-        mine: Any = getattr(manifest, name, None)
-        before: Any = getattr(parsed, name, None)
-        if isinstance(mine, dict) and mine.keys() == before.keys():
-            setattr(manifest, name, {key: mine[key] for key in before})  # in a full parse's order
-            flat = manifest.flat_graph.get(name)
-            if isinstance(flat, dict):  # before dbt-core 1.12
-                manifest.flat_graph[name] = {key: flat[key] for key in before if key in flat}
-    if not isinstance(manifest.flat_graph.get("nodes"), dict):
-        manifest.build_flat_graph()
     return manifest
 
 
 def _sources(file: Any) -> list[dict[str, Any]]:
     found = getattr(file, "dfy", None) or {}
     return [source for source in found.get("sources") or [] if isinstance(source, dict)]
-
-
-def _prove(before: Manifest, after: Manifest) -> None:
-    """Refuse what dbt's partial parsing would have to carry on to nodes that it kept.
-
-    Raises:
-        _NotProvenError
-    """
-    for name in _COLLECTIONS:
-        old, new = getattr(before, name, {}), getattr(after, name, {})
-        if old.keys() != new.keys():
-            raise _NotProvenError  # something is enabled or disabled
-    if any(len(after.disabled[name]) != len(nodes) for name, nodes in before.disabled.items()):
-        raise _NotProvenError
-    tested = {node for test in after.unit_tests.values() for node in test.depends_on.nodes}
-    for unique_id, node in after.nodes.items():
-        if node.created_at == before.nodes[unique_id].created_at or str(node.resource_type) == "test":
-            continue
-        if unique_id in tested:
-            raise _NotProvenError
-        if any(
-            getattr(node, name, None) != getattr(before.nodes[unique_id], name, None)
-            for name in _OTHERS_LOOK_AT
-        ):
-            raise _NotProvenError
 
 
 def say(said: Iterable[EventMsg]) -> None:
@@ -284,7 +262,7 @@ def aside() -> Iterator[list[EventMsg]]:
     """Keep what dbt and templates say within from everybody.
 
     Raises:
-        _NotProvenError: a template printed something.
+        NotProvenError: a template printed something.
     """
     manager = get_event_manager()
     said: list[EventMsg] = []
@@ -299,4 +277,4 @@ def aside() -> Iterator[list[EventMsg]]:
         active_deprecations.clear()
         active_deprecations.update(deprecations)
     if printed.getvalue():
-        raise _NotProvenError
+        raise NotProvenError

@@ -198,7 +198,11 @@ def parsed_again(slots: list[Slot], again: Iterable[Slot]) -> list[Slot]:
 def _replaced(
     slots: list[Slot], again: Iterable[Slot], of: Callable[[Slot], Unit], chosen: Callable[[Slot, Slot], Slot]
 ) -> list[Slot]:
-    result, before, after = list(slots), defaultdict[Unit, list[int]](list), defaultdict[Unit, list[Slot]](list)
+    result, before, after = (
+        list(slots),
+        defaultdict[Unit, list[int]](list),
+        defaultdict[Unit, list[Slot]](list),
+    )
     for place, slot in enumerate(slots):
         before[of(slot)].append(place)
     for slot in again:
