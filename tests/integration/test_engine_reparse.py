@@ -457,3 +457,26 @@ def test_what_no_print_leaves_out_is_printed_again_without_it(parsing: Parsing) 
     parsing.manifest({"year": 2})
     parsing.manifest({"year": 1})
     assert sum("year 1" in line for line in parsing.said) == 1
+
+
+def test_a_dbt_variable_counts_where_dbt_or_the_project_reads_it(
+    parsing: Parsing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(parsing.project, {"models/a.sql": "select '{{ env_var('DBT_MOOD', 'calm') }}' as mood"})
+
+    def parses(name: str) -> bool:
+        before = parsing.shared.parses
+        monkeypatch.setenv(name, "1")
+        assert not isinstance(parsing.manifest({}), str)
+        return parsing.shared.parses > before
+
+    parsing.manifest({})
+    assert not parses("DBT_NOBODY_READS_IT")
+    for name in (
+        "DBT_MOOD",
+        "DBT_FULL_REFRESH",
+        "DBT_ENV_CUSTOM_ENV_TEAM",
+        "DBT_ENV_SECRET_KEY",
+        "DBT_ENGINE_DEBUG",
+    ):
+        assert parses(name), name
