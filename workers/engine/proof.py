@@ -146,6 +146,8 @@ def _parts(manifest: Manifest) -> Iterator[Any]:
 def _looks_at(part: Any, refs: set[str], sources: set[tuple[str, str]], tested: set[str]) -> bool:
     if str(part.resource_type) == "unit_test":
         return part.model in tested
+    if str(part.resource_type) == "seed":
+        return False  # dbt raises an error if its refs are asked for
     return any(ref.name in refs for ref in getattr(part, "refs", ())) or any(
         tuple(source) in sources for source in getattr(part, "sources", ())
     )
