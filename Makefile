@@ -81,6 +81,10 @@ bench: $(BENCH_STAMP) ## Measure beside plain dbt, an hour: benchmarks/RESULTS.m
 recovery: $(STAMP) ## Kill worker hosts; how long until their nodes run elsewhere (RECOVERY_ARGS)
 	$(BIN)/python -m benchmarks.recovery $(RECOVERY_ARGS)
 
+.PHONY: starvation
+starvation: $(STAMP) ## Compute for a minute beside 20 busy processes; is a lease lost? (STARVATION_ARGS)
+	$(BIN)/python -m benchmarks.starvation $(STARVATION_ARGS)
+
 .PHONY: soak
 soak: $(STAMP) ## Run project after project for an hour; is memory flat? (RELAY_SOAK_MINUTES)
 	$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)

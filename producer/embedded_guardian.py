@@ -145,17 +145,29 @@ def kill_groups(groups: list[int], reap: Callable[[], None] = lambda: None) -> N
         reap()
 
 
-def remove(folders: list[str]) -> None:
-    """Remove the runtime folders. ``stack.json`` goes first, so that nobody finds half a stack."""
+def is_there(folder: str, facts: os.stat_result) -> bool:
+    """Whether `folder` is still the one that had these `facts`, and was not removed or replaced since."""
+    try:
+        return os.path.samestat(os.stat(folder), facts)
+    except OSError:
+        return False
+
+
+def remove(folders: list[tuple[str, os.stat_result]]) -> None:
+    """Remove the runtime folders. ``stack.json`` goes first, so that nobody finds half a stack.
+
+    What is not the stack's own folder any more belongs to a later stack, and stays.
+    """
     import shutil
 
-    with suppress(OSError):
-        os.unlink(os.path.join(folders[0], "stack.json"))
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder, facts in folders:
+        if is_there(folder, facts):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, "stack.json"))
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(pipe: int, folders: list[str]) -> None:
+def sweep(pipe: int, folders: list[tuple[str, os.stat_result]]) -> None:
     """The sweeper's life: learn the groups (``+pid``, ``-pid``), wait for the guardian's end, clean up."""
     groups: list[int] = []
     with open(pipe, encoding="ascii") as lines:
@@ -182,6 +194,7 @@ class Guardian:
         self.exits: list[tuple[str, int]] = []  # name and wait status, not yet acted on
         self.ended: list[int] = []  # pids whose group is not yet known to be gone
         self.hurry = False
+        self.folders = [(folder, os.stat(folder)) for folder in config["folders"]]
         self.sweeper = 0
         self.to_sweeper = -1
         self.wake = (-1, -1)
@@ -268,7 +281,7 @@ class Guardian:
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     signal.signal(number, signal.SIG_IGN)
                 os.close(self.to_sweeper)
-                sweep(read_end, self.config["folders"])
+                sweep(read_end, self.folders)
             finally:
                 os._exit(0)
         os.close(read_end)
@@ -352,6 +365,8 @@ class Guardian:
             self.exits.clear()
             for name in ("server", "worker"):
                 self._trim(self.log(name))
+            if not all(is_there(*each) for each in self.folders):  # no client could find this stack any more
+                self._fail("folder", "was removed or replaced while the stack was running")
 
     def _trim(self, path: str) -> None:
         # Children append, so the file may be cut under them. What it held stays in one older file.
@@ -377,8 +392,9 @@ class Guardian:
         self._report(event)
 
     def _end(self) -> None:
-        with suppress(OSError):  # nobody shall start using what is ending
-            os.unlink(os.path.join(self.config["folders"][0], "stack.json"))
+        if is_there(*self.folders[0]):
+            with suppress(OSError):  # nobody shall start using what is ending
+                os.unlink(os.path.join(self.config["folders"][0], "stack.json"))
         # The worker's parent alone: pool children have no SIGTERM handler and would drop their task.
         # An idle Celery worker takes 2 s to stop in good order, most of it asleep; it has nothing to lose.
         self._stop("worker", 0.0 if self._idle() else self.config["grace"])
@@ -387,7 +403,7 @@ class Guardian:
         if self.sweeper:
             with suppress(ChildProcessError):
                 os.waitpid(self.sweeper, 0)
-        remove(self.config["folders"])  # the sweeper did, unless somebody killed it
+        remove(self.folders)  # the sweeper did, unless somebody killed it
 
     def _idle(self) -> bool:
         keys = self.config["idle_if_empty"]

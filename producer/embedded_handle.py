@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from io import FileIO
 from typing import TYPE_CHECKING, Any, cast
 
-from producer.embedded_errors import server_error, worker_error
+from producer.embedded_errors import server_error, setup_error, worker_error
 from producer.embedded_guardian import GROUP_GONE_SECONDS, SERVER_STOP_SECONDS, tail
 from producer.embedded_server import ask
 
@@ -114,6 +114,13 @@ def failure_error(failure: Mapping[str, Any]) -> RelayError:
             "memory); set DBT_RELAY_BROKER_URL to use a server of your own.",
             failure["log"],
         )
+    if failure["what"] == "folder":
+        return setup_error(
+            "runtime_dir_gone",
+            f"The embedded stack's runtime folder {failure['how']}.",
+            "Run the command again: a new stack is started. If a program that cleans temporary folders removed it, "
+            "set DBT_RELAY_RUNTIME_DIR to a folder elsewhere.",
+        )
     return _worker_error(failure)
 
 
@@ -149,7 +156,7 @@ def hellos(info: StackInfo, namespace: str) -> list[str]:
     with contextlib.suppress(OSError):
         names = ask(info.socket, "HKEYS", Keys(namespace).workers())
         if isinstance(names, list):
-            return sorted(name.decode() for name in names if isinstance(name, bytes))
+            return sorted(name.decode(errors="replace") for name in names if isinstance(name, bytes))
     return []
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from workers.contract.events import LINE, RUN, STATE, Event
+from workers.contract.events import LINE, RUN, STATE, Event, waiting_for
 from workers.contract.results import BAD_STATUSES, GOOD_STATUSES, RETRYING, RUN_TERMINAL, RUNNING, WAITING
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Progress:
         done: dbt's status by finished node.
         running: steps that are being executed, nodes and others.
         retrying: nodes that wait for another attempt.
-        waiting: nodes whose relation another run is writing, and that run.
+        waiting: steps that wait, such as nodes whose relation another run is writing, and what for.
         state: of the run.
     """
 
@@ -217,11 +217,9 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
         )
     if len(nodes) > MAX_ROWS:
         rows.add_row(Text(f"  and {len(nodes) - MAX_ROWS} more", style="dim"))
-    for step, writer in list(progress.waiting.items())[:MAX_ROWS]:
+    for step, text in list(progress.waiting.items())[:MAX_ROWS]:
         # beside the grid, whose columns it would widen
-        waits.append(
-            Text(f"  {short_name(step)} waits: run {writer} is writing its relation", style="yellow")
-        )
+        waits.append(Text(f"  {waiting_for(short_name(step), text)}", style="yellow"))
     if len(progress.waiting) > MAX_ROWS:
         waits.append(Text(f"  and {len(progress.waiting) - MAX_ROWS} more wait", style="yellow"))
     return Group(*parts, rows, *waits)

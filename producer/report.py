@@ -23,11 +23,12 @@ WIDTH_OF_A_FILE = 120
 
 
 def render_result(result: DbtResult) -> RenderableType:
-    """Everything there is to say about a result: nodes, errors, a last line with the sum."""
+    """Everything there is to say about a result: nodes, errors, warnings, a last line with the sum."""
     parts: list[RenderableType] = []
     if result.nodes:
         parts.append(render_nodes(result.nodes))
     parts.extend(render_error(error) for error in errors_of(result))
+    parts.extend(Text(f"Warning: {warning}", style="yellow") for warning in result.warnings)
     parts.append(summary(result))
     return Group(*parts)
 

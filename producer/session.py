@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,26 @@ import msgspec
 from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
+from producer.dbt_tables import judged
+from producer.file_log import LogWriter, open_log
 from producer.interrupts import Detached, Interrupts
+from producer.own_locks import explained
+from producer.streams import say
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
-from workers.contract.events import LINE, RUN, Event, waiting_for
-from workers.contract.log import phase
+from workers.contract.events import LINE, REPEATED, RUN, STDERR, Event, waiting_for
+from workers.contract.log import log, phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.place import place_of
 from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
+from workers.contract.stored import UnpackError, unpack
+from workers.contract.surroundings import encode_environment, of_this_process, zone_name
 
 _NO_WORKER_SECONDS = 60.0
+_DBTS_OWN = "DBT_ENGINE_"
+"""Names with this beginning are dbt's own options, those of later releases too (dbt.env_vars)."""
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +126,10 @@ class Follower:
         """
         again = self.client.retry_request(run_id, args)
         cwd = Path(again.cwd)
-        invocation = dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd)
+        invocation = judged(
+            lambda table: dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd, table=table),
+            environ,
+        )
         request, env_file = self.request(
             invocation, cwd=cwd, environ=environ, description=description, limits=limits
         )
@@ -137,6 +149,10 @@ class Follower:
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
         submitted, run_id = time.monotonic(), request.run_id
+        log_file = open_log(invocation, cwd=Path(request.cwd), environ=environ)
+        log_writer = None if log_file is None else LogWriter(self.client, run_id, log_file)
+        request = msgspec.structs.replace(request, file_log=log_writer is not None)
+        ended = False
 
         def cancel() -> None:
             self.client.cancel(run_id, "interrupted by its caller")
@@ -145,22 +161,41 @@ class Follower:
             with Interrupts(run_id, cancel, private=self.stack.check is not None) as interrupts:
                 with phase("submit", run=run_id):
                     self.client.submit(request)
+                if log_writer is not None:
+                    log_writer.start()
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
-                    lines = self._follow(run_id, on_event)
+                    lines, errors = self._follow(run_id, on_event)
+                ended = True
             with phase("collect", run=run_id):
-                result = self.client.collect(run_id, lines)
+                result = self.client.collect(run_id, lines, errors)
         except Detached:
             env_file = None  # the run needs it still; who ends the run removes it
             raise
         finally:
             if env_file is not None:
                 env_file.unlink(missing_ok=True)
+            if log_writer is not None and (problem := log_writer.finish(None if ended else 2.0)):
+                say(sys.stderr, f"dbt-relay: {problem}")
         result.execution_time = time.monotonic() - submitted
+        if result.error is not None:
+            result = explained(result)
         if request.return_artifacts:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result
+
+    def keep(self, result: DbtResult, environ: Mapping[str, str]) -> None:
+        """Keep a run whose stack ends with this process, so that it can be asked for afterwards."""
+        if self.stack.check is None:
+            return  # Redis keeps it
+        from producer import kept_runs
+
+        with contextlib.suppress(BrokerUnavailableError):
+            fields = self.client.fields(result.run_id)
+            kept_runs.keep(
+                environ, result.run_id, kept_runs.KeptRun(fields=fields, lines=result.stdout.splitlines())
+            )
 
     def request(
         self,
@@ -177,18 +212,18 @@ class Follower:
         run_id = new_run_id()
         project = dbt_args.project_dir(invocation, cwd, environ)
         embedded_dir = self.stack.runtime_dir
-        env_file = None
         env: dict[str, str] = {}
-        if embedded_dir is not None:
-            env_file = _write_env(embedded_dir, run_id, environ)
-        else:
+        if embedded_dir is None:
             names = names_used([project]) | names_noted(environ) | dbt_options.variables()
+            names |= {name for name in environ if name.startswith(_DBTS_OWN)}
             given = {name: environ[name] for name in names if name in environ}
+            zone = zone_name(environ)
+            if zone is not None:
+                given["TZ"] = zone
             env = allowed(given, self.settings.env_deny)
         request = RunRequest(
             run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
-            project_dir=str(project), env=env,
-            env_file=None if env_file is None else str(env_file), retry=retry or RetryPolicy(),
+            project_dir=str(project), env=env, retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
             place=place_of(dbt_args.target_path(invocation, cwd, environ)),
             priority=self.settings.priority, limits=limits or _limits(self.settings),
@@ -196,19 +231,24 @@ class Follower:
             description=description,
             submitted_by=f"{socket.gethostname()}:{os.getpid()}", submitted_at=time.time(),
         )  # fmt: skip
-        return request, env_file
+        if embedded_dir is None:
+            return request, None
+        env_file = _write_env(embedded_dir, run_id, environ)
+        return msgspec.structs.replace(request, env_file=str(env_file)), env_file
 
-    def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> list[str]:
+    def _follow(self, run_id: str, on_event: Callable[[Event], None] | None) -> tuple[list[str], list[str]]:
+        """The run's lines, of stdout and of stderr."""
         lines: list[str] = []
+        errors: list[str] = []
         patience = _Patience(self, run_id)
         for event in self.client.watch(run_id, on_idle=patience.look):
             if event.kind == LINE:
-                lines.append(event.text)
+                (errors if event.stream == STDERR else lines).append(event.text)
             if on_event is not None:
                 on_event(event)
             if event.kind == RUN and event.state in RUN_TERMINAL:
                 break
-        return lines
+        return lines, errors
 
     def _write_artifacts(
         self, invocation: Invocation, result: DbtResult, *, cwd: Path, environ: Mapping[str, str]
@@ -221,7 +261,7 @@ class Follower:
         if result.run_results is not None and not _is_there(target / RUN_RESULTS, result.run_results):
             _replace(target / RUN_RESULTS, json.dumps(result.run_results).encode())
         for name, packed in self.client.artifacts(result.run_id, ARTIFACTS).items():
-            _replace(target / name, zlib.decompress(packed))
+            _write_artifact(target / name, packed, result.run_id)
 
 
 def run_invocation(
@@ -237,11 +277,12 @@ def run_invocation(
     Raises:
         as `Follower.run`.
     """
-    settings = read_settings(environ)
-    follower = Follower(find_stack(environ), settings)
-    return follower.run(
+    follower = Follower(find_stack(environ), read_settings(environ))
+    result = follower.run(
         invocation, cwd=cwd, environ=environ, on_event=_lines_to(on_line), description=description
     )
+    follower.keep(result, environ)
+    return result
 
 
 def retry_run(
@@ -252,18 +293,31 @@ def retry_run(
     Raises:
         as `Follower.retry`.
     """
+    from producer.kept_runs import kept_run
+
     follower = Follower(find_stack(environ), read_settings(environ))
-    return follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    earlier = kept_run(environ, run_id)
+    if earlier is not None:
+        follower.client.restore(run_id, earlier.fields)
+    result = follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    follower.keep(result, environ)
+    return result
 
 
 def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
-    """Hears dbt's lines; that a node waits for another run is said on stderr, dbt has no line for it."""
+    """Passes dbt's lines on. What dbt has no line for goes to stderr: a node that waits for another run, and hooks
+    that may have been executed twice."""
 
     def heard(event: Event) -> None:
-        if event.kind == LINE:
+        if event.kind == LINE and event.stream == STDERR:
+            sys.stderr.write(f"{event.text}\n")
+            sys.stderr.flush()
+        elif event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
-            sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
+            say(sys.stderr, f"dbt-relay: {waiting_for(event.node, event.text)}")
+        elif event.state == REPEATED:
+            say(sys.stderr, f"dbt-relay: warning: {event.text}")
 
     return heard
 
@@ -294,9 +348,9 @@ class _Patience:
 
 
 def _no_worker(url: str) -> NoWorkerError:
-    from workers.contract.scrub import scrub
+    from workers.contract.scrub import mask_url
 
-    message = f"no worker is connected to {scrub(url)}; the run was cancelled"
+    message = f"no worker is connected to {mask_url(url)}; the run was cancelled"
     return NoWorkerError(
         message,
         ErrorInfo(
@@ -315,13 +369,38 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:
-    """The caller's environment for an embedded worker: a file that only this user can read."""
-    folder = runtime_dir / "env"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{run_id}.json"
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(dict(environ)))
+    """The caller's environment and surroundings for an embedded worker: a file that only this user can read."""
+    raw = encode_environment({**environ, **of_this_process()})
+    path = runtime_dir / "env" / f"{run_id}.json"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(raw)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _no_runtime_folder(path.parent, error) from error
     return path
+
+
+def _no_runtime_folder(folder: Path, error: OSError) -> Exception:
+    from producer.embedded_errors import setup_error
+
+    return setup_error(
+        "runtime_dir_unusable",
+        f"The embedded stack's folder {folder} cannot be written: {error.strerror}.",
+        "Run the command again: where the folder is gone, a new stack is started. If a program that cleans "
+        "temporary folders removed it, set DBT_RELAY_RUNTIME_DIR to a folder elsewhere.",
+    )
+
+
+def _write_artifact(path: Path, packed: bytes, run_id: str) -> None:
+    try:
+        content = unpack(packed)
+    except UnpackError as error:
+        log("an artifact is not readable, it is left out", level=logging.WARNING, run=run_id,
+            artifact=path.name, error=str(error))  # fmt: skip
+    else:
+        _replace(path, content)
 
 
 def _is_there(path: Path, run_results: Mapping[str, Any]) -> bool:

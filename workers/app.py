@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from celery import Celery, signals
 from kombu.transport import TRANSPORT_ALIASES
 
-from workers.contract.settings import celery_url, read_settings
+from workers.contract.errors import DbtUsageError
+from workers.contract.settings import Settings, celery_url, read_settings, tls_options
 
-settings = read_settings()
+
+def _settings() -> Settings:
+    """The settings of this process; a mistake in them ends it with a sentence, not with a traceback of Celery's."""
+    try:
+        return read_settings()
+    except DbtUsageError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from error
+
+
+settings = _settings()
 
 # What is no message must not end the worker (`workers.intake` says how it would).
 TRANSPORT_ALIASES.update(redis="workers.intake:GuardedTransport", rediss="workers.intake:GuardedTransport")
@@ -20,6 +32,8 @@ app = Celery(
     amqp="workers.intake:ReticentAMQP",
 )
 app.conf.update(
+    # kombu verifies no certificate of rediss:// unless it is told to; Flower reads this, too.
+    broker_use_ssl=tls_options(settings.broker_url),
     task_default_queue=settings.queue,
     # The ledger recovers what a worker loses; late acks would run every node in flight twice after
     # a dropped connection, and hold a long node's message unacknowledged for hours.
@@ -27,6 +41,9 @@ app.conf.update(
     # A node that takes an hour must hide nothing behind it.
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
+    # Celery kills a pool process that did not report within this time after its fork (4 s by default). On a busy
+    # machine it needs longer, and the next one would too.
+    worker_proc_alive_timeout=60.0,
     # A lost broker connection says nothing about the warehouse: let nodes finish.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,

@@ -1,6 +1,6 @@
-"""What each process of a worker executes, where its parent can read it: in memory that both share.
+"""Shared-memory tables with one note for each pool process, for the worker's main process and its pool.
 
-A process that keeps the GIL can tell nobody anything; what it wrote here before, it need not tell.
+A process that keeps Python's global lock (GIL) can answer nobody. What it wrote here before can still be read.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ import zlib
 from collections.abc import Iterator
 
 SLOTS = 256
-_SIZE = 16 * 1024
+_ITEM_BYTES = 16 * 1024
 _HEAD = struct.Struct("<II")  # length and checksum: a reader may come in the middle of a write
 
 
 class Board:
-    """A note for each process of the pool, by its place in the pool."""
+    """A note for each process of the pool, by its place in the pool. One process writes each note."""
 
-    def __init__(self, slots: int = SLOTS) -> None:
-        self._slots = slots
-        self._memory = mmap.mmap(-1, slots * _SIZE)  # anonymous and shared: the pool's children are forked
+    def __init__(self, slots: int = SLOTS, item_bytes: int = _ITEM_BYTES) -> None:
+        self._slots, self._item = slots, item_bytes
+        # anonymous and shared: the pool's children are forked
+        self._memory = mmap.mmap(-1, slots * item_bytes)
 
     def post(self, slot: int, note: bytes) -> bool:
         """Write a process's note over its last one; whether there is room for it."""
-        if not 0 <= slot < self._slots or len(note) > _SIZE - _HEAD.size:
+        if not 0 <= slot < self._slots or len(note) > self._item - _HEAD.size:
             return False
-        start = slot * _SIZE
+        start = slot * self._item
         self._memory[start + _HEAD.size : start + _HEAD.size + len(note)] = note
         _HEAD.pack_into(self._memory, start, len(note), zlib.crc32(note))
         return True
@@ -34,17 +35,30 @@ class Board:
     def clear(self, slot: int) -> None:
         """Take a process's note away."""
         if 0 <= slot < self._slots:
-            _HEAD.pack_into(self._memory, slot * _SIZE, 0, 0)
+            _HEAD.pack_into(self._memory, slot * self._item, 0, 0)
+
+    def note(self, slot: int) -> bytes | None:
+        """The note of a process, or None where there is none or it is being written at this moment."""
+        if not 0 <= slot < self._slots:
+            return None
+        start = slot * self._item
+        length, checksum = _HEAD.unpack_from(self._memory, start)
+        if not 0 < length <= self._item - _HEAD.size:
+            return None
+        note = self._memory[start + _HEAD.size : start + _HEAD.size + length]
+        return note if zlib.crc32(note) == checksum else None
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """Place in the pool and note of each process that has a whole one at this moment."""
+        for slot in range(self._slots):
+            note = self.note(slot)
+            if note is not None:
+                yield slot, note
 
     def notes(self) -> Iterator[bytes]:
         """Every note that is whole at this moment."""
-        for start in range(0, self._slots * _SIZE, _SIZE):
-            length, checksum = _HEAD.unpack_from(self._memory, start)
-            if 0 < length <= _SIZE - _HEAD.size:
-                note = self._memory[start + _HEAD.size : start + _HEAD.size + length]
-                if zlib.crc32(note) == checksum:
-                    yield note
+        return (note for _, note in self.items())
 
 
 board = Board()
-"""This worker's."""
+"""What each pool process of this worker executes under a time limit (`workers.timekeeper`)."""

@@ -1,6 +1,7 @@
-"""Beats: the leases of what this process executes are renewed by a thread of their own.
+"""Renews the leases of the steps that this process executes, from a background thread.
 
-When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
+While that thread cannot run, the worker's main process renews them (`workers.lease_renewal`), and this process
+counts on that as on its own. When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
 stop (the run was cancelled, or ended early), when Redis gave no answer for as long as a lease lasts, or
 when this worker is stopping and the time for it is up, the step is interrupted: its queries are cancelled,
 and should it still go on at the next beat, `StepInterrupted` is raised in the thread that executes it. While
@@ -15,19 +16,20 @@ told here what this process holds.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import redis
 
-from workers.contract.connection import serves_nobody
 from workers.contract.log import log
 from workers.contract.names import SESSION
 from workers.draining import seconds_left
+from workers.lease_renewal import Key, Lease, interval_of, renew
 from workers.ledger import Claim, Ledger, lease_clock
 from workers.limits import GRACE, NodeLimits, Overrun
 from workers.rounds import Rounds
@@ -61,21 +63,25 @@ class Heart:
         *,
         too_long: Callable[[str], Exception] = TimeoutError,
         note: Callable[[Watched | None], None] = no_note,
+        post: Callable[[list[Lease]], None] = lambda _: None,
+        renewed: Callable[[], Mapping[Key, float]] = dict,
     ) -> None:
         """
         Args:
             cancel: cancels what the executing step asks of the warehouse.
             too_long: what to raise in a node that took longer than it may.
             note: tells whoever could end this process what it executes, and until when it may.
+            post: tells the worker's main process which leases this process holds.
+            renewed: which of them the main process renewed, and until when (`workers.lease_renewal`).
         """
         self._ledger = ledger
         self._cancel = cancel
         self._too_long, self._note = too_long, note
+        self._post, self._renewed = post, renewed
         self._held: dict[str, dict[str, int]] = {}
         self._sure: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._beating = False
-        self._renewed = 0.0  # when all of them were last, by the machine's monotonic clock
         self._looked = 0.0  # when the guard last did, by the leases' clock
         self.why: str | None = None  # what executes now must not go on
         self._execution: object | None = None
@@ -83,12 +89,10 @@ class Heart:
         self._raised: object | None = None
         self._interrupting = threading.Lock()
         self._claim: Claim | None = None
-        self._session: Session | None = None
         self._watched: Watched | None = None
         self._raise_at: float | None = None
         self.overrun: Overrun | None = None
-        # also how soon a cancelled node hears of it
-        self._interval = min(1.0, ledger.lease_ms / 3000)
+        self._interval = interval_of(ledger.lease_ms)
 
     @contextlib.contextmanager
     def session(self, session: Session) -> Iterator[None]:
@@ -96,11 +100,10 @@ class Heart:
         self._start()
         with self._lock:
             self._held.setdefault(session.run_id, {})[session.held[0]] = session.fence
-        self._session = session
+            self._post_leases()
         try:
             yield
         finally:
-            self._session = None
             with self._lock:
                 self._drop(session.run_id, session.held[0])
 
@@ -117,6 +120,7 @@ class Heart:
             self.why = None if claim.sure_until > lease_clock() else LOST
             self._held.setdefault(claim.run_id, {})[claim.step] = claim.fence
             self._sure[claim.run_id, claim.step] = claim.sure_until
+            self._post_leases()
         self._claim, self.overrun = claim, None
         try:
             yield
@@ -138,10 +142,16 @@ class Heart:
             fail_fast: whether the node's failure ends its run.
         """
         previous = signal.signal(_SIGNAL, self._raise) if _in_main_thread() else None
+        out_of_grace: threading.Timer | None = None
         try:
             with self._interrupting:
                 self._watch(limits, owner, fail_fast=fail_fast)
             self._execution = object()
+            claim = self._claim
+            if claim is not None and claim.grace:
+                stop = (claim.run_id, claim.step, claim.fence, STOP)
+                out_of_grace = threading.Timer(claim.grace, self._interrupt, stop)
+                out_of_grace.start()
             try:
                 self._check_lease()
                 yield
@@ -149,6 +159,8 @@ class Heart:
                 self._execution = None
         finally:
             self._execution = None
+            if out_of_grace is not None:
+                out_of_grace.cancel()
             with self._interrupting:  # what is being cancelled is this step's queries, not the next one's
                 self._watch(None)
             if previous is not None:
@@ -160,8 +172,7 @@ class Heart:
             now = time.monotonic()
             self._watched = Watched(
                 pid=os.getpid(), owner=owner, claim=msgspec.structs.replace(self._claim, publish=()),
-                session=self._session, limits=limits,
-                began=time.time(), since=now, beaten=now, fail_fast=fail_fast,
+                limits=limits, began=time.time(), since=now, fail_fast=fail_fast,
             )  # fmt: skip
         if self._watched is not None or before is not None:
             self._note(self._watched)
@@ -233,14 +244,10 @@ class Heart:
             LeaseLostError: somebody else has it, or may have.
             redis.RedisError: the ledger cannot be asked.
         """
-        now = lease_clock()
-        with self._lock:
-            held = {
-                run_id: dict(steps)
-                for run_id, steps in self._held.items()
-                if any(self._sure.get((run_id, step), 0.0) <= now for step in steps)
-            }
-        for run_id, steps in held.items():
+        unsure = self._unsure(lease_clock(), unknown=0.0)
+        for run_id in unsure:
+            with self._lock:
+                steps = dict(self._held.get(run_id, {}))
             for step, _, answer in self._renew(run_id, steps):
                 if answer == LOST:
                     raise LeaseLostError(
@@ -249,20 +256,43 @@ class Heart:
 
     def _renew(self, run_id: str, steps: dict[str, int]) -> list[tuple[str, int, str]]:
         """Beat; step, fence and answer of each."""
-        pairs, until = list(steps.items()), lease_clock() + self._ledger.lease_ms / 1000
-        try:
-            answers = self._ledger.beat(run_id, pairs)
-        except redis.RedisError as error:
-            if not serves_nobody(error):
-                raise
-            log("beat failed", error=str(error), phase="beat")
-            answers = ["ok"] * len(pairs)  # nor can it give the steps to anybody
-        told = [(step, fence, answer) for (step, fence), answer in zip(pairs, answers, strict=True)]
+        answers, until = renew(self._ledger, run_id, steps.items())
+        told = [(step, fence, answer) for (step, fence), answer in zip(steps.items(), answers, strict=True)]
         with self._lock:
             for step, fence, answer in told:
                 if answer != LOST and self._held.get(run_id, {}).get(step) == fence:
                     self._sure[run_id, step] = until
+            self._post_leases()
         return told
+
+    def _post_leases(self) -> None:
+        self._post(
+            [
+                Lease(run_id, step, fence, self._sure.get((run_id, step), 0.0))
+                for run_id, steps in self._held.items()
+                for step, fence in steps.items()
+            ]
+        )
+
+    def _unsure(self, at: float, *, unknown: float) -> dict[str, dict[str, int]]:
+        """What of this process somebody else may have been given at a time (`lease_clock`), by run and step.
+
+        Args:
+            unknown: until when a lease is sure that was never renewed here, such as a new session's.
+        """
+        renewed = self._renewed()
+        with self._lock:
+            unsure = {
+                run_id: {
+                    step: fence
+                    for step, fence in steps.items()
+                    if at >= max(
+                        self._sure.get((run_id, step), unknown), renewed.get((run_id, step, fence), 0.0)
+                    )
+                }
+                for run_id, steps in self._held.items()
+            }  # fmt: skip
+        return {run_id: steps for run_id, steps in unsure.items() if steps}
 
     def _drop(self, run_id: str, step: str) -> None:
         steps = self._held.get(run_id, {})
@@ -270,11 +300,12 @@ class Heart:
         self._sure.pop((run_id, step), None)
         if not steps:
             self._held.pop(run_id, None)
+        self._post_leases()
 
     def _start(self) -> None:
         if self._beating:
             return
-        self._beating, self._renewed, self._looked = True, time.monotonic(), lease_clock()
+        self._beating, self._looked = True, lease_clock()
         Rounds("heart", self._beat, interval=self._interval, failed="beat failed", phase="beat").start()
         Rounds("guard", self._guard, interval=self._interval / 4, failed="leases not looked at",
                phase="beat").start()  # fmt: skip
@@ -286,26 +317,16 @@ class Heart:
         was_away, self._looked = now - self._looked > self._interval, now
         if was_away or (self.why is not None and self._raised is self._execution):
             return  # after a pause the ledger is asked: perhaps nobody else was given it
-        with self._lock:
-            held = {
-                run_id: {
-                    step: fence
-                    for step, fence in steps.items()
-                    if self._sure.get((run_id, step), now + margin + 1) <= now + margin
-                }
-                for run_id, steps in self._held.items()
-            }
-        if any(held.values()):
+        unsure = self._unsure(now + margin, unknown=math.inf)
+        if unsure:
             log("no answer for as long as the lease lasts", phase="beat")
-            self._interrupt_all(held, LOST)
+            self._interrupt_all(unsure, LOST)
 
     def _beat(self) -> None:
         self._look_at_the_clock()
         with self._lock:
             held = {run_id: dict(steps) for run_id, steps in self._held.items()}
-        sent = time.monotonic()
         if not held:
-            self._renewed = sent
             return
         try:
             for run_id, steps in held.items():
@@ -315,12 +336,8 @@ class Heart:
                     elif self.why == LOST and step != SESSION:
                         # told by the clock, and nobody else was given it: it is given back all the same
                         self._interrupt(run_id, step, fence, LOST)
-            self._renewed = sent
-            self._say_beaten(sent)
         except Exception:
-            if time.monotonic() - self._renewed > self._ledger.lease_ms / 1000:
-                # by now somebody else may have been given the step
-                self._interrupt_all(held, LOST)
+            self._interrupt_all(self._unsure(lease_clock(), unknown=math.inf), LOST)
             raise
         finally:
             if self.why in (None, DRAIN) and seconds_left() <= 0:
@@ -331,12 +348,6 @@ class Heart:
             for step, fence in steps.items():
                 if step != SESSION:  # it ends by itself, after its step
                     self._interrupt(run_id, step, fence, why)
-
-    def _say_beaten(self, now: float) -> None:
-        with self._interrupting:
-            if self._watched is not None:
-                self._watched.beaten = now
-                self._note(self._watched)
 
     def _interrupt(self, run_id: str, step: str, fence: int, why: str) -> None:
         execution = self._execution

@@ -18,18 +18,20 @@ from celery import signals
 from workers import memory
 from workers.app import settings
 from workers.board import board
+from workers.contract.command_line import pack
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
-from workers.contract.log import configure, log
-from workers.contract.names import Keys
+from workers.contract.log import configure, log, own_stderr
+from workers.contract.names import Keys, release_queue
 from workers.draining import drain, seconds_left
 from workers.engine.patches import registry
 from workers.intake import count_with
+from workers.lease_renewal import ChildLeases
 from workers.ledger import Ledger
 from workers.presence import Presence
 from workers.reaper import Reaper
 from workers.rounds import Rounds
-from workers.runtime import publish
+from workers.runtime import forget_predecessor, publish
 from workers.strays import Strays
 from workers.timekeeper import Timekeeper
 from workers.warden import Warden
@@ -37,17 +39,40 @@ from workers.warden import Warden
 _HAND_BACK_SECONDS = 15.0
 """What cancelling a query over the network and handing a step back may take."""
 
+_WORKER_LOGGERS = ("celery", "kombu", "amqp", "billiard", "redis")
+"""Libraries that only the worker uses, and dbt does not."""
+
 _presence: list[Presence] = []
 _rounds: list[Rounds] = []
 
 
 @signals.setup_logging.connect
 def _logging(loglevel: Any = None, **_: Any) -> None:
-    """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off."""
+    """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off.
+
+    While a step executes, the root logger and descriptor 2 are the caller's. The libraries of the worker itself
+    log from threads of their own then, so they have the handler, too.
+    """
     import logging
 
-    logging.basicConfig(level=loglevel or "WARNING", format="%(levelname)s %(name)s: %(message)s")
-    configure(settings.log_format, settings.log_level)
+    stream = own_stderr()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=loglevel or "WARNING", handlers=[handler])
+    for name in _WORKER_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(loglevel or "WARNING")
+    configure(settings.log_format, settings.log_level, stream)
+
+
+@signals.celeryd_after_setup.connect
+def _consume_release_queue(instance: Any = None, **_: Any) -> None:
+    """Take what workers with another dbt pass on to those with this one."""
+    from workers.engine.release import release
+
+    if instance is not None and settings.queue in instance.app.amqp.queues.consume_from:
+        instance.app.amqp.queues.select_add(release_queue(settings.queue, release()))
 
 
 @signals.worker_init.connect
@@ -70,13 +95,18 @@ def _before_the_pool(sender: Any = None, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def _ready(sender: Any = None, **_: Any) -> None:
-    keys = Keys(settings.namespace)
-    client = connect(settings.broker_url or "redis://127.0.0.1:6379/0")
-    ledger = Ledger(
-        client, keys=keys, lease_ms=int(settings.lease_seconds * 1000), result_ttl=settings.result_ttl
-    )
+    keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
+    url = settings.broker_url or "redis://127.0.0.1:6379/0"
+    client = connect(url)
+    ledger = Ledger(client, keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl)
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
-    presence = Presence(client, keys, str(getattr(sender, "hostname", "")), processes)
+    from workers.engine import command_line, release
+
+    presence = Presence(
+        client, keys, str(getattr(sender, "hostname", "")), processes,
+        dbt=release.release(), adapters=release.adapters(),
+        command_line=pack(command_line.pack(command_line.describe_dbt())),
+    )  # fmt: skip
     send = functools.partial(publish, ledger)
     reaper = Reaper(
         ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
@@ -85,12 +115,15 @@ def _ready(sender: Any = None, **_: Any) -> None:
     warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
     timekeeper = Timekeeper(ledger, send, board.notes)
+    impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
+    child_leases = ChildLeases(Ledger(impatient, keys=keys, lease_ms=lease_ms))
     presence.say()
     _presence.append(presence)
     _rounds.extend(
         Rounds(name, look, interval=interval, failed=failed, phase=phase)
         for name, look, interval, failed, phase in (
             ("presence", presence.say, Presence.INTERVAL, "could not say hello", "presence"),
+            ("child-leases", child_leases.look, child_leases.interval, "beat failed", "beat"),
             ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
             ("warden", warden.look, Warden.INTERVAL, "a dead process could not be reported", "reap"),
             ("timekeeper", timekeeper.look, Timekeeper.INTERVAL, "time limits not looked at", "limits"),
@@ -104,6 +137,11 @@ def _ready(sender: Any = None, **_: Any) -> None:
             "functions of dbt are not replaced: the installed source is not one that was tested; runs are right, but slower",
             patches=",".join(registry.skipped()),
         )
+
+
+@signals.worker_process_init.connect
+def _process_starts(**_: Any) -> None:
+    forget_predecessor()
 
 
 @signals.worker_shutting_down.connect

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import redis
 from billiard.process import active_children
 
 from workers.app import settings
+from workers.contract.command_line import EXPIRY_SECONDS
 from workers.contract.log import log
 from workers.contract.names import Keys
 from workers.draining import draining
@@ -27,18 +30,32 @@ class Presence:
 
     INTERVAL = 5.0
 
-    def __init__(self, client: redis.Redis, keys: Keys, name: str, processes: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        name: str,
+        processes: int,
+        *,
+        dbt: str = "",
+        adapters: Mapping[str, str] | None = None,
+        command_line: bytes = b"",
+    ) -> None:
         """
         Args:
             name: Celery's name of the worker.
             processes: how many its pool has.
+            dbt: its release of dbt-core.
+            adapters: its adapters by name, each with its release.
+            command_line: the packed description of its dbt's command line.
         """
         self._client, self._key = client, keys.workers()
+        self._described, self._command_line = keys.command_line(dbt), command_line
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._plain: dict[str, Any] = {
             "host": socket.gethostname(), "pid": os.getpid(), "processes": processes,
             "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
-            "since": time.time(), "name": name, "draining": False,
+            "since": time.time(), "name": name, "draining": False, "dbt": dbt, "adapters": dict(adapters or {}),
         }  # fmt: skip
         self._gone, self._lock = False, threading.Lock()
 
@@ -51,7 +68,15 @@ class Presence:
                 "seen": time.time(), "draining": draining(),
                 "children": [child.pid for child in active_children()],
             }  # fmt: skip
+            self._describe()
             self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
+
+    def _describe(self) -> None:
+        """Publish the description of dbt's command line, or renew its expiry. A full server keeps none: clients
+        then check against the description that they were installed with."""
+        if self._command_line and not self._client.expire(self._described, EXPIRY_SECONDS):
+            with contextlib.suppress(redis.OutOfMemoryError):
+                self._client.set(self._described, self._command_line, ex=EXPIRY_SECONDS)
 
     def take_back(self) -> None:
         """Say goodbye; no hello follows it."""

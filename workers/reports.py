@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from workers import memory
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
 from workers.contract.messages import RunRequest
-from workers.contract.names import ARTIFACTS
+from workers.contract.names import ARTIFACTS, STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.place import place_of
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.runs import LastWord
@@ -158,8 +158,50 @@ def _bad_node(claim: Claim, error: ErrorInfo, worker: str, began: float) -> Step
     return StepOutcome(result=result, blocks=True)
 
 
-def final_of(finished: Finished, steps: list[StepResult], attempts: list[Attempt]) -> bytes:
-    """The final record of a run, JSON. Node results come in the order of dbt's run results."""
+def repetitions(word: str, finished: Finished, attempts: Sequence[Attempt]) -> dict[str, str]:
+    """A warning for each step whose hooks, or whose command, may have been executed twice.
+
+    The number of an execution that was lost is missing among the attempts. Nobody knows how far it came.
+
+    Args:
+        word: the first word of the command.
+        attempts: every execution of every step that ended.
+    """
+    entries = (finished.run_results or {}).get("results", [])
+    hooks = [entry["unique_id"] for entry in entries if entry["unique_id"].startswith("operation.")]
+    what = {
+        STEP_START: "on-run-start hooks were" if any("-on-run-start-" in hook for hook in hooks) else "",
+        STEP_CLOSE: "on-run-end hooks were" if any("-on-run-end-" in hook for hook in hooks) else "",
+        STEP_COMMAND: f"dbt {word} was" if word in {"run-operation", "retry"} else "",
+        # a run that is executed whole, with all of its hooks
+        STEP_PLAN: "hooks were" if hooks and attempts[-1].step == STEP_PLAN else "",
+    }
+    return {
+        step: f"{subject} executed again and may have run twice: an earlier execution {why}"
+        for step, subject in what.items()
+        if subject and (why := _end_of_earlier(step, attempts))
+    }
+
+
+def _end_of_earlier(step: str, attempts: Sequence[Attempt]) -> str:
+    """How an earlier execution of a step ended that gave no result; empty where there was none."""
+    numbers = {attempt.number: attempt.status for attempt in attempts if attempt.step == step}
+    if numbers and len(numbers) < max(numbers):
+        return "was lost (its worker process ended, or did not answer for too long)"
+    return "was ended because its worker was stopping" if "handed back" in numbers.values() else ""
+
+
+def final_of(
+    finished: Finished,
+    steps: list[StepResult],
+    attempts: list[Attempt],
+    warnings: Mapping[str, str] | None = None,
+) -> bytes:
+    """The final record of a run, JSON. Node results come in the order of dbt's run results.
+
+    Args:
+        warnings: by step (`repetitions`).
+    """
     by_id = {step.unique_id: step for step in steps}
     tried: dict[str, list[Attempt]] = {}
     for attempt in attempts:
@@ -181,6 +223,7 @@ def final_of(finished: Finished, steps: list[StepResult], attempts: list[Attempt
             error=error,
             run_results=finished.run_results,
             attempts=[attempt for attempt in attempts if attempt.step.startswith("@")],
+            warnings=list((warnings or {}).values()),
         )
     )
 

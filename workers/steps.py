@@ -16,13 +16,16 @@ import msgspec
 
 from workers import reports
 from workers.app import settings
+from workers.contract.classify import Failure, classify
 from workers.contract.errors import Category, DbtError, ErrorInfo
+from workers.contract.events import STATE, Event
 from workers.contract.log import log
 from workers.contract.names import SESSION, STEP_START
-from workers.contract.results import BAD_STATUSES
+from workers.contract.results import BAD_STATUSES, WAITING
 from workers.endings import attempt_of, end_cancelled, end_run, let_go, when_there_is_room
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
+from workers.file_locks import first_locked
 from workers.heart import DRAIN, StepInterrupted
 from workers.ledger import Claim, Move, StagedNode
 from workers.limits import NodeLimits, limits_of
@@ -97,6 +100,33 @@ def _try_again(
     return PassingError(f"{error.code}: {error.message}", delay)
 
 
+def _wait_for_files(held: Runtime, run: Run, claim: Claim, began: float) -> None:
+    """Give a step back, with one line, where another program has a file of the run open.
+
+    dbt would say it with its banner and a traceback for each connection, in each attempt. In the last attempt it does:
+    the command then ends with dbt's own words.
+
+    Raises:
+        PassingError: the step is tried again.
+    """
+    if run.lock is None or held.engine.has_files_open():
+        return
+    locked = first_locked(run.lock)
+    if locked is None:
+        return
+    error = classify(Failure(message=locked.as_duckdb_says, command=run.request.word, adapter="duckdb"))
+    again = _try_again(held, run, claim, began, error)
+    if again is None:
+        return
+    text = f"waiting for {locked.path}: {locked.who} has it open; tried again in {again.delay:.1f} s"
+    held.progress.emit(
+        Event(kind=STATE, run_id=claim.run_id, node=claim.step, state=WAITING, text=text, level="warn",
+              attempt=claim.tries, at=time.time(), worker=held.owner)
+    )  # fmt: skip
+    held.progress.flush()
+    raise again
+
+
 def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.stopping:
@@ -116,6 +146,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         # digits that a script would round: every process has the same moment
         "invocation_id": run.spec.invocation_id, "started_at": repr(began),
         "mode": "session" if planned.warehouse else "message", "lock": planned.warehouse or "",
+        "dbt": held.ledger.dbt,
     }  # fmt: skip
     if planned.whole is not None:
         held.forget(claim.run_id)
@@ -182,6 +213,7 @@ def _facts(run: Run) -> RunFacts:
 
 def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
+    _wait_for_files(held, run, claim, began)
     try:
         outcome = _execute(
             held,
@@ -190,10 +222,10 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     except CommandFailedError as failed:
         again = _try_again(held, run, claim, began, failed.finished.error)
         if again is not None:
-            raise again from failed
+            raise again from None  # Celery sends the traceback to Flower, with the text of what caused it
         return end_run(held, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {"began": repr(began)}
-    answer = _store(held, run, claim, began, outcome, facts=facts)
+    answer = _store(held, claim, began, outcome, facts=facts)
     held.learn(run, facts)
     return answer
 
@@ -201,10 +233,12 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
-        return _store(held, run, claim, began, reports.worker_lost(claim, began))
+        return _store(held, claim, began, reports.worker_lost(claim, began))
     if claim.busy:
-        _store(held, run, claim, began, reports.relation_busy(claim, held.owner, began))
+        _store(held, claim, began, reports.relation_busy(claim, held.owner, began))
         raise StepFailedError(f"{claim.step}: run {claim.busy} is writing its relation")
+    if not claim.skip:
+        _wait_for_files(held, run, claim, began)
     cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     facts = _facts(run)
     limits = limits_of(run.request.limits, facts.limits.get(claim.step))
@@ -232,7 +266,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     again = _try_again(held, run, claim, began, outcome.result.error)
     if again is not None:
         raise again
-    answer = _store(held, run, claim, began, outcome)
+    answer = _store(held, claim, began, outcome)
     if overrun is not None:
         # the exception may have come at any moment: nothing of what it met is used again
         held.engine.forget(claim.run_id)
@@ -245,7 +279,6 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 
 def _store(
     held: Runtime,
-    run: Run,
     claim: Claim,
     began: float,
     outcome: StepOutcome,
@@ -258,7 +291,7 @@ def _store(
         word=result.status, blocks=outcome.blocks, stop=outcome.stop, cache=outcome.cache, facts=facts
     )
     publish = held.ledger.finish(
-        claim, move, result=held.engine.mask(run.spec, encode(result)),
+        claim, move, result=encode(result),
         attempt=attempt_of(held, claim, began, result.status, result.error),
     )  # fmt: skip
     held.publish(claim.run_id, publish)
@@ -267,6 +300,7 @@ def _store(
 
 def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
+    _wait_for_files(held, run, claim, began)
     raw, attempts, stop = held.ledger.outcomes(claim.run_id)
     started = msgspec.json.decode(raw.pop(STEP_START), type=StepResult) if STEP_START in raw else None
     order = {attempt.step: place for place, attempt in enumerate(attempts)}
@@ -286,7 +320,7 @@ def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     except CommandFailedError as failed:
         again = _try_again(held, run, claim, began, failed.finished.error)
         if again is not None:
-            raise again from failed
+            raise again from None
         finished = failed.finished
     return end_run(held, run, claim, began, finished, steps, stop=stop, attempts=attempts)
 
@@ -302,11 +336,12 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         if warehouse is not None and run.lock is None:
             facts: dict[str, str | int | float] = {
                 "mode": "session", "lock": warehouse, "invocation_id": run.spec.invocation_id,
-                "started_at": repr(began),
+                "started_at": repr(began), "dbt": held.ledger.dbt,
             }  # fmt: skip
             held.forget(claim.run_id)
             held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts=facts))
             return {"run": claim.run_id, "warehouse": warehouse}
+    _wait_for_files(held, run, claim, began)
     try:
         finished = _execute(
             held,

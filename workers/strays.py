@@ -12,17 +12,14 @@ number that was used again is nobody's death.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
-import platform
 import select
 import signal
 import socket
-import struct
 import subprocess
-import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,10 +28,12 @@ import redis
 
 from workers.contract.log import log
 from workers.contract.names import Keys
+from workers.contract.stored import text_of, value_of
+from workers.file_locks import LINUX, NOBODY, locked_by
 
 _PREFIX: Final = "duckdb:"
 _DYING_SECONDS: Final = 10.0
-_LINUX: Final = platform.system() == "Linux"
+_LOGGED_AT_MOST: Final = 100
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -70,12 +69,13 @@ class Strays:
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._key = client, keys.strays()
+        self._unreadable: set[bytes] = set()
 
-    def end(self, warehouse: str | None = None) -> list[Holder]:
+    def end(self, files: Collection[str] | None = None) -> list[Holder]:
         """Kill those of this machine that still hold their file.
 
         Args:
-            warehouse: look at its strays alone.
+            files: look at the strays of these alone.
 
         Returns:
             those that hold it, or may, and cannot be killed from here.
@@ -83,13 +83,22 @@ class Strays:
         left = []
         entries: Any = self._client.hkeys(self._key)
         for entry in entries:
-            holder = msgspec.json.decode(entry, type=Holder)
-            if warehouse is None or holder.warehouse == warehouse:
+            holder = value_of(entry, Holder)
+            if holder is None:
+                self._note_unreadable(entry)
+            elif files is None or holder.warehouse in files:
                 if _end(holder):
                     self._client.hdel(self._key, entry)
                 elif holds(holder) is not False:
                     left.append(holder)
         return left
+
+    def _note_unreadable(self, entry: bytes) -> None:
+        """Log an entry that names no process, once. It holds no file that could be waited for."""
+        if entry not in self._unreadable and len(self._unreadable) < _LOGGED_AT_MOST:
+            self._unreadable.add(entry)
+            log("an entry is not readable, `dbt-relay purge` removes it", key=self._key,
+                entry=text_of(entry)[:100])  # fmt: skip
 
 
 def _end(holder: Holder) -> bool:
@@ -130,31 +139,11 @@ def _kill(holder: Holder) -> bool:
 
 def holds(holder: Holder) -> bool | None:
     """Whether the file is locked, by this holder where the system says by whom; None: it does not say."""
-    if not _LINUX or sys.maxsize < 2**32:
+    pid = locked_by(holder.path)
+    if pid is None:
         return None
-    if _is_open_here(holder.path):
-        return False  # and looking would give this process's own lock away (fcntl_locking(2))
-    try:
-        file = os.open(holder.path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        # struct flock: type, whence, start, length, pid
-        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    except OSError:
-        return None
-    finally:
-        os.close(file)
     # a process of another namespace or machine has no number here
-    return bool(kind != fcntl.F_UNLCK and (pid == holder.pid or holder.place != _place()))
-
-
-def _is_open_here(path: str) -> bool:
-    names = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
-    return any(os.path.realpath(name) == path for name in names)
+    return pid != NOBODY and (pid == holder.pid or holder.place != _place())
 
 
 @functools.cache
@@ -168,7 +157,7 @@ def _place() -> str:
 
 def _started(pid: int) -> str:
     """When a process started; empty where there is none, or it is dead and its parent does not know yet."""
-    if _LINUX:
+    if LINUX:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:

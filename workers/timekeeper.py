@@ -3,8 +3,8 @@ catches what is raised in it.
 
 Every worker has one, in a thread of its main process, and knows from the board (`workers.board`) what its
 processes execute. The node's result is recorded first, under the process's own fence, and the process
-killed then: so the node ends once, and never runs again for its limit. Until then the timekeeper renews the
-leases of a process with a time limit that is alive and cannot do it itself.
+killed then: so the node ends once, and never runs again for its limit. Until then the main process renews the
+leases of a process that cannot do it itself (`workers.lease_renewal`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from workers import reports
+from workers.children import is_ours
 from workers.contract.log import log
 from workers.contract.results import Attempt
 from workers.engine.spec import encode
 from workers.ledger import Claim, FenceLostError, Ledger, Move
 from workers.limits import GRACE, NodeLimits
-from workers.warehouse_lock import Session
 
 
 class Watched(msgspec.Struct, kw_only=True):
@@ -32,21 +32,17 @@ class Watched(msgspec.Struct, kw_only=True):
 
     Attributes:
         owner: the process's name, ``host:pid``.
-        session: the session in which it executes it.
         began: seconds since the epoch, UTC.
-        since, beaten: when it began and when its process last renewed its leases, by the machine's
-            monotonic clock.
+        since: when it began, by the machine's monotonic clock.
         fail_fast: whether its failure ends its run.
     """
 
     pid: int
     owner: str
     claim: Claim
-    session: Session | None
     limits: NodeLimits
     began: float
     since: float
-    beaten: float
     fail_fast: bool = False
 
     @property
@@ -80,15 +76,13 @@ class Timekeeper:
         for watched in self._watched():
             now = time.monotonic()
             ended = self._ended.get(watched.pid)
-            if not watched.limits.hard or not _is_ours(watched.pid):
+            if not watched.limits.hard or not is_ours(watched.pid):
                 continue
             if ended is not None and ended.execution == watched.execution:
                 continue
             if now - watched.since >= watched.limits.hard + GRACE:
                 self._end(watched, now - watched.since)
-            elif now - watched.beaten > self._ledger.lease_ms / 2000:
-                self._beat_for(watched)
-        for pid in [pid for pid in self._ended if not _is_ours(pid)]:
+        for pid in [pid for pid in self._ended if not is_ours(pid)]:
             del self._ended[pid]  # what else it held is put back by `workers.warden`
 
     def _watched(self) -> list[Watched]:
@@ -114,25 +108,6 @@ class Timekeeper:
         self._ended[watched.pid] = watched
         with contextlib.suppress(ProcessLookupError):
             self._kill(watched.pid, signal.SIGKILL)
-
-    def _beat_for(self, watched: Watched) -> None:
-        pairs = [(watched.claim.step, watched.claim.fence)]
-        if watched.session is not None:
-            pairs.append(watched.session.held)
-        self._ledger.beat(watched.claim.run_id, pairs)
-
-
-def _is_ours(pid: int) -> bool:
-    """Whether a process is this one, or a child of it that has not ended."""
-    if pid == os.getpid():
-        return True
-    try:
-        if hasattr(os, "waitid"):
-            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        os.kill(pid, 0)
-    except (ChildProcessError, ProcessLookupError):
-        return False
-    return True
 
 
 def no_note(_: Watched | None) -> None:

@@ -769,6 +769,25 @@ def test_worker_that_ignores_sigterm_is_killed_when_idle_or_out_of_time(
     world.assert_nothing_left()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_stack_ends_when_its_folder_is_removed(world: World, replaced: bool) -> None:
+    stack = world.stack()
+    folder = stack.start().runtime_dir
+    folder.rename(folder.with_name("away"))
+    if replaced:
+        folder.mkdir()
+    wait_until(lambda: not world.named(str(folder)), 20, "the end of the server")
+    with pytest.raises(RelayError, match="runtime folder was removed or replaced") as caught:
+        stack.check()
+    assert caught.value.info is not None
+    assert (caught.value.info.code, "DBT_RELAY_RUNTIME_DIR" in str(caught.value)) == (
+        "runtime_dir_gone",
+        True,
+    )
+    assert folder.exists() == replaced  # it is another stack's then
+    stack.stop()
+
+
 def test_sweeper_kills_the_groups_it_was_told_of_and_not_those_that_ended(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
@@ -779,7 +798,7 @@ def test_sweeper_kills_the_groups_it_was_told_of_and_not_those_that_ended(tmp_pa
     os.close(write_end)
     reaper = threading.Thread(target=doomed.wait)
     reaper.start()
-    embedded_guardian.sweep(read_end, [str(folder)])
+    embedded_guardian.sweep(read_end, [(str(folder), folder.stat())])
     reaper.join(10)
     assert doomed.returncode == -signal.SIGKILL
     assert spared.poll() is None

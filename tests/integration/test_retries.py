@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from producer import retry_with_backoff
@@ -89,17 +91,37 @@ def test_a_command_that_runs_whole_waits_for_the_file_too(
 def test_a_duckdb_file_that_stays_held_fails_with_its_holder_named(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
-    policy = RetryPolicy(max_attempts=2, base_delay=0.2, jitter=False)
+    policy, ear = RetryPolicy(max_attempts=2, base_delay=0.2, jitter=False), Ear()
     with duckdb_held_elsewhere(duckdb_file):
-        result = runner(redis_server, project).execute_command(
+        result = runner(redis_server, project, on_event=ear).execute_command(
             ["run", "--select", "int_model_a"], stream_output=False, retry=policy
         )
+    waits = [each.event for each in ear.heard if each.event.state == "waiting"]
+    assert [(event.node, event.attempt) for event in waits] == [("@start", 1)]
+    assert str(duckdb_file) in waits[0].text
+    assert "tried again in 0.2 s" in waits[0].text
+    assert result.stdout.count("Encountered an error") == 1  # dbt's own last word, once
+    assert result.stdout.count("Concurrency:") == 1
+    assert "again" not in (result.error.suggested_fix if result.error else "")
     assert (result.success, result.return_code) == (False, 2)
     assert result.error is not None
     assert (result.error.code, result.error.error_class) == ("duckdb_file_locked", "DbtLockError")
     assert result.error.retryable
     assert result.error.attempts == 2
     assert "PID" in result.error.detail
+
+
+def test_a_caller_that_has_the_file_open_itself_is_told_so(
+    pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
+) -> None:
+    with duckdb.connect(str(duckdb_file)):
+        result = runner(redis_server, project).execute_command(
+            ["run", "--select", "int_model_a"], stream_output=False, retry=RetryPolicy(max_attempts=1)
+        )
+    assert result.error is not None
+    assert result.error.message == f"this program (PID {os.getpid()}) has {duckdb_file} open itself"
+    assert result.stderr == result.error.message
+    assert "connection.close()" in result.error.suggested_fix
 
 
 def test_a_caller_may_try_the_whole_command_again(

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tests.support.untraced import parse_untraced
-from workers.contract.events import LINE, Event
+from workers.contract.events import LINE, STDERR, Event
 from workers.engine.engine import CommandFailedError, Engine
 from workers.engine.patches import registry
 from workers.engine.spec import Finished, Plan, RunFacts, RunSpec, StepOutcome, StepResult, encode
@@ -69,7 +69,12 @@ class Ran:
     @property
     def lines(self) -> list[str]:
         """dbt's console."""
-        return [event.text for event in self.events if event.kind == LINE]
+        return [event.text for event in self.events if event.kind == LINE and event.stream != STDERR]
+
+    @property
+    def errors(self) -> list[str]:
+        """What the steps' code wrote on stderr."""
+        return [event.text for event in self.events if event.stream == STDERR]
 
     @property
     def statuses(self) -> dict[str, str]:

@@ -25,6 +25,7 @@ class RunModel:
         blockers: failures in the order in which they finished.
         entered: whether a session of it ever had the warehouse.
         took: what its session claimed last.
+        failing: whether a node failed that is to end it, as soon as another one would begin or none is left.
         due: whether it has a deadline that has not passed.
         handed: how often each step was handed back by a worker that was stopping.
         lost: how many executions and sessions lost their lease while it lived.
@@ -53,6 +54,7 @@ class RunModel:
     locks: dict[str, str] = field(default_factory=dict)
     refuses: bool = False
     writing: set[str] = field(default_factory=set)
+    failing: bool = False
 
     def __post_init__(self) -> None:
         self.steps[self.first] = OPEN
@@ -109,19 +111,31 @@ class RunModel:
             self.steps[START] = OPEN
         self._close_when_done()
 
-    def finish(self, step: str, *, blocks: bool = False, stop: bool = False) -> None:
+    def finish(
+        self, step: str, *, blocks: bool = False, stop: bool = False, left: frozenset[str] = frozenset()
+    ) -> None:
+        """A step is done. `left`: nodes that the ledger lets begin although this move stopped the run."""
+        beside = {node for node in self.dag if self.steps.get(node) == OPEN}
         self.steps[step] = DONE
         if step in self.dag:
             self.finished += 1
         if blocks:
             self.blockers.append(step)
         if stop and self.state == ACTIVE:
-            self._stop()
+            self.failing = step in self.dag
+            if not self.failing:
+                self._stop()
         if self.state == ACTIVE:
+            released = False
             for child in self.children(step):
                 if all(self.steps[parent] == DONE for parent in self.parents(child)):
                     assert self.steps[child] == BLOCKED, f"{child} was released twice"
-                    self.steps[child] = OPEN
+                    self.steps[child], released = OPEN, True
+            if self.failing and (released or BLOCKED not in (self.steps[node] for node in self.dag)):
+                assert left <= beside, f"{left - beside} would not have been under way"
+                if self.in_session:
+                    assert len(left) == min(self.threads - 1, len(beside))
+                self._stop(left)
         self._close_when_done()
 
     def end(self, step: str) -> None:
@@ -156,15 +170,21 @@ class RunModel:
             self.in_session &= its_turn
             self._close_when_done()
 
-    def _stop(self) -> None:
+    def give_up(self, node: str) -> None:
+        """A node of a run that is being stopped would have to wait for its relation."""
+        assert self.state == STOPPING
+        self.steps[node] = DONE
+        self._close_when_done()
+
+    def _stop(self, left: frozenset[str] = frozenset()) -> None:
         self.state = STOPPING
         self.due = False
         if self.planned:
-            self._drop_what_has_not_begun()
+            self._drop_what_has_not_begun(left)
 
-    def _drop_what_has_not_begun(self) -> None:
+    def _drop_what_has_not_begun(self, left: frozenset[str] = frozenset()) -> None:
         for step in (*self.dag, START):
-            if step in self.steps and self.steps[step] != RUNNING:
+            if step in self.steps and self.steps[step] != RUNNING and step not in left:
                 self.steps[step] = DONE
 
     def _close_when_done(self) -> None:

@@ -599,6 +599,30 @@ def test_a_column_is_marked_where_only_its_name_is_known() -> None:
     assert (info.line, info.sql_excerpt) == (2, "  1 | select\n> 2 |   nmae\n    |   ^\n  3 | from t")
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "message", "part"),
+    [
+        ("'None' has no attribute 'get'", "undefined_attribute", "None has no attribute or element get", "is none"),
+        (
+            "'dict object' has no attribute 'sells'", "undefined_attribute",
+            "dict object has no attribute or element sells", "Correct 'sells'",
+        ),
+        ("list object has no element 3", "undefined_attribute", "list object has no attribute or element 3", "'3'"),
+        ("parameter 'rate' was not provided", "compilation_error", "parameter 'rate' was not provided", ""),
+        ("'rat' is undefined", "undefined_macro", "'rat' is undefined", "rat"),
+    ],
+)  # fmt: skip
+def test_undefined_error_of_jinja_names_what_is_undefined(
+    text: str, code: str, message: str, part: str
+) -> None:
+    said = f"Compilation Error in model a (models/a.sql)\n  {text}\n"
+    error = classify(Failure(message=said, exceptions=("UndefinedMacroError", "CompilationError")))
+    assert error.code == code
+    assert error.message.endswith(message)
+    assert part in (error.suggested_fix or "")
+    assert "<name>" not in f"{error.message} {error.suggested_fix}"
+
+
 def test_an_undefined_name() -> None:
     def fix(name: str, code: str = "") -> str:
         text = f"Compilation Error in model a (models/a.sql)\n  '{name}' is undefined. This can happen"
@@ -780,20 +804,28 @@ def test_two_files_with_the_same_name_are_both_named() -> None:
     assert fix == "Rename or remove one of the two: models/a/orders.sql or models/orders.sql."
 
 
-def test_no_secret_gets_out() -> None:
-    text = (
-        'Runtime Error\n  IO Error: Unable to connect to Postgres at "host=h password=hunter2": connection to server at "h", port 5 '
-        "failed: Connection refused; redis://:hunter2@cache; s3cr3t-t0ken"
+def test_given_secrets_are_masked_in_all_but_the_sql() -> None:
+    place = 'Database Error in model a (models/a.sql)\n  column "s3cr3t-t0ken" does not exist\n  LINE 2: from nowhere\n          ^'
+    sql = "select 's3cr3t-t0ken' as t, password='x'\nfrom nowhere"
+    info = classify(
+        Failure(message=place, compiled_code=sql, adapter="postgres", secrets=("s3cr3t-t0ken", "Database"))
     )
-    failure = Failure(
-        message=text, compiled_code="select 's3cr3t-t0ken' as t, password='hunter2'\nfrom nowhere", secrets=("s3cr3t-t0ken",),
-    )  # fmt: skip
-    assert "hunter2" not in repr(classify(failure))
-    assert "s3cr3t" not in repr(classify(failure))
-    place = 'Database Error in model a (models/a.sql)\n  column "s3cr3t-t0ken" does not exist\n  LINE 1: from nowhere\n          ^'
-    info = classify(msgspec.structs.replace(failure, message=place, adapter="postgres"))
-    assert info.sql_excerpt == "  1 | select '*****' as t, password=*****\n> 2 | from nowhere\n    | ^"
-    assert "s3cr3t" not in repr(info)
+    assert "s3cr3t" not in info.message + info.detail + (info.suggested_fix or "")
+    assert info.code == "missing_column"
+    assert info.sql_excerpt == "  1 | select 's3cr3t-t0ken' as t, password='x'\n> 2 | from nowhere\n    | ^"
+
+
+def test_a_secret_is_masked_before_a_long_message_is_cut() -> None:
+    secret = "s3cr3t" * 10
+    info = classify(Failure(message=f"{'x' * 280} {secret}", secrets=(secret,)))
+    assert info.message.endswith("x *****")
+
+
+def test_what_looks_like_a_credential_stays() -> None:
+    text = "Could not convert string 'password=abc https://me:pw@host' to INT32 where token = b.token"
+    info = classify(Failure(message=f"Database Error\n  Conversion Error: {text}", adapter="duckdb"))
+    assert text in info.message
+    assert text in info.detail
 
 
 # the tables

@@ -222,7 +222,7 @@ def test_refused_messages_are_counted_by_reason(relay: RelayClient, worker: Fake
     assert relay.refused() == {"unknown task": 2, "not a message": 1, "content of type \\ud800": 1}
 
 
-def test_what_a_run_waits_for_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_dbt_has_no_line_for_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
     hear = _lines_to(lines.append)
     hear(Event(kind=LINE, run_id="r", text="1 of 1 START"))
@@ -232,8 +232,12 @@ def test_what_a_run_waits_for_is_said_on_stderr(capsys: pytest.CaptureFixture[st
             kind="state", run_id="r", node="model.p.a", state="waiting", text="20260101T000000-0123456789ab"
         )
     )
+    hear(Event(kind="state", run_id="r", node="@close", state="repeated", text="hooks may have run twice"))
     assert lines == ["1 of 1 START"]
-    said = "dbt-relay: model.p.a waits: run 20260101T000000-0123456789ab is writing its relation\n"
+    said = (
+        "dbt-relay: model.p.a waits: run 20260101T000000-0123456789ab is writing its relation\n"
+        "dbt-relay: warning: hooks may have run twice\n"
+    )
     assert capsys.readouterr().err == said
 
 

@@ -1,34 +1,98 @@
-"""Masking keeps what is stored readable, whatever the secret looks like."""
+"""Which values of a profile are credentials, and how the error of a connection is masked."""
 
 from __future__ import annotations
 
-import json
+import traceback
+from typing import Any
 
 import pytest
+from dbt.adapters.contracts.connection import Connection, ConnectionState
+from dbt.adapters.duckdb.credentials import DuckDBCredentials
+from dbt.adapters.exceptions import FailedToConnectError
+from dbt.adapters.postgres.connections import PostgresCredentials
 
-from workers.engine.masking import mask_json
-
-RESULT = {
-    "status": "success", "unique_id": "model.p.a", "execution_time": 1.5, "failures": None,
-    "message": 'refused "hunter2" and hunter22', "result": {"adapter_response": {"text": "hunter2"}},
-    "extra_ctes": [["id", "select 'hunter2'"]],
-}  # fmt: skip
+from workers.engine.masking import mask_opening_errors, mask_while_opening, profile_secrets
 
 
-def test_every_text_is_masked() -> None:
-    masked = mask_json(json.dumps(RESULT).encode(), ["hunter2", "hunter22"])
-    assert b"hunter2" not in masked
-    assert json.loads(masked)["message"] == 'refused "*****" and *****'
+def postgres(**changed: Any) -> PostgresCredentials:
+    plain = {
+        "host": "db", "port": 5432, "user": "me", "password": "hunter22", "dbname": "shop", "schema": "analytics",
+        "sslkey": "/keys/me.key",
+    }  # fmt: skip
+    data = PostgresCredentials.translate_aliases({**plain, **changed})
+    return PostgresCredentials.from_dict(data)
 
 
-@pytest.mark.parametrize("secret", ["success", "1", "null", '"', "{", "model.p.a", "s"])
-def test_a_secret_that_reads_like_structure_changes_none(secret: str) -> None:
-    masked = json.loads(mask_json(json.dumps(RESULT).encode(), [secret]))
-    assert (masked["status"], masked["unique_id"]) == ("success", "model.p.a")
-    assert (masked["execution_time"], masked["failures"]) == (1.5, None)
-    assert masked.keys() == RESULT.keys()
+def duckdb(**settings: Any) -> DuckDBCredentials:
+    return DuckDBCredentials.from_dict({"path": "shop.duckdb", "schema": "main", **settings})
 
 
-def test_without_secrets_nothing_is_touched() -> None:
-    raw = b'{"a": "b" }'
-    assert mask_json(raw, []) is raw
+def test_the_password_of_postgres() -> None:
+    assert profile_secrets(postgres()) == ("hunter22",)
+
+
+@pytest.mark.parametrize("password", ["analytics", "me", "shop", "password", "abc", ""])
+def test_a_password_that_the_profile_shows_elsewhere_or_that_is_short_is_not_looked_for(
+    password: str,
+) -> None:
+    assert profile_secrets(postgres(password=password)) == ()
+
+
+def test_credentials_of_duckdb_are_found_in_lists_mappings_and_paths() -> None:
+    credentials = duckdb(
+        motherduck_token="token-one",
+        secrets=[{"type": "s3", "key_id": "id-two", "secret": "secret-three", "region": "eu-west-1"}],
+        attach=[
+            {"path": "md:other?motherduck_token=token-four"},
+            {"path": "postgres:host=db password=word-five", "alias": "pg"},
+            {"path": "enc.duckdb", "options": {"encryption_key": "key-six"}},
+        ],
+        plugins=[{"module": "gsheet", "config": {"private_key": "key-seven", "key_path": "/keys/file"}}],
+        settings={"s3_secret_access_key": "key-eight", "memory_limit": "1GB"},
+    )
+    assert set(profile_secrets(credentials)) == {
+        "token-one", "id-two", "secret-three", "token-four", "word-five", "key-six", "key-seven", "key-eight",
+    }  # fmt: skip
+
+
+class Adapter:
+    """An adapter whose connections cannot be opened."""
+
+    def __init__(self, opened: Any) -> None:
+        self.connections: Any = type("Manager", (), {"open": staticmethod(opened)})()
+        mask_opening_errors(self)
+
+    def open(self) -> None:
+        state = ConnectionState.INIT
+        self.connections.open(Connection(type="postgres", name="x", credentials=postgres(), state=state))
+
+
+def test_every_exception_of_the_chain_is_masked_and_so_is_what_is_logged_meanwhile() -> None:
+    logged: list[str] = []
+    password = postgres().password
+
+    def opened(_: Any) -> None:
+        try:
+            raise OSError(f"no way to {password}@db")
+        except OSError as error:
+            logged.append(mask_while_opening(f"retrying: {error}"))
+            raise FailedToConnectError(str(error)) from error
+
+    with pytest.raises(FailedToConnectError) as refused:
+        Adapter(opened).open()
+    assert str(refused.value) == "Database Error\n  no way to *****@db"
+    assert "hunter22" not in "".join(traceback.format_exception(refused.value))
+    assert logged == ["retrying: no way to *****@db"]
+    assert mask_while_opening("hunter22") == "hunter22"
+
+
+def test_an_error_without_credentials_is_the_drivers_own() -> None:
+    error = OSError(2, "No such file", "hunter")
+
+    def opened(_: Any) -> None:
+        raise error
+
+    with pytest.raises(OSError, match="hunter") as refused:
+        Adapter(opened).open()
+    assert refused.value is error
+    assert error.args == (2, "No such file")

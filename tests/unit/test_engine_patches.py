@@ -140,7 +140,7 @@ def test_a_sink_says_the_same_behind_either_manager(*, debug: bool) -> None:
     told: list[list[Event]] = []
     for manager in (EventManager(), QuietManager()):
         events: list[Event] = []
-        manager.callbacks.append(LineSink(None, "run", "step", events.append, scrub=str, debug=debug))
+        manager.callbacks.append(LineSink(None, "run", "step", events.append, debug=debug))
         manager.fire_event(SQLQuery(sql="select 1", conn_name="c"))
         manager.fire_event(MainReportVersion(version="1", log_version=3))
         manager.fire_event(SQLQuery(sql="select 2", conn_name="c"), level=EventLevel.INFO)
@@ -151,10 +151,10 @@ def test_a_sink_says_the_same_behind_either_manager(*, debug: bool) -> None:
 
 
 def test_a_muted_sink_hears_no_debug_event() -> None:
-    sink = LineSink(None, "run", "step", lambda _: None, scrub=str, debug=True)
-    assert not sink.deaf_to(SQLQuery(sql=""))
+    sink = LineSink(None, "run", "step", lambda _: None, debug=True)
+    assert not sink.take_debug(SQLQuery(sql=""))
     with sink.muted():
-        assert sink.deaf_to(SQLQuery(sql=""))
+        assert sink.take_debug(SQLQuery(sql=""))
 
 
 def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

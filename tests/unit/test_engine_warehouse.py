@@ -9,47 +9,91 @@ from typing import Any
 
 import pytest
 from dbt.adapters.contracts.connection import Connection, ConnectionState, LazyHandle
+from dbt.adapters.duckdb.credentials import DuckDBCredentials
 
+from workers.contract.names import files_of_warehouse
 from workers.engine import warehouse
 from workers.engine.warehouse import cancel_queries, warehouse_of, whole_reason
 
 
-def config(path: str = ":memory:", attach: list[tuple[str, bool]] | None = None, kind: str = "duckdb") -> Any:
-    attached = [SimpleNamespace(path=each, read_only=read_only) for each, read_only in attach or []]
-    return SimpleNamespace(credentials=SimpleNamespace(type=kind, path=path, attach=attached or None))
+def config(path: str = ":memory:", attach: list[dict[str, Any]] | None = None, **more: Any) -> Any:
+    return SimpleNamespace(
+        credentials=DuckDBCredentials.from_dict({"schema": "s", "path": path, "attach": attach, **more})
+    )
 
 
 def test_a_duckdb_file_is_named_by_its_real_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     named = f"duckdb:{tmp_path}/real/w.duckdb"
-    assert warehouse_of(config(str(tmp_path / "link" / "w.duckdb"))) == named
     monkeypatch.chdir(tmp_path / "link")
-    assert warehouse_of(config("w.duckdb")) == named
+    monkeypatch.setenv("HOME", str(tmp_path / "link"))
+    for path in (
+        f"{tmp_path}/link/w.duckdb",
+        "w.duckdb",
+        "~/w.duckdb",
+        "duckdb:w.duckdb",
+        f"file://{tmp_path}/link/w.duckdb",
+    ):
+        assert warehouse_of(config(path)) == named
 
 
 @pytest.mark.parametrize(
-    "path", [":memory:", "md:mine", "motherduck:mine", "ducklake:postgres:dbname=x", "s3://bucket/w.duckdb"]
-)
+    "path",
+    [
+        ":memory:", ":memory:named", "md:mine", "motherduck:mine", "ducklake:postgres:dbname=x", "ducklake:sqlite:x.db",
+        "s3://bucket/w.duckdb", "https://host/w.duckdb", "sqlite:/data/x.db", "postgres:dbname=x password=y",
+    ],
+)  # fmt: skip
 def test_what_many_processes_may_open_has_no_name(path: str) -> None:
     assert warehouse_of(config(path)) is None
+    assert warehouse_of(config(attach=[{"path": path}])) is None
 
 
-def test_a_file_that_is_attached_for_writing_counts() -> None:
-    assert warehouse_of(config(attach=[("/data/a.duckdb", True)])) is None
-    assert warehouse_of(config(attach=[("/data/a.duckdb", False)])) == "duckdb:/data/a.duckdb"
+def test_every_file_of_a_profile_counts() -> None:
+    attached = [
+        {"path": "/data/b.duckdb"},
+        {"path": "/data/a.duckdb", "read_only": True},
+        {"path": "/data/c.duckdb", "options": {"read_only": True}},
+        {"path": "ducklake:/data/lake.ducklake"},
+        {"path": "/data/lake2.db", "type": "ducklake"},
+        {"path": "dbname=x password=y", "type": "postgres"},
+        {"path": "/data/x.db", "type": "SQLITE"},
+    ]
+    found = warehouse_of(config("/data/main.duckdb", attached))
+    assert found is not None
+    assert found.splitlines() == [
+        "read duckdb:/data/a.duckdb", "duckdb:/data/b.duckdb", "read duckdb:/data/c.duckdb",
+        "duckdb:/data/lake.ducklake", "duckdb:/data/lake2.db", "duckdb:/data/main.duckdb",
+    ]  # fmt: skip
+    assert files_of_warehouse(found)[0] == "duckdb:/data/a.duckdb"
+
+
+def test_a_file_that_is_opened_twice_is_written_where_either_does() -> None:
+    attached = [{"path": "/data/../data/a.duckdb", "read_only": True}]
+    assert warehouse_of(config("/data/a.duckdb", attached)) == "duckdb:/data/a.duckdb"
+    read = config("/data/a.duckdb", config_options={"access_mode": "read_only"})
+    assert warehouse_of(read) == "read duckdb:/data/a.duckdb"
+
+
+def test_a_lake_that_is_named_by_a_secret_is_no_file() -> None:
+    secret = {"type": "ducklake", "name": "lake", "metadata_path": "x", "data_path": "y"}
+    assert warehouse_of(config(attach=[{"path": "ducklake:lake"}], secrets=[secret])) is None
 
 
 def test_a_server_takes_many() -> None:
-    assert warehouse_of(config(kind="postgres")) is None
+    assert warehouse_of(SimpleNamespace(credentials=SimpleNamespace(type="postgres"))) is None
 
 
 def test_what_cannot_be_split() -> None:
     flags = SimpleNamespace(SHOW=False)
     assert whole_reason(config(), flags) is not None
+    assert whole_reason(config(":memory:named"), flags) is not None
     assert whole_reason(config("/data/a.duckdb"), flags) is None
     assert whole_reason(config("/data/a.duckdb"), SimpleNamespace(SHOW=True)) is not None
-    assert whole_reason(config(kind="postgres"), SimpleNamespace()) is None
+    assert (
+        whole_reason(SimpleNamespace(credentials=SimpleNamespace(type="postgres")), SimpleNamespace()) is None
+    )
 
 
 def test_to_cancel_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import redis
 from tests.support.waiting import wait_until
 from workers.contract.errors import DbtTimeoutError
 from workers.heart import DRAIN, LOST, STOP, Heart, LeaseLostError, StepInterrupted
+from workers.lease_renewal import Lease
 from workers.ledger import Claim, lease_clock
 from workers.limits import NodeLimits
 from workers.timekeeper import Watched
@@ -102,7 +103,8 @@ def test_a_new_step_begins_with_a_clean_slate() -> None:
 def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
     heart = heart_of(Ledger(redis.ConnectionError("away"), lease_ms=60))
     began = time.monotonic()
-    with pytest.raises(StepInterrupted) as caught, heart.holding(claim()), heart.interruptible():
+    mine = claim(sure_for=0.06)
+    with pytest.raises(StepInterrupted) as caught, heart.holding(mine), heart.interruptible():
         signal.pause()
     assert caught.value.why == LOST
     assert time.monotonic() - began >= 0.05
@@ -275,19 +277,16 @@ def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
         assert heart.overrun is None
 
 
-def test_what_is_executed_is_noted_while_it_is_and_each_beat_with_it() -> None:
-    notes, ledger = Notes(), Ledger()
-    heart = heart_of(ledger, note=notes)
-    session, mine = Session(RUN, "duckdb:/x", 7), claim()
-    with heart.session(session), heart.holding(mine):
+def test_node_with_limit_is_noted_while_it_executes() -> None:
+    notes = Notes()
+    heart = heart_of(Ledger(), note=notes)
+    mine = claim()
+    with heart.holding(mine):
         with heart.interruptible(NodeLimits(60, 90), owner="h:1", fail_fast=True):
             first = notes.all[0]
             assert first is not None
-            assert (first.pid, first.owner, first.claim, first.session, first.fail_fast) == (
-                os.getpid(), "h:1", mine, session, True,
-            )  # fmt: skip
+            assert (first.pid, first.owner, first.claim, first.fail_fast) == (os.getpid(), "h:1", mine, True)
             assert first.limits == NodeLimits(60, 90)
-            wait_until(lambda: notes.all[-1] and notes.all[-1].beaten > first.since, 30)
         assert notes.all[-1] is None
         said = len(notes.all)
         with heart.interruptible():  # nothing that could take too long
@@ -355,3 +354,45 @@ def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: 
         left[0] = 0.0
         signal.pause()
     assert caught.value.why == DRAIN
+
+
+def test_a_node_beside_one_that_ended_the_run_is_cancelled_when_its_time_is_up() -> None:
+    cancelled = threading.Event()
+    heart = heart_of(Ledger("ok"), cancelled.set)
+    short = msgspec.structs.replace(claim(), grace=0.05)
+    with heart.holding(short):
+        with heart.interruptible():
+            assert cancelled.wait(5)
+        with pytest.raises(StepInterrupted) as caught:
+            heart.check()
+    assert caught.value.why == STOP
+
+
+def test_held_leases_are_posted_from_claim_to_end_and_after_each_renewal() -> None:
+    posted: list[list[Lease]] = []
+    heart = heart_of(Ledger(lease_ms=60_000), post=posted.append)
+    mine = claim(sure_for=1)
+    with heart.session(Session(RUN, "duckdb:/x", 7)):
+        assert posted[-1] == [Lease(RUN, "@session", 7)]
+        with heart.holding(mine):
+            assert posted[-1][1] == Lease(RUN, mine.step, mine.fence, mine.sure_until)
+            wait_until(lambda: all(lease.until > mine.sure_until for lease in posted[-1]), 5)
+            assert [lease.key for lease in posted[-1]] == [(RUN, "@session", 7), (RUN, mine.step, mine.fence)]
+        assert [lease.key for lease in posted[-1]] == [(RUN, "@session", 7)]
+    assert posted[-1] == []
+
+
+def test_lease_that_the_main_process_renewed_is_not_given_up() -> None:
+    """The beats of this process fail for longer than a lease, and those of the main process do not."""
+    mine = claim(sure_for=0.06)
+    renewed = {(RUN, mine.step, mine.fence): lease_clock() + 600}
+    ledger = Ledger(redis.ConnectionError("away"), lease_ms=60)
+    heart = heart_of(ledger, lambda: pytest.fail("cancelled"), renewed=lambda: renewed)
+    with heart.holding(mine), heart.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 20, 10)
+        heart.assure()
+    assert heart.why is None
+    heart = heart_of(ledger, renewed=lambda: renewed)
+    later = claim(fence=4, sure_for=0.06)  # what was renewed for an earlier claim does not count for this one
+    with pytest.raises(StepInterrupted), heart.holding(later), heart.interruptible():
+        signal.pause()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -204,6 +205,75 @@ def test_fail_fast_starts_nothing_more_but_waits_for_what_runs(ledger: Ledger) -
     assert ledger.beat(run_id, [(closing.step, closing.fence)]) == ["ok"]
 
 
+FAILED = Move(word="error", blocks=True, stop="fail_fast")
+"""A node fails, and --fail-fast was given."""
+
+
+@pytest.mark.parametrize("lock", ["", "duckdb:/x"])
+def test_fail_fast_goes_on_until_another_node_becomes_ready(ledger: Ledger, lock: str) -> None:
+    """Plain dbt looks for the failure when it takes the next node from its queue, and had taken all ready ones."""
+    nodes = [
+        StagedNode("model.p.a", 0, 1, ()), StagedNode("model.p.b", 0, 1, ()),
+        StagedNode("model.p.c", 0, 1, ("model.p.d",)), StagedNode("model.p.d", 1, 1, ()),
+    ]  # fmt: skip
+    run_id, _ = planned(ledger, nodes, parallel=1, roots=3, lock=lock)
+    entered = WarehouseLock(ledger).enter(run_id, lock, OWNER) if lock else None
+    session = entered.fence if isinstance(entered, Session) else None
+
+    def take(step: str) -> Claim:
+        return claim(ledger, run_id, "" if lock else step, session=session)
+
+    if lock:
+        ledger.finish(take("@start"), Move(word="success"))
+    ledger.finish(take("model.p.a"), FAILED)
+    assert ledger.fact(run_id, "state") == "active"
+    going_on = take("model.p.b")
+    assert (going_on.step, going_on.grace) == ("model.p.b", 0)
+    ledger.finish(going_on, Move(word="success"))
+    ledger.finish(take("model.p.c"), Move(word="success"))
+    assert (ledger.fact(run_id, "state"), ledger.fact(run_id, "stop")) == ("stopping", "fail_fast")
+    assert take("@close").step == "@close"
+
+
+@pytest.mark.parametrize(
+    ("threads", "beside"), [(1, []), (2, ["model.p.b"]), (4, ["model.p.b", "model.p.c"])]
+)
+def test_what_plain_dbt_would_have_under_way_has_its_chance_in_a_session(
+    ledger: Ledger, threads: int, beside: list[str]
+) -> None:
+    nodes = [StagedNode(f"model.p.{name}", 0, 1, ()) for name in "abc"]
+    run_id, _ = planned(ledger, nodes, parallel=threads, roots=3, lock="duckdb:/x")
+    session = WarehouseLock(ledger).enter(run_id, "duckdb:/x", OWNER)
+    assert isinstance(session, Session)
+    ledger.finish(claim(ledger, run_id, "", session=session.fence), Move(word="success"))
+    ledger.finish(claim(ledger, run_id, "", session=session.fence), FAILED)
+    assert ledger.fact(run_id, "state") == "stopping"
+    for name in beside:
+        other = claim(ledger, run_id, "", session=session.fence)
+        assert other.step == name
+        assert other.grace >= 0.1
+        key = ledger.keys.steps(run_id)
+        stored: Any = ledger.client.hget(key, name)
+        for grace, answer in ((3_600_000, "ok"), (-1, "stop")):  # of its time, some is left; it is up
+            ledger.client.hset(key, name, json.dumps({**json.loads(stored), "grace": grace}))
+            assert ledger.beat(run_id, [(name, other.fence)]) == [answer]
+        ledger.finish(other, Move(word="success"), result=b"{}")
+    assert claim(ledger, run_id, "", session=session.fence).step == "@close"
+    assert list(ledger.results(run_id)) == beside
+
+
+def test_a_node_that_was_handed_out_and_not_begun_has_its_chance_too(ledger: Ledger) -> None:
+    """Fewer processes than threads."""
+    nodes = [StagedNode(f"model.p.{name}", 0, 1, ()) for name in "abc"]
+    run_id, handed = planned(ledger, nodes, parallel=2, roots=3)
+    assert handed == ("model.p.a", "model.p.b")
+    ledger.finish(claim(ledger, run_id, "model.p.a"), FAILED)
+    other = claim(ledger, run_id, "model.p.b")
+    assert other.grace >= 0.1
+    assert isinstance(ledger.claim(run_id, "model.p.c", OWNER), Refusal)
+    assert ledger.finish(other, Move(word="success")) == ("@close",)
+
+
 def test_cancel_ends_a_run_that_nobody_took(ledger: Ledger) -> None:
     run_id = submit(ledger)
     assert ledger.cancel(run_id, "mind changed") == ("active", ())
@@ -311,8 +381,85 @@ def test_one_session_at_a_time_on_a_warehouse(ledger: Ledger) -> None:
         final = {"final": '{"return_code":0}', "final_state": "succeeded"} if expected == "@close" else {}
         ledger.finish(step, Move(word="success", **final))
     assert ledger.claim(one, "", OWNER, session=first.fence) == Refusal("run has ended")
-    assert locks.leave(first) == two
+    assert locks.leave(first) == (f"{two} {SESSION}",)
     assert isinstance(locks.enter(two, "duckdb:/x", "other:2"), Session)
+
+
+def on_files(ledger: Ledger, *warehouses: str) -> list[str]:
+    """Planned runs, each on its files."""
+    return [planned(ledger, chain("a"), lock=warehouse)[0] for warehouse in warehouses]
+
+
+def end(ledger: Ledger, session: Session) -> tuple[str, ...]:
+    """Execute a run's session to the run's end; what has to be published then."""
+    ledger.finish(claim(ledger, session.run_id, "", session=session.fence), LAST)
+    return WarehouseLock(ledger).leave(session)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "meet"),
+    [
+        ("duckdb:/a", "duckdb:/b", False),
+        ("duckdb:/a\nduckdb:/b", "duckdb:/b", True),
+        ("duckdb:/b\nduckdb:/c", "duckdb:/a\nduckdb:/b", True),
+        ("duckdb:/a\nread duckdb:/c", "duckdb:/b\nread duckdb:/c", False),
+        ("duckdb:/a\nread duckdb:/c", "duckdb:/c", True),
+        ("duckdb:/c", "duckdb:/a\nread duckdb:/c", True),
+    ],
+)
+def test_runs_that_open_one_file_go_one_after_the_other(
+    ledger: Ledger, first: str, second: str, meet: bool
+) -> None:
+    """Unless both only read it."""
+    locks = WarehouseLock(ledger)
+    one, two = on_files(ledger, first, second)
+    session = locks.enter(one, first, OWNER)
+    assert isinstance(session, Session)
+    entered = locks.enter(two, second, "other:2")
+    assert (entered == "parked") == meet
+    assert end(ledger, session) == ((f"{two} {SESSION}",) if meet else ())
+    assert not meet or isinstance(locks.enter(two, second, "other:2"), Session)
+
+
+def test_a_run_takes_all_of_its_files_at_once_and_nobody_passes_it_in_line(ledger: Ledger) -> None:
+    """Else two runs would each have a file that the other waits for, and small runs starve one of many files."""
+    both, locks = "duckdb:/a\nduckdb:/b", WarehouseLock(ledger)
+    one, two, three = on_files(ledger, "duckdb:/b", both, "duckdb:/a")
+    session = locks.enter(one, "duckdb:/b", OWNER)
+    assert isinstance(session, Session)
+    assert locks.enter(two, both, "other:2") == "parked"
+    assert not ledger.client.exists(ledger.keys.lock("duckdb:/a"))
+    assert locks.enter(three, "duckdb:/a", "other:3") == "parked"  # its file is free, and it is not its turn
+    assert end(ledger, session) == (f"{two} {SESSION}",)
+    session = locks.enter(two, both, "other:2")
+    assert isinstance(session, Session)
+    assert session.files == ("duckdb:/a", "duckdb:/b")
+    assert end(ledger, session) == (f"{three} {SESSION}",)
+    assert isinstance(locks.enter(three, "duckdb:/a", "other:3"), Session)
+
+
+def test_who_waits_for_a_run_that_is_cancelled_in_line_is_called(ledger: Ledger) -> None:
+    both, locks = "duckdb:/a\nduckdb:/b", WarehouseLock(ledger)
+    one, two, three = on_files(ledger, "duckdb:/b", both, "duckdb:/a")
+    assert isinstance(locks.enter(one, "duckdb:/b", OWNER), Session)
+    assert locks.enter(two, both, "other:2") == "parked"
+    assert locks.enter(three, "duckdb:/a", "other:3") == "parked"
+    assert ledger.cancel(two)[1] == (f"{three} {SESSION}", "@close")
+    assert isinstance(locks.enter(three, "duckdb:/a", "other:3"), Session)
+
+
+def test_readers_in_line_are_let_in_one_after_the_other_at_once(ledger: Ledger) -> None:
+    locks = WarehouseLock(ledger)
+    reads = [f"duckdb:/{name}\nread duckdb:/x" for name in "ab"]
+    writer, one, two = on_files(ledger, "duckdb:/x", *reads)
+    session = locks.enter(writer, "duckdb:/x", OWNER)
+    assert isinstance(session, Session)
+    assert [locks.enter(one, reads[0], "r:1"), locks.enter(two, reads[1], "r:2")] == ["parked"] * 2
+    assert end(ledger, session) == (f"{one} {SESSION}",)
+    entered = locks.enter(one, reads[0], "r:1")
+    assert isinstance(entered, Session)
+    assert entered.publish == (f"{two} {SESSION}",)
+    assert isinstance(locks.enter(two, reads[1], "r:2"), Session)
 
 
 def test_outside_of_a_session_nobody_executes_on_a_single_process_warehouse(ledger: Ledger) -> None:
@@ -355,6 +502,19 @@ def test_events_are_counted_without_gap_or_double(ledger: Ledger) -> None:
     assert [int(fields[b"s"]) for _, fields in entries] == [1, 2, 3, 4]
     assert [fields[b"e"] for _, fields in entries][1:] == [b'{"n":1}', b'{"n":2}', b'{"n":3}']
     assert ledger.append_events(new_run_id(), "p", 1, [b"{}"]) == 0
+
+
+def test_records_of_the_log_file_are_kept_once_bounded_and_for_a_while(ledger: Ledger) -> None:
+    run_id = submit(ledger)
+    key = ledger.keys.log(run_id)
+    assert ledger.append_events(run_id, "p", 1, [b'{"n":1}', b'["one"]']) == 2
+    assert ledger.append_events(run_id, "p", 1, [b'{"n":1}', b'["one"]']) == 0
+    assert [fields for _, fields in ledger.client.xrange(key)] == [{b"r": b'["one"]'}]
+    assert ledger.client.xlen(ledger.keys.events(run_id)) == 2  # the first is that the run was submitted
+    assert 0 < ledger.client.ttl(key) <= 3600
+    ledger.append_events(run_id, "q", 1, [b'["more"]'] * 2001)
+    assert ledger.client.xlen(key) == 2000
+    assert ledger.fact(run_id, "log_dropped") == "2"
 
 
 def test_every_key_of_an_ended_run_expires(ledger: Ledger) -> None:
@@ -446,7 +606,7 @@ def test_a_run_keeps_its_warehouse_while_it_waits_for_a_retry(ledger: Ledger) ->
     session = locks.enter(one, "duckdb:/x", OWNER)
     assert isinstance(session, Session)
     ledger.give_back(claim(ledger, one, "", session=session.fence), "retry", wait=30)
-    assert locks.leave(session) == ""
+    assert locks.leave(session) == ()
     assert locks.enter(two, "duckdb:/x", "other:2") == "parked"
     assert ledger.claim(one, "@start", OWNER) == Refusal("left to the session", (SESSION,))
     assert isinstance(locks.enter(one, "duckdb:/x", OWNER), Session)
@@ -458,7 +618,7 @@ def test_a_session_that_leaves_in_the_middle_is_called_again(ledger: Ledger) -> 
     two, _ = planned(ledger, chain("a"), lock="duckdb:/x")
     session = locks.enter(one, "duckdb:/x", OWNER)
     assert isinstance(session, Session)
-    assert locks.leave(session) == one
+    assert locks.leave(session) == (SESSION,)
     assert locks.enter(two, "duckdb:/x", "other:2") == "parked"
     assert isinstance(locks.enter(one, "duckdb:/x", OWNER), Session)
 
@@ -475,7 +635,9 @@ def test_a_cancelled_run_need_not_wait_for_a_warehouse_that_it_never_had(ledger:
     assert ledger.cancel(two) == ("active", ("@close",))
     ledger.finish(claim(ledger, two, "@close"), LAST)
     ledger.finish(claim(ledger, one, "", session=session.fence), LAST)
-    assert locks.leave(session) == three  # a run that had ended was called, and nobody after it
+    assert locks.leave(session) == (
+        f"{three} {SESSION}",
+    )  # a run that had ended was called, and nobody after it
 
 
 def test_an_overtaken_session_cannot_renew_the_lock_of_the_next(ledger: Ledger) -> None:
@@ -489,7 +651,7 @@ def test_an_overtaken_session_cannot_renew_the_lock_of_the_next(ledger: Ledger) 
     session = locks.enter(two, "duckdb:/x", "other:2")
     assert isinstance(session, Session)
     assert ledger.beat(one, [slow.held]) == ["lost"]
-    assert locks.leave(slow) == ""
+    assert locks.leave(slow) == ()
     assert ledger.beat(two, [session.held]) == ["ok"]
 
 
@@ -506,7 +668,7 @@ def test_the_next_in_line_is_called_when_a_session_died_after_the_end(
     assert ledger.reap(two, SESSION)["what"] == "nothing"  # its turn has not come: no message for nothing
     ledger.finish(claim(ledger, one, "", session=dead.fence), LAST)
     expire(one, SESSION)
-    assert ledger.reap(one, SESSION)["following"] == two
+    assert ledger.reap(one, SESSION)["publish"] == (f"{two} {SESSION}",)
 
 
 def test_with_a_lost_session_goes_the_step_that_it_executes(
@@ -539,7 +701,7 @@ def test_a_session_that_was_lost_takes_nothing_with_it_when_it_leaves(
     session = locks.enter(run_id, "duckdb:/x", "other:2")
     assert isinstance(session, Session)
     ledger.finish(claim(ledger, run_id, "", session=session.fence), LAST)
-    assert locks.leave(slow) == ""
+    assert locks.leave(slow) == ()
     assert ledger.beat(run_id, [session.held]) == ["ok"]
 
 

@@ -211,7 +211,7 @@ def test_a_lock_in_use_is_left(client: redis.Redis, store: RunStore) -> None:
     assert ledger.beat(run_id, [session.held]) == ["ok"]
     purge(store, named=[run_id], force=True)
     assert ledger.beat(run_id, [session.held]) == ["lost"]
-    assert WarehouseLock(ledger).leave(session) == ""
+    assert WarehouseLock(ledger).leave(session) == ()
     assert keyspace(client) == set()
 
 

@@ -42,6 +42,7 @@ class Ledger:
         self.due: tuple[str, ...] = ()
         self.refused: redis.RedisError | None = None
         self.slow = 0.0
+        self.clock = 1000.0
 
     def try_a_write(self) -> None:
         if self.refused is not None:
@@ -52,7 +53,7 @@ class Ledger:
         return self.client.waiting
 
     def server_time(self) -> float:
-        return 1000.0
+        return self.clock
 
     def overdue(self, *, queue_empty: bool) -> list[tuple[str, str]]:
         self.told_empty = queue_empty
@@ -60,7 +61,7 @@ class Ledger:
         return [(RUN, step) for step in self.watches]
 
     def reap(self, run_id: str, step: str, looked_ms: int) -> dict[str, Any]:
-        assert looked_ms == 1_000_000
+        assert looked_ms == self.clock * 1000
         self.asked.append(step)
         return {"publish": (), "losses": 1, **self.watches[step]}
 
@@ -125,9 +126,9 @@ def test_what_a_deadline_hands_out_is_sent(ledger: Ledger, reaper: Reaper, publi
 def test_a_run_that_gets_the_warehouse_of_a_dead_session_is_sent(
     reaper: Reaper, ledger: Ledger, published: list[Any]
 ) -> None:
-    ledger.watches = {"@session": {"what": "nothing", "following": "another run"}}
+    ledger.watches = {"@session": {"what": "nothing", "publish": (f"{RUN} @session",)}}
     assert reaper.sweep() == 0
-    assert published == [("another run", ("@session",))]
+    assert published == [(RUN, (f"{RUN} @session",))]
 
 
 def test_what_was_ready_and_never_handed_out_is_found(
@@ -190,6 +191,44 @@ def test_a_look_that_took_too_long_ends_the_sweep(ledger: Ledger, reaper: Reaper
     assert ledger.asked == ["model.p.a"]
     assert reaper.sweep() == 0
     assert ledger.asked == ["model.p.a"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the reaper reads as this machine's clock, seconds."""
+    now = [0.0]
+    monkeypatch.setattr("workers.reaper.lease_clock", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    "clocks", [(60.0, 60.0), (60.0, 0.0), (0.02, 3600.0)], ids=["both", "ours", "server"]
+)
+def test_after_a_pause_of_the_reaper_others_may_renew_first(
+    ledger: Ledger, reaper: Reaper, clock: list[float], clocks: tuple[float, float]
+) -> None:
+    """This process was stopped, perhaps with the whole machine, or the server's clock was set forward."""
+    assert reaper.sweep() == 0
+    ledger.watches = {"model.p.a": {"what": "lost"}}
+    clock[0] += clocks[0]
+    ledger.clock += clocks[1]
+    assert reaper.sweep() == 0
+    clock[0] += 600  # and again, before anybody could have renewed
+    assert reaper.sweep() == 0
+    assert ledger.asked == []
+    clock[0] += 0.02
+    assert reaper.sweep() == 1
+
+
+def test_reaper_that_is_starved_for_long_puts_back_all_the_same(
+    ledger: Ledger, reaper: Reaper, clock: list[float]
+) -> None:
+    ledger.watches = {"model.p.a": {"what": "lost"}}
+    found = [reaper.sweep()]
+    for _ in range(12):
+        clock[0] += 10  # between any two sweeps
+        found.append(reaper.sweep())
+    assert found == [1, *[0, 0, 1] * 4]
 
 
 def test_processes_that_lost_a_session_are_looked_at_after_the_leases(ledger: Ledger) -> None:

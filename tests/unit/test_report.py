@@ -149,3 +149,8 @@ def test_a_node_without_a_name_is_named_by_its_id() -> None:
         unique_id="test.shop.unique_orders_id.0a1b", name="", resource_type="test", status="pass"
     )
     assert "unique_orders_id.0a1b" in printed(result(bare))
+
+
+def test_warnings_are_printed_before_the_sum() -> None:
+    text = printed(result(warnings=("on-run-end hooks were executed again",)))
+    assert text.index("Warning: on-run-end hooks were executed again") < text.index("exit code 0")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from workers import reports
@@ -15,6 +16,9 @@ from workers.contract.errors import DbtTimeoutError, exception_of
 from workers.contract.messages import RunRequest
 from workers.contract.names import new_run_id
 from workers.contract.place import place_of
+from workers.contract.results import Attempt
+from workers.contract.runs import LastWord
+from workers.engine.spec import Finished
 from workers.runtime import spec_of
 
 
@@ -54,6 +58,53 @@ def test_artifacts_travel_but_to_a_caller_who_has_the_same_target_folder(
         stored.clear()
         reports.return_artifacts(ledger, request, spec, target)
         assert stored == returned
+
+
+def attempt(step: str, number: int, status: str = "success") -> Attempt:
+    return Attempt(step=step, number=number, worker="h:1", started_at=1.0, finished_at=2.0, status=status)
+
+
+def with_hooks(*names: str) -> Finished:
+    results = [{"unique_id": f"operation.p.p-{name}-0", "status": "success"} for name in names]
+    return Finished(return_code=0, run_results={"results": results})
+
+
+BOTH = ("on-run-start", "on-run-end")
+LOST = "an earlier execution was lost"
+
+
+@pytest.mark.parametrize(
+    ("word", "hooks", "attempts", "warned"),
+    [
+        ("run", BOTH, [attempt("@start", 1), attempt("@close", 1)], {}),
+        ("run", BOTH, [attempt("@start", 1), attempt("@close", 2)], {"@close": LOST}),
+        ("run", BOTH, [attempt("@start", 3), attempt("@close", 1)], {"@start": LOST}),
+        ("run", (), [attempt("@start", 2), attempt("@close", 2)], {}),
+        ("run", BOTH[:1], [attempt("@start", 1), attempt("@close", 2)], {}),
+        # it could not reach the warehouse, so that no hook ran
+        ("run", BOTH, [attempt("@start", 1, "error"), attempt("@start", 2), attempt("@close", 1)], {}),
+        (
+            "run",
+            BOTH,
+            [attempt("@start", 1), attempt("@close", 1, "handed back"), attempt("@close", 2)],
+            {"@close": "an earlier execution was ended because its worker was stopping"},
+        ),
+        ("run", BOTH, [attempt("@plan", 2), attempt("@start", 1), attempt("@close", 1)], {}),
+        ("build", BOTH, [attempt("@plan", 2)], {"@plan": LOST}),  # executed whole
+        ("run-operation", (), [attempt("@command", 2)], {"@command": LOST}),
+        ("run-operation", (), [attempt("@command", 1)], {}),
+        ("docs", (), [attempt("@command", 2)], {}),
+    ],
+)
+def test_hooks_and_commands_that_may_have_run_twice_are_warned_of(
+    word: str, hooks: tuple[str, ...], attempts: list[Attempt], warned: dict[str, str]
+) -> None:
+    warnings = reports.repetitions(word, with_hooks(*hooks), attempts)
+    assert warnings.keys() == warned.keys()
+    for step, why in warned.items():
+        assert why in warnings[step]
+    final = msgspec.json.decode(reports.final_of(with_hooks(*hooks), [], attempts, warnings), type=LastWord)
+    assert final.warnings == list(warnings.values())
 
 
 def test_a_folder_that_is_not_there_has_no_place(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Masking replaces values that are known, and what stands in a URL where a password does."""
+
 from __future__ import annotations
 
 import json
@@ -7,60 +9,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.contract.scrub import MASK, scrub
-
-
-@pytest.mark.parametrize(
-    ("text", "scrubbed"),
-    [
-        ("redis://:s3cret@cache:6379/0", "redis://:*****@cache:6379/0"),
-        ("rediss://app:s3cret@cache:6379/0 is down", "rediss://app:*****@cache:6379/0 is down"),
-        ("postgresql://u:p%40ss@db/x and https://me:t0ken@git/x.git",
-         "postgresql://u:*****@db/x and https://me:*****@git/x.git"),
-        ("postgres://u:p@ss@db/x", "postgres://u:*****@db/x"),
-        ("host=db port=5432 user=relay password=s3cret dbname=x",
-         "host=db port=5432 user=relay password=***** dbname=x"),
-        ("password='it''s here' dbname=x", "password=***** dbname=x"),
-        (r"password='a\'b c' dbname=x", "password=***** dbname=x"),
-        ('{"user": "u", "password": "s3cret"}', '{"user": "u", "password": *****}'),
-        ("PGPASSWORD=s3cret psql", "PGPASSWORD=***** psql"),
-        ("  password: s3cret\n  user: u", "  password: *****\n  user: u"),
-        ("connect(pwd=s3cret, db=1)", "connect(pwd=*****, db=1)"),
-        ("aws_secret_access_key=abc/def region=x", "aws_secret_access_key=***** region=x"),
-        ('{"api_key": "abc"}', '{"api_key": *****}'),
-        ("create secret (type s3, key_id 'AKIA', secret 'abc')",
-         "create secret (type s3, key_id *****, secret *****)"),
-    ],
-)  # fmt: skip
-def test_passwords_are_masked_wherever_they_stand(text: str, scrubbed: str) -> None:
-    assert scrub(text) == scrubbed
-    assert scrub(scrubbed) == scrubbed
+from workers.contract.scrub import MASK, credentials_in, mask_url, names_credential, scrub
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        'connection to server at "127.0.0.1", port 5432 failed: FATAL:  password authentication failed for user "u"',
-        "no password supplied",
-        "'password' is a required property",
-        "Parser Error: unexpected token: from",
-        "https://docs.getdbt.com:443/reference and somebody@example.com",
-        "redis://cache:6379/0",
-        "select password_changed_at, token from users",
-        "",
+        "redis://:s3cret@cache:6379/0",
+        "host=db password=s3cret",
+        '{"user": "u", "token": "s3cret"}',
+        "select a from t where a.token = b.token",
+        "create secret (type s3, key_id 'AKIA', secret 'abc')",
     ],
 )
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_what_is_not_given_stays(text: str) -> None:
     assert scrub(text) == text
+    assert scrub(text, ["another value"]) == text
 
 
 def test_given_values_are_masked_in_every_form() -> None:
-    secret = 'p"ä/ ss'
+    secret = "p\"ä/ s's"
     forms = [
         secret,
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
         quote(secret, safe=""),
+        secret.replace("'", "''"),
     ]
     for form in forms:
         assert scrub(f"<{form}>", [secret]) == f"<{MASK}>"
@@ -84,3 +58,53 @@ def test_a_secret_never_comes_through(secret: str, before: str, after: str) -> N
     if secret in MASK or (before + after) in MASK:
         return
     assert not any(secret in part for part in scrub(before + secret + after, [secret]).split(MASK))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "secrets"),
+    [
+        ("redis://:s3cret@cache:6379/0", "redis://:*****@cache:6379/0", {"s3cret"}),
+        ("rediss://app:p%40ss@cache/0", "rediss://app:*****@cache/0", {"p%40ss", "p@ss"}),
+        ("redis://app:p@ss@cache/0", "redis://app:*****@cache/0", {"p@ss"}),
+        ("redis+socket://:s3cret@/run/r.sock?virtual_host=2", "redis+socket://:*****@/run/r.sock?virtual_host=2", {"s3cret"}),
+        ("redis://cache?db=1&password=s3cret&x=1", "redis://cache?db=1&password=*****&x=1", {"s3cret"}),
+        ("redis://redis:redis@redis:6379/0", "redis://redis:*****@redis:6379/0", {"redis"}),
+        ("redis://cache:6379/0?db=1", "redis://cache:6379/0?db=1", set()),
+        ("unix:///run/r.sock", "unix:///run/r.sock", set()),
+    ],
+)  # fmt: skip
+def test_a_url_is_shown_without_its_password(url: str, shown: str, secrets: set[str]) -> None:
+    assert mask_url(url) == shown
+    assert mask_url(shown) == shown
+    assert set(credentials_in(url)) == secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"),
+    [
+        ("md:stats?motherduck_token=abc.def", {"abc.def"}),
+        ("postgres:host=db user=u password='a b' dbname=x", {"a b"}),
+        ("ducklake:postgres:host=db password=s3cret", {"s3cret"}),
+        ("ducklake:postgres://u:s3cret@db/x", {"s3cret"}),
+        ("/data/token=1.duckdb", {"1.duckdb"}),
+        ("/data/warehouse.duckdb", set()),
+        ("http://" + "a." * 120_000, set()),
+        ("http://" * 40_000, set()),
+        ("x" * 300_000 + "://:" * 10, set()),
+    ],
+    ids=range(9),
+)
+def test_credentials_in_a_connection_string_are_found(text: str, secrets: set[str]) -> None:
+    assert set(credentials_in(text)) == secrets
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "pass", "motherduck_token", "key_id", "SECRET", "private_key", "pwd"]
+)
+def test_names_of_credentials(name: str) -> None:
+    assert names_credential(name)
+
+
+@pytest.mark.parametrize("name", ["user", "schema", "private_key_path", "keyfile", "search_path", "host"])
+def test_names_of_other_settings(name: str) -> None:
+    assert not names_credential(name)

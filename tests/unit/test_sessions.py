@@ -28,8 +28,8 @@ class Held:
         self.ledger: Any = SimpleNamespace(fact=lambda *_: stop)
         self.progress: Any = SimpleNamespace(emit=self.said.append)
 
-    def look(self, warehouse: str) -> list[Holder]:
-        assert warehouse == SESSION.warehouse
+    def look(self, files: tuple[str, ...]) -> list[Holder]:
+        assert files == (SESSION.warehouse,)
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
 

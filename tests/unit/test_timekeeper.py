@@ -71,18 +71,14 @@ class World:
         assert isinstance(granted, Claim)
         return granted
 
-    def post(self, *, ran: float, hard: float = 5.0, pid: int | None = None, silent: float = 0.0) -> None:
-        """What the process says: it has run its node for `ran` seconds, and beat `silent` seconds ago."""
+    def post(self, *, ran: float, hard: float = 5.0, pid: int | None = None) -> None:
+        """What the process says: it has run its node for `ran` seconds."""
         now = time.monotonic()
         watched = Watched(
-            pid=pid or self.process.pid, owner="h:1", claim=self.claim, session=self.session,
-            limits=NodeLimits(1.0, hard), began=time.time() - ran, since=now - ran, beaten=now - silent,
+            pid=pid or self.process.pid, owner="h:1", claim=self.claim,
+            limits=NodeLimits(1.0, hard), began=time.time() - ran, since=now - ran,
         )  # fmt: skip
         assert self.board.post(0, msgspec.json.encode(watched))
-
-    def lease(self, step: str) -> float:
-        score: Any = self.ledger.client.zscore(self.ledger.keys.leases(), f"{self.run_id} {step}")
-        return float(score)
 
 
 @pytest.fixture
@@ -185,19 +181,6 @@ def test_the_note_of_a_dead_process_says_nothing(make: Callable[..., World]) -> 
     world.timekeeper.look()
     assert world.killed == []
     assert world.ledger.result(world.run_id, A) is None
-
-
-def test_the_leases_of_a_process_that_cannot_renew_them_are_renewed(make: Callable[..., World]) -> None:
-    world = make("duckdb:/f")
-    leases = (A, "@session")
-    for step in leases:
-        world.ledger.client.zadd(world.ledger.keys.leases(), {f"{world.run_id} {step}": 1})
-    world.post(ran=1, hard=3600, silent=10)
-    world.timekeeper.look()
-    assert [world.lease(step) for step in leases] == [1, 1]  # it can itself, as far as is known
-    world.post(ran=31, hard=3600, silent=31)
-    world.timekeeper.look()
-    assert all(world.lease(step) > world.ledger.server_time() * 1000 + 30_000 for step in leases)
 
 
 def test_nobody_is_killed_whose_node_could_not_be_recorded(make: Callable[..., World]) -> None:

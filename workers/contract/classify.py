@@ -59,7 +59,7 @@ _DATABASE_SAYS: Final = re.compile(r"^[A-Z][A-Za-z]*(?: [A-Za-z]+)* Error: ")
 
 def classify(failure: Failure) -> ErrorInfo:
     """The classified error of one failure. Never raises on odd text: what is not known stays empty."""
-    reading = read(failure.message, failure.secrets)
+    reading = read(failure.message)
     cause, facts = _cause(failure, reading)
     code = _in_its_place(cause, failure, reading)
     of_node = _PATH_OF_NODE.match(reading.core)
@@ -85,24 +85,27 @@ def classify(failure: Failure) -> ErrorInfo:
         category=kind.category.value,
         error_class=CLASS_OF_CATEGORY[kind.category].__name__,
         message=_message(finding),
-        detail=reading.text,
+        detail=scrub(reading.text, failure.secrets),
         node=node,
         file=file,
         line=line,
-        sql_excerpt=scrub(shown, failure.secrets) if shown is not None else None,
+        sql_excerpt=shown,
         failures=failure.failures,
         retryable=kind.retryable,
         suggested_fix=scrub(suggest(finding), failure.secrets),
     )
 
 
-def classify_text(stdout: str, stderr: str, return_code: int, *, adapter: str = "") -> ErrorInfo:
+def classify_text(
+    stdout: str, stderr: str, return_code: int, *, adapter: str = "", secrets: tuple[str, ...] = ()
+) -> ErrorInfo:
     """The classified error of a failed dbt command, from its console text alone: the first one it shows.
 
     Args:
         return_code: dbt's exit code (1 a node failed, 2 dbt could not do it), or a shell's or
             `subprocess`'s when the process was killed or never started.
         adapter: dbt's name of it, where it is known.
+        secrets: values that the error must not show.
     """
     printed = first_failure(stdout, stderr)
     if printed is not None:
@@ -110,16 +113,21 @@ def classify_text(stdout: str, stderr: str, return_code: int, *, adapter: str = 
             Failure(
                 message=printed.message, status=printed.status, adapter=adapter,
                 resource_type=printed.resource, file=printed.path or None, failures=printed.failures,
+                secrets=secrets,
             )
         )  # fmt: skip
     said = (stderr.strip() or stdout.strip()).splitlines()
     message = said[-1].strip() if said else ""
     exceptions = _SAID_BY_EXIT_CODE.get(return_code, ())
     if exceptions:
-        return classify(Failure(message=message, exceptions=exceptions, adapter=adapter))
+        return classify(Failure(message=message, exceptions=exceptions, adapter=adapter, secrets=secrets))
     ended = f"dbt ended with exit code {return_code}"
     return classify(
-        Failure(message=f"{ended}: {message}" if message else f"{ended} and said nothing", adapter=adapter)
+        Failure(
+            message=f"{ended}: {message}" if message else f"{ended} and said nothing",
+            adapter=adapter,
+            secrets=secrets,
+        )
     )
 
 
@@ -243,6 +251,7 @@ def _message(finding: Finding) -> str:
     if finding.cause in {"test_failed", "unit_test_failed"} and finding.failure.status.lower() == "warn":
         what = f"{what} (a warning)"
     message = f"{finding.where}: {what}" if finding.where else what
+    message = scrub(message, finding.failure.secrets)  # first: a part of a value is not found
     return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
 
 

@@ -13,8 +13,6 @@ _SUGGESTION: Final = re.compile(
     r"(?i)did you mean (?:one of the following\? \[(?P<several>[^\]]*)\]|[\"'`]?(?P<one>[\w.$]+))"
 )
 
-_AGAIN: Final = "It is tried again by itself."
-
 
 def candidates(finding: Finding) -> list[str]:
     """The names that the database itself proposes, without the table before them."""
@@ -131,14 +129,14 @@ def _raised(finding: Finding) -> str:
 def _file_locked(finding: Finding) -> str:
     path, pid = finding.fact("path", "the file"), finding.fact("pid")
     if not pid:
-        return f"Close the program that has {path} open. {_AGAIN}"
+        return f"Close the program that has {path} open."
     program = finding.fact("program")
-    return f"Close the program with PID {pid} ({program}), which has {path} open (`ps -p {pid}`). {_AGAIN}"
+    return f"Close the program with PID {pid} ({program}), which has {path} open (`ps -p {pid}`)."
 
 
 def _refused(finding: Finding) -> str:
     host, port = finding.fact("host", "the host"), finding.fact("port", "the port")
-    return f"Start the database at {host}, port {port}, or correct host and port in profiles.yml. {_AGAIN}"
+    return f"Start the database at {host}, port {port}, or correct host and port in profiles.yml."
 
 
 def _out_of_memory(finding: Finding) -> str:
@@ -214,12 +212,12 @@ def _database_error(finding: Finding) -> str:
 WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
     # reaching it
     "connection_refused": _refused,
-    "connection_lost": f"Look into the database's log for why it hung up. {_AGAIN}",
-    "connection_timeout": f"Check host, port and firewall between worker and database. {_AGAIN}",
-    "dns_failure": f"Check the name server of the worker's machine. {_AGAIN}",
+    "connection_lost": "Look into the database's log for why it hung up.",
+    "connection_timeout": "Check host, port and firewall between worker and database.",
+    "dns_failure": "Check the name server of the worker's machine.",
     "unknown_host": lambda f: f"Correct host: in profiles.yml ({f.fact('host', 'as it is')} has no address).",
-    "server_unavailable": f"Wait until the database is up. {_AGAIN}",
-    "too_many_connections": f"Lower threads or the number of workers, or raise the limit. {_AGAIN}",
+    "server_unavailable": "Wait until the database is up.",
+    "too_many_connections": "Lower threads or the number of workers, or raise the limit.",
     "authentication_failed": _authentication,
     "missing_database": lambda f: (
         f"Create database {f.named('database')}, or correct dbname: (database:) in profiles.yml."
@@ -235,13 +233,13 @@ WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
     # sharing it
     "duckdb_file_locked": _file_locked,
     "earlier_attempt_alive": lambda f: (
-        f"End the server processes {f.fact('pids', 'it names')} by hand: they did not end when they were told to. {_AGAIN}"
+        f"End the server processes {f.fact('pids', 'it names')} by hand: they did not end when they were told to."
     ),
-    "deadlock": f"If it comes back, run the nodes that write to the same tables one after the other. {_AGAIN}",
-    "serialization_failure": f"If it comes back, let only one of them write at a time. {_AGAIN}",
+    "deadlock": "If it comes back, run the nodes that write to the same tables one after the other.",
+    "serialization_failure": "If it comes back, let only one of them write at a time.",
     "lock_timeout": lambda f: (
         f"Find who holds the lock{' on ' + f.fact('relation').strip(chr(34)) if f.fact('relation') else ''} "
-        f"(pg_locks, pg_stat_activity), or raise lock_timeout. {_AGAIN}"
+        f"(pg_locks, pg_stat_activity), or raise lock_timeout."
     ),
     "transaction_aborted": "Look for the first statement of this node that failed: this one is its echo.",
     # its limits

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from workers.contract.excerpt import Quoted, quoted
-from workers.contract.scrub import scrub
+from workers.contract.scrub import escaped
 
 LONGEST: Final = 20_000
 """Characters of dbt's text that are kept."""
@@ -67,7 +66,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         known_names: names that a reference may have meant (models, seeds, snapshots, sources). Unique
             ids are fine too, and better: a seed is loaded otherwise than a model is built.
         target: the folder that dbt writes to.
-        secrets: values that must not appear in what comes out.
+        secrets: values that message, detail and suggested fix of the classified error must not show. The SQL stays as it is.
     """
 
     message: str
@@ -87,12 +86,16 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""
     secrets: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """What is made of the message is stored as JSON."""
+        msgspec.structs.force_setattr(self, "message", escaped(self.message))
+
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """An error text, taken apart.
 
     Attributes:
-        text: all of it, without colours and secrets.
+        text: all of it, without colours.
         kind: dbt's word before "Error": Database, Compilation, Parsing, Runtime …, or an empty string.
         resource, name, path: the node that dbt names in the first line, or empty strings.
         core: what is left for a person to read, and for the patterns to match: without the first
@@ -128,9 +131,9 @@ class Frame(msgspec.Struct, frozen=True):
     code: str
 
 
-def read(message: str, secrets: Iterable[str] = ()) -> Reading:
-    """`message` taken apart, without `secrets`. Any text is fine: what is not there stays empty."""
-    text = scrub(_COLOUR.sub("", message), secrets).strip("\n").rstrip()
+def read(message: str) -> Reading:
+    """`message` taken apart. Any text is fine: what is not there stays empty."""
+    text = _COLOUR.sub("", message).strip("\n").rstrip()
     if len(text) > LONGEST:
         text = text[:LONGEST] + "\n…"
     first, _, rest = text.partition("\n")

@@ -1,8 +1,8 @@
 """Which of a remote caller's environment values may reach a worker.
 
 An embedded worker sees all of its caller's environment. A remote one gets the names that the
-project's ``env_var`` calls use, dbt's own options and what dbt notes in its artifacts, minus a deny-list
-that both sides apply.
+project's ``env_var`` calls use, dbt's own options, what dbt notes in its artifacts and the time zone, minus a
+deny-list that both sides apply.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 NAME = "dbt_relay"
 _FIELDS = ("run", "node", "attempt", "worker", "phase", "duration")
@@ -34,11 +36,18 @@ class _Text(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def configure(format_name: str = "auto", level: str = "INFO") -> logging.Logger:
-    """Set up dbt-relay's logger on stderr. Calling it again replaces what it set up."""
+@functools.cache
+def own_stderr() -> TextIO:
+    """This process's stderr under a descriptor of its own: descriptor 2 is the caller's while a step executes."""
+    return os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+
+
+def configure(format_name: str = "auto", level: str = "INFO", stream: TextIO | None = None) -> logging.Logger:
+    """Set up dbt-relay's logger on `stream` (default: stderr). Calling it again replaces what it set up."""
+    stream = stream or sys.stderr
     logger = logging.getLogger(NAME)
-    text = format_name == "text" or (format_name == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    text = format_name == "text" or (format_name == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(_Text() if text else _Json())
     logger.handlers = [handler]
     logger.setLevel(level.upper())

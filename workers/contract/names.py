@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Final
 
 QUEUE: Final = "dbt-relay"
@@ -52,16 +53,41 @@ TASK_OF_STEP: Final = {
     STEP_COMMAND: TASK_COMMAND,
 }
 
+READ: Final = "read "
+"""What stands before the name of a file that a run opens to read it, and not to write."""
+
 RUN_ID_PATTERN: Final = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{12}\Z"
 STEP_ID_PATTERN: Final = r"^(@(plan|start|close|command)|[A-Za-z_]+\.[^\x00-\x1f/\\]{1,1000})\Z"
 
 _RUN_ID = re.compile(RUN_ID_PATTERN)
 
 
+def warehouse_of_files(files: Mapping[str, bool]) -> str:
+    """The name of a single-process warehouse: the names of its files, one a line (`lua/files.lua` reads it).
+
+    Args:
+        files: name -> whether it is opened for writing.
+    """
+    return "\n".join(name if writes else READ + name for name, writes in sorted(files.items()))
+
+
+def files_of_warehouse(warehouse: str) -> tuple[str, ...]:
+    """The names of the files of a warehouse, in the order of its name."""
+    return tuple(line.removeprefix(READ) for line in warehouse.split("\n"))
+
+
 def new_run_id(now: float | None = None) -> str:
     """A run id that sorts by time of submission (UTC) and cannot be guessed."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() if now is None else now))
     return f"{stamp}-{secrets.token_hex(6)}"
+
+
+def release_queue(queue: str, release: str) -> str:
+    """The queue beside `queue` that only its workers with that release of dbt consume.
+
+    A run's messages go to `queue`. A worker that has another dbt than the one that planned the run passes them on.
+    """
+    return f"{queue}@{release}"
 
 
 def submitted_at(run_id: str) -> float:
@@ -134,6 +160,9 @@ class Keys:
     def events(self, run_id: str) -> str:  # stream: lines and node events
         return f"{self.run(run_id)}:events"
 
+    def log(self, run_id: str) -> str:  # stream: records of dbt's log file, which its reader removes
+        return f"{self.run(run_id)}:log"
+
     def publishers(self, run_id: str) -> str:  # hash: publisher -> last sequence number it wrote
         return f"{self.run(run_id)}:publishers"
 
@@ -141,12 +170,15 @@ class Keys:
         return f"{self.run(run_id)}:live"
 
     def of_run(self, run_id: str) -> list[str]:
-        """Every key of a run but its artifacts' (`artifact`)."""
+        """Every key of a run but its artifacts' (`artifact`) and its `log`, which expires by itself."""
         return [
             self.run(run_id), self.states(run_id), self.steps(run_id), self.children(run_id),
             self.waiting(run_id), self.ready(run_id), self.results(run_id), self.attempts(run_id),
             self.cache(run_id), self.events(run_id), self.publishers(run_id),
         ]  # fmt: skip
+
+    def told(self, run_id: str) -> str:  # string, for a minute: why the run waits was said
+        return f"{self.run(run_id)}:told"
 
     # all runs
     def active(self) -> str:  # sorted set: unfinished runs by time of submission
@@ -164,8 +196,13 @@ class Keys:
     def locks(self) -> str:  # what every lock's key begins with
         return f"{self.prefix}:lock:"
 
-    def lock(self, warehouse: str) -> str:  # hash: run, session and lease of who may open it
+    def lock(self, warehouse: str) -> str:  # hash: run, session and lease of who may write a file
         return f"{self.locks()}{warehouse}"
+
+    def lock_readers(
+        self, warehouse: str
+    ) -> str:  # hash: run that only reads it -> JSON of session and lease
+        return f"{self.lock(warehouse)}:readers"
 
     def lock_waiters(self, warehouse: str) -> str:  # list: runs in order of arrival
         return f"{self.lock(warehouse)}:waiters"
@@ -190,6 +227,16 @@ class Keys:
 
     def probe(self) -> str:  # is never there: deleting it shows whether the server takes writes
         return f"{self.prefix}:probe"
+
+    def command_line(self, release: str) -> str:  # string: packed description of a dbt release's command line
+        return f"{self.prefix}:command-line:{release}"
+
+    def shared(self) -> dict[str, str]:
+        """Keys that all runs share, and their Redis types."""
+        return {
+            self.active(): "zset", self.finished(): "zset", self.leases(): "zset", self.watches(): "zset",
+            self.strays(): "hash", self.workers(): "hash", self.rejected(): "hash",
+        }  # fmt: skip
 
     def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
         return f"{self.prefix}:workers"

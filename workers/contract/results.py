@@ -14,7 +14,9 @@ READY: Final = "ready"  # may be handed out
 QUEUED: Final = "queued"  # a message for it was handed out
 RUNNING: Final = "running"  # claimed: it has an owner, a fence and a lease
 RETRYING: Final = "retrying"  # failed for a passing reason, waits for its next attempt
-WAITING: Final = "waiting"  # for its relation, which another run is writing
+WAITING: Final = (
+    "waiting"  # for its relation, which another run is writing, or for a file that another program has open
+)
 DONE: Final = "done"  # finished, whatever the result
 STEP_STATES: Final = frozenset({BLOCKED, READY, QUEUED, RUNNING, RETRYING, WAITING, DONE})
 
@@ -85,7 +87,7 @@ class DbtResult(msgspec.Struct, kw_only=True):
     Attributes:
         success: as dbt's exit code 0 means it.
         stdout: dbt's console lines, in order.
-        stderr: what dbt-relay had to say beside dbt, usually empty.
+        stderr: what the run's code wrote on stderr, then why the run failed, if it did; usually empty.
         execution_time: seconds from submit to result.
         return_code: dbt's: 0 good, 1 a node failed or was skipped, 2 dbt could not do it.
         command: the whole command, ``["dbt", "run", …]``.
@@ -94,6 +96,8 @@ class DbtResult(msgspec.Struct, kw_only=True):
         run_results: dbt's run_results.json as a dict, or None where the command writes none.
         attempts: every execution of the steps around the nodes, in order: plan, start and close, or
             a command that runs whole. Those of a node are in its `NodeResult`.
+        warnings: what dbt-relay has to say about a run that went on after a worker was lost: hooks, or a
+            command, that may have been executed twice. Also in `stderr`.
     """
 
     success: bool
@@ -107,3 +111,4 @@ class DbtResult(msgspec.Struct, kw_only=True):
     error: ErrorInfo | None = None
     run_results: dict[str, Any] | None = None
     attempts: tuple[Attempt, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -1,9 +1,8 @@
-"""Masks secrets in text that leaves a process: lines, results, logs.
+"""Replaces credentials, by exact value, in text that dbt-relay itself writes: errors, records and logs.
 
-What is masked: the secret values that the caller names, passwords in URLs, and the values of
-``password=…`` and its like. dbt itself masks the values of ``DBT_ENV_SECRET_*`` alone
-(`dbt_common.exceptions.base.scrub_secrets`), so a password of profiles.yml that a driver repeats in
-its message would get through; the mask is dbt's.
+Only values that are known to be credentials are looked for. Text of a project (SQL, rows, dbt's lines) is not
+searched for what looks like a password: that would change data. dbt masks the values of ``DBT_ENV_SECRET_*``
+there itself (`dbt_common.exceptions.base.scrub_secrets`), with the same mask.
 """
 
 from __future__ import annotations
@@ -13,57 +12,68 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 MASK: Final = "*****"
 
-_LINE_WORTH_MASKING = 8  # characters: shorter lines of a many-line secret say nothing
+_LINE_WORTH_MASKING = 8  # characters: a shorter line of a multi-line secret occurs in other text too
 
-# scheme://user:PASSWORD@host; an unencoded slash ends the authority, so it cannot be in a password.
-_URL_PASSWORD = re.compile(r"(?P<before>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@'\"]*:)[^\s/'\"]+(?=@)")
+_CREDENTIAL_NAME = re.compile(r"pass|pwd|secret|token|key|private|credential|authorization", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?:path|file)$", re.IGNORECASE)
 
-_VALUE = r"(?:'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|[^\s,;&'\"(){}\]]+)"
-
-# password=x, PGPASSWORD: 'x', "password": "x"
-_PASSWORD_PAIR = re.compile(
-    rf"(?P<before>\b\w*(?:password|passwd|passphrase|pwd)\b['\"]?\s*(?:=>?|:)\s*){_VALUE}", re.IGNORECASE
-)
-
-# The words of this one occur in plain sentences too ("unexpected token: x"), so only = or quotes count.
-_TOKEN_PAIR = re.compile(
-    r"(?P<before>\b\w*(?:secret|token|api_?key|access_?key|private_?key)(?:_?id)?\b"
-    rf"(?:['\"]\s*:\s*|\s*=\s*)){_VALUE}",
-    re.IGNORECASE,
-)
-
-# create secret (type s3, key_id 'x', secret 'y')
-_DUCKDB_SECRET = re.compile(r"(?P<before>\b(?:secret|key_id|session_token)\s+)'(?:[^']|'')*'", re.IGNORECASE)
+# Both patterns are applied to URLs and to values of a profile only. Each match begins at a literal or at the
+# start of a word, so the search is linear.
+_URL_PASSWORD = re.compile(r"(?<=://)(?P<before>[^/:@]*:)(?P<value>[^/]+)(?=@)")
+_PAIR = re.compile(r"\b(?P<before>(?P<name>\w+)=)(?P<value>'[^']*'|[^\s&;]+)")
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` with every secret replaced by `MASK`. Scrubbing twice changes nothing more.
+    """Replace every occurrence of the given values.
 
     Args:
-        text: anything somebody may read.
-        secrets: values that must not appear; blank ones are ignored, as dbt does. They are found in
-            their JSON-escaped and URL-encoded forms too, and the lines of a many-line secret singly.
+        text: any text.
+        secrets: the values. Blank ones are ignored, as dbt does. Their JSON-escaped, SQL-escaped and URL-encoded
+            forms are replaced too, and each long line of a multi-line value.
+
+    Returns:
+        `text` with `MASK` in place of the values. The time is proportional to its length.
     """
     for value in _forms(frozenset(secrets)):
         text = text.replace(value, MASK)
-    if "://" in text:
-        text = _URL_PASSWORD.sub(rf"\g<before>{MASK}", text)
-    lowered = text.lower()  # most lines have none of the words: looking for those first is quick
-    if "pass" in lowered or "pwd" in lowered:
-        text = _PASSWORD_PAIR.sub(rf"\g<before>{MASK}", text)
-    if "secret" in lowered or "token" in lowered or "key" in lowered:
-        text = _TOKEN_PAIR.sub(rf"\g<before>{MASK}", text)
-        text = _DUCKDB_SECRET.sub(rf"\g<before>{MASK}", text)
     return text
+
+
+def names_credential(name: str) -> bool:
+    """Whether a setting of this name holds a credential (``password``, ``motherduck_token``, ``key_id``), and not
+    the path of a file that does (``private_key_path``)."""
+    return bool(_CREDENTIAL_NAME.search(name)) and not _FILE_NAME.search(name)
+
+
+def credentials_in(value: str) -> tuple[str, ...]:
+    """The passwords and tokens within a URL or a connection string.
+
+    Args:
+        value: such as ``redis://:PASSWORD@host``, ``md:db?motherduck_token=TOKEN``, ``host=x password=PASSWORD``.
+
+    Returns:
+        Each as it is written, and decoded where it is URL-encoded.
+    """
+    found = [match["value"] for match in _URL_PASSWORD.finditer(value)]
+    found += [match["value"].strip("'") for match in _PAIR.finditer(value) if names_credential(match["name"])]
+    return tuple({form for each in found for form in (each, unquote(each))})
+
+
+def mask_url(url: str) -> str:
+    """A URL that may be shown: its password, and credentials among its parameters, are replaced."""
+    url = _URL_PASSWORD.sub(rf"\g<before>{MASK}", url)
+    return _PAIR.sub(
+        lambda match: match["before"] + (MASK if names_credential(match["name"]) else match["value"]), url
+    )
 
 
 @lru_cache(maxsize=64)
 def _forms(secrets: frozenset[str]) -> tuple[str, ...]:
-    """Every form in which a secret may be written, longest first: one may be part of another."""
+    """Every form in which a secret may be written, the longest first: one may be part of another."""
     forms = set()
     for secret in secrets:
         if not secret.strip():
@@ -71,5 +81,10 @@ def _forms(secrets: frozenset[str]) -> tuple[str, ...]:
         lines = [line.strip() for line in secret.splitlines()]
         for value in [secret, *(line for line in lines if len(line) >= _LINE_WORTH_MASKING)]:
             forms |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-            forms |= {quote(value, safe=""), quote_plus(value)}
+            forms |= {quote(value, safe=""), quote_plus(value), value.replace("'", "''")}
     return tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
+def escaped(text: str) -> str:
+    """`text` as UTF-8 can carry it: of bytes that are not UTF-8 (lone surrogates in Python), escapes."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -27,6 +27,7 @@ from dbt.deprecations import active_deprecations
 from dbt_common.utils.formatting import lowercase
 
 from workers.engine.patches import registry
+from workers.engine.template_state import TEMPLATES
 
 
 class CacheRecorder:
@@ -90,18 +91,25 @@ class CacheRecorder:
         told = [self.origin, "snapshot", relations, links, schemas, self.position]
         return msgspec.json.encode(told).decode()
 
-    def replay(self, changes: Iterable[bytes]) -> None:
+    def replay(self, changes: Iterable[bytes]) -> list[list[Any]]:
         """Apply the run's next changes; those that came from here are in the cache already.
 
         A snapshot is told with its node's result, some time after the warehouse was asked: what other nodes
         told meanwhile is applied again on top of it. The warehouse may have shown some of that already.
+
+        Returns:
+            the changes that are none of the cache (`template_state`).
         """
         restored = False
+        others: list[list[Any]] = []
         with self.quietly():
             for raw in changes:
                 self.position += 1
                 origin, *change = msgspec.json.decode(raw)
                 self._replayed.append(raw)
+                if change[0] == TEMPLATES:
+                    others.append([origin, *change])
+                    continue
                 if origin == self.origin and (not restored or change[0] == "deprecated"):
                     continue
                 self._apply(change)
@@ -109,8 +117,9 @@ class CacheRecorder:
                     restored = True
                     for told in self._replayed[change[4] : -1]:
                         _, *meanwhile = msgspec.json.decode(told)
-                        if meanwhile[0] not in {"snapshot", "deprecated"}:
+                        if meanwhile[0] not in {"snapshot", "deprecated", TEMPLATES}:
                             self._apply(meanwhile)
+        return others
 
     def _apply(self, change: list[Any]) -> None:
         cache = self.cache

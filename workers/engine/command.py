@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +15,42 @@ from dbt.adapters.factory import FACTORY
 from dbt.artifacts.schemas.catalog import CatalogArtifact
 from dbt.artifacts.schemas.freshness import FreshnessResult
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResultsArtifact
-from dbt.cli.main import dbtRunner
+from dbt.cli.main import cli, dbtRunner
 from dbt.task.retry import RETRYABLE_STATUSES
 from dbt_common.invocation import get_invocation_id
 
 from workers.contract.classify import Failure, classify, classify_text
 from workers.contract.classify_console import first_failure
 from workers.contract.errors import ErrorInfo
-from workers.contract.events import LINE, Event
+from workers.contract.events import LINE, STDERR, Event
 from workers.contract.names import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES
 from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import FencedAdapters
+from workers.engine.file_log import diverted
+from workers.engine.masking import secrets_here
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
-
-_CONNECTION_TEST = re.compile(
-    r"returned the following error:\s+>(?P<said>.+?)\n\s*\nCheck your database", re.DOTALL
-)
-"""dbt.task.debug: what ``dbt debug`` says when it cannot connect."""
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
 """Commands that open no connection."""
 
 
 def execute_command(
-    spec: RunSpec, command: str, sink: LineSink, previous: Previous | None = None
+    spec: RunSpec,
+    command: str,
+    sink: LineSink,
+    previous: Previous | None = None,
+    *,
+    exiting: Callable[[], bool] = lambda: False,
 ) -> Finished:
     """Execute a command whole.
 
     Args:
         previous: run results that ``retry`` is to repeat, instead of those in the target folder.
+        exiting: whether the process was told to end; a SystemExit is an error of the command otherwise.
 
     Raises:
         KeyboardInterrupt, SystemExit: something stopped this process's work from outside; dbt's own
@@ -56,11 +58,16 @@ def execute_command(
     """
     FACTORY.adapters = FencedAdapters()
     said: list[str] = []
-    with _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), contextlib.ExitStack() as stack:
+    with (
+        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(),
+        contextlib.ExitStack() as stack,
+    ):  # fmt: skip
+        if spec.file_log:
+            stack.enter_context(diverted(sink.record))
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
         outcome = dbtRunner().invoke([*spec.args, *state])
     error: BaseException | None = outcome.exception
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and exiting()):
         raise error
     if error is not None:
         return Finished(return_code=2, error=classify_command(error, command))
@@ -105,7 +112,7 @@ def _remembering(sink: LineSink, said: list[str]) -> Iterator[None]:
     emit = sink.emit
 
     def remember(event: Event) -> None:
-        if event.kind == LINE:
+        if event.kind == LINE and event.stream != STDERR:
             said.append(event.text)
         emit(event)
 
@@ -128,6 +135,16 @@ def _tables_on_stdout() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _named_dbt() -> Iterator[None]:
+    """dbt's programmatic interface calls itself ``cli`` where the executable says ``dbt`` (in its log, in help texts)."""
+    name, cli.name = cli.name, "dbt"
+    try:
+        yield
+    finally:
+        cli.name = name
+
+
+@contextlib.contextmanager
 def _statuses_kept() -> Iterator[None]:
     """``--warn-error retry`` adds to a set of the process (dbt.task.retry), for every later retry."""
     statuses = set(RETRYABLE_STATUSES)
@@ -140,10 +157,13 @@ def _statuses_kept() -> Iterator[None]:
 def _error_said(text: str, command: str) -> ErrorInfo:
     """The error of a command that returned none, from its lines."""
     if first_failure(text, "") is not None:
-        return classify_text(text, "", 1)
-    refused = _CONNECTION_TEST.search(text)
-    if refused is not None:
-        return classify(Failure(message=refused["said"].strip(), command=command))
+        return classify_text(text, "", 1, secrets=secrets_here())
+    # dbt.task.debug.COULD_NOT_CONNECT_MESSAGE
+    _, found, rest = text.partition("returned the following error:")
+    said, end, _ = rest.partition("\nCheck your database")
+    if found and end:
+        said = said.strip().removeprefix(">").strip()
+        return classify(Failure(message=said, command=command, secrets=secrets_here()))
     return classify(Failure(message=f"dbt {command} failed: its lines say why", command=command))
 
 
@@ -160,6 +180,7 @@ def _step_result(result: Any, command: str) -> StepResult:
                 file=getattr(node, "original_file_path", None),
                 compiled_code=getattr(node, "compiled_code", None),
                 failures=getattr(result, "failures", None),
+                secrets=secrets_here(),
             )
         )  # fmt: skip
     return StepResult(

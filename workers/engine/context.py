@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-import re
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -24,13 +22,15 @@ from dbt.cli import requires
 from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
-from dbt.graph import Graph
 from dbt.mp_context import get_mp_context
 from dbt.parser.manifest import ManifestLoader, _check_manifest
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
+from workers.contract.log import log
+from workers.contract.stored import text_of, unpack
 from workers.engine.fencing import FencedAdapters, require_fence
+from workers.engine.graph_files import LinkedGraph
 from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
@@ -39,10 +39,11 @@ from workers.engine.patches.registry import enabled
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
+from workers.engine.template_state import GraphIndex
+from workers.engine.unshared import unshare
 from workers.engine.warned import CHECKS, Warnings
 
 _CHANGED_VARS = "changed-vars"
-_CREDENTIAL = re.compile(r"pass|secret|token|key|private|credential", re.IGNORECASE)
 
 
 class ProjectMismatchError(Exception):
@@ -62,6 +63,7 @@ class Context(msgspec.Struct, kw_only=True):
 
     Attributes:
         manifest_file: its manifest.json, kept in pieces.
+        graph_index: of its `graph`.
         config: configuration of an invocation of the same key, where reading it warned of nothing.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
@@ -75,12 +77,12 @@ class Context(msgspec.Struct, kw_only=True):
     manifest: Manifest
     adapter: Any
     manifest_file: ManifestFile
+    graph_index: GraphIndex
     config: RuntimeConfig | None = None
-    graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
+    graphs: dict[bool, LinkedGraph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
     catalogs: Any = None
     nothing_to_say: bool = False
-    secrets: tuple[str, ...]
 
     def use_adapter(self) -> None:
         """Make the context's adapter the one that dbt finds."""
@@ -93,7 +95,7 @@ class _Warnings:
     def __init__(self) -> None:
         self.count = 0
 
-    def deaf_to(self, _: BaseEvent) -> bool:
+    def take_debug(self, _: BaseEvent) -> bool:
         return True
 
     def __call__(self, msg: EventMsg) -> None:
@@ -185,17 +187,25 @@ class ContextStore:
         packed = self._shared.load(key)
         if packed is None:
             return self._unpack_same(key)
-        manifest = unpacked(zlib.decompress(packed))
+        try:
+            manifest = unpacked(unpack(packed))
+        except Exception as error:  # noqa: BLE001 - whatever is stored there, the project can be parsed
+            log(
+                "a stored manifest is not readable, the project is parsed",
+                context=key,
+                error=str(error)[:200],
+            )
+            return None
         manifest.build_flat_graph()
         remember_macros(manifest)
         return Context(
-            key=key, parsed_as=key, manifest=manifest, adapter=None, secrets=(),
-            manifest_file=ManifestFile(manifest),
+            key=key, parsed_as=key, manifest=manifest, adapter=None,
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _unpack_same(self, key: str) -> Context | None:
         """A context whose manifest was parsed with other vars."""
-        parsed_as = (self._shared.index(_SAME + key) or b"").decode()
+        parsed_as = text_of(self._shared.index(_SAME + key))
         if not parsed_as:
             return None
         found = next((each for each in self._contexts.values() if each.parsed_as == parsed_as), None)
@@ -236,7 +246,6 @@ class ContextStore:
         click_context.obj["manifest"] = context.manifest
         requires.setup_manifest(click_context, write=False)
         context.adapter = _fenced_adapter(config)
-        context.secrets = credential_secrets(config)
 
     def _parse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
@@ -257,11 +266,12 @@ class ContextStore:
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
+        unshare(manifest)
         self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=_fenced_adapter(config),
-            secrets=credential_secrets(config), manifest_file=ManifestFile(manifest),
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _base(
@@ -347,8 +357,9 @@ _SAME, _WARNED, _LAST = "same:", "warned:", "last:"
 def _with_other_vars(context: Context, key: str) -> Context:
     """A context whose manifest is another's."""
     return Context(
-        key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None, secrets=(),
-        manifest_file=context.manifest_file, graphs=context.graphs, semantic_manifest=context.semantic_manifest,
+        key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None,
+        manifest_file=context.manifest_file, graph_index=context.graph_index, graphs=context.graphs,
+        semantic_manifest=context.semantic_manifest,
     )  # fmt: skip
 
 
@@ -389,18 +400,3 @@ def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
         from dbt_common.events.base_types import EventGroupType
 
         get_event_manager().fire_deferred_events(EventGroupType.PARSE)
-
-
-def credential_secrets(config: RuntimeConfig) -> tuple[str, ...]:
-    """Values in the profile that must never be shown."""
-    values: list[str] = []
-
-    def collect(plain: Mapping[str, Any]) -> None:
-        for name, value in plain.items():
-            if isinstance(value, Mapping):
-                collect(value)
-            elif isinstance(value, str) and len(value) > 3 and _CREDENTIAL.search(name):
-                values.append(value)
-
-    collect(config.credentials.to_dict(omit_none=True))
-    return tuple(values)

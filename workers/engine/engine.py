@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import click
 from dbt.cli.exceptions import DbtUsageException
-from dbt.deprecations import show_deprecations_summary
 from dbt.events.types import MainEncounteredError, MainStackTrace
 from dbt_common.events.functions import fire_event
 from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
-from workers.contract.scrub import scrub
 from workers.engine import command as commands
-from workers.engine import edges, fencing
+from workers.engine import edges, fencing, template_calls
 from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import Tenure
-from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
-from workers.engine.masking import mask_json
+from workers.engine.invocation import parse_flags, postflight, preflight, said_already, standing_in, use_flags
 from workers.engine.node import execute_node
 from workers.engine.packing import uncollected
 from workers.engine.plan import check_models, make_plan
@@ -39,10 +37,9 @@ from workers.engine.spec import (
     StepResult,
 )
 from workers.engine.view import TASKS, RunView, build_view
-from workers.engine.warehouse import cancel_queries, close_warehouse, warehouse_of
+from workers.engine.warehouse import cancel_queries, close_warehouse, is_open, warehouse_of
 
 MAX_VIEWS = 8
-_PRIVATE_PREFIX = "DBT_ENV_SECRET_"  # dbt_common.constants.SECRET_ENV_PREFIX
 
 
 class CommandFailedError(Exception):
@@ -56,11 +53,21 @@ class CommandFailedError(Exception):
 class Engine:
     """dbt in this process. One step at a time: dbt's own state is the process's."""
 
-    def __init__(self, shared: SharedContexts, worker: str = "", contexts: int = 8) -> None:
+    def __init__(
+        self,
+        shared: SharedContexts,
+        worker: str = "",
+        contexts: int = 8,
+        exiting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            exiting: whether the process was told to end: a SystemExit is not dbt's then.
+        """
+        self._exiting = exiting
         self._contexts = ContextStore(shared, contexts)
         self._views: OrderedDict[str, RunView] = OrderedDict()
         self._worker = worker
-        self._secrets: dict[str, tuple[str, ...]] = {}
 
     # -- steps -------------------------------------------------------------------------------------
 
@@ -75,9 +82,10 @@ class Engine:
         """
         with self._step(spec, "@plan", emit, attempt) as seen:
             try:
-                click_context, flags = parse_flags(seen.args)
-            except DbtUsageException:
-                return _whole("dbt has its own words for what is wrong with the arguments")
+                with redirect_stdout(io.StringIO()):  # the whole command prints the same again
+                    click_context, flags = parse_flags(seen.args)
+            except (DbtUsageException, click.exceptions.Exit, click.Abort):
+                return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
             if previous is not None and command_of(previous) not in TASKS:
                 use_flags(flags)
                 warehouse = warehouse_of(self._contexts.configure(click_context))
@@ -92,7 +100,6 @@ class Engine:
                 said_already(flags)
                 use_flags(flags)
             context, config = self._contexts.open(seen, click_context, flags)
-            self._remember_secrets(seen, context.secrets)
             with uncollected():
                 view = build_view(seen.run_id, flags, config, context, console)
                 self._keep(view)
@@ -107,9 +114,10 @@ class Engine:
         """
         with self._step(spec, "@start", emit, attempt) as seen:
             view = self._view(seen, facts)
+            view.templates.begin(view.own_hooks)
             with uncollected():
                 outcome = edges.start(view)
-            outcome.cache += view.recorder.take()
+            outcome.cache += view.recorder.take() + view.templates.take()
             return outcome
 
     def node(
@@ -140,11 +148,12 @@ class Engine:
         with self._step(spec, unique_id, emit, attempt) as seen:
             view = self._view(seen, facts)
             refreshed: tuple[str, ...] = ()
-            view.recorder.replay(changes(view.recorder.position))
+            told = view.recorder.replay(changes(view.recorder.position))
+            view.templates.begin(lambda: (unique_id, *view.inlined), told)
             if (attempt > 1 or stale) and not skip:
                 refreshed = (self._refresh_cache(view),)
             outcome = execute_node(view, unique_id, index, skip=skip, cause=cause, overran=overran)
-            outcome.cache = refreshed + view.recorder.take()
+            outcome.cache = refreshed + view.recorder.take() + view.templates.take()
             outcome.result.worker = self._worker
             return outcome
 
@@ -163,9 +172,9 @@ class Engine:
         """What dbt does once after the last node."""
         with self._step(spec, "@close", emit, attempt) as seen:
             view = self._view(seen, facts)
-            view.recorder.replay(changes(view.recorder.position))
+            view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
             finished = edges.close(view, started, results, stop=stop)
-            show_deprecations_summary()
+            postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
             return finished
 
     def command(
@@ -173,22 +182,26 @@ class Engine:
     ) -> Finished:
         """Execute a command whole. `previous`: see `plan`."""
         with self._step(spec, "@command", emit, attempt) as seen:
-            return commands.execute_command(seen, command, self._sink, previous)
+            return commands.execute_command(seen, command, self._sink, previous, exiting=self._exiting)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.
 
-        A project or profile that cannot be read needs none: dbt will say what is wrong with it.
+        Arguments, a project or a profile that dbt refuses need none: the command reports the error.
         """
         if command in commands.WITHOUT_WAREHOUSE:
             return None
-        with self._quiet_step(spec):
+        with self._quiet_step(spec), redirect_stdout(io.StringIO()):
             try:
                 click_context, flags = parse_flags(spec.args)
                 use_flags(flags)
                 config = self._contexts.configure(click_context)
                 return warehouse_of(config)
-            except (DbtBaseException, click.UsageError):
+            except Exception:  # noqa: BLE001 - whatever it is, the command meets it again and reports it
+                return None
+            except SystemExit:
+                if self._exiting():
+                    raise
                 return None
 
     @contextmanager
@@ -206,6 +219,10 @@ class Engine:
                 view.pool.close()  # dbt then begins no further batch
         cancel_queries()
 
+    def has_files_open(self) -> bool:
+        """Whether this process has the DuckDB files of a run open by now."""
+        return is_open()
+
     def release(self) -> None:
         """Close every connection: a DuckDB file is free for others afterwards."""
         close_warehouse()
@@ -213,11 +230,6 @@ class Engine:
     def forget(self, run_id: str) -> None:
         """Drop what this process holds of a run (its next step starts from the ledger)."""
         self._views.pop(run_id, None)
-        self._secrets.pop(run_id, None)
-
-    def mask(self, spec: RunSpec, raw: bytes) -> bytes:
-        """JSON without the values of secrets in its texts."""
-        return mask_json(raw, self._secrets_of(spec))
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -233,7 +245,6 @@ class Engine:
                     said_already(flags)
                 use_flags(flags)
                 context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
-                self._remember_secrets(spec, context.secrets)
                 view = build_view(spec.run_id, flags, config, context, console)
                 self._keep(view)
         self._sink.configure(view.console)
@@ -266,23 +277,14 @@ class Engine:
         if view is not None and view.flags.WRITE_JSON:
             edges.write_manifest(view, set())
 
-    def _secrets_of(self, spec: RunSpec) -> tuple[str, ...]:
-        known = self._secrets.get(spec.run_id)
-        return known if known is not None else _env_secrets(spec)
-
-    def _remember_secrets(self, spec: RunSpec, credentials: tuple[str, ...]) -> None:
-        self._secrets[spec.run_id] = tuple({*_env_secrets(spec), *credentials})
-
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:
         self._sink = LineSink(
-            None, spec.run_id, step, emit, debug=spec.debug, attempt=attempt, worker=self._worker,
-            scrub=lambda text: scrub(text, self._secrets_of(spec)),
+            None, spec.run_id, step, emit, debug=spec.debug, file_log=spec.file_log, attempt=attempt,
+            worker=self._worker,
         )  # fmt: skip
         try:
             with standing_in(spec, self._sink) as seen:
-                if seen is not spec:  # a `.env` file may hold secrets
-                    self._remember_secrets(seen, self._secrets.get(spec.run_id, ()))
                 try:
                     yield seen
                 except CommandFailedError:
@@ -292,14 +294,19 @@ class Engine:
                 except (DbtUsageError, ProjectMismatchError) as error:
                     self._sink.line(f"Error: {error}", level="error")
                     raise CommandFailedError(self._finished(error, spec)) from error
-                except Exception as error:
+                except (Exception, SystemExit) as error:
+                    if isinstance(error, SystemExit) and self._exiting():
+                        raise
                     # as dbt.cli.requires.postflight reports what ends a command
                     fire_event(MainEncounteredError(exc=str(error)))
                     if not isinstance(error, DbtBaseException):
                         fire_event(MainStackTrace(stack_trace=traceback.format_exc()))
                     self._leave_manifest(spec)
-                    show_deprecations_summary()
+                    flags = self._sink.flags
+                    postflight(getattr(flags, "WHICH", ""), flags, spec.started_at, success=False)
                     raise CommandFailedError(self._finished(error, spec)) from error
+                finally:
+                    template_calls.leave()
         except OSError as error:
             # the caller's working directory is not on this machine
             self._sink.line(f"Error: {error}", level="error")
@@ -307,7 +314,7 @@ class Engine:
 
     @contextmanager
     def _quiet_step(self, spec: RunSpec) -> Iterator[None]:
-        sink = LineSink(None, spec.run_id, "", lambda _: None, scrub=str)
+        sink = LineSink(None, spec.run_id, "", lambda _: None)
         with standing_in(spec, sink):
             yield
 
@@ -324,9 +331,3 @@ class Engine:
 def _whole(why: str, warehouse: str | None = None) -> Plan:
     facts = RunFacts(context_key="", selected=(), flattened=(), total=0)
     return Plan(facts=facts, nodes=(), threads=1, warehouse=warehouse, whole=why)
-
-
-def _env_secrets(spec: RunSpec) -> tuple[str, ...]:
-    return tuple(
-        value for name, value in spec.env.items() if name.startswith(_PRIVATE_PREFIX) and value.strip()
-    )

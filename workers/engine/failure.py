@@ -9,6 +9,7 @@ from dbt.cli.exceptions import DbtUsageException
 
 from workers.contract.classify import Failure, classify
 from workers.contract.errors import ErrorInfo
+from workers.engine.masking import secrets_here
 from workers.engine.view import RunView
 
 
@@ -47,7 +48,7 @@ def classify_node(
             failures=failures,
             target=view.config.project_target_path,
             known_names=known_names(view),
-            secrets=view.context.secrets,
+            secrets=secrets_here(),
         )
     )
 
@@ -66,6 +67,7 @@ def classify_command(
             command=command,
             adapter=adapter,
             known_names=known,
+            secrets=secrets_here(),
         )
     )
 

@@ -29,6 +29,8 @@ from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
 from workers.contract.errors import DbtUsageError
+from workers.engine import duckdb_connections
+from workers.engine.masking import mask_opening_errors
 
 CANCELLING = "cancel"
 """Name of the connection over which queries of this process are cancelled. It is not fenced."""
@@ -121,7 +123,7 @@ class PostgresFence:
         connection = Connection(
             type=manager.TYPE, name=CANCELLING, credentials=plain, state=ConnectionState.INIT
         )  # fmt: skip
-        type(manager).open(connection)
+        manager.open(connection)  # the wrapped one, which masks credentials in its errors
         marked = "from pg_stat_activity where usename = current_user and strpos(application_name, %s) > 0"
         give_up = time.monotonic() + PATIENCE
         with closing(connection.handle) as handle, handle.cursor() as cursor:
@@ -201,7 +203,9 @@ class FencedAdapters(dict[str, Any]):
     """What dbt's factory keeps its adapters in: those that it makes open fenced connections."""
 
     def __setitem__(self, name: str, adapter: Any) -> None:
+        duckdb_connections.record()
         _fence(adapter)
+        mask_opening_errors(adapter)
         super().__setitem__(name, adapter)
 
 

@@ -15,7 +15,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import dbt.version
 import dbt_common
 import msgspec
 from dbt.adapters.factory import FACTORY
@@ -23,7 +22,9 @@ from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 
+import dbt
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.release import release
 from workers.engine.spec import RunSpec
 
 _FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
@@ -45,7 +46,7 @@ class ReadSet(msgspec.Struct, frozen=True):
 def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
     """What an invocation says that a parse may look at; `with_vars`: whether other vars make another family."""
     plain = {
-        "dbt": dbt.version.__version__,
+        "dbt": release(),
         "project_dir": str(flags.PROJECT_DIR),
         "profiles_dir": str(flags.PROFILES_DIR),
         "cwd": spec.cwd,

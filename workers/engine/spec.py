@@ -12,6 +12,8 @@ import msgspec
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import Event
 from workers.contract.messages import Seconds
+from workers.contract.scrub import escaped
+from workers.contract.surroundings import Surroundings
 
 OnEvent = Callable[[Event], None]
 
@@ -25,6 +27,9 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         env: the whole environment that dbt is to see.
         invocation_id: dbt's, one for the whole run.
         started_at: ``run_started_at``, seconds since the epoch, UTC.
+        debug: whether dbt events below console level are published too.
+        file_log: whether the records of dbt's log file go to the caller, who writes it.
+        surroundings: what else dbt's process would inherit from its caller.
     """
 
     run_id: str
@@ -35,7 +40,9 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     invocation_id: str
     started_at: float
     debug: bool = False
+    file_log: bool = False
     required_models: tuple[str, ...] = ()
+    surroundings: Surroundings = Surroundings()
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,8 +202,21 @@ class SharedContexts(Protocol):
 
 
 def encode(value: Any) -> bytes:
-    """JSON of the engine's answers. dbt's own string types become strings."""
-    return msgspec.json.encode(value, enc_hook=_plain)
+    """JSON of the engine's answers. dbt's own string types become strings; bytes that are not UTF-8, escapes."""
+    try:
+        return msgspec.json.encode(value, enc_hook=_plain)
+    except UnicodeEncodeError:  # of an environment value
+        return msgspec.json.encode(_escaped(msgspec.to_builtins(value, enc_hook=_plain)))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, dict):
+        return {_escaped(name): _escaped(item) for name, item in value.items()}
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 from contextlib import nullcontext
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from dbt.adapters.factory import FACTORY
 from dbt.config.runtime import RuntimeConfig
 
+from workers.engine import duckdb_connections
 from workers.engine.fencing import CANCELLING
+from workers.engine.warehouse_files import in_memory, local_warehouse
 
 
 def warehouse_of(config: RuntimeConfig) -> str | None:
@@ -20,32 +22,28 @@ def warehouse_of(config: RuntimeConfig) -> str | None:
     server warehouse take many.
     """
     credentials: Any = config.credentials
-    if credentials.type != "duckdb":
-        return None
-    paths = [
-        os.path.realpath(path)
-        for path in (credentials.path, *(a.path for a in credentials.attach or () if not a.read_only))
-        if _is_local_file(path)
-    ]
-    return "duckdb:" + paths[0] if paths else None
-
-
-def _is_local_file(path: str) -> bool:
-    return (
-        path != ":memory:"
-        and not path.startswith(("md:", "motherduck:"))
-        and ("://" not in path and not path.startswith("ducklake:"))
-    )
+    return local_warehouse(credentials) if credentials.type == "duckdb" else None
 
 
 def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
     """Why a run cannot be split over processes, or None when it can."""
     credentials: Any = config.credentials
-    if credentials.type == "duckdb" and credentials.path == ":memory:":
+    if credentials.type == "duckdb" and in_memory(credentials.path):
         return "an in-memory DuckDB lives in one process"
     if getattr(flags, "SHOW", False):
         return "--show prints the loaded seeds, which only the process that loaded them has"
+    for name, reason in _OF_ONE_PROCESS.items():
+        if getattr(flags, name, None):
+            return reason
     return None
+
+
+_OF_ONE_PROCESS = {
+    "RECORD_TIMING_INFO": "--record-timing-info profiles one process",
+    "SHOW_RESOURCE_REPORT": "--show-resource-report measures one process",
+    "UPLOAD_TO_ARTIFACTS_INGEST_API": "--upload-to-artifacts-ingest-api sends the files of one process",
+}
+"""Options that dbt's command line carries out around the command (dbt.cli.requires: preflight, postflight)."""
 
 
 def open_warehouse(adapter: Any) -> None:
@@ -55,14 +53,30 @@ def open_warehouse(adapter: Any) -> None:
         _ = adapter.connections.get_thread_connection().handle
 
 
+def is_open() -> bool:
+    """Whether dbt-duckdb has opened what the profile names and not closed it since."""
+    duckdb: Any = sys.modules.get("dbt.adapters.duckdb.connections")
+    environment = duckdb.DuckDBConnectionManager._ENV if duckdb is not None else None
+    return getattr(environment, "conn", None) is not None
+
+
 def close_warehouse() -> None:
-    """Close every connection of this process; a DuckDB file is free for others afterwards."""
-    adapters: list[Any] = list(FACTORY.adapters.values())
-    for adapter in adapters:
-        adapter.cleanup_connections()
+    """Close every connection of this process; a DuckDB file is free for others afterwards.
+
+    One that cannot be closed in good order, after a failed transaction, say, keeps no other open.
+    """
+    with contextlib.ExitStack() as closing:  # from the last to the first, also where one of them raises
+        closing.callback(duckdb_connections.close_all)
+        closing.callback(_close_environment)
+        adapters: list[Any] = list(FACTORY.adapters.values())
+        for adapter in adapters:
+            closing.callback(adapter.cleanup_connections)
+
+
+def _close_environment() -> None:
+    """dbt-duckdb keeps the file open in its class, whichever adapter opened it."""
     duckdb = sys.modules.get("dbt.adapters.duckdb.connections")
     if duckdb is not None:
-        # dbt-duckdb keeps the file open in its class, whichever adapter opened it
         manager: Any = duckdb.DuckDBConnectionManager
         environment = manager._ENV
         manager.close_all_connections()

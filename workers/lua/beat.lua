@@ -7,9 +7,16 @@ local function renews(step, fence)
   if state_of(step) ~= 'running' or read_step(step).fence ~= fence then return false end
   if step == '@session' then
     -- a session of a run that has ended may have been overtaken: the warehouse is the next run's then
-    local lock = lock_keys(run_field('lock') or '')
-    if not holds_lock(lock) or tonumber(redis.call('HGET', lock, 'fence')) ~= fence then return false end
-    redis.call('HSET', lock, 'expires', now_ms() + lease)
+    local files = own_files()
+    if not holds_files(files) then return false end
+    for _, file in ipairs(files) do
+      if hold_of(file).fence ~= fence then return false end
+    end
+    for _, file in ipairs(files) do
+      local hold = hold_of(file)
+      hold.expires = now_ms() + lease
+      write_hold(file, hold)
+    end
   elseif not is_live(run_state) then
     return true  -- it is to stop, and nothing of an ended run waits for it
   end
@@ -17,12 +24,18 @@ local function renews(step, fence)
   return true
 end
 
+-- what would have run beside the node that failed has as long as that one took
+local function may_go_on(step)
+  local data = read_step(step)
+  return data.grace and now_ms() <= data.started * 1000 + data.grace
+end
+
 local out = {}
 for i = 3, #ARGV, 2 do
   local step = ARGV[i]
   if renews(step, tonumber(ARGV[i + 1])) then
     -- the close of a stopping run must be let finish; a session ends by itself
-    local stop = run_state ~= 'active' and step ~= '@close' and step ~= '@session'
+    local stop = run_state ~= 'active' and step ~= '@close' and step ~= '@session' and not may_go_on(step)
     out[#out + 1] = stop and 'stop' or 'ok'
   else
     out[#out + 1] = 'lost'

@@ -19,16 +19,15 @@ if ARGV[5] ~= '' then redis.call('RPUSH', ATTEMPTS, ARGV[5]) end
 for _, change in ipairs(move.cache or {}) do redis.call('RPUSH', CACHE, change) end
 publish({kind = 'state', node = step, state = move.word, attempt = data.tries, worker = data.owner})
 
+if move.facts then
+  for name, value in pairs(move.facts) do redis.call('HSET', RUN, name, value) end
+end
 if move.final then
   end_run(move.final_state, move.final, tonumber(ARGV[7]))
   return cjson.encode({accepted = true, publish = dispatch()})
 end
-
-if move.facts then
-  for name, value in pairs(move.facts) do redis.call('HSET', RUN, name, value) end
-end
 if step == '@plan' then
-  redis.call('HSET', RUN, 'planned', '1', 'pending', move.nodes, 'total', move.nodes)
+  redis.call('HSET', RUN, 'planned', '1', 'pending', move.nodes, 'total', move.nodes, 'blocked', move.nodes)
   if move.nodes > 0 and run_state == 'active' then
     write_step('@start', {fence = 0, losses = 0, tries = 0, priority = -1})
     make_ready('@start')
@@ -39,7 +38,18 @@ elseif is_node(step) then
   redis.call('HINCRBY', RUN, 'done', 1)
 end
 
-if move.stop and run_state == 'active' then stop_run(move.stop) end
+-- dbt notices a failure that is to end the run (--fail-fast) when it takes the next node from its queue, or at
+-- once when it has taken all (dbt.task.runnable.GraphRunnableTask.run_queue). Until then it executes what it took:
+-- all that was ready. So the run stops when another node becomes ready, or none is left to become so.
+if move.stop and run_state == 'active' then
+  if is_node(step) then
+    redis.call('HSET', RUN, 'failing', move.stop)
+  else
+    stop_run(move.stop)
+  end
+end
+local failing = run_field('state') == 'active' and run_field('failing')
+local beside, released = failing and nodes_beside() or {}, 0
 if run_field('state') == 'active' then
   -- dbt skips every descendant of a failure and names the one that finished last. The mark goes from
   -- parent to child: a child begins after all of its parents, so it has heard of every failure above it.
@@ -63,7 +73,13 @@ if run_field('state') == 'active' then
     end
     redis.call('HSET', WAITING, unpack(counts))
     make_nodes_ready(free)
+    released = released + #free
   end
+  local blocked = number_field('blocked') - released
+  redis.call('HSET', RUN, 'blocked', blocked)
+  -- a unit test and its model are one thing that dbt takes from its queue
+  local is_next = released > 0 and string.sub(step, 1, 10) ~= 'unit_test.'
+  if failing and (is_next or blocked <= 0) then stop_run(failing, give_grace(beside, data)) end
 end
 close_when_done()
 return cjson.encode({accepted = true, publish = dispatch()})

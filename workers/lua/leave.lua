@@ -1,23 +1,34 @@
 -- End a session; the warehouse is closed by now. A run that has not ended keeps its place: others on the
 -- same warehouse wait for its end, so that two runs never mix. One that has ended lets the next in.
--- ARGV: run, warehouse, fence, what is known of the process. Answers the run whose session to publish, or ''.
+-- ARGV: run, warehouse, fence, for each file what is known of the process. Answers the steps to publish.
 even_when_full()
-local lock, waiters = lock_keys(ARGV[2])
+local files = files_of(ARGV[2])
 local fence = tonumber(ARGV[3])
-local state = run_field('state')
-redis.call('HDEL', STRAYS, ARGV[4])
-if redis.call('HGET', lock, 'holder') == ARGV[4] then redis.call('HDEL', lock, 'holder') end
+local held = false
+for i, file in ipairs(files) do
+  local hold, holder = hold_of(file), ARGV[3 + i]
+  redis.call('HDEL', STRAYS, holder)
+  if hold and hold.fence == fence then held = true end
+  if hold and hold.holder == holder then
+    hold.holder = nil
+    write_hold(file, hold)
+  end
+end
 local mine = state_of('@session') == 'running' and read_step('@session').fence == fence
 if mine then
   unwatch('@session')
   set_state('@session', 'blocked')
 end
-if not is_live(state) then
-  if holds_lock(lock) and tonumber(redis.call('HGET', lock, 'fence')) == fence then
-    return hand_over(lock, waiters)
-  end
-  return ''
+if not is_live(run_field('state')) then
+  if held then release_files(files) end
+  return dispatch()
 end
-if not mine then return '' end
-if holds_lock(lock) then redis.call('HSET', lock, 'expires', 0) end
-return #dispatch() > 0 and RUN_ID or ''
+if not mine then return {} end
+for _, file in ipairs(files) do
+  local hold = hold_of(file)
+  if hold then
+    hold.expires = 0
+    write_hold(file, hold)
+  end
+end
+return dispatch()

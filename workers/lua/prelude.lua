@@ -1,10 +1,13 @@
 -- Shared head of every script: names for the run's keys and the moves that several scripts make.
 -- KEYS are built by contract/names.py alone; scripts touch one Redis server, not a cluster.
 local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EVENTS, PUBLISHERS,
-  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS = unpack(KEYS)
+  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS, LOG = unpack(KEYS)
 local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
+local ELSEWHERE_MS = 15000  -- a message that was passed on to workers of another dbt is looked for after so long
 local STREAM_LENGTH = 100000
+local LOG_LENGTH = 2000     -- entries of the log file's stream that nobody has read yet; more are dropped
+local LOG_SECONDS = 3600    -- for as long an entry waits for its reader
 local STRAY_SECONDS = 86400
 local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
 local MANY = 1000            -- steps in one command: Lua's stack ends at some thousands of arguments
@@ -87,8 +90,15 @@ local function writer_before(step)
   if first and first ~= RUN_ID .. ' ' .. step then return string.match(first, '^[^ ]+') end
 end
 
--- Nodes of other runs whose turn has come, '<run> <step>'; `dispatch` hands them out with the run's own.
+-- Nodes and sessions of other runs whose turn has come, '<run> <step>'; `dispatch` hands them out with the run's own.
 local woken = {}
+
+local function wake(step)
+  for _, known in ipairs(woken) do
+    if known == step then return end
+  end
+  woken[#woken + 1] = step
+end
 
 -- Runs that go on beside this one have cached what it found there before.
 local function note_writer(lock)
@@ -110,7 +120,8 @@ local function leave_relation(step, state)
     note_writer(lock)
     holder = {}
   end
-  if not holder[1] then woken[#woken + 1] = first_in_line(waiters) or nil end
+  local first = not holder[1] and first_in_line(waiters)
+  if first then wake(first) end
 end
 
 -- The counters follow from the states, and change here alone: queued and running steps count against
@@ -179,6 +190,13 @@ local function make_nodes_ready(nodes)
   redis.call('ZADD', READY, unpack(places))
 end
 
+-- Whether another release of dbt than the caller's planned the run. An older worker does not tell its release.
+local OTHER_DBT = 'planned by another dbt'
+local function is_of_another_dbt(release)
+  local planned_by = run_field('dbt')
+  return planned_by and release and release ~= '' and planned_by ~= release
+end
+
 local function free_threads()
   return number_field('parallel') - number_field('inflight')
 end
@@ -219,14 +237,16 @@ local function close_when_done()
 end
 
 -- Every node that has not begun ends here without a result; the close says what became of it.
-local function stop_run(reason)
+-- `kept`: those that may begin all the same (a set).
+local function stop_run(reason, kept)
   redis.call('HSET', RUN, 'state', 'stopping', 'stop', reason)
   unwatch('@deadline')
   if run_field('planned') ~= '1' then return end  -- a plan under way comes here itself when it is finished
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
     local step, state = flat[i], flat[i + 1]
-    if (is_node(step) or step == '@start') and state ~= 'done' and state ~= 'running' then
+    if (is_node(step) or step == '@start') and state ~= 'done' and state ~= 'running'
+      and not (kept and kept[step]) then
       set_state(step, 'done')
       unwatch(step)
       redis.call('ZREM', READY, step)
@@ -234,50 +254,31 @@ local function stop_run(reason)
   end
 end
 
--- A single-process warehouse belongs to a run from its first session to its end.
-local function holds_lock(lock)
-  return redis.call('HGET', lock, 'run') == RUN_ID
-end
-
--- Somebody stops an active run. Returns the steps whose messages the caller has to publish.
-local function cancel_run(reason)
-  stop_run(reason)
-  publish({kind = 'run', state = 'stopping'})
+-- dbt executes as many nodes at once as it has threads. Here some of those may not have begun when one of them
+-- fails: a session executes one after the other, and there may be fewer processes than threads.
+local function nodes_beside()
   if run_field('mode') == 'session' then
-    local lock, waiters = lock_keys(run_field('lock') or '')
-    if not holds_lock(lock) then
-      -- it never had its turn at the warehouse and no longer needs one: whoever is free may end it
-      redis.call('LREM', waiters, 0, RUN_ID)
-      unwatch('@session')
-      set_state('@session', 'blocked')
-      redis.call('HSET', RUN, 'mode', 'message')
-    end
+    local others = number_field('parallel') - 1
+    return others > 0 and redis.call('ZRANGE', READY, 0, others - 1) or {}
   end
-  close_when_done()
-  return dispatch()
+  local nodes, flat = {}, redis.call('HGETALL', STATES)
+  for i = 1, #flat, 2 do
+    if is_node(flat[i]) and flat[i + 1] == 'queued' then nodes[#nodes + 1] = flat[i] end
+  end
+  return nodes
 end
 
--- The process that had a lock and did not say that it closed the file may have it open still.
-local function suspect_holder(lock)
-  local holder = redis.call('HGET', lock, 'holder')
-  if not holder then return end
-  redis.call('HDEL', lock, 'holder')
-  redis.call('HSET', STRAYS, holder, now_ms())
-  redis.call('EXPIRE', STRAYS, STRAY_SECONDS)
-end
-
--- The warehouse goes to the first in line that still wants it. Answers that run, or ''.
-local function hand_over(lock, waiters)
-  suspect_holder(lock)
-  redis.call('DEL', lock)
-  while true do
-    local following = redis.call('LPOP', waiters)
-    if not following then return '' end
-    if redis.call('ZSCORE', ACTIVE, following) then
-      redis.call('HSET', lock, 'run', following, 'fence', 0, 'expires', 0)
-      return following
-    end
+-- They get as long as the node took that ends the run: what they would have had beside it.
+local LEAST_GRACE_MS = 100
+local function give_grace(nodes, ended)
+  local kept, took = {}, now_ms() - (ended.started or 0) * 1000
+  for _, node in ipairs(nodes) do
+    local data = read_step(node)
+    data.grace = math.max(LEAST_GRACE_MS, took)
+    write_step(node, data)
+    kept[node] = true
   end
+  return kept
 end
 
 -- Before a run goes while some of its nodes are not done. A worker may still be writing, until it hears of

@@ -1,8 +1,7 @@
 -- One overdue lease or watch. ARGV: run, step, until when (ms) the caller may be believed, or '';
 --   then perhaps an owner that is known to be dead, whose lease is over whatever it says, and JSON of its death.
 -- Answers nothing, publish (the message is missing), lost (its worker is gone) or deadline (the run's has
--- passed: `@deadline` is no step, but what an active run has a lease on); `following` is a run whose session
--- to publish.
+-- passed: `@deadline` is no step, but what an active run has a lease on), and the steps to publish.
 even_when_full()
 local step = ARGV[2]
 local name, now = RUN_ID .. ' ' .. step, now_ms()
@@ -16,8 +15,8 @@ if due and ARGV[4] then
 end
 if not due or tonumber(due) > now then return cjson.encode({what = 'nothing'}) end
 local run_state, state = run_field('state'), state_of(step)
-local function nothing(following)
-  return cjson.encode({what = 'nothing', following = following})
+local function nothing()
+  return cjson.encode({what = 'nothing', publish = dispatch()})
 end
 
 if step == '@deadline' then
@@ -31,8 +30,9 @@ if not is_live(run_state) then
   unwatch(step)
   if step ~= '@session' or not run_state then return nothing() end
   set_state(step, 'blocked')
-  local lock, waiters = lock_keys(run_field('lock') or '')
-  return nothing(holds_lock(lock) and hand_over(lock, waiters) or nil)
+  local files = own_files()
+  if holds_files(files) then release_files(files) end
+  return nothing()
 end
 if not state or state == 'done' or state == 'blocked' then
   unwatch(step)
@@ -48,10 +48,12 @@ local function lose(lost)
   unwatch(lost)
   redis.call('HINCRBY', RUN, 'lost', 1)
   if lost == '@session' then
-    local lock = lock_keys(run_field('lock') or '')
-    if holds_lock(lock) then
-      suspect_holder(lock)
-      redis.call('HSET', lock, 'expires', 0)
+    for _, file in ipairs(own_files()) do
+      local hold = hold_of(file)
+      if hold then
+        suspect(hold.holder)
+        write_hold(file, {fence = hold.fence, expires = 0})
+      end
     end
     set_state(lost, 'blocked')
     -- with the session goes the step that it executes: the next one must not run beside it
@@ -74,10 +76,5 @@ end
 -- queued, retrying, parked or waiting: the message may be lost
 watch(step)
 if state == 'waiting' and writer_before(step) then return nothing() end
-if state == 'parked' then
-  local lock, waiters = lock_keys(run_field('lock') or '')
-  local holder = redis.call('HMGET', lock, 'run', 'expires')
-  if holder[1] and holder[1] ~= RUN_ID
-    and (redis.call('ZSCORE', ACTIVE, holder[1]) or tonumber(holder[2]) > now) then return nothing() end
-end
+if state == 'parked' and are_taken(own_files()) then return nothing() end
 return cjson.encode({what = 'publish'})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.contract.errors import DbtUsageError
+from workers.contract.scrub import scrub
 from workers.verify.warehouses import PostgresDatabase
 
 _MAINTENANCE = ("postgres", "template1")
@@ -79,12 +80,14 @@ class PostgresSource:
         import psycopg2
 
         said = ""
+        password, *shown = (str(self._how.get(name)) for name in ("password", "user", "host"))
+        hidden = [] if password in (*shown, self.database) else [password]
         for name in _MAINTENANCE:
             if name != self.database:
                 try:
                     return self._connector(name)()
                 except psycopg2.OperationalError as error:
-                    said = str(error).strip()
+                    said = scrub(str(error).strip(), hidden)
         raise DbtUsageError(
             f"{self} cannot be copied: its server takes no connection to the databases "
             f"{' or '.join(_MAINTENANCE)}, from one of which a copy is made.\n{said}"

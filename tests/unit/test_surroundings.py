@@ -1,0 +1,165 @@
+"""What a caller's process has beside arguments and environment, and how it travels."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from producer import dbt_args
+from producer.session import Follower, Stack
+from workers import runtime
+from workers.contract import surroundings
+from workers.contract.errors import DbtUsageError, RelayError
+from workers.contract.events import Event, decode_event, encode_event
+from workers.contract.messages import RunRequest, decode_request, encode_request
+from workers.contract.names import new_run_id
+from workers.contract.settings import Settings, read_settings
+from workers.contract.surroundings import Surroundings, of_this_process, read_surroundings, zone_name
+from workers.engine.invocation import dbt_environment
+from workers.runtime import spec_of
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "dbt_project.yml").write_text("name: p\nprofile: p\n")
+    return tmp_path
+
+
+def request_of(
+    project: Path, environ: dict[str, str], runtime_dir: Path | None = None
+) -> tuple[RunRequest, Any]:
+    follower = Follower.__new__(Follower)  # nothing is sent
+    follower.stack = Stack(broker_url="redis://nowhere", runtime_dir=runtime_dir)
+    follower.settings = read_settings(environ)
+    invocation = dbt_args.parse_invocation(["run"], environ=environ, cwd=project)
+    return follower.request(invocation, cwd=project, environ=environ)
+
+
+def test_umask_and_limits_are_those_of_this_process() -> None:
+    before = os.umask(0o037)
+    try:
+        given = read_surroundings(of_this_process())
+    finally:
+        os.umask(before)
+    assert given.umask == 0o037
+    assert given.limits["RLIMIT_NOFILE"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["", "rwx", "{", "[1]", '{"RLIMIT_NOFILE": "many"}', '{"RLIMIT_CPU": 1}']
+)
+def test_what_cannot_be_read_stays_the_workers(nonsense: str) -> None:
+    env = {surroundings.UMASK: nonsense, surroundings.LIMITS: nonsense}
+    assert read_surroundings(env) == Surroundings()
+
+
+@pytest.fixture
+def of_the_stack(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is a worker of the stack whose folder is the project's."""
+    monkeypatch.setattr(runtime, "settings", Settings(runtime_dir=str(project)))
+
+
+@pytest.mark.usefixtures("of_the_stack")
+def test_an_embedded_worker_gets_all_of_it(project: Path) -> None:
+    environ = {"TZ": "Asia/Tokyo", "NAME": NOT_UTF8, "PYTHONPATH": "src"}
+    request, env_file = request_of(project, environ, project)
+    assert decode_request(encode_request(request)).env_file == str(env_file)
+    spec = spec_of(request, invocation_id="", started_at=0.0)
+    assert spec.env == environ  # dbt sees nothing of how the rest travelled
+    assert spec.surroundings == read_surroundings(of_this_process())
+
+
+def test_an_older_release_drops_what_it_does_not_know() -> None:
+    # a worker of any release reads the file as names and texts, and drops our own names
+    assert dbt_environment({"A": "b", **of_this_process()}) == {"A": "b"}
+    raw = msgspec.json.decode(encode_event(Event(kind="line", run_id="r", text="x", stream="stderr")))
+    assert decode_event(msgspec.json.encode({**raw, "of_a_later_release": 1})).text == "x"
+
+
+@pytest.mark.usefixtures("of_the_stack")
+def test_the_environment_file_of_an_older_release_has_no_surroundings(project: Path) -> None:
+    (project / "env").mkdir()
+    env_file = project / "env" / "r.json"
+    env_file.write_text('{"A": "b"}')
+    request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/", project_dir="/", env_file=str(env_file))
+    spec = spec_of(request, invocation_id="", started_at=0.0)
+    assert (dict(spec.env), spec.surroundings) == ({"A": "b"}, Surroundings())
+
+
+def test_a_remote_worker_gets_the_zone_alone(project: Path) -> None:
+    request, env_file = request_of(project, {"TZ": "Asia/Tokyo", "PYTHONPATH": "src"})
+    assert (request.env, env_file) == ({"TZ": "Asia/Tokyo"}, None)
+    spec = spec_of(request, invocation_id="", started_at=0.0)
+    assert (spec.env["TZ"], spec.surroundings) == ("Asia/Tokyo", Surroundings())
+    denied, _ = request_of(project, {"TZ": "Asia/Tokyo", "DBT_RELAY_ENV_DENY": "TZ"})
+    assert denied.env == {}
+
+
+def test_the_zone_of_the_machine_counts_where_the_environment_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "readlink", lambda _: "../usr/share/zoneinfo/America/New_York")
+    assert zone_name({}) == "America/New_York"
+    assert zone_name({"TZ": ""}) == ""
+    monkeypatch.setattr(os, "readlink", lambda _: "/elsewhere")
+    assert zone_name({}) is None
+
+
+def test_an_environment_file_that_cannot_be_written_is_an_error_with_a_fix(project: Path) -> None:
+    with pytest.raises(RelayError, match="DBT_RELAY_RUNTIME_DIR"):
+        request_of(project, {}, project / "gone")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"args": ("run", "--select", NOT_UTF8)}, "the arguments"),
+        ({"cwd": f"/{NOT_UTF8}"}, "the working directory"),
+        ({"env": {"NAME": NOT_UTF8}}, "the environment values"),
+    ],
+)
+def test_what_no_message_can_carry_is_refused_by_name(changed: dict[str, Any], named: str) -> None:
+    request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/", project_dir="/")
+    with pytest.raises(DbtUsageError, match=rf"{named} \(.*caf\\udce9\)"):
+        encode_request(msgspec.structs.replace(request, **changed))
+
+
+IN_LATIN_1 = """
+import os, sys
+from workers.engine.inherited import inherited
+from workers.engine.spec import RunSpec
+
+def encoding(**env):
+    spec = RunSpec(run_id="r", args=(), cwd="/", project_dir="/", env={**os.environ, **env}, invocation_id="",
+                   started_at=0.0)
+    with inherited(spec):
+        return open(os.devnull).encoding.lower()
+
+print(encoding(LC_ALL=sys.argv[1]), encoding(LC_ALL="C"), encoding(LC_ALL="xx_YY"), open(os.devnull).encoding.lower())
+"""
+
+
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="no program makes a locale here")
+def test_files_have_the_encoding_of_the_callers_locale(tmp_path: Path) -> None:
+    locale = tmp_path / "de_DE.ISO-8859-1"
+    made = subprocess.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(locale)], check=False)
+    if made.returncode:
+        pytest.skip("the sources of locales are not installed")
+    env = {**os.environ, "LOCPATH": str(tmp_path), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", IN_LATIN_1, locale.name], env=env, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert done.stdout.split() == ["iso-8859-1", "utf-8", "utf-8", "utf-8"]
+    plain = {**env, "LC_ALL": locale.name}
+    shown = subprocess.run([sys.executable, "-c", "print(open('/dev/null').encoding.lower())"], env=plain,
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert shown.stdout.split() == ["iso-8859-1"]

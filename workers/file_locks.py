@@ -1,0 +1,100 @@
+"""Who has a file locked, without opening it the way DuckDB does.
+
+DuckDB locks the files that it opens with fcntl, which says on Linux what lock would be in the way, and which process
+has it (F_GETLK in fcntl_locking(2)).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import struct
+import sys
+from typing import Final
+
+import msgspec
+
+from workers.contract.names import READ
+
+LINUX: Final = platform.system() == "Linux"
+NOBODY: Final = -1
+
+_FLOCK: Final = "hhqqi4x"
+"""struct flock: type, whence, start, length, pid."""
+
+
+def locked_by(path: str, *, to_read: bool = False) -> int | None:
+    """The process whose lock keeps this one from opening a file.
+
+    Args:
+        to_read: whether the file is to be opened to read it; locks of others who read it are not in the way then.
+
+    Returns:
+        its number, 0 for one that has none here (of another machine or process namespace), `NOBODY`; None: the
+        system does not say.
+    """
+    if not LINUX or sys.maxsize < 2**32:
+        return None
+    if _is_open_here(path):
+        return NOBODY  # and looking would give this process's own lock away
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return NOBODY
+    except OSError:
+        return None
+    try:
+        wanted = fcntl.F_RDLCK if to_read else fcntl.F_WRLCK
+        asked = struct.pack(_FLOCK, wanted, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return NOBODY if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+class Locked(msgspec.Struct, frozen=True):
+    """A file that another program has open. `pid`: 0 where it has no number here."""
+
+    path: str
+    pid: int
+
+    @property
+    def who(self) -> str:
+        """``PID 7 (/usr/bin/python3)``."""
+        program = program_of(self.pid)
+        name = f"PID {self.pid}" if self.pid else "a program of another machine or container"
+        return f"{name} ({program})" if program else name
+
+    @property
+    def as_duckdb_says(self) -> str:
+        """What DuckDB says when it opens the file."""
+        said = f'IO Error: Could not set lock on file "{self.path}"'
+        if not self.pid:
+            return said
+        return f"{said}: Conflicting lock is held in {program_of(self.pid)} (PID {self.pid})"
+
+
+def first_locked(warehouse: str) -> Locked | None:
+    """The first file of a warehouse (`contract.names.warehouse_of_files`) that cannot be opened now, if any."""
+    for line in warehouse.split("\n"):
+        path = line.removeprefix(READ).partition(":")[2]
+        pid = locked_by(path, to_read=line.startswith(READ))
+        if pid is not None and pid != NOBODY:
+            return Locked(path, pid)
+    return None
+
+
+def program_of(pid: int) -> str:
+    """The path of what a process executes; empty where the system does not say."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+
+
+def _is_open_here(path: str) -> bool:
+    names = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+    return any(os.path.realpath(name) == path for name in names)
