@@ -36,7 +36,7 @@ from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
 from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.patches.registry import enabled
-from workers.engine.reads import Recorder, Seen, watching
+from workers.engine.reads import Recorder, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
 from workers.engine.template_state import GraphIndex
@@ -261,8 +261,10 @@ class ContextStore:
         self._shared.save_index(family, msgspec.json.encode(read))
         warned = recorder.warnings()
         if recorder.whole and warned.complete and digests(config.cli_vars) == given:
-            base = self._base(context.key, recorder.units(), warned, recorder.order, click_context, config)
-            self._know(base, read, spec, flags)
+            self._know(
+                Base(key=context.key, vars=given, project=project_digest(config, click_context.obj.get("catalogs")),
+                     seen=recorder.units(), warned=warned, order=recorder.order), read, spec, flags,
+            )  # fmt: skip
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
@@ -273,15 +275,6 @@ class ContextStore:
             key=key, parsed_as=key, manifest=manifest, adapter=_fenced_adapter(config),
             manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
-
-    def _base(
-        self, key: str, seen: list[Seen], warned: Warnings, order: list[str], click_context: Any,
-        config: RuntimeConfig,
-    ) -> Base:  # fmt: skip
-        project = project_digest(config, click_context.obj.get("catalogs"))
-        return Base(
-            key=key, vars=digests(config.cli_vars), project=project, seen=seen, warned=warned, order=order
-        )
 
     def _know(self, base: Base, read: ReadSet, spec: RunSpec, flags: Flags) -> None:
         """Keep what a parse looked at, for the next var set."""
@@ -339,8 +332,10 @@ class ContextStore:
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
         context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
         self._shared.save_index(family, msgspec.json.encode(read))
-        base = self._base(context.key, found.seen, found.warned, base.order, click_context, config)
-        self._know(base, read, spec, flags)
+        self._know(
+            Base(key=context.key, vars=digests(config.cli_vars), project=base.project, seen=found.seen,
+                 warned=found.warned, order=base.order), read, spec, flags,
+        )  # fmt: skip
         return context
 
     def _keep(self, context: Context, click_context: Any) -> None:
