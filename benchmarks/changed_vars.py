@@ -26,9 +26,9 @@ from workers.contract.events import STATE, Event
 from workers.engine.engine import Engine
 
 MODEL = "m001"
-SAME, FEW, MANY, CONFIG = (
+SAME, FEW, MANY, CONFIG, ENABLED = (
     "the same vars", "a value that two or three models write", "a value that 3/4 of the models write",
-    "a value in the config() of three models",
+    "a value in the config() of three models", "a value that enables tests and a model",
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ def changes(number: int) -> dict[str, dict[str, Any]]:
         FEW: {"assumption_003": number + 0.5},
         MANY: {"simulation_year": 2026 + number},
         CONFIG: {"alias_suffix": f"b{number}"},
+        ENABLED: {"with_checks": 1 - number % 2},
     }
 
 

@@ -1,7 +1,7 @@
 """A dbt project of the size and habits of a simulation: 120 models, 870 tests, 139 vars of nested JSON.
 
 Three quarters of the models read vars while they are parsed: most only to write a value into their SQL, some
-in a macro, a few in ``config()``.
+in a macro, a few in ``config()``. Two models log the year while they are parsed; a var enables some tests and a model.
 """
 
 from __future__ import annotations
@@ -33,10 +33,17 @@ MACROS = """\
 """
 
 
+_LOGGED = (4, 9)
+"""Numbers of the models that log the year."""
+
+_ENABLED = 3
+"""Number of the model that a var enables."""
+
+
 def write_project(folder: Path, models: int = 120, tests: int = 870, variables: int = 139) -> dict[str, Any]:
     """Write the project into `folder`, which is made. Returns a first set of vars."""
     chance = random.Random(7)
-    names = [f"assumption_{each:03}" for each in range(variables - 2)]
+    names = [f"assumption_{each:03}" for each in range(variables - 3)]
     (folder / "models").mkdir(parents=True)
     (folder / "macros").mkdir()
     (folder / "dbt_project.yml").write_text(PROJECT)
@@ -55,6 +62,7 @@ def write_project(folder: Path, models: int = 120, tests: int = 870, variables: 
     return {
         "simulation_year": 2025,
         "alias_suffix": "a",
+        "with_checks": 0,
         **{name: _assumption(chance) for name in names},
     }
 
@@ -68,8 +76,12 @@ def _assumption(chance: random.Random) -> Any:
 
 
 def _model(number: int, names: list[str], chance: random.Random) -> str:
-    parents = chance.sample(range(number), min(number, 2))
+    parents = [each for each in chance.sample(range(number), min(number, 2)) if each != _ENABLED]
     lines = []
+    if number in _LOGGED:
+        lines.append(f"{{{{ log('m{number:03} of year ' ~ var('simulation_year'), info=true) }}}}")
+    if number == _ENABLED:
+        lines.append("{{ config(enabled=var('with_checks') == 1) }}")
     if number % 4:  # three quarters
         if number % 40 == 1:
             lines.append(f"{{{{ config(alias='m{number:03}_' ~ var('alias_suffix')) }}}}")
@@ -99,5 +111,7 @@ def _entry(name: str, tests: int) -> dict[str, Any]:
         column, round_ = number % len(columns), number // len(columns)
         one_of = {"accepted_values": {"arguments": {"values": ["one", str(number)]}}}
         test: Any = ("not_null", "unique", one_of)[(column + round_) % 3]
+        if test == "unique" and number == 6 and name.endswith("0"):
+            test = {"unique": {"config": {"enabled": "{{ var('with_checks') == 1 }}"}}}
         columns[column]["data_tests"].append(test)
     return {"name": name, "description": f"Model {name}", "columns": columns}

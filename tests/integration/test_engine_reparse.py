@@ -65,6 +65,13 @@ class Parsing:
         found = self.engine._contexts._contexts[key].manifest
         return plain(found.writable_manifest().to_dict(omit_none=False, context={"artifact": True}))
 
+    def lines(self) -> list[str]:
+        """What the last parse said, without times and without dbt's reason for a whole parse; and its deprecations."""
+        said = [
+            re.sub(r"\d\d:\d\d:\d\d", "", line) for line in self.said if "partial pars" not in line.lower()
+        ]
+        return [*said, *(f"{name}: {count}" for name, count in active_deprecations.items())]
+
     def how(self, values: Mapping[str, Any], *more: str) -> str:
         """Whether a parse was needed for these vars: kept, partial or whole."""
         saved, before = self.project / "target" / "partial_parse.msgpack", self.shared.parses
@@ -108,10 +115,10 @@ def test_random_projects_with_random_vars_are_what_a_full_parse_gives(
         values = reading.values()
         parsing.manifest(values)
         for _ in range(3):
-            values = reading.changed(values)
+            earlier, values = values, reading.changed(values)
             before, saved = parsing.shared.parses, project / "target" / "partial_parse.msgpack"
             saved.unlink(missing_ok=True)
-            found = parsing.manifest(values)
+            found, lines = parsing.manifest(values), parsing.lines()
             ways[
                 "whole"
                 if saved.exists() or isinstance(found, str)
@@ -119,11 +126,14 @@ def test_random_projects_with_random_vars_are_what_a_full_parse_gives(
                 if parsing.shared.parses == before
                 else "partial"
             ] += 1
-            expected = whole(project, values)
-            assert found == expected, (
-                f"RELAY_REPARSE_SEED={seed} RELAY_REPARSE_EXAMPLES=1, {values}: "
-                + "\n".join(differences(found, expected))
+            full = Parsing(project, "--no-partial-parse")
+            expected, where = (
+                full.manifest(values),
+                f"RELAY_REPARSE_SEED={seed} RELAY_REPARSE_EXAMPLES=1, {values}: ",
             )
+            assert found == expected, where + "\n".join(differences(found, expected))
+            if repr(values) != repr(earlier):  # otherwise dbt parses nothing
+                assert lines == full.lines(), where
     print(dict(ways))
 
 
@@ -191,16 +201,7 @@ PARTIAL: dict[str, dict[str, Any]] = {
     },
     "source": {"models/x.yml": {"sources": [
         {"name": "raw", "schema": "{{ var('source', 'r') }}", "tables": [{"name": "t", "columns": [{"name": "id", "data_tests": ["unique"]}]}]}]}},
-    "snapshot": {"snapshots/x.sql": "{% snapshot x %}{{ config(unique_key='id', strategy='check', check_cols='all',"
-        "tags=[var('snapshot', 't')]) }}select * from {{ ref('leaf') }}{% endsnapshot %}"},
-}  # fmt: skip
-WHOLE: dict[str, dict[str, Any]] = {
-    "project_file": {},
-    "hook_of_the_project": {},
-    "profile": {},
     "enabled": {"models/x.sql": "{{ config(enabled=var('enabled', '') == '') }} select 1 as id"},
-    "says": {"models/x.sql": "{% if var('says', 0) %}{% do log('said', info=True) %}{% endif %} select 1 as id"},
-    "prints": {"models/x.sql": "{% if var('prints', 0) %}{{ print('printed') }}{% endif %} select 1 as id"},
     "description": {
         "models/x.sql": "select 1 as id",
         "models/x.yml": {"models": [{"name": "x", "description": "is {{ var('description', 1) }}"}]},
@@ -215,6 +216,37 @@ WHOLE: dict[str, dict[str, Any]] = {
     },
     "exposure": {"models/x.yml": {"exposures": [{"name": "shown", "type": "dashboard",
         "owner": {"email": "team@example.com"}, "label": "{{ var('exposure', 'l') }}"}]}},
+    "disabled_model": {
+        "models/x.sql": "{{ config(enabled=var('disabled_model', '') != '') }} select 1 as id",
+        "models/x.yml": {"models": [{"name": "x", "columns": [{"name": "id", "data_tests": ["unique", "not_null"]}]}]},
+    },
+    "test_of_yaml": {
+        "models/x.sql": "select 1 as id",
+        "models/x.yml": {"models": [{"name": "x", "columns": [{"name": "id", "data_tests": [
+            {"not_null": {"config": {"enabled": "{{ var('test_of_yaml', '') == '' }}"}}}, "unique"]}]}]},
+    },
+    "singular": {"tests/x.sql": "{{ config(enabled=var('singular', '') == '') }} select * from {{ ref('leaf') }} where false"},
+    "referred": {  # by a test of another model, a unit test and an exposure
+        "models/x.sql": "{{ config(enabled=var('referred', '') == '') }} select 1 as id",
+        "models/y.sql": "select 1 as id",
+        "models/x.yml": {
+            "models": [{"name": "x", "columns": [{"name": "id", "data_tests": ["unique"]}]}, {"name": "y_x", "columns": []}],
+            "unit_tests": [{"name": "u_x", "model": "x", "given": [], "expect": {"rows": [{"id": 1}]}}],
+        },
+        "tests/x.sql": "select * from {{ ref('leaf') }} where false",
+    },
+    "source_enabled": {"models/x.yml": {"sources": [{"name": "off_x", "config": {"enabled": "{{ var('source_enabled', '') == '' }}"},
+        "tables": [{"name": "t"}]}]}},
+    "snapshot": {"snapshots/x.sql": "{% snapshot x %}{{ config(unique_key='id', strategy='check', check_cols='all',"
+        "tags=[var('snapshot', 't')]) }}select * from {{ ref('leaf') }}{% endsnapshot %}"},
+}  # fmt: skip
+WHOLE: dict[str, dict[str, Any]] = {
+    "project_file": {},
+    "hook_of_the_project": {},
+    "profile": {},
+    "tested_source": {  # dbt warns of the test
+        "models/x.yml": {"sources": [{"name": "tested_x", "config": {"enabled": "{{ var('tested_source', '') == '' }}"},
+        "tables": [{"name": "t", "columns": [{"name": "id", "data_tests": ["unique"]}]}]}]}},
     "entrys_name": {"models/x.yml": {"sources": [{"name": "raw_{{ var('entrys_name', 'x') }}", "tables": [{"name": "t"}]}]}},
     "broken": {"models/x.sql": "{{ config(tags='t' ~ (1 // var('broken', 1))) }} select 1 as id"},
 }  # fmt: skip
@@ -369,26 +401,82 @@ def test_whoever_asks_for_a_var_is_noted_with_its_name() -> None:
     assert recorder.seen[PROJECT].vars == {"a", "b", "c", "d", "e"}
 
 
-def test_warnings_of_a_parse_that_is_kept_are_said_again(parsing: Parsing) -> None:
+SAYING = {
+    "models/a.sql": "{{ log('a: year ' ~ var('year', 0), info=true) }} select 1 as id",
+    "models/b.sql": "{{ config(alias='b_' ~ var('alias', 'x')) }}{{ print('b: ' ~ var('year', 0)) }}"
+        "{% if var('year', 0) == 2 %}{% do exceptions.warn('b: year 2') %}{% endif %} select 1 as id",
+    "models/c.sql": "{{ log('c: no var', info=true) }}{{ log('c: debug') }} select 1 as id",
+    "models/d.sql": "{{ log('d: year ' ~ var('year', 0), info=true) }} select '{{ var('year', 0) }}' as year",
+    "models/reader.sql": "select '{{ var('year', 0) }}' as year",
+    "macros/names.sql": "{% macro generate_alias_name(custom_alias_name=none, node=none) %}{% if custom_alias_name %}"
+        "{% do log('alias of ' ~ node.name, info=true) %}{% endif %}{{ custom_alias_name or node.name }}{% endmacro %}",
+    "models/odd.yml": "models: [{name: nobody, description: of no model}]",
+    "models/old.yml": "models: [{name: b, columns: [{name: id, tests: [{accepted_values: {values: [1]}}]}]},"
+        "{name: leaf, columns: [{name: id, tests: [{accepted_values: {values: [1]}}]}]}]",
+}  # fmt: skip
+
+
+def test_what_a_parse_says_is_said_again_for_other_vars(parsing: Parsing) -> None:
+    write(parsing.project, SAYING)
+    assert parsing.how({"year": 1}) == "whole"
+    for values, how in (
+        ({"year": 2}, "kept"), ({"year": 3, "alias": "y"}, "partial"), ({"year": 2, "alias": "y"}, "kept"),
+        ({"year": 1}, "kept"),
+    ):  # fmt: skip
+        assert parsing.how(values) == how
+        said = parsing.lines()
+        full = Parsing(parsing.project, "--no-partial-parse")
+        full.manifest(values)
+        assert said == full.lines()
+        assert sum(f"a: year {values['year']}" in line for line in said) == 1
+        assert sum("nobody" in line for line in said) == 1
+    parsing.manifest({"year": 1})
+    assert [line for line in parsing.lines() if "year" in line or "nobody" in line] == [], (
+        "dbt parses nothing"
+    )
+
+
+def test_what_a_parse_says_of_its_time_is_said_anew(parsing: Parsing) -> None:
     write(
         parsing.project,
         {
-            "models/reader.sql": "select '{{ var('year') }}' as year",
-            "models/odd.yml": "models: [{name: nobody, description: of no model}]",
-            "models/old.yml": "models: [{name: leaf, columns: [{name: id, tests: [{accepted_values: {values: [1]}}]}]}]",
+            "models/a.sql": "{{ log('at ' ~ run_started_at ~ '!', info=true) }} select {{ var('v0', 1) }} as id"
         },
-    )  # fmt: skip
+    )
+    said = set()
+    for number in (1, 2, 1, 2):
+        assert parsing.how({"v0": number}) == ("whole" if not said else "kept")
+        said |= {line for line in parsing.said if "at 20" in line}
+    assert len(said) == 4
 
-    def warnings() -> tuple[list[str], dict[str, int]]:
-        said = [line.partition("  ")[2] for line in parsing.said if "WARNING" in line or "Deprecat" in line]
-        return said, dict(active_deprecations)
 
-    assert parsing.how({"year": 1}) == "whole"
-    first = warnings()
-    assert any("nobody" in line for line in first[0])
-    assert parsing.how({"year": 2}) == "kept"
-    assert warnings() == first
-    assert parsing.how({"year": 1}) == "kept"
-    assert warnings() == first, "dbt parses again: its saved parse is of other vars"
-    assert parsing.how({"year": 1}) == "kept"
-    assert warnings() == ([], {}), "dbt parses nothing"
+def test_what_no_print_leaves_out_is_printed_again_without_it(parsing: Parsing) -> None:
+    write(parsing.project, {"models/a.sql": "{{ print('year ' ~ var('year', 0)) }} select 1 as id"})
+    parsing.manifest({"year": 1}, "--no-print")
+    assert not any("year 1" in line for line in parsing.said)
+    parsing.manifest({"year": 2})
+    parsing.manifest({"year": 1})
+    assert sum("year 1" in line for line in parsing.said) == 1
+
+
+def test_a_dbt_variable_counts_where_dbt_or_the_project_reads_it(
+    parsing: Parsing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(parsing.project, {"models/a.sql": "select '{{ env_var('DBT_MOOD', 'calm') }}' as mood"})
+
+    def parses(name: str) -> bool:
+        before = parsing.shared.parses
+        monkeypatch.setenv(name, "1")
+        assert not isinstance(parsing.manifest({}), str)
+        return parsing.shared.parses > before
+
+    parsing.manifest({})
+    assert not parses("DBT_NOBODY_READS_IT")
+    for name in (
+        "DBT_MOOD",
+        "DBT_FULL_REFRESH",
+        "DBT_ENV_CUSTOM_ENV_TEAM",
+        "DBT_ENV_SECRET_KEY",
+        "DBT_ENGINE_DEBUG",
+    ):
+        assert parses(name), name

@@ -40,6 +40,7 @@ select * from {{ model }} where {{ column_name }} <= {{ limit }} and {{ var('v0'
 {% endtest %}
 {% test configured(model, column_name) %}
 {{ config(fail_calc='count(*) + ' ~ (var('v1', 0) | string | length)) }}
+{% if var('v1', 0) == 1 %}{{ log('configured ' ~ model, info=True) }}{% endif %}
 select * from {{ model }} where {{ column_name }} is null
 {% endtest %}
 """
@@ -68,6 +69,9 @@ SQL = (
     "-- {{ run_started_at }} {{ var('NAME', 0) }}",
     "-- {{ this }} {{ model.name }} {{ config.get('materialized') }} {{ var('NAME', 0) }}",
     "{% do log('NAME is ' ~ var('NAME', 0), info=True) %}",
+    "{% do log('debug: ' ~ var('NAME', 0)) %}{{ log('no var', info=True) }}",
+    "{{ print('NAME ' ~ var('NAME', 0)) }}{{ config(tags=[var('NAME', 't') | string]) }}",
+    "{% if var('NAME', 0) == 2 %}{% do exceptions.warn('NAME is 2') %}{% endif %}",
     "{% for key in (var('NAME', {}) or {}) %}-- {{ key }}{% endfor %}",
     "-- nothing",
 )  # fmt: skip
@@ -92,6 +96,8 @@ TESTS: tuple[Any, ...] = (
     {"relationships": {"arguments": {"to": "ref('leaf')", "field": "{{ 'id' if var('NAME', 1) else 'id' }}"}}},
     {"relationships": {"arguments": {"to": "{{ 'ref(\"leaf\")' if var('NAME', 1) else 'ref(\"leaf\")' }}", "field": "id"}}},
     {"not_null": {"config": {"enabled": "{{ var('NAME', 1) != 2 }}"}}},
+    {"accepted_values": {"values": [1, 2]}},  # a deprecation
+    {"relationships": {"arguments": {"to": "ref('m0')", "field": "id"}}},
     {"configured": {}},
     {"not_null": {"config": {"tags": ["{{ var('NAME', 't') }}"], "severity": "warn"}}},
 )  # fmt: skip
@@ -149,7 +155,9 @@ class ReadingProject:
             )
         files["models/properties.yml"] = yaml.safe_dump(self._properties(names))
         if self._chance.random() < 0.5:
-            files["tests/single.sql"] = f"{self._sql()}select * from {{{{ ref('leaf') }}}} where id is null"
+            files["tests/single.sql"] = (
+                f"{self._sql()}select * from {{{{ ref('{self._chance.choice(('leaf', 'm0'))}') }}}} where id is null"
+            )
         if self._chance.random() < 0.4:
             files["snapshots/kept.sql"] = (
                 "{% snapshot kept %}{{ config(unique_key='id', strategy='check', check_cols='all') }}\n"
@@ -187,7 +195,7 @@ class ReadingProject:
             found["seeds"] = [self._entry("seeded")]
         if self._chance.random() < 0.3:
             found["exposures"] = [
-                {"name": "shown", "type": "dashboard", "owner": {"email": "team@example.com"}, "depends_on": ["ref('leaf')"],
+                {"name": "shown", "type": "dashboard", "owner": {"email": "team@example.com"}, "depends_on": [f"ref('{self._chance.choice(('leaf', 'm0'))}')"],
                  "description": self._named(self._chance.choice(("shown", "{{ var('NAME', 'shown') }}")))}
             ]  # fmt: skip
         if self._chance.random() < 0.25:
@@ -198,7 +206,7 @@ class ReadingProject:
             ]  # fmt: skip
         if self._chance.random() < 0.25:
             found["unit_tests"] = [
-                {"name": "unit", "model": "leaf", "given": [], "expect": {"rows": [{"id": 1, "kind": "a"}]},
+                {"name": "unit", "model": self._chance.choice(("leaf", "m0")), "given": [], "expect": {"rows": [{"id": 1, "kind": "a"}]},
                  "overrides": {"vars": {"v0": 1}}}
             ]  # fmt: skip
         return found

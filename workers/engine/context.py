@@ -36,7 +36,7 @@ from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
 from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.patches.registry import enabled
-from workers.engine.reads import Recorder, Seen, watching
+from workers.engine.reads import Recorder, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
 from workers.engine.template_state import GraphIndex
@@ -95,7 +95,7 @@ class _Warnings:
     def __init__(self) -> None:
         self.count = 0
 
-    def deaf_to(self, _: BaseEvent) -> bool:
+    def take_debug(self, _: BaseEvent) -> bool:
         return True
 
     def __call__(self, msg: EventMsg) -> None:
@@ -127,17 +127,24 @@ class ContextStore:
         Raises:
             dbt's own errors: a project, profile or parse that dbt refuses.
         """
-        family = family_of(flags, spec)
+        family, bare = family_of(flags, spec), family_of(flags, spec, with_vars=False)
         found = self._find(family, spec, flags)
+        again = None
+        if found is not None and self._parses_in_dbt(family, bare, flags):
+            again = self._warnings(found.key, bare)
+            if again is None or again.of_this_time:
+                found = None
         config = self._config(found, click_context, flags)
         if found is None:
             found = self._reparse(family, spec, click_context, flags, config)
             found = found or self._parse(family, spec, click_context, flags, config)
         else:
             self._adopt(found, click_context, config)
-            self._warn_again(found.key, family, family_of(flags, spec, with_vars=False))
+            if again is not None:
+                again.again()
             if not found.nothing_to_say:
                 found.nothing_to_say = _says_nothing(lambda: _check_again(found.manifest, config))
+        self._shared.save_index(_LAST + bare, family.encode())
         self._keep(found, click_context)
         return found, config
 
@@ -252,9 +259,12 @@ class ContextStore:
         read = read_set_of(config, manifest, flags)
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
-        if recorder.whole and recorder.warned.warnings.complete and digests(config.cli_vars) == given:
-            warned = recorder.warned.warnings
-            self._know(context.key, read, recorder.units(), warned, spec, click_context, flags, config)
+        warned = recorder.warnings()
+        if recorder.whole and warned.complete and digests(config.cli_vars) == given:
+            self._know(
+                Base(key=context.key, vars=given, project=project_digest(config, click_context.obj.get("catalogs")),
+                     seen=recorder.units(), warned=warned, order=recorder.order), read, spec, flags,
+            )  # fmt: skip
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
@@ -266,28 +276,23 @@ class ContextStore:
             manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
-    def _know(
-        self, key: str, read: ReadSet, seen: list[Seen], warned: Warnings, spec: RunSpec, click_context: Any,
-        flags: Flags, config: RuntimeConfig,
-    ) -> None:  # fmt: skip
+    def _know(self, base: Base, read: ReadSet, spec: RunSpec, flags: Flags) -> None:
         """Keep what a parse looked at, for the next var set."""
-        project = project_digest(config, click_context.obj.get("catalogs"))
-        base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen, warned=warned)
         bare = family_of(flags, spec, with_vars=False)
-        if warned.any:
-            self._shared.save_index(_WARNED + key, msgspec.json.encode(warned))
-        self._shared.save_index(_LAST + bare, family_of(flags, spec).encode())
+        self._shared.save_index(_WARNED + bare + base.key, msgspec.json.encode(base.warned))
         known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
 
-    def _warn_again(self, key: str, family: str, bare: str) -> None:
-        """Say the warnings of a kept parse again where dbt would parse again: the vars are not those of the last run."""
-        raw = self._shared.index(_WARNED + key)
-        if raw is None or self._shared.index(_LAST + bare) == family.encode():
-            return
+    def _parses_in_dbt(self, family: str, bare: str, flags: Flags) -> bool:
+        """Whether dbt would parse a project that did not change: its saved parse is of other vars, or is not used."""
+        last = self._shared.index(_LAST + bare)
+        return not flags.PARTIAL_PARSE or (last is not None and last != family.encode())
+
+    def _warnings(self, key: str, bare: str) -> Warnings | None:
+        """What the parse of a context said."""
         with suppress(msgspec.DecodeError):
-            msgspec.json.decode(raw, type=Warnings).again()
-        self._shared.save_index(_LAST + bare, family.encode())
+            return msgspec.json.decode(self._shared.index(_WARNED + bare + key) or b"", type=Warnings)
+        return None
 
     def _reparse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
@@ -318,16 +323,19 @@ class ContextStore:
             )
         if found is None:
             return None
-        say(said if found.same else found.said)
+        say(said)
+        found.warned.again()
         if found.same:
-            found.warned.again()
             self._shared.save_index(_SAME + context.key, context.parsed_as.encode())
-            context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
         else:
             read = read_set_of(config, found.manifest, flags)
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
+        context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
         self._shared.save_index(family, msgspec.json.encode(read))
-        self._know(context.key, read, found.seen, found.warned, spec, click_context, flags, config)
+        self._know(
+            Base(key=context.key, vars=digests(config.cli_vars), project=base.project, seen=found.seen,
+                 warned=found.warned, order=base.order), read, spec, flags,
+        )  # fmt: skip
         return context
 
     def _keep(self, context: Context, click_context: Any) -> None:

@@ -6,19 +6,23 @@ takes part in the key, is kept with it (`ReadSet`).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
+import dbt_common
 import msgspec
 from dbt.adapters.factory import FACTORY
 from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 
+import dbt
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
 from workers.engine.release import release
 from workers.engine.spec import RunSpec
@@ -50,7 +54,10 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
         "target": flags.TARGET,
         "target_path": str(flags.TARGET_PATH),
         "threads": getattr(flags, "THREADS", None),
-        "vars": flags.VARS if with_vars else None,
+        "vars": repr(flags.VARS)
+        if with_vars
+        else None,  # the order within mappings counts, as it does for dbt
+        "print": None if with_vars else getattr(flags, "PRINT", None),  # what a parse says, not what it gives
         "warn_error": flags.WARN_ERROR,
         "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
         "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],
@@ -58,10 +65,31 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
         "env": {
             name: value
             for name, value in spec.env.items()
-            if name.startswith("DBT_") and not name.startswith("DBT_RELAY_")
+            if name.startswith("DBT_") and not name.startswith("DBT_RELAY_") and _read_by_dbt(name)
         },
     }
     return _hash(plain)
+
+
+_READ_WITHOUT_A_RECORD = ("DBT_ENV_SECRET_", "DBT_ENV_CUSTOM_ENV_", "DBT_ENGINE_")
+"""Secrets that a profile reads; what dbt notes in the manifest; options, whose names dbt makes up."""
+
+_DBT_NAME = re.compile(rb"\bDBT_[A-Z0-9_]+")
+
+
+def _read_by_dbt(name: str) -> bool:
+    """Whether dbt or an adapter may read the variable. Any other is read by ``env_var()`` alone, which dbt records."""
+    return name.startswith(_READ_WITHOUT_A_RECORD) or name in _names_in_dbt()
+
+
+@functools.cache
+def _names_in_dbt() -> frozenset[str]:
+    """Names of environment variables in the source of dbt and its adapters."""
+    found: set[bytes] = set()
+    for folder in (*dbt.__path__, *dbt_common.__path__):
+        for file in Path(folder).rglob("*.py"):
+            found.update(_DBT_NAME.findall(file.read_bytes()))
+    return frozenset(name.decode() for name in found)
 
 
 def _hash(plain: Any) -> str:

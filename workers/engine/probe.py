@@ -22,7 +22,8 @@ from dbt.parser.read_files import load_source_file
 from dbt.parser.search import FileBlock
 
 from workers.engine.macros import remember_macros
-from workers.engine.reads import OF_THE_NODE, ChangedFileError, Recorder, Seen, Unit
+from workers.engine.reads import OF_THE_NODE, ChangedFileError, Recorder, Seen
+from workers.engine.units import Unit
 
 
 class Prober:
@@ -101,6 +102,8 @@ class Prober:
             add_rendered_test_kwargs(context, node, capture_macros=True)
             get_rendered(node.raw_code, context, node, capture_macros=True)
             self._recorder.rendered(node)
+            with self._recorder.late():
+                pass  # what follows is not rendered again
 
 
 def _probing(base: Any, recorder: Recorder) -> Any:
@@ -110,6 +113,8 @@ def _probing(base: Any, recorder: Recorder) -> Any:
 
         def update_parsed_node_config(self, parsed_node: Any, *_: Any, **__: Any) -> None:
             recorder.rendered(parsed_node)
+            with recorder.late():
+                pass  # what follows is not rendered again
 
         def add_result_node(self, *_: Any) -> None:
             pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,7 +18,8 @@ import msgspec
 from dbt.config.runtime import RuntimeConfig
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 
-from workers.engine.warned import CHECKS, Listener
+from workers.engine.units import NOBODY, PROJECT, Unit
+from workers.engine.warned import CHECKS, Listener, Warnings
 from workers.engine.watched import EVERYTHING, WatchedVars
 
 VOLATILE = frozenset(
@@ -42,25 +44,6 @@ _Instead = list[tuple[Any, Any]]
 
 class ChangedFileError(Exception):
     """A file is no longer what was parsed."""
-
-
-class Unit(msgspec.Struct, frozen=True):
-    """A part of a project that is parsed in one piece. All empty: everything that has no place of its own.
-
-    Attributes:
-        file: dbt's file id, ``package://models/a.sql``.
-        key, name: of an entry of a YAML file, ``models`` and the model's name.
-        node: unique id of a generic test of that entry.
-    """
-
-    file: str = ""
-    key: str = ""
-    name: str = ""
-    node: str = ""
-
-
-PROJECT = Unit()
-NOBODY = Unit(file="-")
 
 
 class Seen(msgspec.Struct):
@@ -90,7 +73,8 @@ class Recorder:
     Attributes:
         whole: whether dbt parsed all of the project (and not what changed since its partial parse file).
         entered: the units that were parsed.
-        warned: what dbt warned of while it parsed.
+        warned: what dbt and templates said meanwhile.
+        places: where each node, source, … was met first; where it was enabled, if it ever was.
     """
 
     def __init__(self) -> None:
@@ -98,6 +82,9 @@ class Recorder:
         self.entered: set[Unit] = set()
         self.whole = False
         self.warned = Listener()
+        self.places: dict[str, int] = {}
+        self._enabled: set[str] = set()
+        self._counted = itertools.count()
         self._unit = PROJECT
         self._late = False
         self._calls: list[str] = []
@@ -105,6 +92,24 @@ class Recorder:
     def units(self) -> list[Seen]:
         """Whoever looked at anything."""
         return [seen for seen in self.seen.values() if seen.anything and seen.unit != NOBODY]
+
+    def warnings(self) -> Warnings:
+        """What was said."""
+        volatile = [seen.unit for seen in self.seen.values() if (seen.names | seen.late_names) & VOLATILE]
+        return self.warned.warnings((seen.unit for seen in self.units()), volatile)
+
+    def met(self, unique_id: str, *, enabled: bool) -> None:
+        """A node, source, … is added to the manifest, or to what is disabled of it."""
+        if unique_id in self._enabled or (not enabled and unique_id in self.places):
+            return
+        self.places[unique_id] = next(self._counted)
+        if enabled:
+            self._enabled.add(unique_id)
+
+    @property
+    def order(self) -> list[str]:
+        """Unique ids in the order of their places."""
+        return sorted(self.places, key=self.places.__getitem__)
 
     def var(self, name: str) -> None:
         """A var was read, or asked for."""
@@ -137,10 +142,12 @@ class Recorder:
         if not late:
             self._calls.clear()
         self._unit, self._late = unit, late
+        self.warned.turn_to(unit, late)
         try:
             yield
         finally:
             self._unit, self._late = before
+            self.warned.return_to(*before)
 
     @contextlib.contextmanager
     def late(self) -> Iterator[None]:
@@ -160,6 +167,7 @@ class Recorder:
         """What is read from here on is `unit`'s, to the end of what it is `within`."""
         self.entered.add(unit)
         self._unit = unit
+        self.warned.turn_to(unit, self._late)
 
     def _current(self) -> Seen:
         seen = self.seen.get(self._unit)
@@ -200,7 +208,12 @@ def _instrumented(recorder: Recorder) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(replaced(MacroFuzzEnvironment, "context_class", Names))
-        for owner, instead in (*_of_files(recorder), *_of_nodes(recorder), *_of_templates(recorder)):
+        for owner, instead in (
+            *_of_files(recorder),
+            *_of_nodes(recorder),
+            *_of_manifests(recorder),
+            *_of_templates(recorder),
+        ):
             name = instead.__name__.rstrip("_")
             stack.enter_context(replaced(owner, name, _method(instead, getattr(owner, name))))
         yield
@@ -284,6 +297,50 @@ def _of_nodes(recorder: Recorder) -> _Instead:
         (ConfiguredParser, update_parsed_node_config), (ContextConfig, add_config_call),
         (ContextConfig, add_unrendered_config_call),
     ]  # fmt: skip
+
+
+_DESCRIBED = {"model": "models", "seed": "seeds", "snapshot": "snapshots", "analysis": "analyses"}
+"""Kinds of nodes that an entry of a YAML file describes, and its key."""
+
+
+def _of_manifests(recorder: Recorder) -> _Instead:
+    from dbt.contracts.graph.manifest import Manifest
+    from dbt.parser import manifest as loading
+
+    def adding(name: str) -> tuple[Any, Any]:
+        def add(original: Any, manifest: Any, *args: Any) -> Any:
+            recorder.met(args[-1].unique_id, enabled=name != "add_disabled_nofile")
+            return original(manifest, *args)
+
+        add.__name__ = name
+        return Manifest, add
+
+    def describing(name: str) -> tuple[Any, Any]:
+        def describe(original: Any, context: Any, node: Any, *args: Any) -> Any:
+            with recorder.within(_description(node), late=True):
+                return original(context, node, *args)
+
+        describe.__name__ = name
+        return loading, describe
+
+    adds = ("add_node_nofile", "add_disabled_nofile", "add_source", "add_exposure", "add_unit_test")
+    describes = ("_process_docs_for_node", "_process_docs_for_source", "_process_docs_for_exposure")
+    return [
+        *(adding(name) for name in adds if hasattr(Manifest, name)),
+        *(describing(name) for name in describes if hasattr(loading, name)),
+    ]
+
+
+def _description(node: Any) -> Unit:
+    """The entry that describes a node, source or exposure."""
+    kind = str(node.resource_type)
+    if kind == "source":
+        return _entry(node.file_id, "sources", node.source_name)
+    if kind == "exposure":
+        return _entry(node.file_id, "exposures", node.name)
+    if kind in _DESCRIBED and node.patch_path:
+        return _entry(node.patch_path, _DESCRIBED[kind], node.name)
+    return PROJECT
 
 
 def _of_templates(recorder: Recorder) -> _Instead:

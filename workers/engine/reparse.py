@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ import msgspec
 from dbt.cli import requires
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
+from dbt.deprecations import active_deprecations
 from dbt.parser.manifest import ManifestLoader
 from dbt_common.dataclass_schema import ValidationError
 from dbt_common.events.base_types import EventMsg
@@ -32,31 +34,14 @@ from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.exceptions import DbtBaseException
 
 from workers.engine.limits import TimeLimitError
-from workers.engine.reads import (
-    PROJECT,
-    VOLATILE,
-    ChangedFileError,
-    Recorder,
-    Seen,
-    Unit,
-    replaced,
-    touched,
-    watching,
-)
-from workers.engine.warned import Warnings
-
-_KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses"})
-"""Entries of YAML files that are parsed again one by one."""
+from workers.engine.proof import KEYS, NotProvenError, in_order, not_looked_at_again
+from workers.engine.reads import VOLATILE, ChangedFileError, Recorder, Seen, replaced, touched, watching
+from workers.engine.units import PROJECT, Unit
+from workers.engine.warned import Warnings, is_kept, parsed_again, rendered_again
 
 _MARK = "DBT_RELAY_CHANGED_VAR"
-_COLLECTIONS = (
-    "nodes", "sources", "exposures", "metrics", "groups", "semantic_models", "saved_queries", "unit_tests",
-    "functions", "macros", "docs", "disabled", "fixtures",
-)  # fmt: skip
-_OTHERS_LOOK_AT = (
-    "access", "group", "version", "latest_version", "deprecation_date", "name", "is_ephemeral_model",
-)  # fmt: skip
-"""What the parse of other nodes looks at of a node that they refer to."""
+_ROUNDS = 4
+"""How often what refers to a changed node is parsed again, at most."""
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -67,7 +52,8 @@ class Base(msgspec.Struct, frozen=True):
         vars: digest of each var's value.
         project: digest of the rendered project files, profile, catalogs.
         seen: whatever looked at anything.
-        warned: what dbt warned of while it parsed.
+        warned: what dbt and templates said while it parsed.
+        order: unique ids in the order in which a full parse met them.
     """
 
     key: str
@@ -75,29 +61,24 @@ class Base(msgspec.Struct, frozen=True):
     project: str
     seen: list[Seen]
     warned: Warnings = msgspec.field(default_factory=Warnings)
+    order: list[str] = msgspec.field(default_factory=list)
 
 
 class Reparsed(msgspec.Struct):
     """The manifest for other vars: the very same, or another.
 
     Attributes:
-        seen, warned: see `Base`.
-        said: what dbt said while it parsed.
+        seen, warned: see `Base`. `warned` was not said yet.
     """
 
     manifest: Manifest
     same: bool
     seen: list[Seen]
-    said: list[EventMsg]
     warned: Warnings
 
 
-class _NotProvenError(Exception):
-    """Only a full parse can tell."""
-
-
 _DOUBTS = (
-    _NotProvenError, ChangedFileError, DbtBaseException, jinja2.TemplateError, ValidationError, AssertionError,
+    NotProvenError, ChangedFileError, DbtBaseException, jinja2.TemplateError, ValidationError, AssertionError,
     AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 """What a parse of dbt's ends with, of all that may be raised here (an interruption is raised by another thread)."""
@@ -132,31 +113,32 @@ def reparse(
     """
     given = digests(config.cli_vars)
     again = Recorder()
-    said: list[EventMsg] = []
     try:
-        with aside() as said, watching(config, recorder := Recorder()):
+        with aside() as said, watching(config, recorder := Recorder()), recorder.warned.listening():
             differ = _differing(base, parsed, config, recorder, changed_vars(base.vars, given))
-        if any(msg.info.level in {"info", "warn", "error"} for msg in said):
-            return None  # a template has something to say, and all of them say it in a full parse
-        if differ and base.warned.any:  # which of the warnings are of what is kept is not known
-            raise _NotProvenError
+        if any(msg.info.level == "info" and not is_kept(msg.info.name, "info") for msg in said):
+            return None  # it is not known to be said in a full parse
+        slots = rendered_again(base.warned.slots, recorder.warned.slots)
         if differ:
-            with aside() as said, watching(config, again):
-                manifest = _partially(parsed, fresh(), differ, click_context)
-            if again.whole:
-                return None
-            _prove(parsed, manifest)
+            manifest, again = _parsed_with_others(parsed, fresh, differ, click_context, config)
+            in_order(manifest, parsed, base.order)
+            slots = parsed_again(slots, again.warned.slots)
         if digests(config.cli_vars) != given:
             return None  # a template changed a var's value, and who read it when is anybody's guess
     except TimeLimitError:
         raise
     except _DOUBTS:
         return None
-    if not differ:
-        return Reparsed(parsed, True, _merged(base.seen, recorder), [], base.warned)
-    entered = {_entry(unit) for unit in again.entered}
-    kept = [seen for seen in base.seen if seen.unit == PROJECT or _entry(seen.unit) not in entered]
-    return Reparsed(manifest, False, [*_merged(kept, recorder), *again.units()], said, again.warned.warnings)
+    if not (recorder.warned.complete and again.warned.complete):
+        return None
+    seen = _merged(base.seen, recorder)
+    if differ:
+        entered = {unit.entry for unit in again.entered}
+        kept = [each for each in seen if each.unit == PROJECT or each.unit.entry not in entered]
+        seen = [*kept, *again.units()]
+    volatile = {each.unit.entry for each in seen if (each.names | each.late_names) & VOLATILE}
+    warned = Warnings(slots, of_this_time=any(slot.said and slot.unit.entry in volatile for slot in slots))
+    return Reparsed(manifest if differ else parsed, not differ, seen, warned)
 
 
 def _differing(
@@ -165,7 +147,7 @@ def _differing(
     """The files and entries whose parse would be another.
 
     Raises:
-        _NotProvenError
+        NotProvenError
     """
     from workers.engine.probe import (
         Prober,  # needs more of dbt's parser than a release without `changed-vars` may have
@@ -178,15 +160,11 @@ def _differing(
         if not late and not touched(seen.vars, changed) and not seen.names & VOLATILE:
             continue
         if seen.unit == PROJECT:
-            raise _NotProvenError
+            raise NotProvenError
         prober = prober or Prober(parsed, config, recorder)
         if late or not prober.same(seen):
-            differ.add(_entry(seen.unit))
+            differ.add(seen.unit.entry)
     return differ
-
-
-def _entry(unit: Unit) -> Unit:
-    return Unit(unit.file, unit.key, unit.name)
 
 
 def _merged(old: Iterable[Seen], probed: Recorder) -> list[Seen]:
@@ -203,6 +181,33 @@ def _merged(old: Iterable[Seen], probed: Recorder) -> list[Seen]:
     return result
 
 
+def _parsed_with_others(
+    parsed: Manifest,
+    fresh: Callable[[], Manifest],
+    differ: set[Unit],
+    click_context: Any,
+    config: RuntimeConfig,
+) -> tuple[Manifest, Recorder]:
+    """The manifest once the files and entries that differ, and those that refer to what they changed, were parsed again.
+
+    Raises:
+        NotProvenError
+    """
+    for _ in range(_ROUNDS):
+        began = time.time()
+        with aside(), watching(config, recorder := Recorder()):
+            manifest = _partially(parsed, fresh(), differ, click_context)
+        if recorder.whole:
+            break
+        others = not_looked_at_again(parsed, manifest, began)
+        if not others:
+            return manifest, recorder
+        if others <= differ:
+            break
+        differ = differ | others
+    raise NotProvenError
+
+
 def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_context: Any) -> Manifest:
     """Let dbt parse the files and entries that differ again, as if they read a changed environment variable.
 
@@ -210,21 +215,21 @@ def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_contex
     changed one.
 
     Raises:
-        _NotProvenError: dbt's partial parsing is known to leave something behind.
+        NotProvenError: dbt's partial parsing is known to leave something behind.
     """
     if parsed.metrics or parsed.semantic_models or parsed.saved_queries:
-        raise _NotProvenError  # they hold names of relations, and dbt does not look at them again
+        raise NotProvenError  # they hold names of relations, and dbt does not look at them again
     copy.env_vars[_MARK] = "1"
     for unit in differ:
         file: Any = copy.files.get(unit.file)
-        if file is None or (unit.key and unit.key not in _KEYS):
-            raise _NotProvenError
+        if file is None or (unit.key and unit.key not in KEYS):
+            raise NotProvenError
         if unit.key:
             file.env_vars.setdefault(unit.key, {}).setdefault(unit.name, []).append(_MARK)
         else:
             file.env_vars.append(_MARK)
     if any(source.get("overrides") for file in copy.files.values() for source in _sources(file)):
-        raise _NotProvenError
+        raise NotProvenError
 
     class Loader(ManifestLoader):
         def read_manifest_for_partial_parse(self) -> Manifest:
@@ -237,47 +242,12 @@ def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_contex
     with replaced(dbt.parser.manifest, "ManifestLoader", Loader):
         requires.setup_manifest(click_context, write=False)
     manifest: Manifest = click_context.obj["manifest"]
-    for name in _COLLECTIONS:
-        mine: Any = getattr(manifest, name, None)
-        before: Any = getattr(parsed, name, None)
-        if isinstance(mine, dict) and mine.keys() == before.keys():
-            setattr(manifest, name, {key: mine[key] for key in before})  # in a full parse's order
-            flat = manifest.flat_graph.get(name)
-            if isinstance(flat, dict):  # before dbt-core 1.12
-                manifest.flat_graph[name] = {key: flat[key] for key in before if key in flat}
-    if not isinstance(manifest.flat_graph.get("nodes"), dict):
-        manifest.build_flat_graph()
     return manifest
 
 
 def _sources(file: Any) -> list[dict[str, Any]]:
     found = getattr(file, "dfy", None) or {}
     return [source for source in found.get("sources") or [] if isinstance(source, dict)]
-
-
-def _prove(before: Manifest, after: Manifest) -> None:
-    """Refuse what dbt's partial parsing would have to carry on to nodes that it kept.
-
-    Raises:
-        _NotProvenError
-    """
-    for name in _COLLECTIONS:
-        old, new = getattr(before, name, {}), getattr(after, name, {})
-        if old.keys() != new.keys():
-            raise _NotProvenError  # something is enabled or disabled
-    if any(len(after.disabled[name]) != len(nodes) for name, nodes in before.disabled.items()):
-        raise _NotProvenError
-    tested = {node for test in after.unit_tests.values() for node in test.depends_on.nodes}
-    for unique_id, node in after.nodes.items():
-        if node.created_at == before.nodes[unique_id].created_at or str(node.resource_type) == "test":
-            continue
-        if unique_id in tested:
-            raise _NotProvenError
-        if any(
-            getattr(node, name, None) != getattr(before.nodes[unique_id], name, None)
-            for name in _OTHERS_LOOK_AT
-        ):
-            raise _NotProvenError
 
 
 def say(said: Iterable[EventMsg]) -> None:
@@ -292,16 +262,19 @@ def aside() -> Iterator[list[EventMsg]]:
     """Keep what dbt and templates say within from everybody.
 
     Raises:
-        _NotProvenError: a template printed something.
+        NotProvenError: a template printed something.
     """
     manager = get_event_manager()
     said: list[EventMsg] = []
     loggers, callbacks = manager.loggers, manager.callbacks
+    deprecations = dict(active_deprecations)
     manager.loggers, manager.callbacks = [], [said.append]
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             yield said
     finally:
         manager.loggers, manager.callbacks = loggers, callbacks
+        active_deprecations.clear()
+        active_deprecations.update(deprecations)
     if printed.getvalue():
-        raise _NotProvenError
+        raise NotProvenError

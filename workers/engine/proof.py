@@ -1,0 +1,172 @@
+"""What dbt's partial parsing has to look at again because something else has changed, and what it must not change.
+
+dbt's partial parsing keeps a file that did not change, though it refers to a node that is now disabled, renamed or
+private. A full parse looks at such a file again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dbt.contracts.graph.manifest import Manifest
+
+from workers.engine.units import Unit
+
+KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses", "exposures", "unit_tests"})
+"""Entries of YAML files that are parsed again one by one."""
+
+_MOVING = ("nodes", "sources", "exposures", "unit_tests")
+"""Collections whose members may be enabled or disabled."""
+
+_COLLECTIONS = (
+    *_MOVING, "metrics", "groups", "semantic_models", "saved_queries", "functions", "macros", "docs", "fixtures",
+)  # fmt: skip
+_OTHERS_LOOK_AT = (
+    "access", "group", "version", "latest_version", "deprecation_date", "name", "is_ephemeral_model",
+)  # fmt: skip
+"""What the parse of other nodes looks at of a node that they refer to."""
+
+
+class NotProvenError(Exception):
+    """Only a full parse can tell."""
+
+
+def not_looked_at_again(before: Manifest, after: Manifest, began: float) -> set[Unit]:
+    """Files and entries that refer to a changed node, and that dbt kept.
+
+    Args:
+        before, after: the manifests before and after the partial parse.
+        began: when the partial parse began, seconds since the epoch.
+
+    Raises:
+        NotProvenError: something else changed than what a file or entry of `KEYS` says.
+    """
+    _put_back(before, after, began)
+    _drop_left_behind(before, after, began)
+    _require_same_members(before, after)
+    refs: set[str] = set()
+    tested: set[str] = set()
+    sources: set[tuple[str, str]] = set()
+    for unique_id in before.sources.keys() ^ after.sources.keys():
+        source: Any = before.sources.get(unique_id) or after.sources[unique_id]
+        sources.add((source.source_name, source.name))
+    for unique_id in before.nodes.keys() | after.nodes.keys():
+        old: Any = before.nodes.get(unique_id)
+        new: Any = after.nodes.get(unique_id)
+        node = new or old
+        if str(node.resource_type) == "test" or (old and new and new.created_at < began):
+            continue
+        tested.add(node.name)
+        if not old or not new or any(_other(old, new, name) for name in _OTHERS_LOOK_AT):
+            refs.add(node.name)
+    return {
+        _unit(part, after)
+        for part in _parts(after)
+        if part.created_at < began and _looks_at(part, refs, sources, tested)
+    }
+
+
+def in_order(manifest: Manifest, before: Manifest, order: Iterable[str]) -> None:
+    """Put the members of the manifest's collections in the order of a full parse.
+
+    Args:
+        order: unique ids in the order in which the full parse of the project met them.
+
+    Raises:
+        NotProvenError: it did not meet one of them.
+    """
+    places = {unique_id: place for place, unique_id in enumerate(order)}
+    for name in (*_COLLECTIONS, "disabled"):
+        mine: Any = getattr(manifest, name, None)
+        old: Any = getattr(before, name, None)
+        if not isinstance(mine, dict):
+            continue
+        if mine.keys() == old.keys():
+            setattr(manifest, name, {key: mine[key] for key in old})
+        elif not mine.keys() <= places.keys():
+            raise NotProvenError
+        else:
+            setattr(manifest, name, {key: mine[key] for key in sorted(mine, key=places.__getitem__)})
+    manifest.build_parent_and_child_maps()
+    manifest.build_flat_graph()
+
+
+def _put_back(before: Manifest, after: Manifest, began: float) -> None:
+    """Put kept tests of disabled nodes back among the nodes: a full parse leaves them there, a partial parse moves them."""
+    for unique_id, node in before.nodes.items():
+        if node.config.enabled or unique_id in after.nodes:
+            continue
+        members = after.disabled.get(unique_id, [])
+        kept: list[Any] = [member for member in members if member.created_at < began]
+        if len(kept) == len(members) == 1:
+            after.nodes[unique_id] = kept[0]
+            del after.disabled[unique_id]
+
+
+def _drop_left_behind(before: Manifest, after: Manifest, began: float) -> None:
+    """Drop disabled members that dbt left behind when it parsed the same again (a source, for one)."""
+    many, wanted = _members(after), _members(before)
+    for unique_id in [each for each in after.disabled if many[each] > wanted.get(each, 0)]:
+        members = [member for member in after.disabled[unique_id] if member.created_at >= began]
+        if members:
+            after.disabled[unique_id] = members
+        else:
+            del after.disabled[unique_id]
+
+
+def _require_same_members(before: Manifest, after: Manifest) -> None:
+    for name in _COLLECTIONS:
+        if name not in _MOVING and getattr(before, name, {}).keys() != getattr(after, name, {}).keys():
+            raise NotProvenError
+    if _members(before) != _members(after):
+        raise NotProvenError
+
+
+def _members(manifest: Manifest) -> dict[str, int]:
+    """How many members, enabled or not, there are of each unique id."""
+    found = {unique_id: len(members) for unique_id, members in manifest.disabled.items()}
+    for name in _MOVING:
+        for unique_id in getattr(manifest, name):
+            found[unique_id] = found.get(unique_id, 0) + 1
+    return found
+
+
+def _other(old: Any, new: Any, name: str) -> bool:
+    return bool(getattr(old, name, None) != getattr(new, name, None))
+
+
+def _parts(manifest: Manifest) -> Iterator[Any]:
+    for name in _MOVING:
+        yield from getattr(manifest, name).values()
+    for members in manifest.disabled.values():
+        yield from members
+
+
+def _looks_at(part: Any, refs: set[str], sources: set[tuple[str, str]], tested: set[str]) -> bool:
+    if str(part.resource_type) == "unit_test":
+        return part.model in tested
+    if str(part.resource_type) == "seed":
+        return False  # dbt raises an error if its refs are asked for
+    return any(ref.name in refs for ref in getattr(part, "refs", ())) or any(
+        tuple(source) in sources for source in getattr(part, "sources", ())
+    )
+
+
+def _unit(part: Any, manifest: Manifest) -> Unit:
+    file: Any = manifest.files.get(part.file_id)
+    kind = str(part.resource_type)
+    if file is None:  # a hook of dbt_project.yml
+        raise NotProvenError
+    if kind == "source":
+        return Unit(part.file_id, "sources", part.source_name)
+    if kind in {"exposure", "unit_test"}:
+        return Unit(part.file_id, f"{kind}s", part.name)
+    tests: dict[str, dict[str, list[str]]] = getattr(file, "data_tests", {})
+    for key, entries in tests.items():
+        for name, unique_ids in entries.items():
+            if part.unique_id in unique_ids:
+                return Unit(part.file_id, key, name)
+    if part.unique_id in getattr(file, "snapshots", ()):
+        return Unit(part.file_id, "snapshots", part.name)
+    return Unit(part.file_id)
