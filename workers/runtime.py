@@ -22,6 +22,7 @@ from celery import current_task
 from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
+from workers.contract.environment import NAMES, decode_withheld
 from workers.contract.errors import DbtUsageError
 from workers.contract.events import Event
 from workers.contract.log import log
@@ -36,6 +37,7 @@ from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
 from workers.lease_renewal import HeldLeases, Lease, decode_leases, held_leases, renewed_leases
 from workers.ledger import Ledger
+from workers.paths_here import paths_here
 from workers.progress import Progress
 from workers.strays import Strays
 from workers.timekeeper import Watched
@@ -243,27 +245,13 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
             ) from error
     else:
         env = {**os.environ, **request.env}
-    args, cwd, project_dir = _here(request)
+    there = paths_here(request, env, settings.project_dir)
     return RunSpec(
-        run_id=request.run_id, args=args, cwd=cwd, project_dir=project_dir,
-        env=dbt_environment(env), invocation_id=invocation_id, started_at=started_at,
+        run_id=request.run_id, args=there.args, cwd=there.cwd, project_dir=there.project_dir,
+        env=dbt_environment(there.env), invocation_id=invocation_id, started_at=started_at,
         debug=request.debug, file_log=request.file_log, required_models=request.required_models,
-        surroundings=read_surroundings(env),
+        surroundings=read_surroundings(env), withheld=decode_withheld(request.env.get(NAMES, "[[],[]]")),
     )  # fmt: skip
-
-
-def _here(request: RunRequest) -> tuple[tuple[str, ...], str, str]:
-    """Arguments and paths, where this worker keeps the project elsewhere than its caller does."""
-    mapped = settings.project_dir
-    if not mapped or os.path.isdir(request.project_dir):
-        return request.args, request.cwd, request.project_dir
-    args: list[Any] = list(request.args)
-    for position, arg in enumerate(args):
-        if arg == "--project-dir" and position + 1 < len(args):
-            args[position + 1] = mapped
-        elif arg.startswith("--project-dir="):
-            args[position] = f"--project-dir={mapped}"
-    return tuple(args), mapped, mapped
 
 
 _making = threading.Lock()

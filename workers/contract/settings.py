@@ -44,6 +44,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             between two tasks; 0 is its share of what the machine or the container has.
         contexts: parsed projects that a worker process keeps.
         env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
+        env_send: names (``*`` allowed, comma between) that a remote caller sends, beside those that are found in the
+            text of the project and its profile; `env_deny` goes before it.
+        project_check: whether a worker compares its copy of the project with the caller's (``on``, ``off``).
         project_dir: where the project lies on this worker when callers name another path.
         runtime_dir: where the embedded stack keeps its socket and state.
         embedded: set by the embedded stack for its workers.
@@ -68,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     process_memory: Limit = 0.0
     contexts: Count = 8
     env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"
+    env_send: str = ""
+    project_check: Literal["on", "off"] = "on"
     project_dir: str = ""
     runtime_dir: str = ""
     embedded: bool = False

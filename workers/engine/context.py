@@ -35,6 +35,7 @@ from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
+from workers.engine.withheld import environment
 from workers.engine.template_state import GraphIndex
 from workers.engine.unshared import unshare
 
@@ -58,6 +59,7 @@ class Context(msgspec.Struct, kw_only=True):
         manifest_file: its manifest.json, kept in pieces.
         graph_index: of its `graph`.
         config: configuration of an invocation of the same key, where reading it warned of nothing.
+        names: environment values that dbt looked up for `config`.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
         nothing_to_say: whether dbt's checks in each invocation warned of nothing.
@@ -71,6 +73,7 @@ class Context(msgspec.Struct, kw_only=True):
     manifest_file: ManifestFile
     graph_index: GraphIndex
     config: RuntimeConfig | None = None
+    names: frozenset[str] = frozenset()
     graphs: dict[bool, LinkedGraph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
     nothing_to_say: bool = False
@@ -164,7 +167,10 @@ class ContextStore:
         except msgspec.DecodeError:
             return None
         key = key_of(family, read, spec, flags)
-        return self._contexts.get(key) or self._unpack(key)
+        found = self._contexts.get(key) or self._unpack(key)
+        if found is not None:
+            environment().look_up(read.env)  # as the parse did that is used again
+        return found
 
     def _unpack(self, key: str) -> Context | None:
         packed = self._shared.load(key)
@@ -190,6 +196,7 @@ class ContextStore:
     def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
         """The configuration of an invocation; what an equal key gave before is given again."""
         if context is not None and context.config is not None:
+            environment().look_up(context.names)
             # the key covers every file and value that it was read from; flags are the caller's own
             config = copy.copy(context.config)
             config.args = flags
@@ -197,7 +204,7 @@ class ContextStore:
         read: list[RuntimeConfig] = []
         quiet = _says_nothing(lambda: read.append(self.configure(click_context)))
         if context is not None and quiet:
-            context.config = read[0]
+            context.config, context.names = read[0], frozenset(environment().seen)
         return read[0]
 
     def configure(self, click_context: Any) -> RuntimeConfig:
@@ -231,6 +238,7 @@ class ContextStore:
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
         read = read_set_of(config, manifest, flags)
+        environment().look_up(read.env)  # dbt may have taken files from its partial parse
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         if recorder.whole and digests(config.cli_vars) == given:
@@ -290,6 +298,7 @@ class ContextStore:
         else:
             read = read_set_of(config, found.manifest, flags)
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
+        environment().look_up(read.env)
         self._shared.save_index(family, msgspec.json.encode(read))
         self._know(context.key, read, found.seen, spec, click_context, flags, config)
         return context
