@@ -63,6 +63,23 @@ def broker_url(environ: Mapping[str, str]) -> str:
     )
 
 
+def check_login(url: str) -> None:
+    """Try to log in to a server. One that is not there is no error: Celery waits for it.
+
+    Raises:
+        BrokerUnavailableError: the server answers, and refuses: Celery would try again for ever.
+    """
+    from producer.reaching import ANSWERED, reaching
+    from workers.contract.connection import connect
+
+    try:
+        with reaching(url), connect(url, patience=0, timeout=3) as server:
+            server.ping()
+    except BrokerUnavailableError as error:
+        if error.info is not None and error.info.code in ANSWERED:
+            raise
+
+
 def processes(number: int) -> str:
     """``2 worker processes``."""
     return f"{number} worker process{'' if number == 1 else 'es'}"

@@ -14,7 +14,7 @@ import click
 from producer import cli_broker, embedded
 from producer.usage import usage_error
 from workers.contract.errors import BrokerUnavailableError
-from workers.contract.settings import celery_url, read_settings
+from workers.contract.settings import read_settings
 
 if TYPE_CHECKING:
     from producer.client import WorkerInfo
@@ -144,7 +144,7 @@ def worker(workers: int | None, celery_options: tuple[str, ...]) -> NoReturn:
             "Set DBT_RELAY_BROKER_URL, such as redis://localhost:6379/0. "
             "For a private server with workers: dbt-relay up.",
         )
-    celery_url(settings.broker_url)  # refuses what is no URL, before Celery prints a traceback
+    cli_broker.check_login(settings.broker_url)
     words = ["--without-gossip", "--without-mingle", "--queues", settings.queue]
     words += ["--loglevel", "warning"] if not _given(celery_options, "-l", "--loglevel") else []
     words += ["--concurrency", str(workers)] if workers else []
@@ -161,7 +161,8 @@ def flower(flower_options: tuple[str, ...]) -> NoReturn:
     """
     needs("flower", "flower", "dbt-relay[flower]")
     environ = dict(os.environ)
-    environ["DBT_RELAY_BROKER_URL"] = celery_url(cli_broker.broker_url(environ))
+    environ["DBT_RELAY_BROKER_URL"] = url = cli_broker.broker_url(environ)
+    cli_broker.check_login(url)
     address = [] if _given(flower_options, "--address") else ["--address=127.0.0.1"]
     _celery(["flower", *address, *flower_options], environ)
 

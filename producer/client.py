@@ -4,28 +4,38 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import redis
 
 from producer.reaching import reaching
 from workers.contract.connection import connect
-from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
+from workers.contract.errors import (
+    BrokerUnavailableError,
+    Category,
+    ErrorInfo,
+    InvalidMessageError,
+    RelayError,
+)
 from workers.contract.events import LINE, RUN, STDERR, Event, decode_event
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys, submitted_at
 from workers.contract.results import RUN_TERMINAL, DbtResult
 from workers.contract.runs import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings
+from workers.contract.stored import number_of, text_of, value_of
 
 if TYPE_CHECKING:
     from workers.contract.purge import Purged
 
 _BLOCK_MS = 2000
 _STALE_SECONDS = 30.0
+UNREADABLE = "unreadable"
+"""The state that is shown of a run whose request or result this release cannot read."""
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,9 +51,12 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, request: RunRequest, facts: Mapping[str, str]) -> RunSummary:
         """The summary of a run from its request and the fields of its hash."""
+        from producer.vars import shown_args
+
         return cls(
-            run_id=request.run_id, state=facts.get("state", ""), command=" ".join(request.args),
-            submitted_at=request.submitted_at, done=int(facts.get("done", 0)), total=int(facts.get("total", 0)),
+            run_id=request.run_id, state=facts.get("state", ""), command=" ".join(shown_args(request.args)),
+            submitted_at=request.submitted_at, done=int(number_of(facts.get("done"))),
+            total=int(number_of(facts.get("total"))),
         )  # fmt: skip
 
 
@@ -170,6 +183,8 @@ class RelayClient:
     def retry(self, run_id: str, args: Sequence[str] = ("retry",)) -> str:
         """Submit what failed and was skipped in a run once more, as ``dbt retry`` would; the new run's id.
 
+        Values that the earlier run had of its caller's environment are taken from this process's.
+
         Args:
             args: dbt's command line of the retry, such as ``["retry", "--threads", "8"]``.
 
@@ -178,10 +193,11 @@ class RelayClient:
             DbtUsageError: it is still going, or it cannot be retried.
             BrokerUnavailableError: Redis cannot be reached; nothing was queued.
         """
-        from producer.retry_run import check_environment
+        from producer.retry_run import with_environment
 
         request = self.retry_request(run_id, args)
-        check_environment(request)
+        with reaching(self.broker_url):
+            request = with_environment(self.store, request, os.environ)
         return self.submit(request)
 
     def retry_request(self, run_id: str, args: Sequence[str] = ("retry",)) -> RunRequest:
@@ -237,7 +253,9 @@ class RelayClient:
                 continue
             for entry, fields in entries:
                 position = entry
-                event = decode_event(fields[b"e"], seq=int(fields[b"s"]))
+                event = _event_in(fields)
+                if event is None:  # not ours, and it has no place among ours
+                    continue
                 if expected and event.seq > expected:
                     raise RelayError(
                         f"events {expected} to {event.seq - 1} of run {run_id} are no longer kept: it said "
@@ -351,22 +369,25 @@ class RelayClient:
     def runs(self) -> list[RunSummary]:
         """Unfinished and finished runs that are still kept, the newest first."""
         with reaching(self.broker_url):
-            finished: Any = self.store.client.zrange(self.store.keys.finished(), 0, -1)
-            ids = {*self.store.active_runs(), *(each.decode() for each in finished)}
-            summaries = []
-            for run_id in sorted(ids, reverse=True):
-                facts, request = self.store.facts(run_id), self.store.request(run_id)
-                if request is None:
-                    continue
-                summaries.append(RunSummary.of(request, facts))
-        return summaries
+            found = [self._summary(run_id) for run_id in self.store.kept_runs()]
+        return [summary for summary in found if summary is not None]
+
+    def _summary(self, run_id: str) -> RunSummary | None:
+        try:
+            request, facts, _ = self.store.read(run_id)
+        except (InvalidMessageError, redis.ResponseError) as error:
+            return RunSummary(
+                run_id=run_id, state=UNREADABLE, command=f"({error})", submitted_at=submitted_at(run_id),
+                done=0, total=0,
+            )  # fmt: skip
+        return None if request is None else RunSummary.of(request, facts)
 
     def workers(self) -> list[WorkerInfo]:
         """Workers that said hello lately."""
         with reaching(self.broker_url):
             raw: Any = self.store.client.hgetall(self.store.keys.workers())
             now: Any = self.store.client.time()
-        infos = [_worker_of(value) for value in raw.values()]
+        infos = (value_of(value, WorkerInfo) for value in raw.values())
         return [info for info in infos if info is not None and int(now[0]) - info.seen < _STALE_SECONDS]
 
     def command_line(self, release: str) -> dict[str, Any] | None:
@@ -383,15 +404,14 @@ class RelayClient:
         """How many messages workers refused, by reason, the most frequent first."""
         with reaching(self.broker_url):
             raw: Any = self.store.client.hgetall(self.store.keys.rejected())
-        counts = {reason.decode(errors="replace"): int(times) for reason, times in raw.items()}
+        counts = {text_of(reason): int(number_of(times)) for reason, times in raw.items()}
         return dict(sorted(counts.items(), key=lambda each: -each[1]))
 
 
-def _worker_of(value: bytes) -> WorkerInfo | None:
-    """A worker's hello; None for what is none."""
+def _event_in(fields: Mapping[bytes, bytes]) -> Event | None:
     try:
-        return msgspec.convert(json.loads(value), WorkerInfo, strict=False)
-    except (ValueError, RecursionError, msgspec.ValidationError):
+        return decode_event(fields.get(b"e", b""), seq=int(number_of(fields.get(b"s"))))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -409,7 +429,7 @@ def result_of(
 ) -> DbtResult:
     """A run's result as callers see it, with its lines of stdout and of stderr."""
     failure = [] if last.error is None or last.return_code == 0 else [last.error.message]
-    ended, created = float(facts.get("ended", 0)), float(facts.get("created", 0))
+    ended, created = number_of(facts.get("ended")), number_of(facts.get("created"))
     return DbtResult(
         success=last.return_code == 0,
         stdout="".join(f"{line}\n" for line in lines),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from producer.streams import say
 from producer.to_send import values_to_send
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, REPEATED, RUN, STDERR, Event, waiting_for
-from workers.contract.log import phase
+from workers.contract.log import log, phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.place import place_of
 from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
+from workers.contract.stored import UnpackError, unpack
 from workers.contract.surroundings import encode_environment, of_this_process
 
 _NO_WORKER_SECONDS = 60.0
@@ -248,7 +249,7 @@ class Follower:
         if result.run_results is not None and not _is_there(target / RUN_RESULTS, result.run_results):
             _replace(target / RUN_RESULTS, json.dumps(result.run_results).encode())
         for name, packed in self.client.artifacts(result.run_id, ARTIFACTS).items():
-            _replace(target / name, zlib.decompress(packed))
+            _write_artifact(target / name, packed, result.run_id)
 
 
 def run_invocation(
@@ -378,6 +379,16 @@ def _no_runtime_folder(folder: Path, error: OSError) -> Exception:
         "Run the command again: where the folder is gone, a new stack is started. If a program that cleans "
         "temporary folders removed it, set DBT_RELAY_RUNTIME_DIR to a folder elsewhere.",
     )
+
+
+def _write_artifact(path: Path, packed: bytes, run_id: str) -> None:
+    try:
+        content = unpack(packed)
+    except UnpackError as error:
+        log("an artifact is not readable, it is left out", level=logging.WARNING, run=run_id,
+            artifact=path.name, error=str(error))  # fmt: skip
+    else:
+        _replace(path, content)
 
 
 def _is_there(path: Path, run_results: Mapping[str, Any]) -> bool:

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,16 +18,16 @@ from billiard import common as billiard_common
 from billiard.process import current_process
 from celery import current_task
 
+from workers import env_file
 from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
-from workers.contract.environment import NAMES, decode_withheld
-from workers.contract.errors import DbtUsageError
+from workers.contract.environment import CALLERS, Withheld, allowed, withheld_by
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys
-from workers.contract.surroundings import decode_environment, read_surroundings
+from workers.contract.surroundings import read_surroundings
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
@@ -99,8 +98,8 @@ class Runtime:
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
-            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl,
-            dbt=release(),
+            connect(url, patience=PATIENCE, refusals_pass=True), keys=keys, lease_ms=lease_ms,
+            result_ttl=settings.result_ttl, dbt=release(),
         )  # fmt: skip
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(
@@ -234,23 +233,25 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     """What the engine is told of a request on this machine.
 
     Raises:
-        DbtUsageError: the caller's environment file is gone.
+        DbtUsageError: the caller's environment file is gone, or is none of this stack's.
     """
+    withheld = Withheld()
     if request.env_file:
-        try:
-            env = decode_environment(Path(request.env_file).read_bytes())
-        except (OSError, ValueError) as error:
-            raise DbtUsageError(
-                f"the caller's environment cannot be read from {request.env_file}: {error}"
-            ) from error
+        env = env_file.read(request.env_file, settings)
     else:
-        env = {**os.environ, **request.env}
+        given = allowed(request.env, settings.env_deny)  # whoever can write to Redis sends requests
+        left_out = {name for name in request.env.keys() - given.keys() if not name.startswith(CALLERS)}
+        if left_out:
+            log("values of the caller's environment are left out", level=logging.WARNING, run=request.run_id,
+                names=sorted(left_out), reason="DBT_RELAY_ENV_DENY")  # fmt: skip
+        env = {**os.environ, **given}
+        withheld = withheld_by(request.env, left_out)
     there = paths_here(request, env, settings.project_dir)
     return RunSpec(
         run_id=request.run_id, args=there.args, cwd=there.cwd, project_dir=there.project_dir,
         env=dbt_environment(there.env), invocation_id=invocation_id, started_at=started_at,
         debug=request.debug, file_log=request.file_log, required_models=request.required_models,
-        surroundings=read_surroundings(env), withheld=decode_withheld(request.env.get(NAMES, "[[],[]]")),
+        surroundings=read_surroundings(env), withheld=withheld,
     )  # fmt: skip
 
 

@@ -861,7 +861,7 @@ def test_flower_listens_on_this_machine_alone(stack: dict[str, Any], monkeypatch
     with pytest.raises(Executed) as caught:
         cli.main(["flower", "--address", "0.0.0.0"])
     assert "--address=127.0.0.1" not in caught.value.words
-    assert caught.value.environ["DBT_RELAY_BROKER_URL"] == "redis+socket:///run/redis.sock?virtual_host=2"
+    assert caught.value.environ["DBT_RELAY_BROKER_URL"] == "unix:///run/redis.sock?db=2"
 
 
 @pytest.mark.usefixtures("executed")

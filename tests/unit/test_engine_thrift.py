@@ -148,9 +148,9 @@ def test_a_sink_says_the_same_behind_either_manager(*, debug: bool) -> None:
 
 def test_a_muted_sink_hears_no_debug_event() -> None:
     sink = LineSink(None, "run", "step", lambda _: None, debug=True)
-    assert not sink.deaf_to(SQLQuery(sql=""))
+    assert not sink.take_debug(SQLQuery(sql=""))
     with sink.muted():
-        assert sink.deaf_to(SQLQuery(sql=""))
+        assert sink.take_debug(SQLQuery(sql=""))
 
 
 def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dbt.adapters.events.types import SQLQuery
 from dbt.events.logging import setup_event_logger
 from dbt_common.events.base_types import EventLevel
 from dbt_common.events.event_manager_client import cleanup_event_logger, get_event_manager
@@ -61,7 +62,7 @@ def test_records_are_those_of_dbts_own_file_logger(changed: dict[str, Any], tmp_
         setup_event_logger(flags)
         fire_all()
         cleanup_event_logger()
-        sink = LineSink(flags, "run", "@plan", heard.append, scrub=str, file_log=True)
+        sink = LineSink(flags, "run", "@plan", heard.append, file_log=True)
         get_event_manager().callbacks.append(sink)
         fire_all()
         sink.flush_records()
@@ -76,7 +77,7 @@ def test_records_are_those_of_dbts_own_file_logger(changed: dict[str, Any], tmp_
 
 def test_without_a_writer_there_are_no_records() -> None:
     heard: list[Event] = []
-    sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", heard.append, scrub=str)
+    sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", heard.append)
     cleanup_event_logger()
     get_event_manager().callbacks.append(sink)
     fire_all()
@@ -85,14 +86,21 @@ def test_without_a_writer_there_are_no_records() -> None:
     assert not [event for event in heard if event.kind == RECORD]
 
 
-def test_secrets_are_masked_in_records() -> None:
+def test_secrets_of_the_environment_are_masked_in_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBT_ENV_SECRET_WORD", "hunter2")
     heard: list[Event] = []
-    sink = LineSink(
-        SimpleNamespace(**FLAGS), "run", "@plan", heard.append, scrub=lambda t: t.replace("hunter2", "*"), file_log=True
-    )  # fmt: skip
-    sink.record("plain")
-    sink.record("with hunter2 in it", now=True)
-    assert decode_records(heard[0].text.encode()) == ["plain", "with * in it"]
+    sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", heard.append, file_log=True)
+    cleanup_event_logger()
+    get_event_manager().callbacks.append(sink)
+    sink.take_debug(SQLQuery(conn_name="c", sql="select 'hunter2'", node_info={}))
+    fire_event(Note(msg="with hunter2 in it"))
+    sink.flush_records()
+    cleanup_event_logger()
+    records = [
+        each for event in heard if event.kind == RECORD for each in decode_records(event.text.encode())
+    ]
+    assert len(records) == 2
+    assert not [each for each in records if "hunter2" in each]
 
 
 def test_records_survive_their_journey() -> None:

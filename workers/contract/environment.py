@@ -27,7 +27,8 @@ _NEVER = ("DBT_ENV_SECRET_*", "DBT_RELAY_*", "REDIS_URL")
 _NOTED = "DBT_ENV_CUSTOM_ENV_"
 """dbt notes these in the metadata of events and artifacts (dbt_common.events.functions)."""
 
-NAMES = "DBT_RELAY_CALLER_NAMES"
+CALLERS = "DBT_RELAY_CALLER_"
+NAMES = f"{CALLERS}NAMES"
 """Travels as a value of the environment, as `surroundings` do: a worker of an older release ignores it."""
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -53,12 +54,18 @@ def encode_withheld(environ: Iterable[str], sent: Iterable[str], deny: str) -> s
     return json.dumps([sorted(rest - refused), sorted(refused)], ensure_ascii=False, separators=(",", ":"))
 
 
-def decode_withheld(text: str) -> Withheld:
-    """What `encode_withheld` made; nothing where it cannot be read, as from another release."""
+def withheld_by(env: Mapping[str, str], left_out: Iterable[str]) -> Withheld:
+    """What did not reach a worker of its caller's environment.
+
+    Args:
+        env: the values that came. What `encode_withheld` made is one; a caller of an earlier release sends none.
+        left_out: of these, the names that the worker's own deny-list covers.
+    """
     try:
-        return Withheld(*msgspec.json.decode(text, type=tuple[frozenset[str], frozenset[str]]))
+        unsent, refused = msgspec.json.decode(env.get(NAMES, ""), type=tuple[frozenset[str], frozenset[str]])
     except msgspec.DecodeError:
-        return Withheld()
+        unsent, refused = frozenset(), frozenset()
+    return Withheld(unsent, refused.union(left_out))
 
 
 def names_used(places: Iterable[Path]) -> set[str]:

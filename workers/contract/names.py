@@ -231,5 +231,12 @@ class Keys:
     def command_line(self, release: str) -> str:  # string: packed description of a dbt release's command line
         return f"{self.prefix}:command-line:{release}"
 
+    def shared(self) -> dict[str, str]:
+        """Keys that all runs share, and their Redis types."""
+        return {
+            self.active(): "zset", self.finished(): "zset", self.leases(): "zset", self.watches(): "zset",
+            self.strays(): "hash", self.workers(): "hash", self.rejected(): "hash",
+        }  # fmt: skip
+
     def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
         return f"{self.prefix}:workers"

@@ -10,7 +10,6 @@ manifest by the key.
 from __future__ import annotations
 
 import copy
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +25,8 @@ from dbt.parser.manifest import ManifestLoader, _check_manifest
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
+from workers.contract.log import log
+from workers.contract.stored import text_of, unpack
 from workers.engine.fencing import FencedAdapters
 from workers.engine.graph_files import LinkedGraph
 from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
@@ -176,7 +177,15 @@ class ContextStore:
         packed = self._shared.load(key)
         if packed is None:
             return self._unpack_same(key)
-        manifest = unpacked(zlib.decompress(packed))
+        try:
+            manifest = unpacked(unpack(packed))
+        except Exception as error:  # noqa: BLE001 - whatever is stored there, the project can be parsed
+            log(
+                "a stored manifest is not readable, the project is parsed",
+                context=key,
+                error=str(error)[:200],
+            )
+            return None
         manifest.build_flat_graph()
         remember_macros(manifest)
         return Context(
@@ -186,7 +195,7 @@ class ContextStore:
 
     def _unpack_same(self, key: str) -> Context | None:
         """A context whose manifest was parsed with other vars."""
-        parsed_as = (self._shared.index(_SAME + key) or b"").decode()
+        parsed_as = text_of(self._shared.index(_SAME + key))
         if not parsed_as:
             return None
         found = next((each for each in self._contexts.values() if each.parsed_as == parsed_as), None)
