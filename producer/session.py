@@ -37,6 +37,8 @@ from workers.contract.stored import UnpackError, unpack
 from workers.contract.surroundings import encode_environment, of_this_process
 
 _NO_WORKER_SECONDS = 60.0
+
+
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
     """Where commands go. `runtime_dir` is the embedded stack's private folder, None for a broker."""
 
@@ -208,7 +210,11 @@ class Follower:
         run_id = new_run_id()
         project = dbt_args.project_dir(invocation, cwd, environ)
         embedded_dir = self.stack.runtime_dir
-        env = values_to_send(invocation, self.settings, cwd=cwd, environ=environ) if embedded_dir is None else {}
+        env = (
+            values_to_send(invocation, self.settings, cwd=cwd, environ=environ)
+            if embedded_dir is None
+            else {}
+        )
         request = RunRequest(
             run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
             project_dir=str(project), env=env, retry=retry or RetryPolicy(),

@@ -11,7 +11,9 @@ from workers.contract.messages import RunRequest
 
 _OPTIONS = ("--project-dir", "--profiles-dir", "--target-path", "--log-path", "--state", "--defer-state")
 _VARIABLES = tuple(
-    f"{prefix}{option[2:].replace('-', '_').upper()}" for prefix in ("DBT_", "DBT_ENGINE_") for option in _OPTIONS
+    f"{prefix}{option[2:].replace('-', '_').upper()}"
+    for prefix in ("DBT_", "DBT_ENGINE_")
+    for option in _OPTIONS
 )
 
 

@@ -11,6 +11,7 @@ from workers.contract.messages import RunRequest
 from workers.contract.project_files import FILES, PROJECT_FILE, decode_copy, differences
 from workers.engine.engine import CommandFailedError
 from workers.engine.spec import Finished, RunSpec
+from workers.runtime import Run
 
 _WITHOUT_PROJECT = frozenset({"init", "debug"})
 """Commands that make a project, or report by themselves what is wrong with it."""
@@ -21,7 +22,7 @@ _WITHOUT_PACKAGES = frozenset({"clean", "deps"})
 _SHOWN = 10
 
 
-def check_project(request: RunRequest, spec: RunSpec, worker: str) -> None:
+def check_project(run: Run, worker: str) -> None:
     """See to it that this worker executes the project that the caller of a run means.
 
     Args:
@@ -30,13 +31,15 @@ def check_project(request: RunRequest, spec: RunSpec, worker: str) -> None:
     Raises:
         CommandFailedError: the project is not here, or is another one. The run ends with exit code 2.
     """
-    if request.word in _WITHOUT_PROJECT:
+    request, spec = run.request, run.spec
+    if run.checked or request.word in _WITHOUT_PROJECT:
         return
     error = _not_here(request, spec, worker)
     if error is None and settings.project_check == "on":
         error = _another(request, spec, worker)
     if error is not None:
         raise CommandFailedError(Finished(return_code=2, error=error))
+    run.checked = True
 
 
 def _not_here(request: RunRequest, spec: RunSpec, worker: str) -> ErrorInfo | None:
@@ -47,7 +50,9 @@ def _not_here(request: RunRequest, spec: RunSpec, worker: str) -> ErrorInfo | No
     )
     if not os.path.isdir(root):
         what = "is not a folder" if os.path.lexists(root) else "does not exist"
-        return _error("project_not_found", f"The folder of the project, {root}, {what} on worker {worker}.", elsewhere)
+        return _error(
+            "project_not_found", f"The folder of the project, {root}, {what} on worker {worker}.", elsewhere
+        )
     try:
         entries = os.listdir(root)
     except OSError as error:
@@ -55,7 +60,9 @@ def _not_here(request: RunRequest, spec: RunSpec, worker: str) -> ErrorInfo | No
         return _error("project_not_found", text, "Let the user of the worker read the folder.")
     if PROJECT_FILE not in entries:
         what = "has no dbt_project.yml" if entries else "is empty (is a mount missing?)"
-        return _error("project_not_found", f"The folder of the project, {root}, {what} on worker {worker}.", elsewhere)
+        return _error(
+            "project_not_found", f"The folder of the project, {root}, {what} on worker {worker}.", elsewhere
+        )
     return _no_profiles(spec, worker)
 
 

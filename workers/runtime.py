@@ -10,7 +10,6 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 import redis
@@ -49,13 +48,14 @@ PATIENCE = 600.0
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """A run as this process knows it; `facts` once it was planned."""
+    """A run as this process knows it; `facts` once it was planned, `checked` once the project was found to be here."""
 
     request: RunRequest
     spec: RunSpec
     facts: RunFacts | None = None
     lock: str | None = None
     whole: bool = False
+    checked: bool = False
 
 
 class RedisContexts:

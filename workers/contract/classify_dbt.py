@@ -208,6 +208,7 @@ DBT_RULES: Final = rules(
     ("python_syntax", (r"dbt allows exactly one model defined per python file|literal_eval an arg to dbt"
                       r"|\([^\s(]{1,300}\.py, line \d+\)$")),
     ("invalid_encoding", r"'utf-8' codec can't decode"),
+    ("file_access", r"\[Errno (?:1|13|30)\] (?P<problem>[\w -]+): '(?P<path>[^']+)'"),  # EPERM, EACCES, EROFS
     ("jinja_syntax", (r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
                      r"|Reached EOF without finding a close tag|unexpected EOF, expected "
                      r"|unexpected control flow end tag|Got nested tags|unexpected '.'$")),

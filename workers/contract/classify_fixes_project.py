@@ -289,7 +289,7 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
         f"Set it where you start the command, `export {f.named('name')}=…`, or give a default: "
         f"env_var('{f.named('name')}', '<default>')."
     ),
-    "read_only": lambda f: (
+    "file_access": lambda f: (
         f"Let the user of the worker write there ({f.named('path')}), or choose other folders for what dbt writes: "
         "--target-path and --log-path, or DBT_TARGET_PATH and DBT_LOG_PATH."
     ),

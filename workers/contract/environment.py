@@ -111,6 +111,12 @@ def names_noted(environ: Iterable[str]) -> set[str]:
     return {name for name in environ if name.startswith(_NOTED)}
 
 
+def matching(environ: Iterable[str], patterns: str) -> set[str]:
+    """Those names of an environment that a list (names with ``*``, comma between) covers."""
+    asked = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    return {name for name in environ if any(fnmatchcase(name, pattern) for pattern in asked)}
+
+
 def denied(name: str, deny: str) -> bool:
     """Whether a deny-list (names with ``*``, comma between) covers `name`."""
     patterns = [pattern.strip() for pattern in deny.split(",") if pattern.strip()]

@@ -23,7 +23,15 @@ from workers.contract.unchanged import OfFiles
 FILES = "DBT_RELAY_CALLER_FILES"
 
 PROJECT_FILE = "dbt_project.yml"
-_ROOT_FILES = (PROJECT_FILE, "packages.yml", "dependencies.yml", "selectors.yml", "catalogs.yml", "vars.yml", ".dbtignore")
+_ROOT_FILES = (
+    PROJECT_FILE,
+    "packages.yml",
+    "dependencies.yml",
+    "selectors.yml",
+    "catalogs.yml",
+    "vars.yml",
+    ".dbtignore",
+)
 """Not ``profiles.yml``: a worker may have a profile of its own. Not ``package-lock.yml``: `dbt deps` writes it."""
 
 _SUFFIXES = frozenset({".sql", ".py", ".yml", ".yaml", ".csv", ".md", ".json", ".ipynb", ".jinja"})
@@ -135,7 +143,9 @@ def copy_of(root: str, config: Mapping[str, Any]) -> Copy:
     Args:
         config: its ``dbt_project.yml`` as YAML gives it.
     """
-    folders = sorted({name for key, default in _FOLDERS.items() for name in _relative(config.get(key, default))})
+    folders = sorted(
+        {name for key, default in _FOLDERS.items() for name in _relative(config.get(key, default))}
+    )
     packages = (_relative(config.get("packages-install-path", "dbt_packages")) or [""])[0]
     files = {**_files_of(root, folders), **(_packages_of(root, packages) if packages else {})}
     return Copy(place=place_of(root), folders=folders, packages=packages, files=files)
@@ -152,7 +162,9 @@ def encode_copy(copy: Copy) -> str:
 
 
 def _encoded(copy: Copy) -> str:
-    escaped = {os.fsencode(name).decode(errors="backslashreplace"): digest for name, digest in copy.files.items()}
+    escaped = {
+        os.fsencode(name).decode(errors="backslashreplace"): digest for name, digest in copy.files.items()
+    }
     raw = msgspec.json.encode(msgspec.structs.replace(copy, files=escaped))
     return base64.b85encode(zlib.compress(raw, 1)).decode()
 
@@ -181,7 +193,9 @@ def differences(root: str, callers: Copy, *, packages: bool = True) -> dict[str,
     mine = _files_of(root, callers.folders)
     theirs = dict(callers.files)
     installed = f"{callers.packages}/"
-    their_packages = {name: theirs.pop(name) for name in list(theirs) if name.startswith(installed) and name.endswith("/")}
+    their_packages = {
+        name: theirs.pop(name) for name in list(theirs) if name.startswith(installed) and name.endswith("/")
+    }
     if any(name.endswith("/") for name in theirs):
         mine = _by_folder(mine)
     else:

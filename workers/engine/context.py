@@ -36,9 +36,9 @@ from workers.engine.packing import pack, packed, uncollected, unpacked
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
-from workers.engine.withheld import environment
 from workers.engine.template_state import GraphIndex
 from workers.engine.unshared import unshare
+from workers.engine.withheld import environment
 
 
 class ProjectMismatchError(Exception):
