@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from kombu.transport import TRANSPORT_ALIASES
 
 from workers.contract.errors import DbtUsageError
@@ -80,3 +81,17 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
 )  # fmt: skip
+
+
+@signals.import_modules.connect  # type: ignore[untyped-decorator]
+def _check_dbt(**_: Any) -> None:
+    """Refuse a dbt that the engine cannot drive, before Celery imports the tasks and with them dbt.
+
+    Raises:
+        SystemExit: with what is missing and what to do.
+    """
+    from workers.engine.needs import complaint
+
+    text = complaint()
+    if text is not None:
+        raise SystemExit(text)

@@ -20,9 +20,11 @@ from workers.app import settings
 from workers.board import board
 from workers.contract.command_line import pack
 from workers.contract.connection import connect
+from workers.contract.errors import DbtUsageError
 from workers.contract.log import configure, log, own_stderr
 from workers.contract.names import Keys, release_queue
 from workers.draining import drain, seconds_left
+from workers.engine.patches import registry
 from workers.intake import count_with
 from workers.lease_renewal import ChildLeases
 from workers.ledger import Ledger
@@ -83,6 +85,10 @@ def _before_the_pool(sender: Any = None, **_: Any) -> None:
     import workers.engine.engine
     import workers.tasks  # noqa: F401
 
+    try:
+        registry.apply(settings.patches)
+    except DbtUsageError as error:
+        raise SystemExit(f"dbt-relay: {error}") from None
     gc.collect()
     gc.freeze()
 
@@ -126,6 +132,11 @@ def _ready(sender: Any = None, **_: Any) -> None:
     for each in _rounds:
         each.start()
     log("worker ready", processes=processes)
+    if registry.skipped():
+        log(
+            "functions of dbt are not replaced: the installed source is not one that was tested; runs are right, but slower",
+            patches=",".join(registry.skipped()),
+        )
 
 
 @signals.worker_process_init.connect

@@ -30,6 +30,7 @@ from workers.contract.surroundings import read_surroundings
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
+from workers.engine.patches import registry
 from workers.engine.release import release
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
@@ -95,6 +96,7 @@ class Runtime:
     """One process's share of the work."""
 
     def __init__(self) -> None:
+        registry.apply(settings.patches)  # done by the parent, unless this process was spawned
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(

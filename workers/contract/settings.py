@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         project_dir: where the project lies on this worker when callers name another path.
         runtime_dir: where the embedded stack keeps its socket and state.
         embedded: set by the embedded stack for its workers.
+        patches: which functions of dbt a worker replaces: empty for all, ``off`` for none of those that are there for
+            speed, or names of patches to leave out, comma between.
         log_format: ``text``, ``json`` or ``auto`` (text on a terminal).
         log_level: of dbt-relay's own log.
     """
@@ -80,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     project_dir: str = ""
     runtime_dir: str = ""
     embedded: bool = False
+    patches: str = ""
     log_format: str = "auto"
     log_level: str = "INFO"
 

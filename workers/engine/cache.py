@@ -26,6 +26,7 @@ from dbt.adapters.reference_keys import _make_ref_key
 from dbt.deprecations import active_deprecations
 from dbt_common.utils.formatting import lowercase
 
+from workers.engine.patches import registry
 from workers.engine.template_state import TEMPLATES
 
 
@@ -198,8 +199,7 @@ _KINDS = 8
 
 
 def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:
-    if getattr(base, "_records", False):
-        base = base.__mro__[1]
+    base = next(each for each in base.__mro__ if not vars(each).get("_records"))
 
     class RecordingCache(base):  # type: ignore[valid-type, misc]
         """dbt's cache; every change is told to the recorder once it was made."""
@@ -234,6 +234,18 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
 
         def __init__(self) -> None:
             super().__init__(log_cache_events=False)
+
+    return _narrowing(RecordingCache)() if registry.enabled("cached-relations") else RecordingCache()
+
+
+def _narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
+    class NarrowedCache(base):  # type: ignore[valid-type, misc]
+        """A cache that looks relations up by the spelling of their names."""
+
+        _records = True
+
+        def __init__(self) -> None:
+            super().__init__()
             self.relations: _BySpelling = _BySpelling()
             self._narrow = threading.local()
 
@@ -256,7 +268,7 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
                 raise NoneRelationFoundError
             return found
 
-    return RecordingCache()
+    return NarrowedCache
 
 
 MARKS = '"`'

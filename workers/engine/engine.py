@@ -16,7 +16,7 @@ from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
 from workers.engine import command as commands
-from workers.engine import edges, fencing, node_files, rendering, template_calls, thrift  # noqa: F401 - for what they put in place
+from workers.engine import edges, fencing, template_calls
 from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
@@ -81,10 +81,10 @@ class Engine:
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
-        with self._step(spec, "@plan", emit, attempt):
+        with self._step(spec, "@plan", emit, attempt) as seen:
             try:
                 with redirect_stdout(io.StringIO()):  # the whole command prints the same again
-                    click_context, flags = parse_flags(spec.args)
+                    click_context, flags = parse_flags(seen.args)
             except (DbtUsageException, click.exceptions.Exit, click.Abort):
                 return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
             if previous is not None and command_of(previous) not in TASKS:
@@ -101,11 +101,11 @@ class Engine:
                 said_already(flags)
                 use_flags(flags)
             with collected():
-                context, config = self._contexts.open(spec, click_context, flags)
+                context, config = self._contexts.open(seen, click_context, flags)
             with uncollected():
-                view = build_view(spec.run_id, flags, config, context, console)
+                view = build_view(seen.run_id, flags, config, context, console)
                 self._keep(view)
-                check_models(view.manifest, config, spec.required_models)
+                check_models(view.manifest, config, seen.required_models)
                 return make_plan(view, retry, again)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
@@ -114,8 +114,8 @@ class Engine:
         Raises:
             CommandFailedError: as dbt gives a command up whose schemas or hooks cannot be made.
         """
-        with self._step(spec, "@start", emit, attempt):
-            view = self._view(spec, facts)
+        with self._step(spec, "@start", emit, attempt) as seen:
+            view = self._view(seen, facts)
             view.templates.begin(view.own_hooks)
             with uncollected():
                 outcome = edges.start(view)
@@ -147,8 +147,8 @@ class Engine:
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
         """
-        with self._step(spec, unique_id, emit, attempt):
-            view = self._view(spec, facts)
+        with self._step(spec, unique_id, emit, attempt) as seen:
+            view = self._view(seen, facts)
             refreshed: tuple[str, ...] = ()
             told = view.recorder.replay(changes(view.recorder.position))
             view.templates.begin(lambda: (unique_id, *view.inlined), told)
@@ -172,8 +172,8 @@ class Engine:
         attempt: int = 1,
     ) -> Finished:
         """What dbt does once after the last node."""
-        with self._step(spec, "@close", emit, attempt):
-            view = self._view(spec, facts)
+        with self._step(spec, "@close", emit, attempt) as seen:
+            view = self._view(seen, facts)
             view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
             finished = edges.close(view, started, results, stop=stop)
             postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
@@ -183,8 +183,8 @@ class Engine:
         self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1, previous: Previous | None = None
     ) -> Finished:
         """Execute a command whole. `previous`: see `plan`."""
-        with self._step(spec, "@command", emit, attempt):
-            return commands.execute_command(spec, command, self._sink, previous, exiting=self._exiting)
+        with self._step(spec, "@command", emit, attempt) as seen:
+            return commands.execute_command(seen, command, self._sink, previous, exiting=self._exiting)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.
@@ -280,15 +280,15 @@ class Engine:
             edges.write_manifest(view, set())
 
     @contextmanager
-    def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[None]:
+    def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:
         self._sink = LineSink(
             None, spec.run_id, step, emit, debug=spec.debug, file_log=spec.file_log, attempt=attempt,
             worker=self._worker,
         )  # fmt: skip
         try:
-            with standing_in(spec, self._sink):
+            with standing_in(spec, self._sink) as seen:
                 try:
-                    yield
+                    yield seen
                 except CommandFailedError:
                     raise
                 except click.UsageError as error:  # click says it on stderr, and so does our caller

@@ -22,6 +22,7 @@ from workers.contract.scrub import escaped
 from workers.engine.console import StepConsole
 from workers.engine.file_log import RANK, FileRecords, file_records
 from workers.engine.masking import mask_while_opening
+from workers.engine.patches import registry
 
 _BEFORE_A_WAIT = frozenset({"SQLQuery", "CodeExecution"})
 """Events after which a query runs, perhaps for long: what was said until then goes to the log file first."""
@@ -52,7 +53,7 @@ def _needs_message(_: BaseEvent) -> bool:
 
 def use_quiet_manager() -> None:
     """Make dbt's event manager of this process a `QuietManager`."""
-    if not isinstance(get_event_manager(), QuietManager):
+    if registry.enabled("debug-events") and not isinstance(get_event_manager(), QuietManager):
         ctx_set_event_manager(QuietManager())
 
 

@@ -8,6 +8,7 @@ may borrow all of it, and puts it back.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import sys
 import threading
@@ -24,6 +25,7 @@ import dbt.deps.base
 import dbt.tracking
 import dbt.utils.artifact_upload
 import dbt_common.invocation
+import msgspec
 from dbt.cli import requires
 from dbt.cli.flags import Flags, args_to_context
 from dbt.cli.main import cli
@@ -45,6 +47,7 @@ from sqlparse.engine import grouping
 
 from workers.engine import duckdb_connections
 from workers.engine.console import StepConsole, stock_logging
+from workers.engine.env_file import load_env_file
 from workers.engine.events import LineSink, use_quiet_manager
 from workers.engine.inherited import inherited
 from workers.engine.modules import CallersModules
@@ -76,11 +79,11 @@ def dbt_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
-    """Borrow the process for a step of `spec`'s run.
+def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
+    """Borrow the process for a step of `spec`'s run. Gives `spec` with the environment that dbt sees.
 
     Raises:
-        OSError: the caller's working directory cannot be entered here.
+        OSError: the caller's working directory cannot be entered here, or its ``.env`` cannot be read.
     """
     saved_argv, thread = sys.argv, threading.current_thread()
     saved_name = thread.name
@@ -95,9 +98,9 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
         thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
         try:
-            _begin_invocation(spec)
+            seen = _begin_invocation(spec)
             get_event_manager().callbacks.append(sink)
-            yield
+            yield seen
         finally:
             sink.flush_records()
             cleanup_event_logger()
@@ -106,8 +109,11 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
             sys.argv = saved_argv
 
 
-def _begin_invocation(spec: RunSpec) -> None:
-    """dbt's own state of the process, as its command line sets it up."""
+def _begin_invocation(spec: RunSpec) -> RunSpec:
+    """Set up dbt's own state of the process, as its command line does. Returns `spec` with the environment that dbt
+    sees."""
+    if load_env_file():
+        spec = msgspec.structs.replace(spec, env=dict(os.environ))
     set_flags(Namespace(USE_COLORS=True))  # as dbt.flags begins
     set_selected_resources(set())
     group_lookup._node_id_to_group_name_map.clear()
@@ -129,6 +135,7 @@ def _begin_invocation(spec: RunSpec) -> None:
     cleanup_event_logger()
     dbt.deprecations.reset_deprecations()
     dbt.deprecations.buffered_deprecations.clear()
+    return spec
 
 
 def _forget_earlier_commands() -> None:
@@ -140,6 +147,14 @@ def _forget_earlier_commands() -> None:
     for answers in (dbt.clients.registry._get_cached, dbt.clients.registry.index_cached):
         answers.cache.clear()  # which package versions hub.getdbt.com has
     dbt.utils.artifact_upload.PRODUCED_ARTIFACTS_PATHS.clear()
+    deferred = getattr(
+        get_event_manager(), "_deferred_event_groups", None
+    )  # of a parse that failed, dbt-core >= 1.12
+    if deferred is not None:
+        deferred.clear()
+    hints = sys.modules.get("dbt.hints")
+    if hints is not None:  # when each hint was last shown: other processes show hints, too
+        hints._read_hint_ts.cache_clear()
 
 
 def _limit_sqlparse(options: Mapping[str, Any] | None) -> None:
@@ -231,3 +246,7 @@ def use_flags(flags: Flags) -> None:
         manager.require_warn_or_error_handling = getattr(
             flags, "require_all_warnings_handled_by_warn_error", False
         )
+    if hasattr(manager, "allow_deferral"):  # as dbt.cli.requires.preflight, dbt-core >= 1.12
+        manager.allow_deferral = bool(getattr(flags, "enable_grouped_warn_error_parser_logs", False))
+    context: Any = get_invocation_context()
+    context.enable_snowflake_projects_otel = getattr(flags, "SNOWFLAKE_PROJECTS_OTEL", False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import Counter
+from inspect import signature
 from typing import Any
 
 import msgspec
@@ -59,6 +60,10 @@ def view_of(manifest: Manifest) -> Manifest:
     if hasattr(manifest, "functions"):  # dbt-core >= 1.11
         view.functions = dict(manifest.functions)
     view.metadata = copy.copy(manifest.metadata)
+    if (
+        "unit_tests" in manifest.flat_graph
+    ):  # dbt-core >= 1.12: `graph` shows nodes as they are when a template looks
+        view.build_flat_graph()
     return view
 
 
@@ -139,6 +144,9 @@ class RunView(msgspec.Struct, kw_only=True):
         """Take over what the plan learned."""
         self.facts = facts
         self.task.num_nodes = facts.total
+        # what planning sets: dbt.task.runnable.GraphRunnableTask._runtime_initialize
+        self.task.compiler.selected_node_ids = set(facts.selected)  # dbt-core >= 1.12
+        self.task._flattened_nodes = [self.node(unique_id) for unique_id in facts.flattened]
         recall_start(self.task, facts.retry)
         self.recorder.deprecated = Counter(facts.deprecations)
         self.use()
@@ -210,6 +218,7 @@ def build_view(
     """
     manifest = view_of(context.manifest)
     task = _sharing_graph(TASKS[str(flags.WHICH)])(flags, config, manifest)
+    task.catalogs = context.catalogs
     task.relay_graphs = context.graphs
     connections = context.adapter.connections
     # a query comment may name the invocation: it is the run's own
@@ -238,7 +247,11 @@ def _sharing_graph(base: type[RunTask]) -> Any:
                 self.relay_graphs[of_build] = linked_by_dbt(self.graph, target)
                 return
             self.graph = known.graph
-            print_compile_stats(_generate_stats(self.manifest))
+            print_compile_stats(_generate_stats(self.manifest, *self._counted()))
+
+        def _counted(self) -> tuple[Any, ...]:
+            """What dbt counts beside the manifest: catalogs, dbt-core >= 1.12."""
+            return (self.catalogs,) if "catalogs" in signature(_generate_stats).parameters else ()
 
     Sharing.__name__ = base.__name__
     return Sharing

@@ -15,8 +15,8 @@ from dbt.context.manifest import ManifestContext
 from dbt.context.providers import MacroContext, ModelContext, OperationProvider, RuntimeProvider
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
-from workers.engine.later import Later
-from workers.engine.macros import Namespace, layout_of
+from workers.engine.patches.later import Later
+from workers.engine.patches.macros import Namespace, layout_of
 from workers.engine.template_calls import looked_at_graph
 
 _CONSTANT = frozenset({"exceptions", "flags", "graph", "invocation_args_dict", "modules", "var"})
@@ -66,7 +66,7 @@ _namespace_of_dbt = ManifestContext._build_namespace
 _dict_of_dbt: Callable[[Any], dict[str, Any]] = ManifestContext.to_dict
 
 
-def _build_namespace(self: Any) -> Any:
+def build_namespace(self: Any) -> Any:
     builder = self._get_namespace_builder()
     layout = layout_of(builder, self.manifest.get_macros_by_package())
     if layout is None or self._ctx:
@@ -75,7 +75,7 @@ def _build_namespace(self: Any) -> Any:
     return layout.namespace(builder, self._ctx)
 
 
-def _to_dict(self: Any) -> dict[str, Any]:
+def to_dict(self: Any) -> dict[str, Any]:
     ctx, namespace = self._ctx, self.namespace
     if type(ctx) is not Later or type(namespace) is not Namespace:
         looked_at_graph()
@@ -112,16 +112,12 @@ def _to_dict(self: Any) -> dict[str, Any]:
     return ctx
 
 
-ManifestContext._build_namespace = _build_namespace  # type: ignore[method-assign]
-ManifestContext.to_dict = _to_dict  # type: ignore[method-assign]
-
-
 # -- native templates (arguments of generic tests) -------------------------------------------------
 
 _context_of_jinja: Callable[..., Any] = NativeSandboxTemplate.new_context
 
 
-def _new_context(self: Any, vars: Any = None, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - Jinja's
+def new_context(self: Any, vars: Any = None, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - Jinja's
     """Jinja renders with a copy of everything (jinja2.runtime.new_context)."""
     maps: list[Any] = getattr(self.globals, "maps", [])
     if type(vars) is not Later or args or kwargs or len(maps) != 2 or maps[0] is not vars:
@@ -131,6 +127,3 @@ def _new_context(self: Any, vars: Any = None, *args: Any, **kwargs: Any) -> Any:
         parent[name] = maps[1][name]
     names: Any = parent.names()
     return self.environment.context_class(self.environment, parent, self.name, self.blocks, globals=names)
-
-
-NativeSandboxTemplate.new_context = _new_context  # type: ignore[method-assign]
