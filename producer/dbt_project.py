@@ -171,6 +171,14 @@ def _read_project(directory: Path, cwd: Path) -> Mapping[str, Any]:
     return _read_mapping(path, "invalid_project_file")
 
 
+def project_config(directory: Path) -> Mapping[str, Any] | None:
+    """A folder's ``dbt_project.yml`` as YAML gives it, or None where it has none that can be read."""
+    try:
+        return _read_project(directory, directory)
+    except DbtUsageError:
+        return None
+
+
 def _read_mapping(path: Path, code: str) -> Mapping[str, Any]:
     try:
         value = load_yaml(path.read_text("utf-8"))

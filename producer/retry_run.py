@@ -13,6 +13,7 @@ from producer.dbt_words import Given, checked_words, read_words
 from producer.usage import usage_error
 from workers.contract.messages import RunRequest
 from workers.contract.names import new_run_id
+from workers.contract.project_files import FILES
 from workers.contract.results import RUN_TERMINAL
 from workers.contract.runs import ENV_NAMES, LastWord, RunStore
 from workers.contract.stored import value_of
@@ -64,6 +65,7 @@ def retry_request(store: RunStore, run_id: str, args: Sequence[str] = ("retry",)
     return msgspec.structs.replace(
         request, run_id=new_run_id(), args=_words(request, args), command="retry", retry_of=run_id,
         required_models=(), submitted_at=time.time(),
+        env={name: value for name, value in request.env.items() if name != FILES},  # they may be mended by now
     )  # fmt: skip
 
 

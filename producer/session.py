@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from producer import dbt_args, dbt_options, embedded
+from producer import dbt_args, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
 from producer.dbt_tables import judged
@@ -25,7 +25,7 @@ from producer.following import Patience, Reader, abandon
 from producer.interrupts import Detached, Interrupts
 from producer.own_locks import explained
 from producer.streams import say
-from workers.contract.environment import allowed, names_noted, names_used
+from producer.to_send import values_to_send
 from workers.contract.errors import BrokerUnavailableError, DbtError
 from workers.contract.events import LINE, MISSING, REPEATED, STDERR, Event, waiting_for
 from workers.contract.log import log, phase
@@ -35,10 +35,7 @@ from workers.contract.place import place_of
 from workers.contract.results import WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
 from workers.contract.stored import UnpackError, unpack
-from workers.contract.surroundings import encode_environment, of_this_process, zone_name
-
-_DBTS_OWN = "DBT_ENGINE_"
-"""Names with this beginning are dbt's own options, those of later releases too (dbt.env_vars)."""
+from workers.contract.surroundings import encode_environment, of_this_process
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,15 +216,11 @@ class Follower:
         run_id = new_run_id()
         project = dbt_args.project_dir(invocation, cwd, environ)
         embedded_dir = self.stack.runtime_dir
-        env: dict[str, str] = {}
-        if embedded_dir is None:
-            names = names_used([project]) | names_noted(environ) | dbt_options.variables()
-            names |= {name for name in environ if name.startswith(_DBTS_OWN)}
-            given = {name: environ[name] for name in names if name in environ}
-            zone = zone_name(environ)
-            if zone is not None:
-                given["TZ"] = zone
-            env = allowed(given, self.settings.env_deny)
+        env = (
+            values_to_send(invocation, self.settings, cwd=cwd, environ=environ)
+            if embedded_dir is None
+            else {}
+        )
         request = RunRequest(
             run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
             project_dir=str(project), env=env, retry=retry or RetryPolicy(),

@@ -17,6 +17,7 @@ import redis
 
 from workers import env_file, reports
 from workers.app import settings
+from workers.contract.environment import CALLERS, NAMES
 from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
 from workers.contract.events import REPEATED, STATE, Event
 from workers.contract.log import log
@@ -160,8 +161,10 @@ def _without_environment(request: RunRequest) -> dict[str, str | int | float] | 
     names are."""
     if not request.env:
         return None
-    kept = msgspec.structs.replace(request, env={})
-    names = msgspec.json.encode(sorted(request.env)).decode()
+    kept = msgspec.structs.replace(request, env={NAMES: request.env[NAMES]} if NAMES in request.env else {})
+    names = msgspec.json.encode(
+        [name for name in sorted(request.env) if not name.startswith(CALLERS)]
+    ).decode()
     return {"request": encode_request(kept).decode(), ENV_NAMES: names}
 
 

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 import redis
@@ -22,7 +21,7 @@ from workers import env_file
 from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
-from workers.contract.environment import allowed
+from workers.contract.environment import CALLERS, Withheld, allowed, withheld_by
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
@@ -37,6 +36,7 @@ from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
 from workers.lease_renewal import HeldLeases, Lease, decode_leases, held_leases, renewed_leases
 from workers.ledger import Ledger
+from workers.paths_here import paths_here
 from workers.progress import Progress
 from workers.strays import Strays
 from workers.timekeeper import Watched
@@ -49,13 +49,14 @@ PATIENCE = 600.0
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """A run as this process knows it; `facts` once it was planned."""
+    """A run as this process knows it; `facts` once it was planned, `checked` once the project was found to be here."""
 
     request: RunRequest
     spec: RunSpec
     facts: RunFacts | None = None
     lock: str | None = None
     whole: bool = False
+    checked: bool = False
 
 
 class RedisContexts:
@@ -236,35 +237,24 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     Raises:
         DbtUsageError: the caller's environment file is gone, or is none of this stack's.
     """
+    withheld = Withheld()
     if request.env_file:
         env = env_file.read(request.env_file, settings)
     else:
         given = allowed(request.env, settings.env_deny)  # whoever can write to Redis sends requests
-        if left_out := sorted(request.env.keys() - given.keys()):
+        left_out = {name for name in request.env.keys() - given.keys() if not name.startswith(CALLERS)}
+        if left_out:
             log("values of the caller's environment are left out", level=logging.WARNING, run=request.run_id,
-                names=left_out, reason="DBT_RELAY_ENV_DENY")  # fmt: skip
+                names=sorted(left_out), reason="DBT_RELAY_ENV_DENY")  # fmt: skip
         env = {**os.environ, **given}
-    args, cwd, project_dir = _here(request)
+        withheld = withheld_by(request.env, left_out)
+    there = paths_here(request, env, settings.project_dir)
     return RunSpec(
-        run_id=request.run_id, args=args, cwd=cwd, project_dir=project_dir,
-        env=dbt_environment(env), invocation_id=invocation_id, started_at=started_at,
+        run_id=request.run_id, args=there.args, cwd=there.cwd, project_dir=there.project_dir,
+        env=dbt_environment(there.env), invocation_id=invocation_id, started_at=started_at,
         debug=request.debug, file_log=request.file_log, required_models=request.required_models,
-        surroundings=read_surroundings(env),
+        surroundings=read_surroundings(env), withheld=withheld,
     )  # fmt: skip
-
-
-def _here(request: RunRequest) -> tuple[tuple[str, ...], str, str]:
-    """Arguments and paths, where this worker keeps the project elsewhere than its caller does."""
-    mapped = settings.project_dir
-    if not mapped or os.path.isdir(request.project_dir):
-        return request.args, request.cwd, request.project_dir
-    args: list[Any] = list(request.args)
-    for position, arg in enumerate(args):
-        if arg == "--project-dir" and position + 1 < len(args):
-            args[position + 1] = mapped
-        elif arg.startswith("--project-dir="):
-            args[position] = f"--project-dir={mapped}"
-    return tuple(args), mapped, mapped
 
 
 _making = threading.Lock()

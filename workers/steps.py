@@ -29,6 +29,7 @@ from workers.file_locks import first_locked
 from workers.heart import DRAIN, StepInterrupted
 from workers.ledger import Claim, Move, StagedNode
 from workers.limits import NodeLimits, limits_of
+from workers.project_here import check_project
 from workers.retries import delay_before, may_retry
 from workers.runtime import Run, Runtime
 
@@ -160,6 +161,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         return command(held, run, claim)
     run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
     try:
+        check_project(run, held.owner)
         previous = _previous(held, run)
         planned = _execute(
             held,
@@ -240,6 +242,7 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     _wait_for_files(held, run, claim, began)
     try:
+        check_project(run, held.owner)
         outcome = _execute(
             held,
             lambda: held.engine.start(run.spec, _facts(run), held.say, attempt=claim.tries),
@@ -269,6 +272,8 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     facts = _facts(run)
     limits = limits_of(run.request.limits, facts.limits.get(claim.step))
     try:
+        if not claim.skip:
+            check_project(run, held.owner)
         outcome = _execute(
             held,
             lambda: held.engine.node(
@@ -354,6 +359,10 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.stopping:
         return end_cancelled(held, run, claim, began)
+    try:
+        check_project(run, held.owner)
+    except CommandFailedError as failed:
+        return end_run(held, run, claim, began, failed.finished, [])
     name = run.request.word
     if not run.spec.invocation_id:
         warehouse = _execute(held, lambda: held.engine.warehouse(run.spec, name))

@@ -12,6 +12,7 @@ import redis
 from tests.support.redis_server import RedisServer
 from tests.support.runs import client, submit
 from tests.support.worker_pool import WorkerPools
+from workers.contract.environment import NAMES
 from workers.contract.runs import ENV_NAMES
 
 PROFILE = """
@@ -38,7 +39,7 @@ def test_values_are_gone_when_the_run_has_ended(
     assert result.success, result.stdout
     request = relay.store.request(run_id)
     assert request is not None
-    assert (request.env, request.args) == ({}, ("debug",))
+    assert (set(request.env), request.args) == ({NAMES}, ("debug",))
     assert "SCHEMA_OF_DB_PASS" in json.loads(relay.store.fact(run_id, ENV_NAMES) or "[]")
     for key in relay.store.keys.of_run(run_id):
         kept = redis_client.hgetall(key) if redis_client.type(key) == "hash" else {}

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.projects import PROJECTS
-from workers.contract.environment import MAX_FILE_BYTES, allowed, denied, names_noted, names_used
+from workers.contract.environment import (
+    MAX_FILE_BYTES,
+    NAMES,
+    Withheld,
+    allowed,
+    denied,
+    encode_withheld,
+    matching,
+    names_noted,
+    names_used,
+    withheld_by,
+)
 from workers.contract.settings import Settings
 
 DENY = Settings().env_deny
@@ -63,3 +74,38 @@ def test_secrets_are_kept_back_whatever_the_list_says() -> None:
     assert allowed({"DBT_ENV_SECRET_A": "x", "DBT_RELAY_QUEUE": "x", "PATH": "/bin"}, " , ") == {
         "PATH": "/bin"
     }
+
+
+def test_names_are_found_in_a_profile_elsewhere_and_in_linked_packages(tmp_path: Path) -> None:
+    for folder in ("project/dbt_packages", "linked", "profiles"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "linked" / "a.sql").write_text("{{ env_var(var='LINKED', default='') }}")
+    (tmp_path / "linked" / "upwards").symlink_to(tmp_path / "linked")
+    (tmp_path / "project" / "dbt_packages" / "linked").symlink_to(tmp_path / "linked")
+    (tmp_path / "profiles" / "profiles.yml").write_text("path: \"{{ env_var( var = 'PROFILE') }}\"")
+    found = names_used([tmp_path / "project", tmp_path / "profiles" / "profiles.yml"])
+    assert found == {"LINKED", "PROFILE"}
+
+
+def test_a_worker_hears_which_values_were_not_sent() -> None:
+    environ = {
+        "SENT": "1",
+        "UNSENT": "2",
+        "DB_PASSWORD": "3",
+        "DBT_ENV_SECRET_A": "4",
+        "DBT_RELAY_QUEUE": "5",
+        "a\udcff": "6",
+    }
+    told = encode_withheld(environ, ["SENT"], DENY)
+    assert not set(environ.values()) & set(told)
+    heard = withheld_by({NAMES: told, "SENT": "1"}, ["LEFT_OUT"])
+    assert heard == Withheld(
+        frozenset({"UNSENT"}), frozenset({"DB_PASSWORD", "DBT_ENV_SECRET_A", "LEFT_OUT"})
+    )
+    for other in ({}, {NAMES: "{"}, {NAMES: "[1]"}):  # an earlier release, a later one
+        assert withheld_by(other, []) == Withheld()
+
+
+def test_further_names_are_sent_by_a_list() -> None:
+    assert matching(["SHOP_A", "SHOP_B", "OTHER", "X"], "SHOP_*, X,") == {"SHOP_A", "SHOP_B", "X"}
+    assert matching(["A"], "") == set()

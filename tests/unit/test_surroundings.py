@@ -17,6 +17,7 @@ from producer import dbt_args
 from producer.session import Follower, Stack
 from workers import runtime
 from workers.contract import surroundings
+from workers.contract.environment import NAMES
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.events import Event, decode_event, encode_event
 from workers.contract.messages import RunRequest, decode_request, encode_request
@@ -97,12 +98,13 @@ def test_the_environment_file_of_an_older_release_has_no_surroundings(project: P
 
 
 def test_a_remote_worker_gets_the_zone_alone(project: Path) -> None:
-    request, env_file = request_of(project, {"TZ": "Asia/Tokyo", "PYTHONPATH": "src"})
-    assert (request.env, env_file) == ({"TZ": "Asia/Tokyo"}, None)
+    off = {"DBT_RELAY_PROJECT_CHECK": "off"}
+    request, env_file = request_of(project, {"TZ": "Asia/Tokyo", "PYTHONPATH": "src", **off})
+    assert (request.env, env_file) == ({"TZ": "Asia/Tokyo", NAMES: '[[],["PYTHONPATH"]]'}, None)
     spec = spec_of(request, invocation_id="", started_at=0.0)
     assert (spec.env["TZ"], spec.surroundings) == ("Asia/Tokyo", Surroundings())
-    denied, _ = request_of(project, {"TZ": "Asia/Tokyo", "DBT_RELAY_ENV_DENY": "TZ"})
-    assert denied.env == {}
+    denied, _ = request_of(project, {"TZ": "Asia/Tokyo", "DBT_RELAY_ENV_DENY": "TZ", **off})
+    assert denied.env == {NAMES: '[[],["TZ"]]'}
 
 
 def test_the_zone_of_the_machine_counts_where_the_environment_has_none(

@@ -34,6 +34,7 @@ def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
 DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "RequiredVarNotFoundError": ("undefined_variable",),
     "EnvVarMissingError": ("env_var_missing",),
+    "EnvironmentNotSentError": ("env_var_not_sent",),
     "SecretEnvVarLocationError": ("secret_env_var",),
     "TargetNotFoundError": ("missing_source", "disabled_ref", "missing_ref"),
     "DbtReferenceError": ("private_ref",),
@@ -121,6 +122,8 @@ DBT_RULES: Final = rules(
                           r"[\s\S]*?-- depends_on: (?P<hint>.*)")),
     ("undefined_variable", r"Required var '(?P<name>[^']+)' not found in config"),
     ("env_var_missing", r"Env var required but not provided: '(?P<name>[^']+)'"),
+    ("env_var_not_sent", (r"env_var: the caller of this run has a value that was not sent to the worker: (?P<name>[^.]+)\. "
+                          r"(?P<remedy>.*)")),
     ("secret_env_var", r"Secret env vars are allowed only in .*? Found '(?P<name>[^']+)'"),
     ("snapshot_error", r"strategy macro '(?P<strategy>[^']+)' was not found"),
     ("snapshot_error", (r"(?:Snapshot target is missing configured columns \(missing (?P<missing>.*?)\)"
@@ -205,6 +208,7 @@ DBT_RULES: Final = rules(
     ("python_syntax", (r"dbt allows exactly one model defined per python file|literal_eval an arg to dbt"
                       r"|\([^\s(]{1,300}\.py, line \d+\)$")),
     ("invalid_encoding", r"'utf-8' codec can't decode"),
+    ("file_access", r"\[Errno (?:1|13|30)\] (?P<problem>[\w -]+): '(?P<path>[^']+)'"),  # EPERM, EACCES, EROFS
     ("jinja_syntax", (r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
                      r"|Reached EOF without finding a close tag|unexpected EOF, expected "
                      r"|unexpected control flow end tag|Got nested tags|unexpected '.'$")),

@@ -289,6 +289,14 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
         f"Set it where you start the command, `export {f.named('name')}=…`, or give a default: "
         f"env_var('{f.named('name')}', '<default>')."
     ),
+    "file_access": lambda f: (
+        f"Let the user of the worker write to {f.named('path')}, or choose other folders for what dbt writes: "
+        "--target-path and --log-path, or DBT_TARGET_PATH and DBT_LOG_PATH."
+    ),
+    "env_var_not_sent": lambda f: (
+        f.fact("remedy")
+        or f"Set DBT_RELAY_ENV_SEND={f.named('name')} where you start the command, or the value on every worker."
+    ),
     "secret_env_var": "Use a variable whose name does not begin with DBT_ENV_SECRET_ there.",
     "no_project": (
         "Run it in a folder with a dbt_project.yml, or say where the project is with --project-dir."

@@ -78,6 +78,8 @@ KINDS: Final[dict[str, Kind]] = {
     # configuration
     "invalid_config": Kind(_CONFIGURATION, "{reason}"),
     "env_var_missing": Kind(_CONFIGURATION, "environment variable {name} is not set"),
+    "env_var_not_sent": Kind(_CONFIGURATION, "the value of {name} was not sent to the worker"),
+    "file_access": Kind(_CONFIGURATION, "the worker may not write {path}: {problem}"),
     "secret_env_var": Kind(_CONFIGURATION, "secret {name} is used outside profiles.yml and packages.yml"),
     "no_project": Kind(_CONFIGURATION, "no dbt project at {path}"),
     "no_profile": Kind(_CONFIGURATION, "no profile named {name}"),

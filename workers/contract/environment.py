@@ -1,22 +1,25 @@
 """Which of a remote caller's environment values may reach a worker.
 
-An embedded worker sees all of its caller's environment. A remote one gets the names that the
-project's ``env_var`` calls use, dbt's own options, what dbt notes in its artifacts and the time zone, minus a
-deny-list that both sides apply.
+An embedded worker sees all of its caller's environment. A remote one gets the values of the names that the
+project's and the profile's ``env_var`` calls use, dbt's own options, what dbt notes in its artifacts and the time zone,
+minus a deny-list. Of the other names it gets no value, but it knows that the caller has one (`Withheld`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import msgspec
+
 from workers.contract.unchanged import OfFiles
 
 # YAML doubles quotes within quotes, or escapes them
-_CALL = re.compile(r"""env_var\s*\(\s*[\\'"]+([^\\'"]+)[\\'"]""")
+_CALL = re.compile(r"""env_var\s*\(\s*(?:var\s*=\s*)?[\\'"]+([^\\'"]+)[\\'"]""")
 _SUFFIXES = frozenset({".sql", ".yml", ".yaml", ".py", ".md"})
 _NEVER = ("DBT_ENV_SECRET_*", "DBT_RELAY_*", "REDIS_URL")
 """Secrets belong to the worker's own environment; broker settings to nobody's project."""
@@ -24,15 +27,53 @@ _NEVER = ("DBT_ENV_SECRET_*", "DBT_RELAY_*", "REDIS_URL")
 _NOTED = "DBT_ENV_CUSTOM_ENV_"
 """dbt notes these in the metadata of events and artifacts (dbt_common.events.functions)."""
 
+CALLERS = "DBT_RELAY_CALLER_"
+NAMES = f"{CALLERS}NAMES"
+"""Travels as a value of the environment, as `surroundings` do: a worker of an older release ignores it."""
+
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 
-def names_used(folders: Iterable[Path]) -> set[str]:
-    """Names in the ``env_var`` calls of every project file below `folders`. A file that looks untouched
-    since this process last read it is not read again."""
+class Withheld(msgspec.Struct, frozen=True):
+    """Names of the caller's environment whose values it did not send.
+
+    Attributes:
+        names: of values that nothing in the project's text asked for.
+        denied: of values that the deny-list covers.
+    """
+
+    names: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+
+
+def encode_withheld(environ: Iterable[str], sent: Iterable[str], deny: str) -> str:
+    """The names of an environment that are not `sent`, as a text. Those of dbt-relay's own settings, which no
+    project sees, and those that are not UTF-8 are left out."""
+    rest = {name for name in environ if name.isprintable() and not name.startswith("DBT_RELAY_")} - {*sent}
+    refused = {name for name in rest if denied(name, deny)}
+    return json.dumps([sorted(rest - refused), sorted(refused)], ensure_ascii=False, separators=(",", ":"))
+
+
+def withheld_by(env: Mapping[str, str], left_out: Iterable[str]) -> Withheld:
+    """What did not reach a worker of its caller's environment.
+
+    Args:
+        env: the values that came. What `encode_withheld` made is one; a caller of an earlier release sends none.
+        left_out: of these, the names that the worker's own deny-list covers.
+    """
+    try:
+        unsent, refused = msgspec.json.decode(env.get(NAMES, ""), type=tuple[frozenset[str], frozenset[str]])
+    except msgspec.DecodeError:
+        unsent, refused = frozenset(), frozenset()
+    return Withheld(unsent, refused.union(left_out))
+
+
+def names_used(places: Iterable[Path]) -> set[str]:
+    """Names in the ``env_var`` calls of every project file below `places`, which are folders or files. A file that
+    looks untouched since this process last read it is not read again."""
     names: set[str] = set()
-    for folder in folders:
-        for path in _files(str(folder)):
+    for place in places:
+        for path in (str(place),) if place.is_file() else _files(str(place)):
             try:
                 names.update(_names.of(path))
             except OSError:  # noqa: PERF203 - each file for itself
@@ -40,15 +81,17 @@ def names_used(folders: Iterable[Path]) -> set[str]:
     return names
 
 
-def _files(folder: str) -> Iterator[str]:
+def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Project files below a folder. Links are followed, as `dbt deps` makes them for local packages, but not upwards."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
         return
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name != "target":
-                yield from _files(entry.path)
+        if entry.is_dir():
+            real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+            if entry.name != "target" and real not in above and not folder.startswith(real + os.sep):
+                yield from _files(entry.path, (*above, real))
         elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
             yield entry.path
 
@@ -66,6 +109,12 @@ _names = OfFiles(_read)
 def names_noted(environ: Iterable[str]) -> set[str]:
     """Those names of `environ` that dbt notes in its artifacts, whatever the project reads."""
     return {name for name in environ if name.startswith(_NOTED)}
+
+
+def matching(environ: Iterable[str], patterns: str) -> set[str]:
+    """Those names of an environment that a list (names with ``*``, comma between) covers."""
+    asked = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    return {name for name in environ if any(fnmatchcase(name, pattern) for pattern in asked)}
 
 
 def denied(name: str, deny: str) -> bool:

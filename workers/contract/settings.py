@@ -45,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         contexts: parsed projects that a worker process keeps.
         env_deny: names (``*`` allowed, comma between) that a remote caller neither sends nor, where the worker's
             setting says so, has taken: secrets, and what makes programs load or start other programs.
+        env_send: names (``*`` allowed, comma between) that a remote caller sends, beside those that are found in the
+            text of the project and its profile; `env_deny` goes before it.
+        project_check: whether a worker compares its copy of the project with the caller's (``on``, ``off``).
         project_dir: where the project lies on this worker when callers name another path.
         runtime_dir: where the embedded stack keeps its socket and state.
         embedded: set by the embedded stack for its workers.
@@ -74,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME,"
         "BASH_ENV,ENV,IFS,SHELL,EDITOR,PAGER,GIT_*,SSH_*,GCONV_PATH,NODE_OPTIONS,PERL5*,RUBY*,JAVA_TOOL_OPTIONS"
     )
+    env_send: str = ""
+    project_check: Literal["on", "off"] = "on"
     project_dir: str = ""
     runtime_dir: str = ""
     embedded: bool = False

@@ -33,6 +33,7 @@ from workers.engine.file_log import diverted
 from workers.engine.masking import secrets_here
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
+from workers.engine.withheld import watching_command
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
 """Commands that open no connection."""
@@ -59,7 +60,7 @@ def execute_command(
     FACTORY.adapters = FencedAdapters()
     said: list[str] = []
     with (
-        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(),
+        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(), watching_command(spec.withheld),
         contextlib.ExitStack() as stack,
     ):  # fmt: skip
         if spec.file_log:

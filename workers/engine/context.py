@@ -42,6 +42,7 @@ from workers.engine.spec import RunSpec, SharedContexts
 from workers.engine.template_state import GraphIndex
 from workers.engine.unshared import unshare
 from workers.engine.warned import CHECKS, Warnings
+from workers.engine.withheld import environment
 
 _CHANGED_VARS = "changed-vars"
 
@@ -65,6 +66,7 @@ class Context(msgspec.Struct, kw_only=True):
         manifest_file: its manifest.json, kept in pieces.
         graph_index: of its `graph`.
         config: configuration of an invocation of the same key, where reading it warned of nothing.
+        names: environment values that dbt looked up for `config`.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
         catalogs: of ``catalogs.yml``, where dbt hands them to its tasks (dbt-core >= 1.12).
@@ -79,6 +81,7 @@ class Context(msgspec.Struct, kw_only=True):
     manifest_file: ManifestFile
     graph_index: GraphIndex
     config: RuntimeConfig | None = None
+    names: frozenset[str] = frozenset()
     graphs: dict[bool, LinkedGraph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
     catalogs: Any = None
@@ -181,7 +184,10 @@ class ContextStore:
         except msgspec.DecodeError:
             return None
         key = key_of(family, read, spec, flags)
-        return self._contexts.get(key) or self._unpack(key)
+        found = self._contexts.get(key) or self._unpack(key)
+        if found is not None:
+            environment().look_up(read.env)  # as the parse did that is used again
+        return found
 
     def _unpack(self, key: str) -> Context | None:
         packed = self._shared.load(key)
@@ -215,6 +221,7 @@ class ContextStore:
     def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
         """The configuration of an invocation; what an equal key gave before is given again."""
         if context is not None and context.config is not None:
+            environment().look_up(context.names)
             # the key covers every file and value that it was read from; flags are the caller's own
             config = copy.copy(context.config)
             config.args = flags
@@ -222,7 +229,7 @@ class ContextStore:
         read: list[RuntimeConfig] = []
         quiet = _says_nothing(lambda: read.append(self.configure(click_context)))
         if context is not None and quiet:
-            context.config = read[0]
+            context.config, context.names = read[0], frozenset(environment().seen)
         return read[0]
 
     def configure(self, click_context: Any) -> RuntimeConfig:
@@ -257,6 +264,7 @@ class ContextStore:
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
         read = read_set_of(config, manifest, flags)
+        environment().look_up(read.env)  # dbt may have taken files from its partial parse
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         warned = recorder.warnings()
@@ -331,6 +339,7 @@ class ContextStore:
             read = read_set_of(config, found.manifest, flags)
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
         context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
+        environment().look_up(read.env)
         self._shared.save_index(family, msgspec.json.encode(read))
         self._know(
             Base(key=context.key, vars=digests(config.cli_vars), project=base.project, seen=found.seen,

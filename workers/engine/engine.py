@@ -38,6 +38,7 @@ from workers.engine.spec import (
 )
 from workers.engine.view import TASKS, RunView, build_view
 from workers.engine.warehouse import cancel_queries, close_warehouse, is_open, warehouse_of
+from workers.engine.withheld import collected
 
 MAX_VIEWS = 8
 
@@ -99,7 +100,8 @@ class Engine:
                 click_context, flags = parse_flags(arguments(click_context, flags, retry))
                 said_already(flags)
                 use_flags(flags)
-            context, config = self._contexts.open(seen, click_context, flags)
+            with collected():
+                context, config = self._contexts.open(seen, click_context, flags)
             with uncollected():
                 view = build_view(seen.run_id, flags, config, context, console)
                 self._keep(view)

@@ -52,6 +52,7 @@ from workers.engine.events import LineSink, use_quiet_manager
 from workers.engine.inherited import inherited
 from workers.engine.modules import CallersModules
 from workers.engine.spec import RunSpec
+from workers.engine.withheld import Environment
 
 MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
 """What dbt's first thread is called, and the first of its pool, in results and events."""
@@ -122,7 +123,7 @@ def _begin_invocation(spec: RunSpec) -> RunSpec:
     env = get_env()
     if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
         requires._cross_propagate_engine_env_vars(env)
-    get_invocation_context()._env = env
+    get_invocation_context()._env = Environment(env, spec.withheld)
     dbt_common.invocation._INVOCATION_ID = spec.invocation_id
     dbt_common.invocation._INVOCATION_STARTED_AT = datetime.fromtimestamp(
         spec.started_at, timezone.utc

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from workers.contract.environment import Withheld
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import Event
 from workers.contract.messages import Seconds
@@ -29,6 +30,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         started_at: ``run_started_at``, seconds since the epoch, UTC.
         debug: whether dbt events below console level are published too.
         file_log: whether the records of dbt's log file go to the caller, who writes it.
+        withheld: names of the caller's environment whose values did not come with the run.
         surroundings: what else dbt's process would inherit from its caller.
     """
 
@@ -42,6 +44,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
     file_log: bool = False
     required_models: tuple[str, ...] = ()
+    withheld: Withheld = Withheld()
     surroundings: Surroundings = Surroundings()
 
 
