@@ -36,6 +36,7 @@ BENCHMARKS = {
     "simulation": "benchmarks.simulation",
     "sweep": "benchmarks.sweep",
     "changed-vars": "benchmarks.changed_vars",
+    "many-var-sets": "benchmarks.many_var_sets",
     "drop-in": "benchmarks.drop_in",
     "carrier": "benchmarks.carrier",
     "streaming": "benchmarks.streaming",

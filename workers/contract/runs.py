@@ -40,7 +40,7 @@ class LastWord(msgspec.Struct, kw_only=True):
 @functools.cache
 def _script_text(name: str) -> str:
     folder = resources.files("workers") / "lua"
-    return "".join((folder / f"{part}.lua").read_text() for part in ("prelude", "files", name))
+    return "".join((folder / f"{part}.lua").read_text() for part in ("prelude", "turns", "files", name))
 
 
 def steps_of(value: Any) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class RunStore:
         keys = self.keys
         names = [
             *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.watches(), keys.active(),
-            keys.finished(), keys.locks(), keys.strays(),
+            keys.finished(), keys.locks(), keys.strays(), keys.turns(),
         ]  # fmt: skip
         return script(keys=names, args=[run_id, *args], client=pipe)
 

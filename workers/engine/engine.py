@@ -56,6 +56,7 @@ class Engine:
     def __init__(self, shared: SharedContexts, worker: str = "", contexts: int = 8) -> None:
         self._contexts = ContextStore(shared, contexts)
         self._views: OrderedDict[str, RunView] = OrderedDict()
+        self._most_views = max(MAX_VIEWS, contexts)
         self._worker = worker
 
     # -- steps -------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ class Engine:
     def _keep(self, view: RunView) -> None:
         self._views[view.run_id] = view
         self._views.move_to_end(view.run_id)
-        while len(self._views) > MAX_VIEWS:
+        while len(self._views) > self._most_views:
             self._views.popitem(last=False)
 
     def _refresh_cache(self, view: RunView) -> str:
