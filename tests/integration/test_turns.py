@@ -31,7 +31,7 @@ PROFILE = """scenarios:
       schema: "{{ var('scenario') }}"
       threads: 4
 """
-MODEL = "select '{{ var(\"scenario\") }}' as scenario, '{{ env_var(\"RATE\", \"1\") }}' as rate"
+MODEL = 'select \'{{ var("scenario") }}\' as scenario, \'{{ env_var("RATE", "1") }}\' as rate'
 RUNS, LAYERS = 12, (3, 2, 2)
 
 
