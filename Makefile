@@ -119,16 +119,22 @@ compose: $(STAMP) ## Check compose.yaml with Docker Compose itself; needs no eng
 .PHONY: lock
 lock: $(STAMP) ## Resolve the lock files anew
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOCK) $(ALL_EXTRAS) --output-file requirements.lock
-	$(LOCK) $(ALL_EXTRAS) --group dev --group conformance --constraints requirements.lock --output-file requirements-dev.lock
+	printf 'dbt-core<1.12\n' > $(VENV)/dbt.txt
+	$(LOCK) --constraints $(VENV)/dbt.txt --output-file requirements.lock
+	$(LOCK) $(TESTED) --constraints requirements.lock --output-file requirements-dev.lock
 	$(LOCK_ALONE) --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock
-	printf 'dbt-core<1.11\ndbt-duckdb<1.11\n' > $(VENV)/dbt110.txt
-	$(LOCK) $(ALL_EXTRAS) --group dev --constraints $(VENV)/dbt110.txt --output-file requirements-dbt110.lock
+	printf 'dbt-core<1.11\ndbt-duckdb<1.11\n' > $(VENV)/dbt.txt
+	$(LOCK) $(TESTED) --constraints $(VENV)/dbt.txt --output-file requirements-dbt110.lock
+	printf 'dbt-core>=1.12,<1.13\n' > $(VENV)/dbt.txt
+	printf "dbt-core-experimental-parser; sys_platform == 'never'\n" > $(VENV)/without.txt
+	$(LOCK) $(TESTED) --constraints $(VENV)/dbt.txt --override $(VENV)/without.txt --output-file requirements-dbt112.lock
 
+# dbt-core 1.12 requires a parser that only --use-v2-parser uses, and whose build downloads: its lock is without it,
+# and has to be installed with --no-deps. So the locks that are installed in any other way stay at 1.11.
 LOCK_ALONE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --custom-compile-command 'make lock'
-LOCK := $(LOCK_ALONE) pyproject.toml
-ALL_EXTRAS := --extra worker --extra embedded --extra flower --extra postgres
+LOCK := $(LOCK_ALONE) pyproject.toml --extra worker --extra embedded --extra flower --extra postgres
+TESTED := --group dev --group conformance
 
 .PHONY: clean
 clean: ## Remove .venv and everything that was made

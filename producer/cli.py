@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.cli_help import OWN_COMMANDS, command_help, root_help, version_text
 from producer.dbt_options import subcommands
+from producer.streams import give_up, is_refusal, open_missing, say, write
 from producer.usage import did_you_mean, usage_error
 from workers.contract.errors import DbtError, DbtUsageError, ErrorInfo
 
@@ -42,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dbt-relay`` with `argv` (default: the process' own arguments); the exit code."""
     if argv is None:
         _begin()
+        open_missing()
     words = list(sys.argv[1:] if argv is None else argv)
     _lenient(sys.stdout)
     _lenient(sys.stderr)
     try:
         if not words:
-            _say(sys.stderr, root_help())
+            say(sys.stderr, root_help())
             return EXIT_REFUSED
         if words[0] in OWN_COMMANDS:
             from producer.cli_commands import run_own
@@ -60,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_REFUSED
     except KeyboardInterrupt as error:
         return _interrupted(error)
+    except OSError as error:
+        if not is_refusal(error):
+            raise
+        give_up(sys.stdout)
+        return _not_printed(error)
     finally:
         _loaded()
 
@@ -92,21 +99,23 @@ def run_dbt(words: Sequence[str]) -> int:
         KeyboardInterrupt: Ctrl-C; the run was cancelled, and with a second one not waited for.
     """
     from producer.dbt_args import check_project, parse_invocation
+    from producer.dbt_tables import judged
 
     environ = dict(os.environ)
     cwd = working_directory()
     if "retry" in words:
         from producer.retry_run import named_run
 
-        named = named_run(words)
+        named = judged(lambda table: named_run(words, table), environ)
         if named is not None:
             return _retry_run(*named, environ)
-    invocation = parse_invocation(words, environ=environ, cwd=cwd)
+    invocation = judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
     if invocation.wants_help:
-        _say(sys.stdout, command_help(invocation.command) if invocation.command else root_help())
+        text = command_help(invocation.command, invocation.table) if invocation.command else root_help()
+        write(sys.stdout, f"{text}\n")
         return 0
     if invocation.wants_version:
-        _say(sys.stdout, version_text())
+        write(sys.stdout, f"{version_text(environ)}\n")
         return 0
     check_project(invocation, cwd=cwd, environ=environ)
     from producer.session import run_invocation
@@ -121,14 +130,17 @@ def run_dbt(words: Sequence[str]) -> int:
 def _retry_run(run: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
     """``dbt-relay retry RUN``: what failed and was skipped in a run, once more."""
     from producer import cli_broker
-    from producer.cli_runs import find_run
+    from producer.cli_runs import find_run, is_kept
     from producer.dbt_args import parse_invocation
+    from producer.dbt_tables import judged
     from producer.session import retry_run
 
     _loaded()
-    invocation = parse_invocation(words, environ=environ, cwd=working_directory())
-    client = cli_broker.client()
-    run_id = find_run(client, run)
+    cwd = working_directory()
+    invocation = judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
+    run_id = find_run(cli_broker.client_if_any(), run, ended=True)
+    if not is_kept(run_id):
+        cli_broker.client()  # says what is missing
     return _told(
         lambda: retry_run(run_id, words, environ=environ, on_line=print_line),
         quiet=_wants_only_dbts_lines(invocation),
@@ -143,7 +155,7 @@ def _told(carry: Callable[[], DbtResult], *, quiet: bool) -> int:
         except KeyboardInterrupt as error:
             if not heard:
                 raise
-            _say(sys.stderr, f"dbt-relay: {str(error) or 'terminated'}")
+            say(sys.stderr, f"dbt-relay: {str(error) or 'terminated'}")
             return 128 + heard[0]
     if not result.success and not quiet:
         _explain(result)
@@ -163,21 +175,16 @@ def working_directory() -> Path:
 
 
 def print_line(line: str) -> None:
-    """One line of dbt on stdout, at once. A reader that went away (``| head``) does not stop the run."""
-    try:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+    """One line of dbt on stdout, at once. A stdout that takes nothing (closed, full, ``| head``) does not stop the
+    run, as it does not stop dbt's."""
+    say(sys.stdout, line)
 
 
 def report_error(error: DbtError, words: Sequence[str] = ()) -> None:
     """Print an error on stderr: dbt's usage lines where there are some, what happened, what to do."""
     info = error.info
     if info is None:
-        _say(sys.stderr, f"Error: {error}")
+        say(sys.stderr, f"Error: {error}")
         return
     message, fix = info.message, info.suggested_fix
     if info.code == "unknown_command" and words:
@@ -192,17 +199,20 @@ def report_error(error: DbtError, words: Sequence[str] = ()) -> None:
     lines.append(f"Error: {message}")
     if fix and fix not in message:
         lines.append(fix)
-    _say(sys.stderr, "\n".join(lines))
+    say(sys.stderr, "\n".join(lines))
 
 
 def _explain(result: DbtResult) -> None:
     """What dbt-relay knows of a failure beyond dbt's own lines, on stderr."""
     if result.error is None:
         return
-    _say(sys.stderr, f"dbt-relay: {describe_error(result.error)}")
+    say(sys.stderr, f"dbt-relay: {describe_error(result.error)}")
     others = sum(node.error is not None for node in result.nodes) - 1
     if others > 0:
-        _say(sys.stderr, f"dbt-relay: {others} more; `dbt-relay result {result.run_id}` shows all of them")
+        from producer.cli_runs import is_kept
+
+        shown = f"; `dbt-relay result {result.run_id}` shows all of them" if is_kept(result.run_id) else ""
+        say(sys.stderr, f"dbt-relay: {others} more{shown}")
 
 
 def describe_error(error: ErrorInfo) -> str:
@@ -226,9 +236,9 @@ def _wants_only_dbts_lines(invocation: Invocation) -> bool:
 def _interrupted(error: KeyboardInterrupt) -> int:
     said = str(error)
     if not said:
-        _say(sys.stderr, "Aborted!")
+        say(sys.stderr, "Aborted!")
         return EXIT_ABORTED
-    _say(sys.stderr, f"dbt-relay: {said}")
+    say(sys.stderr, f"dbt-relay: {said}")
     return EXIT_DETACHED if said.startswith("left") else EXIT_REFUSED
 
 
@@ -257,13 +267,13 @@ def _termination_cancels() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _lenient(stream: TextIO) -> None:
+def _lenient(stream: TextIO | None) -> None:
     """Print what the terminal's encoding lacks as escapes instead of failing."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
 
 
-def _say(stream: TextIO, text: str) -> None:
-    stream.write(f"{text}\n")
-    stream.flush()
+def _not_printed(error: OSError) -> int:
+    say(sys.stderr, f"Error: stdout cannot be written: {error.strerror}")
+    return EXIT_ABORTED

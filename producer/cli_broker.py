@@ -27,6 +27,13 @@ def client() -> RelayClient:
     return client_of(broker_url(os.environ))
 
 
+def client_if_any() -> RelayClient | None:
+    """`client`, or None where there is neither."""
+    if embedded.configured_broker(os.environ) or embedded.find_running(os.environ):
+        return client()
+    return None
+
+
 def client_of(url: str) -> RelayClient:
     """A client of the broker at `url`, with the settings of the environment."""
     from producer.client import RelayClient
@@ -54,6 +61,23 @@ def broker_url(environ: Mapping[str, str]) -> str:
             suggested_fix="Set DBT_RELAY_BROKER_URL, or start a private stack: dbt-relay up.",
         ),
     )
+
+
+def check_login(url: str) -> None:
+    """Try to log in to a server. One that is not there is no error: Celery waits for it.
+
+    Raises:
+        BrokerUnavailableError: the server answers, and refuses: Celery would try again for ever.
+    """
+    from producer.reaching import ANSWERED, reaching
+    from workers.contract.connection import connect
+
+    try:
+        with reaching(url), connect(url, patience=0, timeout=3) as server:
+            server.ping()
+    except BrokerUnavailableError as error:
+        if error.info is not None and error.info.code in ANSWERED:
+            raise
 
 
 def processes(number: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 
-from producer.dbt_options import Option, command, dbt_versions, subcommands
+from producer.dbt_options import Option, Table, packaged
 
 OWN_COMMANDS = {
     "up": "start the private Redis and warm workers, and keep them",
@@ -85,12 +86,20 @@ def root_help() -> str:
     )
 
 
-def command_help(words: str) -> str:
-    """The text of ``--help`` after a dbt command, or after a group such as ``docs``."""
-    spec = command(words)
+def command_help(words: str, table: Table | None = None) -> str:
+    """The text of ``--help`` after a dbt command, or after a group such as ``docs``.
+
+    Args:
+        table: the options of dbt; the packaged ones where none is given.
+    """
+    table = table or packaged()
+    try:
+        spec = table.command(words)
+    except KeyError:
+        spec = table.unknown_command(words)
     lines = [spec.usage().splitlines()[0], ""]
     if spec.group:
-        lines += ["Commands:", *(f"  {word}" for word in sorted(subcommands(words)))]
+        lines += ["Commands:", *(f"  {word}" for word in sorted(table.subcommands(words)))]
         return "\n".join(lines)
     if words in DBT_COMMANDS:
         lines += [f"  dbt's own command ({DBT_COMMANDS[words]}), run on warm workers.", ""]
@@ -102,7 +111,7 @@ def command_help(words: str) -> str:
             "",
         ]
     lines.append(
-        f"Options (those of dbt-core {' and '.join(_series())}; dbt's documentation says what each does:"
+        f"Options (those of dbt-core {' and '.join(_series(table))}; dbt's documentation says what each does:"
     )
     lines.append("https://docs.getdbt.com/reference/dbt-commands):")
     for option in spec.options:
@@ -111,20 +120,23 @@ def command_help(words: str) -> str:
     return "\n".join(lines)
 
 
-def version_text() -> str:
-    """The text of ``--version``."""
+def version_text(environ: Mapping[str, str]) -> str:
+    """The text of ``--version``: of dbt-relay, and of the dbt that its workers have."""
     from importlib.metadata import PackageNotFoundError, version
+
+    from producer.dbt_tables import installations
 
     try:
         own = version("dbt-relay")
     except PackageNotFoundError:
         own = "from a source tree"
-    return f"dbt-relay {own}\nunderstands the commands of dbt-core {', '.join(_series())}"
+    known = f"understands the commands of dbt-core {', '.join(_series(packaged()))}"
+    return "\n".join([f"dbt-relay {own}", known, *installations(environ)])
 
 
-def _series() -> list[str]:
+def _series(table: Table) -> list[str]:
     """``1.10``, ``1.11``: the releases whose options are known."""
-    return [".".join(release.split(".")[:2]) for release in dbt_versions()]
+    return [".".join(release.split(".")[:2]) for release in table.dbt_versions()]
 
 
 def _option_line(option: Option) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer import cli_broker
+from producer.kept_runs import kept_run, kept_summaries
 from producer.usage import did_you_mean, usage_error
 from workers.contract.names import is_run_id
 
@@ -31,8 +33,9 @@ def runs(limit: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    known = cli_broker.client().runs()
+    known = known_runs(cli_broker.client_if_any())
     if not known:
+        cli_broker.client()  # says what is missing where nobody can be asked
         click.echo("No runs are known.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -62,8 +65,14 @@ def watch(run: str, plain: bool) -> int:
     from producer.live import view_for
     from workers.contract.events import LINE, STDERR
 
-    client = cli_broker.client()
-    run_id = find_run(client, run)
+    client = cli_broker.client_if_any()
+    run_id = find_run(client, run, ended=True)
+    kept = kept_run(os.environ, run_id)
+    if kept is not None:
+        for line in kept.lines:
+            print_line(line)
+        return kept.result().return_code
+    client = client or cli_broker.client()
     lines: list[str] = []
     with _left_running(run_id):
         if plain or not sys.stdout.isatty():
@@ -89,11 +98,12 @@ def watch(run: str, plain: bool) -> int:
     help="Seconds to wait for the run to end. Default: as long as it takes.",
 )
 def result(run: str, as_json: bool, timeout: float | None) -> int:
-    client = cli_broker.client()
-    run_id = find_run(client, run)
+    client = cli_broker.client_if_any()
+    run_id = find_run(client, run, ended=True)
+    kept = kept_run(os.environ, run_id)
     try:
         with _left_running(run_id):
-            found = client.result(run_id, timeout=timeout)
+            found = kept.result() if kept else (client or cli_broker.client()).result(run_id, timeout=timeout)
     except TimeoutError as error:
         raise usage_error("still_running", f"{error}.", f"Follow it: dbt-relay watch {run_id}") from None
     if as_json:
@@ -109,9 +119,9 @@ def result(run: str, as_json: bool, timeout: float | None) -> int:
 @RUN
 @click.option("--reason", default="cancelled from the command line", show_default=True)
 def cancel(run: str, reason: str) -> int:
-    client = cli_broker.client()
-    run_id = find_run(client, run)
-    if client.cancel(run_id, reason):
+    client = cli_broker.client_if_any()
+    run_id = find_run(client, run, ended=True)
+    if kept_run(os.environ, run_id) is None and (client or cli_broker.client()).cancel(run_id, reason):
         click.echo(f"Cancelling {run_id}: nodes that have not begun will not begin.")
         return 0
     click.echo(f"{run_id} has ended already, or is being cancelled.")
@@ -142,15 +152,29 @@ def _left_running(run_id: str) -> Iterator[None]:
         raise KeyboardInterrupt(f"left {run_id} alone; `dbt-relay cancel {run_id}` stops it") from None
 
 
-def find_run(client: RelayClient, text: str) -> str:
+def known_runs(client: RelayClient | None) -> list[RunSummary]:
+    """Runs of the broker, where there is one, and those of private stacks that ended; the newest first."""
+    runs = {run.run_id: run for run in (*kept_summaries(os.environ), *(client.runs() if client else ()))}
+    return [runs[run_id] for run_id in sorted(runs, reverse=True)]
+
+
+def is_kept(run_id: str) -> bool:
+    """Whether ``dbt-relay result`` can find the run of a command that has just ended."""
+    return cli_broker.client_if_any() is not None or kept_run(os.environ, run_id) is not None
+
+
+def find_run(client: RelayClient | None, text: str, *, ended: bool = False) -> str:
     """The run that `text` names: a run id, the beginning of one, or ``latest``.
+
+    Args:
+        ended: whether it may be one of a private stack that ended.
 
     Raises:
         DbtUsageError: none, or several, with the nearest ones.
     """
     if is_run_id(text):
         return text
-    known: list[RunSummary] = client.runs()
+    known = known_runs(client) if ended else client.runs() if client else []
     ids = [run.run_id for run in known]
     found = ids[:1] if text == LATEST else [run_id for run_id in ids if run_id.startswith(text)]
     if len(found) == 1:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from producer import cli_broker, embedded
 from producer.usage import usage_error
-from workers.contract.settings import celery_url, read_settings
+from workers.contract.errors import BrokerUnavailableError
+from workers.contract.settings import read_settings
+
+if TYPE_CHECKING:
+    from producer.client import WorkerInfo
 
 EXIT_NOT_RUNNING = 1
 READY_SECONDS = 60.0
@@ -64,6 +69,9 @@ def status() -> int:
     click.echo(f"runs in progress: {stack.active}, messages waiting: {stack.queued}")
     click.echo(f"broker: {info.broker_url}")
     click.echo(f"logs: {info.runtime_dir}")
+    with contextlib.suppress(BrokerUnavailableError):
+        for worker in cli_broker.client_of(info.broker_url).workers():
+            click.echo(f"worker {worker.place}: {worker.installed}")
     return 0
 
 
@@ -75,12 +83,12 @@ def _broker_status(url: str) -> int:
     active = [run for run in client.runs() if run.state in ("active", "stopping")]
     click.echo(f"broker: {mask_url(url)}")
     for worker in workers:
-        name = f" ({worker.name})" if worker.name else ""
         click.echo(
-            f"worker {worker.host}:{worker.pid}{name}: {'draining, ' if worker.draining else ''}"
+            f"worker {worker.place}: {'draining, ' if worker.draining else ''}"
             f"{cli_broker.processes(worker.processes)}, queue {worker.queue}, release {worker.version}, "
-            f"since {cli_broker.moment(worker.since)}"
+            f"{worker.installed}, since {cli_broker.moment(worker.since)}"
         )
+    _warn_of_releases(workers)
     click.echo(f"runs in progress: {len(active)}")
     refused = client.refused()
     if refused:
@@ -91,6 +99,20 @@ def _broker_status(url: str) -> int:
         click.echo("No worker is connected. Start one: dbt-relay worker")
         return EXIT_NOT_RUNNING
     return 0
+
+
+def _warn_of_releases(workers: Sequence[WorkerInfo]) -> None:
+    """Say where one queue has workers with several releases of dbt."""
+    releases: dict[str, set[str]] = {}
+    for worker in workers:
+        releases.setdefault(worker.queue, set()).add(worker.dbt or "unknown")
+    for queue, several in releases.items():
+        if len(several) > 1:
+            click.echo(
+                f"warning: the workers of queue {queue} have several releases of dbt-core: "
+                f"{', '.join(sorted(several))}. Each run stays with workers of the release that planned it; which one "
+                "that is, is left to chance. Give each release a queue of its own (DBT_RELAY_QUEUE)."
+            )
 
 
 SHOWN_REASONS = 5
@@ -122,7 +144,7 @@ def worker(workers: int | None, celery_options: tuple[str, ...]) -> NoReturn:
             "Set DBT_RELAY_BROKER_URL, such as redis://localhost:6379/0. "
             "For a private server with workers: dbt-relay up.",
         )
-    celery_url(settings.broker_url)  # refuses what is no URL, before Celery prints a traceback
+    cli_broker.check_login(settings.broker_url)
     words = ["--without-gossip", "--without-mingle", "--queues", settings.queue]
     words += ["--loglevel", "warning"] if not _given(celery_options, "-l", "--loglevel") else []
     words += ["--concurrency", str(workers)] if workers else []
@@ -139,7 +161,8 @@ def flower(flower_options: tuple[str, ...]) -> NoReturn:
     """
     needs("flower", "flower", "dbt-relay[flower]")
     environ = dict(os.environ)
-    environ["DBT_RELAY_BROKER_URL"] = celery_url(cli_broker.broker_url(environ))
+    environ["DBT_RELAY_BROKER_URL"] = url = cli_broker.broker_url(environ)
+    cli_broker.check_login(url)
     address = [] if _given(flower_options, "--address") else ["--address=127.0.0.1"]
     _celery(["flower", *address, *flower_options], environ)
 

@@ -4,28 +4,38 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import redis
 
 from producer.reaching import reaching
 from workers.contract.connection import connect
-from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, RelayError
+from workers.contract.errors import (
+    BrokerUnavailableError,
+    Category,
+    ErrorInfo,
+    InvalidMessageError,
+    RelayError,
+)
 from workers.contract.events import LINE, RUN, STDERR, Event, decode_event
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys, submitted_at
 from workers.contract.results import RUN_TERMINAL, DbtResult
 from workers.contract.runs import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings
+from workers.contract.stored import number_of, text_of, value_of
 
 if TYPE_CHECKING:
     from workers.contract.purge import Purged
 
 _BLOCK_MS = 2000
 _STALE_SECONDS = 30.0
+UNREADABLE = "unreadable"
+"""The state that is shown of a run whose request or result this release cannot read."""
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +48,25 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     total: int
 
+    @classmethod
+    def of(cls, request: RunRequest, facts: Mapping[str, str]) -> RunSummary:
+        """The summary of a run from its request and the fields of its hash."""
+        from producer.vars import shown_args
+
+        return cls(
+            run_id=request.run_id, state=facts.get("state", ""), command=" ".join(shown_args(request.args)),
+            submitted_at=request.submitted_at, done=int(number_of(facts.get("done"))),
+            total=int(number_of(facts.get("total"))),
+        )  # fmt: skip
+
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that said hello in the last half minute.
 
     Attributes:
         name: as Celery calls it, ``celery@host``.
+        dbt: its release of dbt-core; empty where the worker does not tell.
+        adapters: its adapters by name, each with its release.
         draining: whether it is stopping and takes nothing further.
         children: process ids of its pool.
     """
@@ -58,6 +81,22 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     draining: bool = False
     children: tuple[int, ...] = ()
+    dbt: str = ""
+    adapters: dict[str, str] = {}
+
+    @property
+    def place(self) -> str:
+        """``host:pid``, with Celery's name of the worker."""
+        return f"{self.host}:{self.pid}" + (f" ({self.name})" if self.name else "")
+
+    @property
+    def installed(self) -> str:
+        """``dbt-core 1.11.16, duckdb 1.11.1``."""
+        if not self.dbt:
+            return "does not tell its dbt"
+        return ", ".join(
+            [f"dbt-core {self.dbt}", *(f"{name} {release}" for name, release in self.adapters.items())]
+        )
 
 
 class RelayClient:
@@ -65,18 +104,19 @@ class RelayClient:
 
     def __init__(
         self, broker_url: str, *, namespace: str | None = None, queue: str | None = None,
-        patience: float = 5.0, away: float = 120.0,
+        patience: float = 5.0, away: float = 120.0, timeout: float = 30.0,
     ) -> None:  # fmt: skip
         """
         Args:
             broker_url: Redis, in Celery's or redis-py's form.
             patience: seconds that a call rides out a server that cannot be reached.
             away: seconds, beyond that, for which a watch goes on without the server.
+            timeout: seconds that one try waits for an answer.
         """
         self.broker_url = broker_url
         self.queue = queue or Settings().queue
         self.away = away
-        self.store = RunStore(connect(broker_url, patience=patience), keys=Keys(namespace))
+        self.store = RunStore(connect(broker_url, patience=patience, timeout=timeout), keys=Keys(namespace))
 
     # -- submitting --------------------------------------------------------------------------------
 
@@ -143,6 +183,8 @@ class RelayClient:
     def retry(self, run_id: str, args: Sequence[str] = ("retry",)) -> str:
         """Submit what failed and was skipped in a run once more, as ``dbt retry`` would; the new run's id.
 
+        Values that the earlier run had of its caller's environment are taken from this process's.
+
         Args:
             args: dbt's command line of the retry, such as ``["retry", "--threads", "8"]``.
 
@@ -151,10 +193,11 @@ class RelayClient:
             DbtUsageError: it is still going, or it cannot be retried.
             BrokerUnavailableError: Redis cannot be reached; nothing was queued.
         """
-        from producer.retry_run import check_environment
+        from producer.retry_run import with_environment
 
         request = self.retry_request(run_id, args)
-        check_environment(request)
+        with reaching(self.broker_url):
+            request = with_environment(self.store, request, os.environ)
         return self.submit(request)
 
     def retry_request(self, run_id: str, args: Sequence[str] = ("retry",)) -> RunRequest:
@@ -210,7 +253,9 @@ class RelayClient:
                 continue
             for entry, fields in entries:
                 position = entry
-                event = decode_event(fields[b"e"], seq=int(fields[b"s"]))
+                event = _event_in(fields)
+                if event is None:  # not ours, and it has no place among ours
+                    continue
                 if expected and event.seq > expected:
                     raise RelayError(
                         f"events {expected} to {event.seq - 1} of run {run_id} are no longer kept: it said "
@@ -258,6 +303,25 @@ class RelayClient:
             raise no_such_run(run_id)
         return result_of(request, last, facts, lines, errors)
 
+    def fields(self, run_id: str) -> dict[str, str]:
+        """Every field of a run's hash: what `collect` makes a result of. Raises BrokerUnavailableError."""
+        with reaching(self.broker_url):
+            raw: Any = self.store.client.hgetall(self.store.keys.run(run_id))
+        return {name.decode(): value.decode() for name, value in raw.items()}
+
+    def restore(self, run_id: str, fields: Mapping[str, str]) -> None:
+        """Put back the hash of a run that ended elsewhere (`fields`), for an hour, so that it can be retried.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        key = self.store.keys.run(run_id)
+        mapping: dict[Any, Any] = dict(fields)
+        with reaching(self.broker_url), self.store.client.pipeline() as pipe:
+            pipe.hset(key, mapping=mapping)
+            pipe.expire(key, 3600)
+            pipe.execute()
+
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """A file that dbt left in the target folder, compressed (zlib), where the run returned one."""
         return self.artifacts(run_id, [name]).get(name)
@@ -268,41 +332,87 @@ class RelayClient:
             found = self.store.artifacts(run_id, names)
         return {name: packed for name, packed in zip(names, found, strict=True) if packed is not None}
 
+    # -- dbt's log file ----------------------------------------------------------------------------
+
+    def read_log(self, run_id: str, position: bytes) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Entries of a run's log stream after a position, awaited for two seconds; those before it are removed.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        key = self.store.keys.log(run_id)
+        with reaching(self.broker_url):
+            if position != b"0":
+                self.store.client.xtrim(key, minid=position, approximate=False)
+            answer: Any = self.store.client.xread({key: position}, count=100, block=_BLOCK_MS)
+        return list(answer[0][1]) if answer else []
+
+    def end_log(self, run_id: str) -> int:
+        """Mark the end of a run's log stream; how many entries were dropped because nobody had read earlier ones.
+
+        Raises:
+            BrokerUnavailableError: Redis cannot be reached.
+        """
+        with reaching(self.broker_url), self.store.client.pipeline(transaction=False) as pipe:
+            pipe.xadd(self.store.keys.log(run_id), {"end": 1})
+            pipe.expire(self.store.keys.log(run_id), 3600)
+            pipe.hget(self.store.keys.run(run_id), "log_dropped")
+            return int(pipe.execute()[-1] or 0)
+
+    def remove_log(self, run_id: str) -> None:
+        """Remove a run's log stream. Raises BrokerUnavailableError when Redis cannot be reached."""
+        with reaching(self.broker_url):
+            self.store.client.unlink(self.store.keys.log(run_id))
+
     # -- listing -----------------------------------------------------------------------------------
 
     def runs(self) -> list[RunSummary]:
         """Unfinished and finished runs that are still kept, the newest first."""
         with reaching(self.broker_url):
-            finished: Any = self.store.client.zrange(self.store.keys.finished(), 0, -1)
-            ids = {*self.store.active_runs(), *(each.decode() for each in finished)}
-            summaries = []
-            for run_id in sorted(ids, reverse=True):
-                facts, request = self.store.facts(run_id), self.store.request(run_id)
-                if request is None:
-                    continue
-                summaries.append(
-                    RunSummary(
-                        run_id=run_id, state=facts.get("state", ""), command=" ".join(request.args),
-                        submitted_at=request.submitted_at, done=int(facts.get("done", 0)),
-                        total=int(facts.get("total", 0)),
-                    )
-                )  # fmt: skip
-        return summaries
+            found = [self._summary(run_id) for run_id in self.store.kept_runs()]
+        return [summary for summary in found if summary is not None]
+
+    def _summary(self, run_id: str) -> RunSummary | None:
+        try:
+            request, facts, _ = self.store.read(run_id)
+        except (InvalidMessageError, redis.ResponseError) as error:
+            return RunSummary(
+                run_id=run_id, state=UNREADABLE, command=f"({error})", submitted_at=submitted_at(run_id),
+                done=0, total=0,
+            )  # fmt: skip
+        return None if request is None else RunSummary.of(request, facts)
 
     def workers(self) -> list[WorkerInfo]:
         """Workers that said hello lately."""
         with reaching(self.broker_url):
             raw: Any = self.store.client.hgetall(self.store.keys.workers())
             now: Any = self.store.client.time()
-        infos = [msgspec.convert(json.loads(value), WorkerInfo, strict=False) for value in raw.values()]
-        return [info for info in infos if int(now[0]) - info.seen < _STALE_SECONDS]
+        infos = (value_of(value, WorkerInfo) for value in raw.values())
+        return [info for info in infos if info is not None and int(now[0]) - info.seen < _STALE_SECONDS]
+
+    def command_line(self, release: str) -> dict[str, Any] | None:
+        """What workers published of the command line of a dbt release (`contract.command_line`), if they did."""
+        from workers.contract.command_line import MAX_PACKED_BYTES, unpack
+
+        with reaching(self.broker_url):
+            packed: Any = self.store.client.getrange(
+                self.store.keys.command_line(release), 0, MAX_PACKED_BYTES
+            )
+        return unpack(bytes(packed))
 
     def refused(self) -> dict[str, int]:
         """How many messages workers refused, by reason, the most frequent first."""
         with reaching(self.broker_url):
             raw: Any = self.store.client.hgetall(self.store.keys.rejected())
-        counts = {reason.decode(errors="replace"): int(times) for reason, times in raw.items()}
+        counts = {text_of(reason): int(number_of(times)) for reason, times in raw.items()}
         return dict(sorted(counts.items(), key=lambda each: -each[1]))
+
+
+def _event_in(fields: Mapping[bytes, bytes]) -> Event | None:
+    try:
+        return decode_event(fields.get(b"e", b""), seq=int(number_of(fields.get(b"s"))))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) -> None:
@@ -313,13 +423,13 @@ def _check_deadline(run_id: str, deadline: float | None, timeout: float | None) 
 def result_of(
     request: RunRequest,
     last: LastWord,
-    facts: dict[str, str],
+    facts: Mapping[str, str],
     lines: Sequence[str],
     errors: Sequence[str] = (),
 ) -> DbtResult:
     """A run's result as callers see it, with its lines of stdout and of stderr."""
     failure = [] if last.error is None or last.return_code == 0 else [last.error.message]
-    ended, created = float(facts.get("ended", 0)), float(facts.get("created", 0))
+    ended, created = number_of(facts.get("ended")), number_of(facts.get("created"))
     return DbtResult(
         success=last.return_code == 0,
         stdout="".join(f"{line}\n" for line in lines),

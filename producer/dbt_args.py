@@ -1,6 +1,6 @@
 """dbt's command line without dbt: what a list of arguments means, or why dbt would refuse it.
 
-Judged by the options written down in ``dbt_options.json``. Nothing here runs anything. Rules that
+Judged by a table of dbt's options (`producer.dbt_options`). Nothing here runs anything. Rules that
 need the whole flag set or the project, such as ``--select`` together with ``--inline``, stay with
 dbt on the worker.
 """
@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from producer.dbt_options import HELP, VERSION, Command, Option
+from producer.dbt_options import HELP, VERSION, Command, Option, Table, packaged
 from producer.dbt_project import Project, check_project, profiles_dir, project_dir, target_path
+from producer.dbt_tables import OF_THE_TABLE
 from producer.dbt_words import Level, check_arguments, checked_words, read_words
 from producer.option_values import convert
 from producer.usage import usage_error
 from producer.vars import checked_vars, checked_year, dump_vars, load_mapping, merge_vars
+from workers.contract.errors import DbtUsageError
 
 __all__ = [
     "Invocation",
@@ -43,12 +45,14 @@ class Invocation:
             environment variable that dbt reads; arguments (``macro``) too. ``help`` or ``version`` is
             True, and nothing else was looked at, when one of them was asked for.
         environment: which environment variable gave an option its value.
+        table: by which it was understood.
     """
 
     args: tuple[str, ...]
     command: str
     options: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict)
+    table: Table = field(default_factory=packaged, compare=False, repr=False)
 
     @property
     def wants_help(self) -> bool:
@@ -61,41 +65,54 @@ class Invocation:
         return bool(self.options.get(VERSION))
 
 
-def parse_invocation(args: Sequence[str], *, environ: Mapping[str, str], cwd: Path) -> Invocation:
+def parse_invocation(
+    args: Sequence[str], *, environ: Mapping[str, str], cwd: Path, table: Table | None = None
+) -> Invocation:
     """What dbt would make of `args` in the directory `cwd` with the environment `environ`.
+
+    Args:
+        table: dbt's commands and options; the packaged ones where none is given.
 
     Raises:
         DbtUsageError: dbt would refuse them; the text says why, with the nearest names.
     """
-    words = checked_words(args)
-    levels = read_words(words)
+    words, table = checked_words(args), table or packaged()
+    levels = read_words(words, table)
     name = levels[-1].command.words
     for level in levels:
         for eager in (HELP, VERSION):
             if level.asked_for(eager):
-                return Invocation(words, level.command.words, {eager: True})
-    check_arguments(levels[-1])
+                return Invocation(words, level.command.words, {eager: True}, table=table)
+    if not table.lenient:
+        check_arguments(levels[-1])
     options: dict[str, Any] = {}
     environment: dict[str, str] = {}
     for level in levels:
-        _take_given(level, cwd, options)
+        _take_given(level, cwd, options, lenient=table.lenient)
     for level in levels:
-        _take_environment(level, environ, cwd, options, environment)
+        _take_environment(level, environ, cwd, options, environment, lenient=table.lenient)
     last = levels[-1]
     options.update(zip((argument for argument, _ in last.command.arguments), last.positional, strict=False))
-    return Invocation(words, name, options, environment)
+    return Invocation(words, name, options, environment, table)
 
 
 def with_vars(
-    args: Sequence[str], simulation_year: int | None = None, dbt_vars: Mapping[str, Any] | None = None
+    args: Sequence[str],
+    simulation_year: int | None = None,
+    dbt_vars: Mapping[str, Any] | None = None,
+    *,
+    table: Table | None = None,
 ) -> list[str]:
     """`args` with `simulation_year` and `dbt_vars` put into their ``--vars``; the rest stays as it is.
+
+    Args:
+        table: as of `parse_invocation`.
 
     Raises:
         DbtUsageError: two of the three places give different values for a var, or one is malformed.
     """
     words = checked_words(args)
-    levels = read_words(words)
+    levels = read_words(words, table)
     sources: list[tuple[str, Mapping[Any, Any]]] = []
     if simulation_year is not None:
         year = checked_year(simulation_year)
@@ -115,7 +132,7 @@ def with_vars(
     return [*words[:at], "--vars", text, *words[at:]]
 
 
-def _take_given(level: Level, cwd: Path, options: dict[str, Any]) -> None:
+def _take_given(level: Level, cwd: Path, options: dict[str, Any], *, lenient: bool) -> None:
     """Values of the command line; an option given at two levels is refused, as dbt.cli.flags.Flags does."""
     raw: dict[Option, Any] = {}
     for given in level.given:
@@ -133,7 +150,7 @@ def _take_given(level: Level, cwd: Path, options: dict[str, Any]) -> None:
         raw[option] = [*raw.get(option, ()), *given.value] if option.multi else given.value
     for option, value in raw.items():
         where = f"'{' / '.join(option.opts)}'"
-        options[option.name] = convert(option, value, where, cwd, level.command.usage())
+        options[option.name] = _converted(option, value, where, cwd, level.command.usage(), lenient=lenient)
 
 
 def _take_environment(
@@ -142,6 +159,8 @@ def _take_environment(
     cwd: Path,
     options: dict[str, Any],
     environment: dict[str, str],
+    *,
+    lenient: bool,
 ) -> None:
     """Values of environment variables that dbt reads, for options that the command line leaves open."""
     for option, variable in _variables(level.command, environ):
@@ -149,8 +168,18 @@ def _take_environment(
             continue
         raw: Any = environ[variable].split() if option.multi else environ[variable]
         where = f"'{' / '.join(option.opts)}' (env var: {variable!r})"
-        options[option.name] = convert(option, raw, where, cwd, level.command.usage())
+        options[option.name] = _converted(option, raw, where, cwd, level.command.usage(), lenient=lenient)
         environment[option.name] = variable
+
+
+def _converted(option: Option, raw: Any, where: str, cwd: Path, usage: str, *, lenient: bool) -> Any:
+    """`option_values.convert`; with `lenient`, a value that another dbt may take stays as it is."""
+    try:
+        return convert(option, raw, where, cwd, usage)
+    except DbtUsageError as error:
+        if lenient and error.info is not None and error.info.code in OF_THE_TABLE:
+            return raw
+        raise
 
 
 def _variables(spec: Command, environ: Mapping[str, str]) -> Iterator[tuple[Option, str]]:

@@ -1,14 +1,15 @@
 """What dbt's command line knows: commands, options, arguments.
 
-Read from ``dbt_options.json``, which ``scripts/generate_dbt_options.py`` writes from dbt's own click
-commands, so the producer needs no dbt to judge a command line.
+The packaged table is ``dbt_options.json``, which ``scripts/generate_dbt_options.py`` writes from dbt's own click
+commands, so the producer needs no dbt to judge a command line. Workers publish such a table of their own dbt
+(`producer.dbt_tables`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -80,46 +81,113 @@ class Command:
 
 
 _HELP_OPTION = Option(HELP, ("--help", "-h"), kind="flag")
+_LIKE_ANY = "compile"
+"""A command that no table has is read with the options of this one: those that most commands share."""
+
+
+class Table:
+    """The command line of one dbt release, or of several that were merged.
+
+    Attributes:
+        lenient: whether what the table lacks is passed on, for the worker's dbt to judge, and not refused.
+    """
+
+    def __init__(self, data: Mapping[str, Any], *, lenient: bool = False) -> None:
+        self._data, self.lenient = data, lenient
+        self._commands: dict[str, Command] = {}
+
+    def as_lenient(self) -> Table:
+        """The same table, which passes on what it lacks."""
+        return Table(self._data, lenient=True)
+
+    def dbt_versions(self) -> tuple[str, ...]:
+        """The releases of dbt-core whose options it has, oldest first."""
+        return tuple(self._data["dbt_versions"])
+
+    def covers(self, release: str) -> bool:
+        """Whether the table has all that a release of dbt-core takes: it is one of its releases, or an earlier patch
+        of one. (A patch may add an option, and removes none.)"""
+        series, patch = _series_and_patch(release)
+        known = [_series_and_patch(each) for each in self.dbt_versions()]
+        return release in self.dbt_versions() or any(
+            series == known_series and patch is not None and known_patch is not None and patch <= known_patch
+            for known_series, known_patch in known
+        )
+
+    def command_names(self) -> tuple[str, ...]:
+        """Every command that can be run, without aliases: ``build``, ``docs generate``, …"""
+        return tuple(name for name, entry in self._data["commands"].items() if not entry.get("group"))
+
+    def variables(self) -> frozenset[str]:
+        """Environment variables that dbt takes options from."""
+        return frozenset(name for option in self._data["options"].values() for name in option.get("env", ()))
+
+    def subcommands(self, group: str) -> Mapping[str, str]:
+        """The words that may follow `group` (empty for dbt itself), aliases included, and the command each means."""
+        known = {name: name for name in self._data["commands"] if name} | dict(self._data["aliases"])
+        prefix = f"{group} " if group else ""
+        found = {name[len(prefix) :]: meant for name, meant in known.items() if name.startswith(prefix)}
+        return {word: meant for word, meant in found.items() if " " not in word}
+
+    def command(self, words: str) -> Command:
+        """The command of that name (no alias). Raises KeyError for one that the table lacks."""
+        found = self._commands.get(words)
+        if found is None:
+            entry = self._data["commands"][words]
+            options = [_option(key.partition("~")[0], self._data["options"][key]) for key in entry["options"]]
+            arguments = tuple((argument["name"], argument["required"]) for argument in entry["arguments"])
+            found = Command(words, (*options, _HELP_OPTION), arguments, entry.get("group", False))
+            self._commands[words] = found
+        return found
+
+    def unknown_command(self, words: str) -> Command:
+        """What stands for a command that the table lacks."""
+        like = self.command(_LIKE_ANY) if _LIKE_ANY in self._data["commands"] else self.command("")
+        return replace(like, words=words, arguments=(), group=False)
+
+    def spelled(self, spelling: str) -> Option | None:
+        """An option that any command spells so."""
+        for key, spec in self._data["options"].items():
+            if spelling in spec["opts"] or spelling in spec.get("off", ()):
+                return _option(key.partition("~")[0], spec)
+        return None
+
+
+def _series_and_patch(release: str) -> tuple[str, int | None]:
+    series, _, patch = release.rpartition(".")
+    return series, int(patch) if patch.isascii() and patch.isdigit() else None
 
 
 @lru_cache(maxsize=1)
-def _data() -> dict[str, Any]:
+def packaged() -> Table:
+    """The table that dbt-relay was installed with."""
     with Path(__file__).with_name("dbt_options.json").open("rb") as file:
-        data: dict[str, Any] = json.load(file)
-    return data
+        return Table(json.load(file))
 
 
 def dbt_versions() -> tuple[str, ...]:
-    """The releases of dbt-core whose options are known, oldest first."""
-    return tuple(_data()["dbt_versions"])
+    """The releases of dbt-core whose options are packaged, oldest first."""
+    return packaged().dbt_versions()
 
 
 def command_names() -> tuple[str, ...]:
-    """Every command that can be run, without aliases: ``build``, ``docs generate``, …"""
-    return tuple(name for name, entry in _data()["commands"].items() if not entry.get("group"))
+    """Every packaged command that can be run, without aliases: ``build``, ``docs generate``, …"""
+    return packaged().command_names()
 
 
 def variables() -> frozenset[str]:
-    """Environment variables that dbt takes options from."""
-    return frozenset(name for option in _data()["options"].values() for name in option.get("env", ()))
+    """Environment variables that dbt takes options from, as far as they are packaged."""
+    return packaged().variables()
 
 
 def subcommands(group: str) -> Mapping[str, str]:
-    """The words that may follow `group` (empty for dbt itself), aliases included, and the command each means."""
-    known = {name: name for name in _data()["commands"] if name} | _data()["aliases"]
-    prefix = f"{group} " if group else ""
-    found = {name[len(prefix) :]: meant for name, meant in known.items() if name.startswith(prefix)}
-    return {word: meant for word, meant in found.items() if " " not in word}
+    """See `Table.subcommands`; of the packaged table."""
+    return packaged().subcommands(group)
 
 
-@lru_cache(maxsize=32)
 def command(words: str) -> Command:
-    """The command of that name (no alias). Raises KeyError for one that dbt does not have."""
-    data = _data()
-    entry = data["commands"][words]
-    options = [_option(key.partition("~")[0], data["options"][key]) for key in entry["options"]]
-    arguments = tuple((argument["name"], argument["required"]) for argument in entry["arguments"])
-    return Command(words, (*options, _HELP_OPTION), arguments, entry.get("group", False))
+    """See `Table.command`; of the packaged table."""
+    return packaged().command(words)
 
 
 def _option(name: str, spec: Mapping[str, Any]) -> Option:

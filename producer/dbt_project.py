@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from producer.dbt_options import command_names
 from producer.embedded_dirs import configured_broker
 from producer.usage import did_you_mean, usage_error
 from producer.vars import load_yaml
@@ -83,6 +84,29 @@ def target_path(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -
     return _absolute(directory, given or "target")
 
 
+def log_folder(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> Path:
+    """Absolute path of the folder of ``dbt.log``: ``--log-path`` or ``DBT_LOG_PATH``, else ``log-path`` of the project
+    file, not rendered and relative to the project, else ``logs`` (dbt.cli.resolvers.default_log_path)."""
+    given = invocation.options.get("log_path")
+    if given is not None:
+        return _absolute(cwd, given)
+    directory = project_dir(invocation, cwd, environ)
+    try:
+        config = _read_project(directory, cwd)
+    except DbtUsageError:
+        return _absolute(cwd, "logs")
+    return _absolute(directory, str(config.get("log-path") or "logs"))
+
+
+def project_flags(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> Mapping[str, Any]:
+    """``flags`` of the project file; none where it cannot be read."""
+    try:
+        flags = _read_project(project_dir(invocation, cwd, environ), cwd).get("flags")
+    except DbtUsageError:
+        flags = None
+    return flags if isinstance(flags, dict) else {}
+
+
 def render(text: str, environ: Mapping[str, str]) -> str | None:
     """`text` with a lone ``{{ env_var('NAME', 'default') }}`` replaced; None where only dbt can render it."""
     found = _ENV_VAR.fullmatch(text)
@@ -102,7 +126,7 @@ def check_project(invocation: Invocation, *, cwd: Path, environ: Mapping[str, st
     """
     _check_unattended(invocation)
     directory = project_dir(invocation, cwd, environ)
-    if invocation.command in ("debug", "init"):
+    if invocation.command in ("debug", "init") or invocation.command not in command_names():
         return Project(directory, {})
     config = _read_project(directory, cwd)
     if invocation.command in COMMANDS_WITHOUT_PROFILE:

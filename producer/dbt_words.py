@@ -3,6 +3,9 @@
 Mirrors click's parser and dbt's MultiOption (click.parser, dbt.cli.options): ``--select a b`` takes
 all words up to the next option, ``--select --vars`` takes ``--vars`` as its value, options of dbt
 itself may stand before the command.
+
+A lenient table passes on what it lacks. The value of an option that no table has is guessed: what follows ``=``,
+else all words up to the next option; before the command, one word that is no command.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from producer.dbt_options import HELP, VERSION, Command, Option, command, subcommands
+from producer.dbt_options import HELP, VERSION, Command, Option, Table, packaged
 from producer.usage import did_you_mean, nearest, usage_error
 from workers.contract.errors import DbtUsageError
 
@@ -70,30 +73,39 @@ def checked_words(args: Sequence[str]) -> tuple[str, ...]:
     return words
 
 
-def read_words(words: tuple[str, ...]) -> list[Level]:
-    """The levels of a command line, from dbt down to the command; stops where help or version is asked for."""
-    levels = [Level(command(""))]
-    at = _scan(words, 0, levels[0])
+def read_words(words: tuple[str, ...], table: Table | None = None) -> list[Level]:
+    """The levels of a command line, from dbt down to the command; stops where help or version is asked for.
+
+    Args:
+        table: dbt's commands and options; the packaged ones where none is given.
+    """
+    table = table or packaged()
+    levels = [Level(table.command(""))]
+    at = _scan(words, 0, levels[0], table)
     while True:
         level = levels[-1]
         if not level.command.group or level.asked_for(HELP) or level.asked_for(VERSION):
             return levels
         if at >= len(words):
-            raise _missing_command(level.command)
-        meant = subcommands(level.command.words).get(words[at])
+            raise _missing_command(level.command, table)
+        meant = table.subcommands(level.command.words).get(words[at])
         if meant is None:
-            raise _unknown_command(level.command, words[at])
-        levels.append(Level(command(meant)))
-        at = _scan(words, at + 1, levels[-1])
+            if not table.lenient or words[at] in ("dbt", "dbt-relay"):
+                raise _unknown_command(level.command, words[at], table)
+            name = f"{level.command.words} {words[at]}".strip()
+            levels.append(Level(table.unknown_command(name)))
+        else:
+            levels.append(Level(table.command(meant)))
+        at = _scan(words, at + 1, levels[-1], table)
 
 
-def _missing_command(group: Command) -> DbtUsageError:
-    known = ", ".join(sorted(set(subcommands(group.words).values())))
+def _missing_command(group: Command, table: Table) -> DbtUsageError:
+    known = ", ".join(sorted(set(table.subcommands(group.words).values())))
     return usage_error("missing_command", "Missing command.", f"One of: {known}.", detail=group.usage())
 
 
-def _unknown_command(group: Command, word: str) -> DbtUsageError:
-    known = subcommands(group.words)
+def _unknown_command(group: Command, word: str, table: Table) -> DbtUsageError:
+    known = table.subcommands(group.words)
     fix = ""
     if word in ("dbt", "dbt-relay"):
         fix = f"Leave the word {word} out: the arguments start with dbt's command."
@@ -103,12 +115,12 @@ def _unknown_command(group: Command, word: str) -> DbtUsageError:
     return usage_error("unknown_command", message, fix, detail=group.usage())
 
 
-def _scan(words: tuple[str, ...], at: int, level: Level) -> int:
+def _scan(words: tuple[str, ...], at: int, level: Level, table: Table) -> int:
     """Read the words of one command into `level`; returns where the rest starts (click.parser._OptionParser)."""
     spellings = {
         spelled: option for option in level.command.options for spelled in (*option.opts, *option.off)
     }
-    scanner = _Scanner(words, at, level, spellings)
+    scanner = _Scanner(words, at, level, spellings, table)
     while scanner.at < len(words):
         word = words[scanner.at]
         if word == "--":
@@ -134,16 +146,22 @@ class _Scanner:
     at: int
     level: Level
     spellings: Mapping[str, Option]
+    table: Table
 
     def take_option(self, word: str) -> None:
         start = self.at
         self.at += 1
         spelled, equals, attached = word.partition("=")
         option = self.spellings.get(spelled)
+        if option is None and self.table.lenient and len(spelled) > 2 and spelled.startswith("--"):
+            option = self.table.spelled(spelled)  # another command has it: it is read as there
+            if option is None:
+                self._pass_on(alone=bool(equals))
+                return
         if option is not None and len(spelled) > 2:
             if option.takes_value:
                 self._take_value(option, spelled, attached if equals else None, start)
-            elif equals:
+            elif equals and not self.table.lenient:
                 raise self._error("option_without_value", f"Option {spelled!r} does not take a value.")
             else:
                 self._add(option, spelled not in option.off, start)
@@ -153,10 +171,25 @@ class _Scanner:
         else:
             self._take_letters(word, start)
 
+    def _pass_on(self, *, alone: bool) -> None:
+        """Leave the words of an option that no table has to dbt."""
+        if alone or self.at >= len(self.words):
+            return
+        if self.level.command.group:
+            known = self.table.subcommands(self.level.command.words)
+            word = self.words[self.at]
+            self.at += not word.startswith("-") and word not in known
+            return
+        while self.at < len(self.words) and not self.words[self.at].startswith("-"):
+            self.at += 1
+
     def _take_letters(self, word: str, start: int) -> None:
         """``-xf`` is ``-x -f``, and ``-smodel`` is ``-s model``."""
         for position, letter in enumerate(word[1:], start=1):
             option = self.spellings.get(f"-{letter}")
+            if option is None and self.table.lenient:
+                self._pass_on(alone=position + 1 < len(word))
+                return
             if option is None:
                 raise self._error("unknown_option", f"No such option '-{letter}'.")
             if option.takes_value:
@@ -167,6 +200,8 @@ class _Scanner:
     def _take_value(self, option: Option, spelled: str, attached: str | None, start: int) -> None:
         if attached is None:
             if self.at >= len(self.words):
+                if self.table.lenient:
+                    return
                 raise self._error("missing_value", f"Option {spelled!r} requires an argument.")
             attached = self.words[self.at]  # even when it looks like an option, as in click
             self.at += 1

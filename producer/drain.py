@@ -13,7 +13,8 @@ from producer.reaching import reaching
 from producer.usage import did_you_mean, usage_error
 from workers.contract.names import CONTROL_DRAIN
 from workers.contract.runs import answer_of
-from workers.contract.settings import celery_url
+from workers.contract.settings import celery_url, tls_options
+from workers.contract.stored import text_of, value_of
 
 DRAINED, LOST, SILENT = "drained", "lost", "silent"
 _ANSWER_SECONDS = 5.0
@@ -96,7 +97,8 @@ def _tell(client: RelayClient, names: list[str], grace: float | None) -> set[str
     from kombu.connection import Connection
     from kombu.pidbox import Mailbox
 
-    with Connection(celery_url(client.broker_url)) as connection:  # type: ignore[no-untyped-call]
+    url = client.broker_url
+    with Connection(celery_url(url), ssl=tls_options(url) or False) as connection:  # type: ignore[no-untyped-call]
         # as celery.app.control.Control has it
         mailbox: Any = Mailbox("celery", type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
         arguments = {} if grace is None else {"grace": grace}
@@ -108,7 +110,7 @@ def _look(client: RelayClient, worker: WorkerInfo, told: set[str], executing: di
     raw: Any = client.store.client.hget(client.store.keys.workers(), f"{worker.host}:{worker.pid}")
     if raw is None:
         return Seen(worker, DRAINED)
-    now = msgspec.json.decode(raw, type=WorkerInfo)
+    now = value_of(raw, WorkerInfo) or worker  # what it said when it was chosen
     doing = tuple(step for pid in now.children for step in executing.get(f"{now.host}:{pid}", ()))
     if client.store.server_time() - now.seen > _LOST_SECONDS:
         return Seen(worker, LOST, doing)
@@ -120,8 +122,9 @@ def _executing(client: RelayClient) -> dict[str, list[str]]:
     store = client.store
     found: dict[str, list[str]] = {}
     for raw in answer_of(store.client.zrange(store.keys.leases(), 0, -1)):
-        run_id, _, step = raw.decode().partition(" ")
+        run_id, _, step = text_of(raw).partition(" ")
         data = answer_of(store.client.hget(store.keys.steps(run_id), step))
-        if data is not None and step != "@session":
-            found.setdefault(str(msgspec.json.decode(data).get("owner")), []).append(f"{step} of {run_id}")
+        known = None if data is None else value_of(data, dict[str, Any])
+        if known is not None and step != "@session":
+            found.setdefault(str(known.get("owner")), []).append(f"{step} of {run_id}")
     return found

@@ -156,7 +156,7 @@ def hellos(info: StackInfo, namespace: str) -> list[str]:
     with contextlib.suppress(OSError):
         names = ask(info.socket, "HKEYS", Keys(namespace).workers())
         if isinstance(names, list):
-            return sorted(name.decode() for name in names if isinstance(name, bytes))
+            return sorted(name.decode(errors="replace") for name in names if isinstance(name, bytes))
     return []
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
+
+from producer.streams import say
 
 _PATIENCE = 5.0
 """Seconds that a cancel may take to reach Redis before its caller is let go without it."""
@@ -65,9 +66,7 @@ class Interrupts:
             raise Detached
         self._begin()
         again = "stops its private stack" if self._private else "stops waiting for its end"
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"cancelling run {self._run_id}; Ctrl-C again {again}\n")
-            sys.stderr.flush()
+        say(sys.stderr, f"cancelling run {self._run_id}; Ctrl-C again {again}")
 
     def _begin(self) -> threading.Thread:
         thread = threading.Thread(target=self._try, name="cancel", daemon=True)

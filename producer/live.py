@@ -56,7 +56,7 @@ class Progress:
         done: dbt's status by finished node.
         running: steps that are being executed, nodes and others.
         retrying: nodes that wait for another attempt.
-        waiting: steps that wait for another run, or another program, and what for.
+        waiting: steps that wait, such as nodes whose relation another run is writing, and what for.
         state: of the run.
     """
 
@@ -92,7 +92,7 @@ class Progress:
         elif state == RETRYING:
             self.retrying.add(step)
         elif state == WAITING:
-            self.waiting[step] = waiting_for(event)
+            self.waiting[step] = event.text
         elif state in GOOD_STATUSES | BAD_STATUSES and not step.startswith("@"):
             self.done[step] = state
 
@@ -217,10 +217,9 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
         )
     if len(nodes) > MAX_ROWS:
         rows.add_row(Text(f"  and {len(nodes) - MAX_ROWS} more", style="dim"))
-    texts = list(progress.waiting.values())[:MAX_ROWS]
-    waits.extend(
-        Text(f"  {text}", style="yellow") for text in texts
-    )  # beside the grid, whose columns they widen
+    for step, text in list(progress.waiting.items())[:MAX_ROWS]:
+        # beside the grid, whose columns it would widen
+        waits.append(Text(f"  {waiting_for(short_name(step), text)}", style="yellow"))
     if len(progress.waiting) > MAX_ROWS:
         waits.append(Text(f"  and {len(progress.waiting) - MAX_ROWS} more wait", style="yellow"))
     return Group(*parts, rows, *waits)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from producer.client import no_such_run
+from producer.dbt_options import Table
 from producer.dbt_words import Given, checked_words, read_words
 from producer.usage import usage_error
 from workers.contract.messages import RunRequest
 from workers.contract.names import new_run_id
 from workers.contract.results import RUN_TERMINAL
-from workers.contract.runs import LastWord, RunStore
+from workers.contract.runs import ENV_NAMES, LastWord, RunStore
+from workers.contract.stored import value_of
 
 RETRYABLE = frozenset(
     {"build", "clone", "compile", "generate", "run", "run-operation", "seed", "snapshot", "test"}
@@ -24,14 +26,14 @@ _WHERE = frozenset({"log_path", "profiles_dir", "project_dir", "target_path"})
 """Options that ``dbt retry`` takes from its own command line: a run knows where it ran."""
 
 
-def named_run(words: Sequence[str]) -> tuple[str, list[str]] | None:
+def named_run(words: Sequence[str], table: Table | None = None) -> tuple[str, list[str]] | None:
     """The run that a ``retry`` command line names, and the line without it; None for any other line.
 
     Raises:
         DbtUsageError: words that dbt would refuse.
     """
     line = checked_words(words)
-    levels = read_words(line)
+    levels = read_words(line, table)
     last = levels[-1]
     if last.command.words != "retry" or len(last.positional) != 1:
         return None
@@ -65,11 +67,14 @@ def retry_request(store: RunStore, run_id: str, args: Sequence[str] = ("retry",)
     )  # fmt: skip
 
 
-def check_environment(request: RunRequest) -> None:
-    """See to it that the environment of the earlier run is in the request to retry it.
+def with_environment(store: RunStore, request: RunRequest, environ: Mapping[str, str]) -> RunRequest:
+    """The request to retry a run, with the values that its environment contributed: Redis does not keep them.
+
+    Args:
+        environ: where the values are taken from.
 
     Raises:
-        DbtUsageError: it was in a file of the embedded stack, which is gone.
+        DbtUsageError: they were in a file of the embedded stack, which is gone; or `environ` lacks some.
     """
     if request.env_file is not None:
         run_id = request.retry_of
@@ -78,6 +83,17 @@ def check_environment(request: RunRequest) -> None:
             f"Run {run_id} had its environment from its caller, on the embedded stack, which keeps none.",
             f"Use DbtRunner.retry, or `dbt-relay retry {run_id}`: they bring their own.",
         )
+    names = value_of((store.fact(request.retry_of or "", ENV_NAMES) or "[]").encode(), list[str]) or []
+    missing = [name for name in names if name not in environ]
+    if missing:
+        raise usage_error(
+            "environment_not_kept",
+            f"Run {request.retry_of} had values of its caller's environment, which are not kept, and this "
+            f"environment lacks {', '.join(missing)}.",
+            "Set them and retry again, or submit the command itself again.",
+        )
+    # a run that a worker of an earlier release ended has its values still
+    return msgspec.structs.replace(request, env={**request.env, **{name: environ[name] for name in names}})
 
 
 def _check_retryable(request: RunRequest, last: LastWord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -11,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from producer import dbt_options
 from producer.dbt_args import Invocation, check_project, parse_invocation, with_vars
+from producer.dbt_options import Table
+from producer.dbt_tables import judged
 from producer.session import Follower, find_stack
 from workers.contract.events import LINE, STDERR, Event
 from workers.contract.messages import Limits, RetryPolicy
@@ -100,13 +102,19 @@ class DbtRunner:
         """
         environ = self._environment()
         cwd = self.working_dir.absolute()
-        args = with_vars(command_args, simulation_year, dbt_vars)
-        invocation = parse_invocation(args, environ=environ, cwd=cwd)
-        if self.threads and _takes_threads(invocation):
-            end = args.index("--") if "--" in args else len(args)
-            args = [*args[:end], "--threads", str(self.threads), *args[end:]]
-            invocation = parse_invocation(args, environ=environ, cwd=cwd)
-        check_project(invocation, cwd=cwd, environ=environ)
+
+        def read(table: Table) -> Invocation:
+            args = with_vars(command_args, simulation_year, dbt_vars, table=table)
+            invocation = parse_invocation(args, environ=environ, cwd=cwd, table=table)
+            if self.threads and _takes_threads(invocation):
+                end = args.index("--") if "--" in args else len(args)
+                args = [*args[:end], "--threads", str(self.threads), *args[end:]]
+                invocation = parse_invocation(args, environ=environ, cwd=cwd, table=table)
+            return invocation
+
+        invocation = judged(read, environ)
+        if not (invocation.wants_help or invocation.wants_version):
+            check_project(invocation, cwd=cwd, environ=environ)
         return self._following(environ).run(
             invocation, cwd=cwd, environ=environ, on_event=self._ear(stream_output, on_line),
             description=description, retry=retry or self._retry, limits=limits or self._limits,
@@ -120,7 +128,7 @@ class DbtRunner:
         return environ
 
     def _ear(self, stream_output: bool, on_line: OnLine | None) -> Callable[[Event], None]:
-        say = on_line or print
+        say = on_line or _print
 
         def heard(event: Event) -> None:
             if event.kind == LINE and event.stream == STDERR:
@@ -204,11 +212,18 @@ class DbtRunner:
             return self._follower
 
 
+def _print(line: str) -> None:
+    """Print a line of dbt. A stdout that takes nothing does not stop the run, as it does not stop dbt's."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line)  # noqa: T201 - it is asked for with `stream_output`
+
+
 def _takes_threads(invocation: Invocation) -> bool:
     """Whether the command knows ``--threads`` and was not told already."""
-    if not invocation.command or "threads" in invocation.options:
+    table, name = invocation.table, invocation.command
+    if name not in table.command_names() or "threads" in invocation.options:
         return False
-    return any(option.name == "threads" for option in dbt_options.command(invocation.command).options)
+    return any(option.name == "threads" for option in table.command(name).options)
 
 
 def _raise_usage(result: DbtResult) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,26 @@ import msgspec
 from producer import dbt_args, dbt_options, embedded
 from producer.client import RelayClient
 from producer.dbt_args import Invocation
+from producer.dbt_tables import judged
+from producer.file_log import LogWriter, open_log
 from producer.interrupts import Detached, Interrupts
 from producer.own_locks import explained
+from producer.streams import say
 from workers.contract.environment import allowed, names_noted, names_used
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, REPEATED, RUN, STDERR, Event, waiting_for
-from workers.contract.log import phase
+from workers.contract.log import log, phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
 from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.place import place_of
 from workers.contract.results import RUN_TERMINAL, WAITING, DbtResult
 from workers.contract.settings import Settings, read_settings
+from workers.contract.stored import UnpackError, unpack
 from workers.contract.surroundings import encode_environment, of_this_process, zone_name
 
 _NO_WORKER_SECONDS = 60.0
+_DBTS_OWN = "DBT_ENGINE_"
+"""Names with this beginning are dbt's own options, those of later releases too (dbt.env_vars)."""
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +126,10 @@ class Follower:
         """
         again = self.client.retry_request(run_id, args)
         cwd = Path(again.cwd)
-        invocation = dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd)
+        invocation = judged(
+            lambda table: dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd, table=table),
+            environ,
+        )
         request, env_file = self.request(
             invocation, cwd=cwd, environ=environ, description=description, limits=limits
         )
@@ -139,6 +149,10 @@ class Follower:
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
         submitted, run_id = time.monotonic(), request.run_id
+        log_file = open_log(invocation, cwd=Path(request.cwd), environ=environ)
+        log_writer = None if log_file is None else LogWriter(self.client, run_id, log_file)
+        request = msgspec.structs.replace(request, file_log=log_writer is not None)
+        ended = False
 
         def cancel() -> None:
             self.client.cancel(run_id, "interrupted by its caller")
@@ -147,10 +161,13 @@ class Follower:
             with Interrupts(run_id, cancel, private=self.stack.check is not None) as interrupts:
                 with phase("submit", run=run_id):
                     self.client.submit(request)
+                if log_writer is not None:
+                    log_writer.start()
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
                     lines, errors = self._follow(run_id, on_event)
+                ended = True
             with phase("collect", run=run_id):
                 result = self.client.collect(run_id, lines, errors)
         except Detached:
@@ -159,12 +176,26 @@ class Follower:
         finally:
             if env_file is not None:
                 env_file.unlink(missing_ok=True)
+            if log_writer is not None and (problem := log_writer.finish(None if ended else 2.0)):
+                say(sys.stderr, f"dbt-relay: {problem}")
         result.execution_time = time.monotonic() - submitted
         if result.error is not None:
             result = explained(result)
         if request.return_artifacts:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result
+
+    def keep(self, result: DbtResult, environ: Mapping[str, str]) -> None:
+        """Keep a run whose stack ends with this process, so that it can be asked for afterwards."""
+        if self.stack.check is None:
+            return  # Redis keeps it
+        from producer import kept_runs
+
+        with contextlib.suppress(BrokerUnavailableError):
+            fields = self.client.fields(result.run_id)
+            kept_runs.keep(
+                environ, result.run_id, kept_runs.KeptRun(fields=fields, lines=result.stdout.splitlines())
+            )
 
     def request(
         self,
@@ -184,6 +215,7 @@ class Follower:
         env: dict[str, str] = {}
         if embedded_dir is None:
             names = names_used([project]) | names_noted(environ) | dbt_options.variables()
+            names |= {name for name in environ if name.startswith(_DBTS_OWN)}
             given = {name: environ[name] for name in names if name in environ}
             zone = zone_name(environ)
             if zone is not None:
@@ -229,7 +261,7 @@ class Follower:
         if result.run_results is not None and not _is_there(target / RUN_RESULTS, result.run_results):
             _replace(target / RUN_RESULTS, json.dumps(result.run_results).encode())
         for name, packed in self.client.artifacts(result.run_id, ARTIFACTS).items():
-            _replace(target / name, zlib.decompress(packed))
+            _write_artifact(target / name, packed, result.run_id)
 
 
 def run_invocation(
@@ -245,11 +277,12 @@ def run_invocation(
     Raises:
         as `Follower.run`.
     """
-    settings = read_settings(environ)
-    follower = Follower(find_stack(environ), settings)
-    return follower.run(
+    follower = Follower(find_stack(environ), read_settings(environ))
+    result = follower.run(
         invocation, cwd=cwd, environ=environ, on_event=_lines_to(on_line), description=description
     )
+    follower.keep(result, environ)
+    return result
 
 
 def retry_run(
@@ -260,8 +293,15 @@ def retry_run(
     Raises:
         as `Follower.retry`.
     """
+    from producer.kept_runs import kept_run
+
     follower = Follower(find_stack(environ), read_settings(environ))
-    return follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    earlier = kept_run(environ, run_id)
+    if earlier is not None:
+        follower.client.restore(run_id, earlier.fields)
+    result = follower.retry(run_id, args, environ=environ, on_event=_lines_to(on_line))
+    follower.keep(result, environ)
+    return result
 
 
 def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
@@ -275,9 +315,9 @@ def _lines_to(on_line: Callable[[str], None]) -> Callable[[Event], None]:
         elif event.kind == LINE:
             on_line(event.text)
         elif event.state == WAITING:
-            sys.stderr.write(f"dbt-relay: {waiting_for(event)}\n")
+            say(sys.stderr, f"dbt-relay: {waiting_for(event.node, event.text)}")
         elif event.state == REPEATED:
-            sys.stderr.write(f"dbt-relay: warning: {event.text}\n")
+            say(sys.stderr, f"dbt-relay: warning: {event.text}")
 
     return heard
 
@@ -351,6 +391,16 @@ def _no_runtime_folder(folder: Path, error: OSError) -> Exception:
         "Run the command again: where the folder is gone, a new stack is started. If a program that cleans "
         "temporary folders removed it, set DBT_RELAY_RUNTIME_DIR to a folder elsewhere.",
     )
+
+
+def _write_artifact(path: Path, packed: bytes, run_id: str) -> None:
+    try:
+        content = unpack(packed)
+    except UnpackError as error:
+        log("an artifact is not readable, it is left out", level=logging.WARNING, run=run_id,
+            artifact=path.name, error=str(error))  # fmt: skip
+    else:
+        _replace(path, content)
 
 
 def _is_there(path: Path, run_results: Mapping[str, Any]) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from producer.usage import usage_error
+from workers.contract.scrub import MASK
 
 try:  # dbt.clients.yaml_helper prefers the same one; it is ten times faster
     from yaml import CSafeLoader as SafeLoader
@@ -194,3 +196,44 @@ def _representable(key: Any, value: Any) -> None:
             f"The var {key!r} holds a {type(value).__name__} that cannot be written as YAML: {_clip(repr(value))}.",
             "Give vars as text, numbers, true/false, dates, None, lists and mappings of those.",
         ) from None
+
+
+_SECRET_NAME = re.compile(r"pass|pwd|secret|token|api_?key|private|credential", re.IGNORECASE)
+
+
+def shown_args(args: Sequence[str]) -> list[str]:
+    """dbt's arguments for people who list runs: values of ``--vars`` whose names sound like secrets are masked.
+
+    Args:
+        args: as they were submitted.
+    """
+    shown: list[str] = []
+    for word in args:
+        option, equals, value = word.partition("=")
+        if equals and option == "--vars":
+            shown.append(f"--vars={_masked(value)}")
+        else:
+            shown.append(_masked(word) if shown and shown[-1] == "--vars" else word)
+    return shown
+
+
+def _masked(text: str) -> str:
+    if not _SECRET_NAME.search(text):
+        return text
+    try:
+        values = load_yaml(text)
+    except ValueError:
+        return MASK
+    masked = _without_secrets(values)
+    return text if masked == values else yaml.safe_dump(masked, default_flow_style=True, width=10**9).strip()
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            name: MASK if _SECRET_NAME.search(str(name)) else _without_secrets(each)
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value]
+    return value

@@ -38,13 +38,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The engine's integration tests are those that dbt-core 1.10 must pass too. Unit tests come last: short
-    as their files are, they fill the time while another process is at a long one.
+    """Marks the tests that each supported release of dbt-core has to pass, in a step of its own: the engine's, the
+    short comparison with plain dbt, and some of dbt's own adapter tests. Unit tests come last: short as their files
+    are, they fill the time while another process is at a long one.
     """
     items.sort(key=lambda item: item.path.parent.name == "unit")
     for item in items:
-        if item.path.parent.name == "integration" and "engine" in item.path.name:
-            item.add_marker("dbt110")
+        of_engine = item.path.parent.name in {"integration", "unit"} and "engine" in item.path.name
+        compared = item.path.parent.name in {"parity", "conformance"} and not item.get_closest_marker(
+            "parity"
+        )
+        if of_engine or compared:
+            item.add_marker("dbt_releases")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from celery import Celery
+import sys
+from typing import Any
+
+from celery import Celery, signals
 from kombu.transport import TRANSPORT_ALIASES
 
-from workers.contract.settings import celery_url, read_settings
+from workers.contract.errors import DbtUsageError
+from workers.contract.settings import Settings, celery_url, read_settings, tls_options
 
-settings = read_settings()
+
+def _settings() -> Settings:
+    """The settings of this process; a mistake in them ends it with a sentence, not with a traceback of Celery's."""
+    try:
+        return read_settings()
+    except DbtUsageError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from error
+
+
+settings = _settings()
 
 # What is no message must not end the worker (`workers.intake` says how it would).
 TRANSPORT_ALIASES.update(redis="workers.intake:GuardedTransport", rediss="workers.intake:GuardedTransport")
@@ -18,6 +32,8 @@ app = Celery(
     amqp="workers.intake:ReticentAMQP",
 )
 app.conf.update(
+    # kombu verifies no certificate of rediss:// unless it is told to; Flower reads this, too.
+    broker_use_ssl=tls_options(settings.broker_url),
     task_default_queue=settings.queue,
     # The ledger recovers what a worker loses; late acks would run every node in flight twice after
     # a dropped connection, and hold a long node's message unacknowledged for hours.
@@ -65,3 +81,17 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
 )  # fmt: skip
+
+
+@signals.import_modules.connect  # type: ignore[untyped-decorator]
+def _check_dbt(**_: Any) -> None:
+    """Refuse a dbt that the engine cannot drive, before Celery imports the tasks and with them dbt.
+
+    Raises:
+        SystemExit: with what is missing and what to do.
+    """
+    from workers.engine.needs import complaint
+
+    text = complaint()
+    if text is not None:
+        raise SystemExit(text)

@@ -10,18 +10,20 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import redis
 
-from workers import reports
+from workers import env_file, reports
+from workers.app import settings
 from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
 from workers.contract.events import REPEATED, STATE, Event
 from workers.contract.log import log
+from workers.contract.messages import RunRequest, encode_request
 from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
+from workers.contract.runs import ENV_NAMES
 from workers.engine.spec import Finished, StepResult
 from workers.heart import DRAIN, LOST, StepInterrupted
 from workers.ledger import Claim, FenceLostError, Move
@@ -64,6 +66,18 @@ def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
     finished = Finished(return_code=2, error=error and msgspec.structs.replace(error, node=None))
     return end_run(held, run, claim, began, finished, steps, stop=held.ledger.fact(claim.run_id, "stop"))
+
+
+def end_orphaned(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+    """End a run that was stopped, without its dbt: no worker has the release that planned it. Its end hooks do
+    not run."""
+    raw, attempts, stop = held.ledger.outcomes(claim.run_id)
+    raw.pop(STEP_START, None)
+    steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
+    finished = Finished(return_code=1)
+    return end_run(
+        held, run, claim, time.time(), finished, steps, stop=stop or "cancelled", attempts=attempts
+    )
 
 
 def end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
@@ -117,12 +131,12 @@ def end_run(
         )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
-        final=final.decode(),
+        final=final.decode(), facts=_without_environment(run.request),
     )  # fmt: skip
     _warn(held, claim, warnings)
     held.ledger.finish(claim, move, attempt=attempt)
     if run.request.env_file is not None:  # its caller may be gone
-        Path(run.request.env_file).unlink(missing_ok=True)
+        env_file.remove(run.request.env_file, settings)
     held.forget(claim.run_id)
     held.engine.forget(claim.run_id)
     log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)
@@ -139,6 +153,16 @@ def _warn(held: Runtime, claim: Claim, warnings: dict[str, str]) -> None:
         )  # fmt: skip
     if warnings:
         held.progress.flush()
+
+
+def _without_environment(request: RunRequest) -> dict[str, str | int | float] | None:
+    """What replaces the request of a run that ends: values of its caller's environment are not kept, their
+    names are."""
+    if not request.env:
+        return None
+    kept = msgspec.structs.replace(request, env={})
+    names = msgspec.json.encode(sorted(request.env)).decode()
+    return {"request": encode_request(kept).decode(), ENV_NAMES: names}
 
 
 def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:

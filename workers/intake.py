@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from celery.worker.consumer import Consumer
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -164,10 +166,31 @@ _NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, 
 _NEVER_AGAIN = Retry(NoBackoff(), 0)
 
 
+class CompressedMessageError(ValueError):
+    """A message says that its body is compressed. None of ours is, and a few kilobytes may unpack to gigabytes."""
+
+
+_COMPRESSED = "its body is compressed, which no message of dbt-relay is"
+
+
+class PlainMessage(virtual.Message):
+    """kombu's message, which is never decompressed: kombu does it when it makes the object, without a limit."""
+
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        headers = payload.get("headers") if isinstance(payload, dict) else None
+        if isinstance(headers, dict) and headers.get("compression"):
+            try:
+                raise CompressedMessageError(_COMPRESSED)  # noqa: TRY301 - for its traceback
+            except CompressedMessageError:
+                self.errors = [sys.exc_info()]  # as kombu notes them; it leaves the body as it is then
+        super().__init__(payload, channel=channel, **options)  # type: ignore[no-untyped-call]
+
+
 class GuardedChannel(kombu_redis.Channel):
     """kombu's, but for queue entries that are no messages. They are gone with the read. A server that refuses
     every write is away."""
 
+    Message = PlainMessage
     _sender: Any = None
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
@@ -187,7 +210,13 @@ class GuardedChannel(kombu_redis.Channel):
         # next (redis.client.PubSub._execute): the worker's event loop with it, which takes no message meanwhile.
         # With the error, kombu and Celery connect again.
         client.connection.retry = _NEVER_AGAIN
-        return super()._receive_one(client)  # type: ignore[no-untyped-call]
+        try:
+            return super()._receive_one(client)  # type: ignore[no-untyped-call]
+        except (
+            _NO_MESSAGE
+        ) as error:  # published to remote control; Celery would take it for a lost connection
+            refuse(f"not a message: {type(error).__name__}: {error}")
+            return None
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -29,10 +29,11 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from workers.contract.names import QUEUE_LEVELS, Keys
+from workers.contract.names import QUEUE_LEVELS, Keys, is_run_id
 from workers.contract.purge import forget_workers
 from workers.contract.results import Attempt
-from workers.contract.runs import RESULT_TTL, RunStore, answer_of, steps_of
+from workers.contract.runs import RESULT_TTL, RunStore, answer_of, run_ids_in, steps_of
+from workers.contract.stored import text_of
 
 LEASE_MS: Final = 8_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
@@ -41,6 +42,9 @@ PATIENCE_MS: Final = 300_000
 """For how long a message may wait in a queue that is not empty before it is sent again."""
 
 FULL: Final = "Redis is full (maxmemory): nothing begins until it has room"
+
+OTHER_DBT: Final = "planned by another dbt"
+"""Why a claim or a session is refused to a worker whose dbt is not the run's (`lua/prelude.lua`)."""
 
 MAX_REASONS: Final = 200
 OTHER_REASONS: Final = "(other reasons)"
@@ -92,6 +96,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         strays: for the close: whether any execution in the run lost its lease, and may be alive.
         sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
         died: how the last execution's process ended, where its parent could say.
+        orphaned: whether the run is being stopped and no worker has the dbt that planned it: it ends without dbt.
         publish: other steps whose messages have to be published now.
     """
 
@@ -110,6 +115,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     died: Death | None = None
     grace: float = 0.0
     strays: bool = False
+    orphaned: bool = False
     sure_until: float = 0.0
     publish: tuple[str, ...] = ()
 
@@ -180,8 +186,10 @@ class Ledger(RunStore):
         keys: Keys | None = None,
         lease_ms: int = LEASE_MS,
         result_ttl: int = RESULT_TTL,
+        dbt: str = "",
     ) -> None:
         super().__init__(client, keys=keys)
+        self.dbt = dbt
         self.lease_ms = lease_ms
         self.result_ttl = result_ttl
 
@@ -228,7 +236,7 @@ class Ledger(RunStore):
         try:
             answer = self.call_json(
                 "claim", run_id, step, owner, self.lease_ms, "" if session is None else session,
-                secrets.token_hex(6),
+                secrets.token_hex(6), self.dbt,
             )  # fmt: skip
         except redis.OutOfMemoryError:
             return Refusal(FULL)
@@ -380,9 +388,27 @@ class Ledger(RunStore):
         missed = now if queue_empty else now - PATIENCE_MS
         pairs = []
         for key, until in ((self.keys.leases(), now), (self.keys.watches(), missed)):
-            raw: Any = self.client.zrange(key, 0, until, byscore=True, offset=0, num=limit)
-            pairs += [item.decode().split(" ", 1) for item in raw]
-        return [(run_id, step) for run_id, step in pairs]
+            raw: Any = self.client.zrange(key, "-inf", until, byscore=True, offset=0, num=limit)
+            pairs += self._steps_in(key, raw)
+        return pairs
+
+    def _steps_in(self, key: str, entries: Iterable[bytes]) -> list[tuple[str, str]]:
+        """(run, step) pairs of entries of leases or watches. What is none is removed: it would stay overdue."""
+        pairs = []
+        for entry in entries:
+            run_id, _, step = text_of(entry).partition(" ")
+            if is_run_id(run_id) and step:
+                pairs.append((run_id, step))
+            else:
+                self.client.zrem(key, entry)
+                self.count_rejected(f"not a step, in {key}")
+        return pairs
+
+    def look_later(self, run_id: str, step: str, seconds: float = 60.0) -> None:
+        """Leave a step that cannot be looked at alone for a while: others are due."""
+        due, member = int((self.server_time() + seconds) * 1000), f"{run_id} {step}"
+        for key in (self.keys.leases(), self.keys.watches()):
+            self.client.zadd(key, {member: due}, xx=True)
 
     def reap(self, run_id: str, step: str, looked_ms: int = 0) -> dict[str, Any]:
         """Look at one overdue lease or watch: ``what`` is nothing, publish, lost or deadline.
@@ -404,7 +430,7 @@ class Ledger(RunStore):
         body = msgspec.json.encode(death)
         put_back = []
         raw: Any = self.client.zrange(self.keys.leases(), 0, -1)
-        for run_id, step in (item.decode().split(" ", 1) for item in raw):
+        for run_id, step in self._steps_in(self.keys.leases(), raw):
             answer = self.call_json("reap", run_id, step, "", owner, body)
             if answer["what"] == "lost":
                 put_back.append((run_id, step, steps_of(answer.get("publish"))))
@@ -413,7 +439,7 @@ class Ledger(RunStore):
     def some_active_runs(self, count: int = 20) -> list[str]:
         """Unfinished runs, drawn at random."""
         raw: Any = self.client.zrandmember(self.keys.active(), count)
-        return [run_id.decode() for run_id in raw or ()]
+        return run_ids_in(raw or ())
 
     def forget_dead_workers(self) -> None:
         """Remove the hellos of workers that ended without a goodbye an hour ago or more."""

@@ -18,10 +18,13 @@ from celery import signals
 from workers import memory
 from workers.app import settings
 from workers.board import board
+from workers.contract.command_line import pack
 from workers.contract.connection import connect
+from workers.contract.errors import DbtUsageError
 from workers.contract.log import configure, log, own_stderr
-from workers.contract.names import Keys
+from workers.contract.names import Keys, release_queue
 from workers.draining import drain, seconds_left
+from workers.engine.patches import registry
 from workers.intake import count_with
 from workers.lease_renewal import ChildLeases
 from workers.ledger import Ledger
@@ -63,6 +66,15 @@ def _logging(loglevel: Any = None, **_: Any) -> None:
     configure(settings.log_format, settings.log_level, stream)
 
 
+@signals.celeryd_after_setup.connect
+def _consume_release_queue(instance: Any = None, **_: Any) -> None:
+    """Take what workers with another dbt pass on to those with this one."""
+    from workers.engine.release import release
+
+    if instance is not None and settings.queue in instance.app.amqp.queues.consume_from:
+        instance.app.amqp.queues.select_add(release_queue(settings.queue, release()))
+
+
 @signals.worker_init.connect
 def _before_the_pool(sender: Any = None, **_: Any) -> None:
     """Load dbt before the pool forks: its children share the pages, and so does whoever takes the place of one
@@ -73,6 +85,10 @@ def _before_the_pool(sender: Any = None, **_: Any) -> None:
     import workers.engine.engine
     import workers.tasks  # noqa: F401
 
+    try:
+        registry.apply(settings.patches)
+    except DbtUsageError as error:
+        raise SystemExit(f"dbt-relay: {error}") from None
     gc.collect()
     gc.freeze()
 
@@ -84,7 +100,13 @@ def _ready(sender: Any = None, **_: Any) -> None:
     client = connect(url)
     ledger = Ledger(client, keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl)
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
-    presence = Presence(client, keys, str(getattr(sender, "hostname", "")), processes)
+    from workers.engine import command_line, release
+
+    presence = Presence(
+        client, keys, str(getattr(sender, "hostname", "")), processes,
+        dbt=release.release(), adapters=release.adapters(),
+        command_line=pack(command_line.pack(command_line.describe_dbt())),
+    )  # fmt: skip
     send = functools.partial(publish, ledger)
     reaper = Reaper(
         ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
@@ -110,6 +132,11 @@ def _ready(sender: Any = None, **_: Any) -> None:
     for each in _rounds:
         each.start()
     log("worker ready", processes=processes)
+    if registry.skipped():
+        log(
+            "functions of dbt are not replaced: the installed source is not one that was tested; runs are right, but slower",
+            patches=",".join(registry.skipped()),
+        )
 
 
 @signals.worker_process_init.connect

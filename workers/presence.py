@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 import redis
 from billiard.process import active_children
 
 from workers.app import settings
+from workers.contract.command_line import EXPIRY_SECONDS
 from workers.contract.log import log
 from workers.contract.names import Keys
 from workers.draining import draining
@@ -31,19 +33,27 @@ _SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], 
 """A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
-def turns_of(workers: Iterable[Mapping[str, Any]], now: float) -> int:
+class Hello(msgspec.Struct, frozen=True):
+    """What counts for turns of what a worker says. Earlier releases do not say `contexts`."""
+
+    seen: float = 0.0
+    processes: int = 0
+    contexts: int | None = None
+
+
+def turns_of(workers: Iterable[Hello], now: float) -> int:
     """How many runs may have steps under way at once.
 
     Each process may be given a step of any of these runs. So it must keep the projects of all of them, beside those
     of runs that end and begin meanwhile: half of what it keeps. But no process is to be idle while runs wait.
 
     Args:
-        workers: what the workers say of themselves.
+        workers: what the workers say.
         now: seconds since the epoch.
     """
-    alive = [each for each in workers if each.get("seen", 0) > now - MISSING_SECONDS]
-    kept = min((int(each["contexts"]) for each in alive if "contexts" in each), default=settings.contexts)
-    return max(1, kept // 2, sum(int(each.get("processes", 0)) for each in alive))
+    alive = [each for each in workers if each.seen > now - MISSING_SECONDS]
+    kept = min((each.contexts for each in alive if each.contexts is not None), default=settings.contexts)
+    return max(1, kept // 2, sum(each.processes for each in alive))
 
 
 class Presence:
@@ -51,18 +61,33 @@ class Presence:
 
     INTERVAL = 5.0
 
-    def __init__(self, client: redis.Redis, keys: Keys, name: str, processes: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        name: str,
+        processes: int,
+        *,
+        dbt: str = "",
+        adapters: Mapping[str, str] | None = None,
+        command_line: bytes = b"",
+    ) -> None:
         """
         Args:
             name: Celery's name of the worker.
             processes: how many its pool has.
+            dbt: its release of dbt-core.
+            adapters: its adapters by name, each with its release.
+            command_line: the packed description of its dbt's command line.
         """
         self._client, self._key, self._rules = client, keys.workers(), keys.turns_rules()
+        self._described, self._command_line = keys.command_line(dbt), command_line
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._plain: dict[str, Any] = {
             "host": socket.gethostname(), "pid": os.getpid(), "processes": processes,
             "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
-            "since": time.time(), "name": name, "draining": False, "contexts": settings.contexts,
+            "since": time.time(), "name": name, "draining": False, "dbt": dbt, "adapters": dict(adapters or {}),
+            "contexts": settings.contexts,
         }  # fmt: skip
         self._gone, self._lock = False, threading.Lock()
 
@@ -75,15 +100,27 @@ class Presence:
                 "seen": time.time(), "draining": draining(),
                 "children": [child.pid for child in active_children()],
             }  # fmt: skip
+            self._describe()
             self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
             self._set_turns()
 
     def _set_turns(self) -> None:
         """Write how many runs go on at once (`lua/turns.lua`). Every worker writes the same."""
         said: Any = self._client.hvals(self._key)
+        workers = []
+        for raw in said:
+            with contextlib.suppress(msgspec.MsgspecError):  # not written by a worker
+                workers.append(msgspec.json.decode(raw, type=Hello))
+        turns = turns_of(workers, time.time())
         with contextlib.suppress(redis.OutOfMemoryError):  # what is written stays true
-            turns = turns_of([json.loads(raw) for raw in said], time.time())
             self._client.hset(self._rules, mapping={"runs": turns, "seconds": TURN_SECONDS})
+
+    def _describe(self) -> None:
+        """Publish the description of dbt's command line, or renew its expiry. A full server keeps none: clients
+        then check against the description that they were installed with."""
+        if self._command_line and not self._client.expire(self._described, EXPIRY_SECONDS):
+            with contextlib.suppress(redis.OutOfMemoryError):
+                self._client.set(self._described, self._command_line, ex=EXPIRY_SECONDS)
 
     def take_back(self) -> None:
         """Say goodbye; no hello follows it."""

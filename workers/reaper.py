@@ -18,6 +18,7 @@ from typing import Any
 import redis
 
 from workers.contract.log import log
+from workers.contract.stored import is_damaged, is_wrong_type
 from workers.ledger import Ledger, lease_clock
 from workers.strays import Strays
 
@@ -45,6 +46,12 @@ class Reaper:
         """
         try:
             return self._sweep()
+        except redis.ResponseError as error:
+            if is_wrong_type(error) and (removed := self._ledger.remove_wrong_types()):
+                log("keys of another type were removed", level=logging.WARNING, keys=removed, phase="reap")
+                return 0
+            self._wait_for_renewals("server was away")
+            raise
         except redis.RedisError:
             self._wait_for_renewals("server was away")
             raise
@@ -63,7 +70,7 @@ class Reaper:
             self._wait_for_renewals("server was slow")
             return 0
         for run_id, step in overdue:
-            moved += self._look(run_id, step, now_ms)
+            moved += self._try_to_look(run_id, step, now_ms)
             if self._is_waiting():
                 return moved
         if self._strays is not None:
@@ -73,10 +80,37 @@ class Reaper:
             self._ledger.forget_dead_workers()
             # nothing should be found here: each move hands out what it made ready
             for run_id in self._ledger.some_active_runs():
-                steps = self._ledger.dispatch(run_id)
-                self._publish(run_id, steps)
-                moved += len(steps)
+                moved += self._dispatch(run_id)
         return moved
+
+    def _dispatch(self, run_id: str) -> int:
+        try:
+            steps = self._ledger.dispatch(run_id)
+        except redis.ResponseError as error:
+            self._skip(error, run_id, "")
+            return 0
+        self._publish(run_id, steps)
+        return len(steps)
+
+    def _try_to_look(self, run_id: str, step: str, looked_ms: int) -> int:
+        """Look at one step. A run whose state is damaged delays no other."""
+        try:
+            return self._look(run_id, step, looked_ms)
+        except redis.ResponseError as error:
+            self._skip(error, run_id, step)
+            self._ledger.look_later(run_id, step)
+            return 0
+
+    def _skip(self, error: redis.ResponseError, run_id: str, step: str) -> None:
+        """Log that the state of a run is damaged.
+
+        Raises:
+            redis.ResponseError: it is the server's, not the run's.
+        """
+        if isinstance(error, redis.OutOfMemoryError) or not is_damaged(error):
+            raise error
+        log("the state of a run is damaged, `dbt-relay purge RUN --force` removes it", level=logging.WARNING,
+            run=run_id, node=step, error=str(error)[:200], phase="reap")  # fmt: skip
 
     def _look(self, run_id: str, step: str, looked_ms: int) -> int:
         answer = self._ledger.reap(run_id, step, looked_ms)

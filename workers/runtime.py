@@ -10,26 +10,29 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import redis
+from billiard import common as billiard_common
 from billiard.process import current_process
 from celery import current_task
 
+from workers import env_file
 from workers.app import settings
 from workers.board import board
 from workers.contract.connection import connect
-from workers.contract.errors import DbtUsageError
+from workers.contract.environment import allowed
 from workers.contract.events import Event
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
 from workers.contract.names import Keys
-from workers.contract.surroundings import decode_environment, read_surroundings
+from workers.contract.surroundings import read_surroundings
 from workers.engine.engine import Engine
 from workers.engine.invocation import dbt_environment
 from workers.engine.limits import TimeLimitError
+from workers.engine.patches import registry
+from workers.engine.release import release
 from workers.engine.spec import RunFacts, RunSpec
 from workers.heart import DRAIN, Heart
 from workers.lease_renewal import HeldLeases, Lease, decode_leases, held_leases, renewed_leases
@@ -92,13 +95,19 @@ class Runtime:
     """One process's share of the work."""
 
     def __init__(self) -> None:
+        registry.apply(settings.patches)  # done by the parent, unless this process was spawned
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
-            connect(url, patience=PATIENCE), keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl
-        )
+            connect(url, patience=PATIENCE, refusals_pass=True), keys=keys, lease_ms=lease_ms,
+            result_ttl=settings.result_ttl, dbt=release(),
+        )  # fmt: skip
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
-        self.engine = Engine(RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts)
+        self.engine = Engine(
+            RedisContexts(self.ledger), worker=self.owner, contexts=settings.contexts,
+            # set by the pool's handler of SIGTERM, which then raises SystemExit
+            exiting=lambda: billiard_common._should_have_exited[0],  # noqa: SLF001 - public from billiard 4.3 on
+        )  # fmt: skip
         self.progress = Progress(self.ledger)
         # a beat that waits is no beat: the heart must know in time that the server does not answer
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
@@ -225,22 +234,22 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     """What the engine is told of a request on this machine.
 
     Raises:
-        DbtUsageError: the caller's environment file is gone.
+        DbtUsageError: the caller's environment file is gone, or is none of this stack's.
     """
     if request.env_file:
-        try:
-            env = decode_environment(Path(request.env_file).read_bytes())
-        except (OSError, ValueError) as error:
-            raise DbtUsageError(
-                f"the caller's environment cannot be read from {request.env_file}: {error}"
-            ) from error
+        env = env_file.read(request.env_file, settings)
     else:
-        env = {**os.environ, **request.env}
+        given = allowed(request.env, settings.env_deny)  # whoever can write to Redis sends requests
+        if left_out := sorted(request.env.keys() - given.keys()):
+            log("values of the caller's environment are left out", level=logging.WARNING, run=request.run_id,
+                names=left_out, reason="DBT_RELAY_ENV_DENY")  # fmt: skip
+        env = {**os.environ, **given}
     args, cwd, project_dir = _here(request)
     return RunSpec(
         run_id=request.run_id, args=args, cwd=cwd, project_dir=project_dir,
         env=dbt_environment(env), invocation_id=invocation_id, started_at=started_at,
-        debug=request.debug, required_models=request.required_models, surroundings=read_surroundings(env),
+        debug=request.debug, file_log=request.file_log, required_models=request.required_models,
+        surroundings=read_surroundings(env),
     )  # fmt: skip
 
 

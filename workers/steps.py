@@ -146,6 +146,7 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         # digits that a script would round: every process has the same moment
         "invocation_id": run.spec.invocation_id, "started_at": repr(began),
         "mode": "session" if planned.warehouse else "message", "lock": planned.warehouse or "",
+        "dbt": held.ledger.dbt,
     }  # fmt: skip
     if planned.whole is not None:
         held.forget(claim.run_id)
@@ -336,7 +337,7 @@ def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         if warehouse is not None and run.lock is None:
             facts: dict[str, str | int | float] = {
                 "mode": "session", "lock": warehouse, "invocation_id": run.spec.invocation_id,
-                "started_at": repr(began),
+                "started_at": repr(began), "dbt": held.ledger.dbt,
             }  # fmt: skip
             held.forget(claim.run_id)
             held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts=facts))

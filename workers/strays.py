@@ -28,10 +28,12 @@ import redis
 
 from workers.contract.log import log
 from workers.contract.names import Keys
+from workers.contract.stored import text_of, value_of
 from workers.file_locks import LINUX, NOBODY, locked_by
 
 _PREFIX: Final = "duckdb:"
 _DYING_SECONDS: Final = 10.0
+_LOGGED_AT_MOST: Final = 100
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -67,6 +69,7 @@ class Strays:
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._key = client, keys.strays()
+        self._unreadable: set[bytes] = set()
 
     def end(self, files: Collection[str] | None = None) -> list[Holder]:
         """Kill those of this machine that still hold their file.
@@ -80,13 +83,22 @@ class Strays:
         left = []
         entries: Any = self._client.hkeys(self._key)
         for entry in entries:
-            holder = msgspec.json.decode(entry, type=Holder)
-            if files is None or holder.warehouse in files:
+            holder = value_of(entry, Holder)
+            if holder is None:
+                self._note_unreadable(entry)
+            elif files is None or holder.warehouse in files:
                 if _end(holder):
                     self._client.hdel(self._key, entry)
                 elif holds(holder) is not False:
                     left.append(holder)
         return left
+
+    def _note_unreadable(self, entry: bytes) -> None:
+        """Log an entry that names no process, once. It holds no file that could be waited for."""
+        if entry not in self._unreadable and len(self._unreadable) < _LOGGED_AT_MOST:
+            self._unreadable.add(entry)
+            log("an entry is not readable, `dbt-relay purge` removes it", key=self._key,
+                entry=text_of(entry)[:100])  # fmt: skip
 
 
 def _end(holder: Holder) -> bool:

@@ -20,7 +20,7 @@ from celery.app.trace import trace_task
 from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import Ignore
 
-from workers import endings, steps
+from workers import endings, releases, steps
 from workers.app import app, settings
 from workers.contract.errors import DbtUsageError, InvalidMessageError
 from workers.contract.events import STATE, Event
@@ -43,7 +43,7 @@ from workers.contract.names import (
 from workers.draining import draining
 from workers.engine.fencing import Tenure
 from workers.heart import StepInterrupted
-from workers.ledger import Claim, FenceLostError, Refusal
+from workers.ledger import OTHER_DBT, Claim, FenceLostError, Refusal
 from workers.runtime import Run, Runtime, runtime
 from workers.warehouse_lock import Session
 
@@ -120,6 +120,8 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
         return {"run": body.run_id, "refused": _STOPPING}
     entered = held.locks.enter(body.run_id, run.lock, held.owner)
     if isinstance(entered, str):
+        if entered == OTHER_DBT:
+            releases.pass_on(held, body.run_id, SESSION)
         return {"run": body.run_id, "refused": entered}
     held.publish(body.run_id, entered.publish)
     with held.heart.session(entered):
@@ -265,6 +267,8 @@ def _perform(
     )
     if isinstance(granted, Refusal):
         held.publish(message.run_id, granted.publish)
+        if granted.reason == OTHER_DBT:
+            releases.pass_on(held, message.run_id, message.step)
         log("not begun", level=logging.DEBUG, run=message.run_id, node=message.step, reason=granted.reason)
         return {"run": message.run_id, "step": message.step, "refused": granted.reason}
     held.publish(message.run_id, granted.publish)
@@ -283,7 +287,7 @@ def _perform(
                     return {"run": granted.run_id, "refused": "unknown run"}
                 if granted.step.startswith("@") and granted.losses >= settings.max_losses:
                     return endings.give_up(held, run, granted)
-                return body(held, run, granted)
+                return (endings.end_orphaned if granted.orphaned else body)(held, run, granted)
             except (DbtUsageError, InvalidMessageError) as error:
                 endings.end_unread(held, granted, error)
                 raise steps.StepFailedError(str(error)) from error

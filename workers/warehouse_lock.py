@@ -63,8 +63,9 @@ class WarehouseLock:
         holders = tuple(self._identify(file, owner) for file in files_of_warehouse(warehouse))
         try:
             answer = self.ledger.call_json(
-                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6), *holders
-            )
+                "enter", run_id, warehouse, owner, self.ledger.lease_ms, secrets.token_hex(6), self.ledger.dbt,
+                *holders,
+            )  # fmt: skip
         except redis.OutOfMemoryError:
             return FULL
         if not answer["entered"]:

@@ -45,7 +45,9 @@ def compose(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
     """The whole configuration with the values of .env.example."""
-    done = compose("--env-file", str(ROOT / ".env.example"), "config", "--format", "json")
+    done = compose(
+        "--env-file", str(ROOT / ".env.example"), "--profile", "producer", "config", "--format", "json"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     loaded: dict[str, Any] = json.loads(done.stdout)
@@ -156,6 +158,13 @@ def test_the_producer_runs_once_after_the_workers_are_healthy(services: dict[str
     assert producer["restart"] == "no"
     assert producer["command"] == ["dbt-relay", "demo"]
     assert producer["depends_on"]["worker"]["condition"] == "service_healthy"
+
+
+def test_scaling_runs_no_producer() -> None:
+    """`docker compose up --scale worker=5` starts the services of this list."""
+    done = compose("--env-file", str(ROOT / ".env.example"), "config", "--services")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {"redis", "worker", "flower"}
 
 
 def test_workers_and_producers_see_the_warehouse_at_one_path(services: dict[str, Any]) -> None:

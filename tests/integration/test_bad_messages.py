@@ -9,10 +9,12 @@ import pickle
 import random
 import time
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
@@ -103,7 +105,12 @@ def test_a_bad_task_is_refused_and_counted(
     assert_at_work(pool, redis_server)
 
 
+GZIP_BOMB = zlib.compress(b"[" + b"0," * 50_000_000, 1)
+
+
 NOT_OUR_TASK: dict[str, tuple[str | bytes, str]] = {
+    "a compressed body": (message(body=GZIP_BOMB, compression="application/x-gzip"), "compressed"),
+    "a body that is said to be compressed": (message([NO_RUN, "@plan"], compression="zlib"), "compressed"),
     "a task that is a number": (message([NO_RUN, "@plan"], task=5), "task"),
     "pickle": (
         message(
@@ -140,6 +147,18 @@ def test_what_is_no_task_is_refused_and_counted(
     assert reason in said
     wait_until(lambda: not redis_client.hlen("unacked"), 10, "the end of the message")
     assert_at_work(pool, redis_server)
+
+
+def test_what_is_no_message_to_remote_control_is_refused(
+    pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    before = psutil.Process(pool.pid).memory_info().rss
+    for body in (message(body=GZIP_BOMB, compression="application/x-gzip"), "{}", "noise"):
+        assert redis_client.publish("/0.celery.pidbox", body) == 1  # kombu.transport.redis, ``fanout_prefix``
+    wait_until(lambda: len(rejected(redis_client)) == 2, 10, lambda: f"the refusals:\n{pool.log()}")
+    assert "Connection to broker lost" not in pool.log(1000)
+    assert_at_work(pool, redis_server)
+    assert psutil.Process(pool.pid).memory_info().rss < before + 50_000_000
 
 
 LEFT_TO_CELERY = {
@@ -249,9 +268,11 @@ REQUESTS: dict[str, tuple[Callable[[str], bytes], str]] = {
         lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "version": 9}).encode(),
         "version 9",
     ),
-    "an unknown field": (
-        lambda run_id: json.dumps({**json.loads(encode_request(request(run_id))), "sudo": 1}).encode(),
-        "sudo",
+    "a name that no environment can have": (
+        lambda run_id: json.dumps(
+            {**json.loads(encode_request(request(run_id))), "env": {"A=B": ""}}
+        ).encode(),
+        "env",
     ),
     "no JSON": (lambda _: b"\x00\x01garbage", "not a valid run request"),
     "no arguments": (

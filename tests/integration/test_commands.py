@@ -298,3 +298,35 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_queued(
     with pytest.raises(DbtUsageError, match=message):
         run(*args, **options)
     assert len(relay.runs()) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "first"),
+    [
+        (["--version"], "Core:"),
+        (["--help"], "Usage: dbt "),
+        (["run", "--help"], "Usage: dbt run "),
+        (["ls", "-h"], "Usage: dbt ls "),
+    ],
+)
+def test_help_and_version_are_those_of_the_workers_dbt(run: Run, args: list[str], first: str) -> None:
+    result = run(*args)
+    assert (result.return_code, result.error, result.nodes) == (0, None, ())
+    assert result.stdout.startswith(first)
+    assert [attempt.number for attempt in result.attempts] == [1]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["compile", "--select", "int_model_a", "--inline", "select 1"],
+        ["run", "--warn-error", "--warn-error-options", "{error: all}"],
+    ],
+)
+def test_options_that_exclude_each_other_are_a_usage_error(run: Run, args: list[str]) -> None:
+    result = run(*args)
+    assert result.return_code == 2
+    assert result.error is not None
+    assert (result.error.category, result.error.code) == ("usage", "usage_error")
+    assert "not allowed with argument" in result.error.message
+    assert [attempt.number for attempt in result.attempts] == [1]

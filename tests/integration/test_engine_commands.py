@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from tests.support.engine import Shared, spec_for
+from tests.support.engine import Shared, drive, spec_for
 from workers.contract.events import LINE, Event
 from workers.engine.engine import Engine
 from workers.engine.spec import Finished
@@ -100,14 +101,67 @@ def test_a_stale_source_is_an_error(small: Path) -> None:
     assert stale.error is not None
 
 
-def test_what_was_interrupted_is_raised_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])
+def test_what_was_interrupted_is_raised_again(
+    small: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
     from dbt.cli.main import dbtRunner, dbtRunnerResult
 
-    for stop in (KeyboardInterrupt(), SystemExit(1)):
-        result = dbtRunnerResult(success=False, exception=stop)
-        monkeypatch.setattr(dbtRunner, "invoke", lambda *_, result=result: result)
-        with pytest.raises(type(stop)):
-            run(small, "compile")
+    result = dbtRunnerResult(success=False, exception=stop)
+    monkeypatch.setattr(dbtRunner, "invoke", lambda *_: result)
+    with pytest.raises(type(stop)):
+        Engine(Shared(), exiting=lambda: True).command(spec_for(small, "compile"), "compile", lambda _: None)
+
+
+@pytest.mark.parametrize("stop", [SystemExit(3), click.Abort(), click.exceptions.Exit(4)])
+def test_an_exit_within_dbt_is_the_commands_error(
+    small: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    from dbt.task.compile import CompileTask
+
+    def leave(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(CompileTask, "run", leave)
+    finished, _ = run(small, "compile")
+    assert finished.return_code == 2
+    assert finished.error is not None
+
+
+def test_a_python_exit_in_a_model_fails_that_model(small: Path) -> None:
+    (small / "models" / "leaves.py").write_text(
+        "import sys\n\ndef model(dbt, session):\n    sys.exit(3)\n    return session.sql('select 1')\n"
+    )
+    ran = drive(Engine(Shared()), spec_for(small, "run", "--select", "leaves"))
+    assert ran.finished.return_code == 2
+    assert ran.finished.error is not None
+    assert "3" in ran.finished.error.message
+
+
+@pytest.mark.parametrize(
+    ("args", "first"),
+    [
+        (("--version",), "Core:"),
+        (("--help",), "Usage: dbt [OPTIONS] [COMMAND] [ARGS]..."),
+        (("run", "--help"), "Usage: dbt run [OPTIONS]"),
+        (("docs", "generate", "-h"), "Usage: dbt docs generate [OPTIONS]"),
+    ],
+)
+def test_help_and_version_are_dbts_own(small: Path, args: tuple[str, ...], first: str) -> None:
+    spec, events = spec_for(small, *args), list[Event]()
+    engine = Engine(Shared())
+    assert engine.warehouse(spec, args[0]) is None
+    finished = engine.command(spec, args[0], events.append)
+    assert (finished.return_code, finished.error) == (0, None)
+    assert next(event.text for event in events) == first
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("compile", "--select", "a", "--inline", "select 1"), ("show", "--inline"), ("debug", "--nonsense")],
+)
+def test_arguments_that_dbt_refuses_need_no_warehouse(small: Path, args: tuple[str, ...]) -> None:
+    assert Engine(Shared()).warehouse(spec_for(small, *args), args[0]) is None
 
 
 def test_what_an_earlier_command_selected_is_forgotten(small: Path) -> None:

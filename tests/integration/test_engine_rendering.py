@@ -16,12 +16,16 @@ from dbt.context.query_header import generate_query_header_context
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
 from tests.support.engine import Shared, spec_for
-from workers.engine import rendering
 from workers.engine.engine import Engine
 from workers.engine.invocation import standing_in
-from workers.engine.later import Later
+from workers.engine.patches import registry, rendering
+from workers.engine.patches.later import Later
 from workers.engine.view import RunView
 from workers.engine.warehouse import close_warehouse
+
+pytestmark = pytest.mark.skipif(
+    not registry.enabled("contexts"), reason="dbt makes the entries of a context when they are named, itself"
+)
 
 Made = Callable[[], dict[str, Any]]
 

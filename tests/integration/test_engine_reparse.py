@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dbt.deprecations import active_deprecations
 from dbt_common.tests import disable_test_caching, enable_test_caching
 
 from tests.support.engine import Shared, drive, spec_for
@@ -366,3 +367,28 @@ def test_whoever_asks_for_a_var_is_noted_with_its_name() -> None:
     assert "b" not in values
     assert values.get("c", 3) == values.pop("d", 3) == values.setdefault("e", 3) == 3
     assert recorder.seen[PROJECT].vars == {"a", "b", "c", "d", "e"}
+
+
+def test_warnings_of_a_parse_that_is_kept_are_said_again(parsing: Parsing) -> None:
+    write(
+        parsing.project,
+        {
+            "models/reader.sql": "select '{{ var('year') }}' as year",
+            "models/odd.yml": "models: [{name: nobody, description: of no model}]",
+            "models/old.yml": "models: [{name: leaf, columns: [{name: id, tests: [{accepted_values: {values: [1]}}]}]}]",
+        },
+    )  # fmt: skip
+
+    def warnings() -> tuple[list[str], dict[str, int]]:
+        said = [line.partition("  ")[2] for line in parsing.said if "WARNING" in line or "Deprecat" in line]
+        return said, dict(active_deprecations)
+
+    assert parsing.how({"year": 1}) == "whole"
+    first = warnings()
+    assert any("nobody" in line for line in first[0])
+    assert parsing.how({"year": 2}) == "kept"
+    assert warnings() == first
+    assert parsing.how({"year": 1}) == "kept"
+    assert warnings() == first, "dbt parses again: its saved parse is of other vars"
+    assert parsing.how({"year": 1}) == "kept"
+    assert warnings() == ([], {}), "dbt parses nothing"

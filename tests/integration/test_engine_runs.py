@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
+from dbt.clients import registry
+from dbt.deps import base as deps
+from dbt.utils import artifact_upload
+from dbt_common.clients import jinja
+from sqlparse.engine import grouping
 
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.projects import copy_project
@@ -125,6 +131,70 @@ def test_arguments_that_dbt_refuses(small: Path) -> None:
     assert ran.finished.error.code == "unknown_option"
     assert "no-such-flag" in ran.finished.error.message
     assert ran.lines == []  # it is for stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "selected"),
+    [
+        (("--select", "models/orders*"), {"orders_by_year"}),
+        (
+            ("--select", "path:models", "--exclude", "models/customer_totals.sql"),
+            {"orders_by_year", "stg_orders"},
+        ),
+        (("--exclude", "models/customer_totals.sql", "models/stg_orders.sql"), {"orders_by_year"}),
+    ],
+)
+def test_paths_are_selected_from_the_project_wherever_the_caller_is(
+    small: Path, tmp_path: Path, words: tuple[str, ...], selected: set[str]
+) -> None:
+    spec = spec_for(small, "run", "--project-dir", str(small), "--profiles-dir", str(small), *words)
+    plan = ENGINE.plan(msgspec.structs.replace(spec, cwd=str(tmp_path)), lambda _: None)
+    assert {node.name for node in plan.nodes} == selected
+
+
+@pytest.mark.parametrize("words", [("run", "--help"), ("run", "--version"), ("run", "--defer", "-h")])
+def test_a_run_that_only_asks_for_help_is_answered_by_the_whole_command(
+    small: Path, words: tuple[str, ...]
+) -> None:
+    events = []
+    plan = ENGINE.plan(spec_for(small, *words), events.append)
+    assert plan.whole
+    assert not events  # the whole command prints it
+
+
+@pytest.mark.parametrize("option", ["--record-timing-info=timing.prof", "--upload-to-artifacts-ingest-api"])
+def test_what_dbt_does_around_a_command_keeps_it_in_one_process(small: Path, option: str) -> None:
+    assert ENGINE.plan(spec_for(small, "run", option), lambda _: None).whole
+
+
+def test_limits_for_sqlparse_are_those_of_each_run(small: Path) -> None:
+    def limit(*words: str) -> object:
+        plan = ENGINE.plan(spec_for(small, "run", *words), lambda _: None)
+        assert plan.nodes
+        return grouping.MAX_GROUPING_DEPTH
+
+    own = grouping.MAX_GROUPING_DEPTH
+    try:
+        with_limit = spec_for(small, "run", "--sqlparse", "{MAX_GROUPING_DEPTH: 7}")
+        facts = ENGINE.plan(with_limit, lambda _: None).facts
+        assert grouping.MAX_GROUPING_DEPTH == 7
+        assert limit() is None  # dbt's default: none
+        ENGINE.start(with_limit, facts, lambda _: None)
+        assert grouping.MAX_GROUPING_DEPTH == 7
+    finally:
+        grouping.MAX_GROUPING_DEPTH = own
+
+
+def test_what_an_earlier_command_left_in_dbts_modules_is_forgotten(small: Path) -> None:
+    registry.index_cached.cache[()] = ["a package of yesterday"]
+    jinja.MACRO_DEBUGGING = "write"
+    deps.DOWNLOADS_PATH = str(small / "downloads")
+    artifact_upload.add_artifact_produced("another/target/manifest.json")
+    ENGINE.plan(spec_for(small, "run"), lambda _: None)
+    assert not registry.index_cached.cache
+    assert not jinja.MACRO_DEBUGGING
+    assert deps.DOWNLOADS_PATH is None
+    assert "another/target/manifest.json" not in artifact_upload.PRODUCED_ARTIFACTS_PATHS
 
 
 def test_the_process_is_as_it_was_after_a_step(small: Path) -> None:

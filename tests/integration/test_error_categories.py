@@ -632,9 +632,33 @@ BROKEN = {
         {}, ("run", "--select", "tagg:x"), Expected("invalid_selector", "selection", ("Did you mean 'tag'?",)),
     ),
     "no_state": Broken(
-        {}, ("run", "--select", "state:modified"), Expected("missing_state", "selection", ("--state",)),
+        {}, ("run", "--select", "state:modified"), Expected("missing_state", "usage", ("--state",)),
     ),
-    "nothing_to_retry": Broken({}, ("retry",), Expected("missing_run_results", "selection", ("target",))),
+    "clone_without_state": Broken({}, ("clone",), Expected("missing_state", "usage", ("--state <folder>",))),
+    "defer_without_state": Broken({}, ("run", "--defer"), Expected("missing_state", "usage", ("--state <folder>",))),
+    "empty_state": Broken(
+        {"state/readme": ""}, ("compile", "--defer", "--state", "state"),
+        Expected("missing_state", "usage", ("no manifest.json in", "state")),
+    ),
+    "result_without_state": Broken(
+        {}, ("run", "--select", "result:error"), Expected("missing_state", "usage", ("run_results.json",)),
+    ),
+    "freshness_without_state": Broken(
+        {}, ("build", "--select", "source_status:fresher+"), Expected("missing_state", "usage", ("sources.json",)),
+    ),
+    "state_of_another_dbt": Broken(
+        {"state/manifest.json": '{"metadata": {"dbt_schema_version": "https://schemas.getdbt.com/dbt/manifest/v99.json"}}'},
+        ("run", "--select", "state:modified", "--state", "state"),
+        Expected("incompatible_state", "usage", ("v99",)),
+    ),
+    "show_nothing": Broken({}, ("show",), Expected("usage_error", "usage", ("show --help",))),
+    "select_and_inline": Broken(
+        {}, ("compile", "--select", "orders", "--inline", "select 1"), Expected("usage_error", "usage", ("--help",)),
+    ),
+    "malformed_source_selector": Broken(
+        {}, ("run", "--select", "source:a.b.c.d"), Expected("invalid_selector", "selection", ("a.b.c.d",)),
+    ),
+    "nothing_to_retry": Broken({}, ("retry",), Expected("missing_run_results", "usage", ("target",))),
     "invalid_project": Broken(
         {"dbt_project.yml": "name: shop\nprofile: shop\nmodel-paths: models\n"}, _RUN,
         Expected("invalid_config", "configuration", ("model-paths in dbt_project.yml",)), "dbt_project.yml",

@@ -158,7 +158,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.client.flushall()
         self.keys = Keys("model")
         self.ledger = RepeatingLedger(self.client, keys=self.keys, lease_ms=3_600_000, result_ttl=1000)
-        self.locks = WarehouseLock(self.ledger, lambda warehouse, _: f"{warehouse} {next(self.processes)}")
+        self.locks = WarehouseLock(
+            self.ledger, lambda file, _: json.dumps({"file": file, "process": next(self.processes)})
+        )
         self.processes = itertools.count(1)
         self.runs: dict[str, RunModel] = {}
         self.broker: list[tuple[str, str]] = []

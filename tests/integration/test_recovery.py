@@ -48,6 +48,11 @@ def test_a_killed_worker_loses_nothing(
     assert not first.worker.endswith(f":{victim}")
     lost = [event for event in run.events if event.state == "lost"]
     assert [event.node for event in lost] == ["model.slow.first"]
+    log = (slow_project / "logs" / "dbt.log").read_text()
+    # what the killed process said, then what the other one did, as plain dbt's file has it after a crash and a retry
+    assert log.count("Began running node model.slow.first\n") == 2
+    assert log.count("Finished running node model.slow.first\n") == 1
+    assert log.count("[MainThread]: Command `dbt ") == 1
 
 
 WRITES = (

@@ -16,9 +16,11 @@ import msgspec
 from tests.support.untraced import parse_untraced
 from workers.contract.events import LINE, STDERR, Event
 from workers.engine.engine import CommandFailedError, Engine
+from workers.engine.patches import registry
 from workers.engine.spec import Finished, Plan, RunFacts, RunSpec, StepOutcome, StepResult, encode
 
 parse_untraced()
+registry.apply(os.environ.get("RELAY_TEST_PATCHES", ""))
 
 
 class Shared:

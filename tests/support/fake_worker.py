@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -14,10 +15,11 @@ import pytest
 
 from producer import client as client_module
 from producer.client import RelayClient
+from producer.dbt_options import dbt_versions
 from workers import reports
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import LINE, Event, encode_event
-from workers.contract.names import addressed
+from workers.contract.names import QUEUE, addressed
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.engine.spec import Finished, StepResult, encode
 from workers.ledger import Claim, Ledger, Move, StagedNode
@@ -74,6 +76,13 @@ class FakeWorker:
             for thread in self._threads:
                 thread.join(10)
             assert self.failure is None, self.failure
+
+    def say_hello(self) -> None:
+        """Say which dbt it has: one whose options are packaged."""
+        now = time.time()
+        hello = {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
+                "seen": now + 3600, "dbt": dbt_versions()[-1]}  # fmt: skip
+        self.redis().hset(self.ledger.keys.workers(), "fake:1", json.dumps(hello))
 
     def _work(self) -> None:
         try:

@@ -599,6 +599,30 @@ def test_a_column_is_marked_where_only_its_name_is_known() -> None:
     assert (info.line, info.sql_excerpt) == (2, "  1 | select\n> 2 |   nmae\n    |   ^\n  3 | from t")
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "message", "part"),
+    [
+        ("'None' has no attribute 'get'", "undefined_attribute", "None has no attribute or element get", "is none"),
+        (
+            "'dict object' has no attribute 'sells'", "undefined_attribute",
+            "dict object has no attribute or element sells", "Correct 'sells'",
+        ),
+        ("list object has no element 3", "undefined_attribute", "list object has no attribute or element 3", "'3'"),
+        ("parameter 'rate' was not provided", "compilation_error", "parameter 'rate' was not provided", ""),
+        ("'rat' is undefined", "undefined_macro", "'rat' is undefined", "rat"),
+    ],
+)  # fmt: skip
+def test_undefined_error_of_jinja_names_what_is_undefined(
+    text: str, code: str, message: str, part: str
+) -> None:
+    said = f"Compilation Error in model a (models/a.sql)\n  {text}\n"
+    error = classify(Failure(message=said, exceptions=("UndefinedMacroError", "CompilationError")))
+    assert error.code == code
+    assert error.message.endswith(message)
+    assert part in (error.suggested_fix or "")
+    assert "<name>" not in f"{error.message} {error.suggested_fix}"
+
+
 def test_an_undefined_name() -> None:
     def fix(name: str, code: str = "") -> str:
         text = f"Compilation Error in model a (models/a.sql)\n  '{name}' is undefined. This can happen"

@@ -119,10 +119,17 @@ def test_a_dbt_command_prints_dbts_lines_and_ends_with_dbts_code(
     assert session.places[0][1]["DATABASE_PATH"] == "x.duckdb"
 
 
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("code", [1, 2])
 def test_a_failure_is_explained_on_stderr(
-    session: Session, capsys: pytest.CaptureFixture[str], code: int
+    session: Session,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    kept: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if kept:
+        monkeypatch.setenv("DBT_RELAY_BROKER_URL", "redis://broker.example/0")
     nodes = tuple(
         NodeResult(
             unique_id=f"model.shop.{name}", name=name, resource_type="model", status="error", error=BROKEN
@@ -137,7 +144,7 @@ def test_a_failure_is_explained_on_stderr(
         "dbt-relay: missing_column in model.shop.orders (models/orders.sql, line 7) after 2 attempts: "
         "column amuont does not exist\n"
         "  Fix: Did you mean amount?\n"
-        f"dbt-relay: 2 more; `dbt-relay result {RUN_ID}` shows all of them\n"
+        f"dbt-relay: 2 more{f'; `dbt-relay result {RUN_ID}` shows all of them' if kept else ''}\n"
     )
 
 
@@ -854,7 +861,7 @@ def test_flower_listens_on_this_machine_alone(stack: dict[str, Any], monkeypatch
     with pytest.raises(Executed) as caught:
         cli.main(["flower", "--address", "0.0.0.0"])
     assert "--address=127.0.0.1" not in caught.value.words
-    assert caught.value.environ["DBT_RELAY_BROKER_URL"] == "redis+socket:///run/redis.sock?virtual_host=2"
+    assert caught.value.environ["DBT_RELAY_BROKER_URL"] == "unix:///run/redis.sock?db=2"
 
 
 @pytest.mark.usefixtures("executed")

@@ -293,7 +293,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.dbt110
+@pytest.mark.dbt_releases
 def test_the_installed_dbt_has_nothing_that_the_file_lacks() -> None:
     script = generator()
     committed = script.unpack(json.loads((ROOT / "producer" / "dbt_options.json").read_text("utf-8")))
@@ -406,7 +406,7 @@ VERB = st.sampled_from(
 )
 
 
-@pytest.mark.dbt110
+@pytest.mark.dbt_releases
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=PREFIX, verb=VERB, rest=REST)
 @example(prefix=[], verb=["source", "freshness"], rest=[["--output", ""]])

@@ -49,6 +49,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
             behaviour: Mapping[str, Behaviour] | None = None, **options: Any
         ) -> tuple[DbtRunner, FakeWorker]:
             worker = stack.enter_context(FakeWorker(MODELS, behaviour).at_work(monkeypatch))
+            worker.say_hello()
             return DbtRunner(PROJECT, broker_url="redis://nowhere:1/0", **options), worker
 
         yield start
@@ -273,7 +274,7 @@ def test_what_contradicts_itself_is_never_submitted(
     with pytest.raises(DbtUsageError, match=match):
         runner.execute_command(args, stream_output=False, **options)
     assert worker.ledger.active_runs() == []
-    assert list(worker.redis().keys()) == []
+    assert list(worker.redis().keys()) == [b"relay:workers"]  # its hello
 
 
 def test_a_project_that_is_not_there_is_never_submitted(play: Play, tmp_path: Path) -> None:

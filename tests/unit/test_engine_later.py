@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers.engine.later import Later
+from workers.engine.patches.later import Later
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
 

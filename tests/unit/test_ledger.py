@@ -504,6 +504,19 @@ def test_events_are_counted_without_gap_or_double(ledger: Ledger) -> None:
     assert ledger.append_events(new_run_id(), "p", 1, [b"{}"]) == 0
 
 
+def test_records_of_the_log_file_are_kept_once_bounded_and_for_a_while(ledger: Ledger) -> None:
+    run_id = submit(ledger)
+    key = ledger.keys.log(run_id)
+    assert ledger.append_events(run_id, "p", 1, [b'{"n":1}', b'["one"]']) == 2
+    assert ledger.append_events(run_id, "p", 1, [b'{"n":1}', b'["one"]']) == 0
+    assert [fields for _, fields in ledger.client.xrange(key)] == [{b"r": b'["one"]'}]
+    assert ledger.client.xlen(ledger.keys.events(run_id)) == 2  # the first is that the run was submitted
+    assert 0 < ledger.client.ttl(key) <= 3600
+    ledger.append_events(run_id, "q", 1, [b'["more"]'] * 2001)
+    assert ledger.client.xlen(key) == 2000
+    assert ledger.fact(run_id, "log_dropped") == "2"
+
+
 def test_every_key_of_an_ended_run_expires(ledger: Ledger) -> None:
     run_id, _ = planned(ledger, chain("a"))
     ledger.append_events(run_id, "p", 1, [b"{}"])

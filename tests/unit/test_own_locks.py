@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -28,14 +29,17 @@ def result_of(pid: int, host: str) -> DbtResult:
 
 
 @pytest.mark.parametrize(
-    ("pid", "message"),
+    ("find", "message"),
     [
-        (os.getpid(), f"this program (PID {os.getpid()}) has /w.duckdb open itself"),
-        (os.getppid(), f"the program that started this command (PID {os.getppid()}) has /w.duckdb open"),
-        (2**22 + 1, "another process has /w.duckdb open"),
+        (os.getpid, "this program (PID {pid}) has /w.duckdb open itself"),
+        (os.getppid, "the program that started this command (PID {pid}) has /w.duckdb open"),
+        (lambda: 2**22 + 1, "another process has /w.duckdb open"),
     ],
+    ids=["this process", "its parent", "another"],
 )
-def test_who_has_the_file(pid: int, message: str) -> None:
+def test_who_has_the_file(find: Callable[[], int], message: str) -> None:
+    pid = find()
+    message = message.format(pid=pid)
     told = explained(result_of(pid, socket.gethostname()))
     assert told.error is not None
     assert told.error.message == told.stderr == message

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import redis
 
+from tests.support.waiting import wait_until
 from workers import progress as module
-from workers.contract.events import LINE, Event, decode_event
+from workers.contract.events import LINE, RECORD, Event, decode_event, decode_records, encode_records
 from workers.progress import Progress
 
 RUN = "20250101T000000-0123456789ab"
@@ -21,13 +23,18 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, int, list[str]]] = []
+        self.sizes: list[int] = []
+        self.records: list[str] = []
         self.errors: list[Exception] = []
         self.open = threading.Event()
         self.open.set()
 
     def append_events(self, run_id: str, publisher: str, first: int, bodies: Sequence[bytes]) -> int:
         self.open.wait(10)
-        self.calls.append((run_id, publisher, first, [decode_event(body).text for body in bodies]))
+        self.sizes.append(len(bodies))
+        self.records += [each for body in bodies if body.startswith(b"[") for each in decode_records(body)]
+        events = [body for body in bodies if not body.startswith(b"[")]
+        self.calls.append((run_id, publisher, first, [decode_event(body).text for body in events]))
         if self.errors:
             raise self.errors.pop(0)
         return len(bodies)
@@ -112,3 +119,48 @@ def test_a_server_that_is_away_does_not_fill_the_memory(
 
 def test_flushing_nothing_takes_no_time(progress: Progress) -> None:
     assert progress.flush(0)
+
+
+def test_records_of_the_log_file_travel_with_the_next_events(ledger: Recorder, progress: Progress) -> None:
+    record(progress, "one", "two")
+    say(progress, "a")
+    record(progress, "three")
+    assert progress.flush(10)
+    assert [text for call in ledger.calls for text in call[3]].count("a") == 1
+    assert ledger.records == ["one", "two", "three"]
+    assert_numbered(ledger)
+
+
+def test_records_alone_are_sent_by_themselves(ledger: Recorder, progress: Progress) -> None:
+    record(progress, "one")
+    wait_until(lambda: ledger.records == ["one"], 10)
+    record(progress, "two")  # the sender looks by itself, or sleeps again
+    wait_until(lambda: ledger.records == ["one", "two"], 10)
+    time.sleep(2 * module.RECORD_SECONDS)  # now it does sleep
+    record(progress, "three")
+    wait_until(lambda: ledger.records == ["one", "two", "three"], 10)
+
+
+def test_records_of_two_runs_are_not_mixed(ledger: Recorder, progress: Progress) -> None:
+    other = "20250101T000000-ba9876543210"
+    ledger.open.clear()
+    record(progress, "a")
+    record(progress, "b", run_id=other)
+    record(progress, "c")
+    ledger.open.set()
+    assert progress.flush(10)
+    assert ledger.records == ["a", "b", "c"]
+    assert {run for run, *_ in ledger.calls} == {RUN, other}
+
+
+def record(progress: Progress, *texts: str, run_id: str = RUN) -> None:
+    for text in texts:
+        progress.emit(Event(kind=RECORD, run_id=run_id, text=encode_records([text]).decode()))
+
+
+def assert_numbered(ledger: Recorder) -> None:
+    """Each batch goes on where the last one of its run ended, records counted too."""
+    expected = 1
+    for _, _, first, _ in ledger.calls:
+        assert first == expected
+        expected += ledger.sizes.pop(0)

@@ -15,7 +15,7 @@ from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.messages import RunRequest
 from workers.contract.names import new_run_id, submitted_at
-from workers.contract.runs import LastWord
+from workers.contract.runs import ENV_NAMES, LastWord
 from workers.ledger import Claim
 
 GONE = "20250101T000000-000000000000"
@@ -110,6 +110,20 @@ def test_a_run_whose_environment_was_in_a_file(relay: RelayClient) -> None:
         relay.retry(old.run_id)
     # who brings an environment goes on from here
     assert relay.retry_request(old.run_id).retry_of == old.run_id
+
+
+def test_values_that_an_ended_run_does_not_keep_are_the_callers(
+    relay: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = ended(relay, ["run"], "run")
+    relay.store.client.hset(relay.store.keys.run(old.run_id), ENV_NAMES, '["REGION", "STAGE"]')
+    monkeypatch.setenv("STAGE", "test")
+    with pytest.raises(DbtUsageError, match="lacks REGION"):
+        relay.retry(old.run_id)
+    monkeypatch.setenv("REGION", "south")
+    new = relay.store.request(relay.retry(old.run_id))
+    assert new is not None
+    assert new.env == {"REGION": "south", "STAGE": "test"}
 
 
 def test_a_worker_sees_of_which_run_it_is_the_retry(relay: RelayClient, worker: FakeWorker) -> None:

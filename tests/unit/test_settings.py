@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workers.contract.errors import DbtUsageError
-from workers.contract.settings import Settings, celery_url, read_settings, redis_url
+from workers.contract.settings import Settings, celery_url, read_settings, redis_url, tls_options
 
 
 def test_without_any_there_are_the_defaults() -> None:
@@ -41,6 +41,37 @@ def test_redis_url_stands_in() -> None:
 def test_a_bad_value_is_named(name: str, value: str) -> None:
     with pytest.raises(DbtUsageError, match=f"DBT_RELAY_{name}='{value}'"):
         read_settings({f"DBT_RELAY_{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("localhost:6379", "it does not begin with redis://"),
+        ("http://localhost:6379", "http:// is no scheme of Redis"),
+        ("amqp://guest@localhost//", "RabbitMQ is not supported"),
+        ("sentinel://a:26379;sentinel://b:26379", "Sentinel is not supported"),
+        ("redis://localhost:port", "host or port cannot be read"),
+        ("redis://localhost:99999", "host or port cannot be read"),
+        ("redis://localhost:0", "its port is 0"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_with_what_is_wrong(url: str, problem: str) -> None:
+    for name in ("DBT_RELAY_BROKER_URL", "REDIS_URL"):
+        with pytest.raises(DbtUsageError, match=problem) as caught:
+            read_settings({name: url})
+        assert str(caught.value).startswith(f"{name} is not the URL")
+
+
+def test_tls_verifies_certificates_unless_told_otherwise() -> None:
+    assert tls_options("redis://h") is None
+    assert tls_options("rediss://h:6380/0") == {"ssl_cert_reqs": "required"}
+    assert tls_options("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem&db=1") == {
+        "ssl_cert_reqs": "none", "ssl_ca_certs": "/ca.pem",
+    }  # fmt: skip
+    assert (
+        celery_url("rediss://:p@h:1/2?ssl_ca_certs=/ca.pem&socket_timeout=3")
+        == "rediss://:p@h:1/2?socket_timeout=3"
+    )
 
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

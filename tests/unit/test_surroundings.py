@@ -15,12 +15,13 @@ import pytest
 
 from producer import dbt_args
 from producer.session import Follower, Stack
+from workers import runtime
 from workers.contract import surroundings
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.events import Event, decode_event, encode_event
 from workers.contract.messages import RunRequest, decode_request, encode_request
 from workers.contract.names import new_run_id
-from workers.contract.settings import read_settings
+from workers.contract.settings import Settings, read_settings
 from workers.contract.surroundings import Surroundings, of_this_process, read_surroundings, zone_name
 from workers.engine.invocation import dbt_environment
 from workers.runtime import spec_of
@@ -62,6 +63,13 @@ def test_what_cannot_be_read_stays_the_workers(nonsense: str) -> None:
     assert read_surroundings(env) == Surroundings()
 
 
+@pytest.fixture
+def of_the_stack(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is a worker of the stack whose folder is the project's."""
+    monkeypatch.setattr(runtime, "settings", Settings(runtime_dir=str(project)))
+
+
+@pytest.mark.usefixtures("of_the_stack")
 def test_an_embedded_worker_gets_all_of_it(project: Path) -> None:
     environ = {"TZ": "Asia/Tokyo", "NAME": NOT_UTF8, "PYTHONPATH": "src"}
     request, env_file = request_of(project, environ, project)
@@ -78,8 +86,10 @@ def test_an_older_release_drops_what_it_does_not_know() -> None:
     assert decode_event(msgspec.json.encode({**raw, "of_a_later_release": 1})).text == "x"
 
 
+@pytest.mark.usefixtures("of_the_stack")
 def test_the_environment_file_of_an_older_release_has_no_surroundings(project: Path) -> None:
-    env_file = project / "env.json"
+    (project / "env").mkdir()
+    env_file = project / "env" / "r.json"
     env_file.write_text('{"A": "b"}')
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/", project_dir="/", env_file=str(env_file))
     spec = spec_of(request, invocation_id="", started_at=0.0)

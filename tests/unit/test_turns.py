@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
 from workers.contract.names import STEP_PLAN
 from workers.ledger import Ledger, Move, Refusal
-from workers.presence import turns_of
+from workers.presence import Hello, turns_of
 
 WAITS = "waiting for its turn"
 LAST = Move(word="done", final='{"return_code":0}', final_state="succeeded")
@@ -137,4 +138,4 @@ def test_a_run_on_a_file_takes_turns_at_the_file_alone(ledger: Ledger) -> None:
 def test_processes_and_what_they_keep_say_how_many_runs_go_on(
     workers: list[dict[str, Any]], turns: int
 ) -> None:
-    assert turns_of(workers, 100.0) == turns
+    assert turns_of(msgspec.convert(workers, list[Hello]), 100.0) == turns

@@ -73,6 +73,16 @@ def _undefined_macro(finding: Finding) -> str:
     ).strip()
 
 
+def _undefined_attribute(finding: Finding) -> str:
+    owner, name = finding.fact("owner"), finding.named("name")
+    if owner == "None":
+        return (
+            f"The value that {finding.place} takes '{name}' of is none: look where it is set. If a query or `graph` "
+            "gives it, it has no value while dbt parses: put the code inside {% if execute %} … {% endif %}."
+        )
+    return f"Correct '{name}' in {finding.place}: the {owner.removesuffix(' object')} there has nothing of that name."
+
+
 def _undefined_variable(finding: Finding) -> str:
     name = finding.named("name")
     given = json.dumps({name: "<value>"})
@@ -230,6 +240,7 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     "missing_doc": lambda f: f"Add a {{% docs {f.named('name')} %}} block, or correct doc() in {f.place}.",
     "hidden_dependency": _hidden_dependency,
     "undefined_macro": _undefined_macro,
+    "undefined_attribute": _undefined_attribute,
     "undefined_variable": _undefined_variable,
     "macro_arguments": lambda f: f"Call {f.named('name')} with the arguments it takes, in {f.place}.",
     "macro_recursion": lambda f: f"Give the macro that {f.place} calls an end to its recursion.",
@@ -258,7 +269,18 @@ PROJECT_FIXES: Final[dict[str, Fix]] = {
     "dependency_error": "Correct packages.yml as the message says, then run `dbt-relay deps`.",
     "unknown_selector": _unknown_selector,
     "invalid_selector": _invalid_selector,
-    "missing_state": "Give `--state <folder>` with the manifest.json (and run_results.json) of an earlier run.",
+    "missing_state": lambda f: (
+        (f"There is no manifest.json in {f.fact('path')}. " if f.fact("path") else "")
+        + "Give `--state <folder>` (or DBT_STATE) with the manifest.json of an earlier run, for `result:` its "
+        "run_results.json, for `source_status:` its sources.json too."
+    ),
+    "incompatible_state": lambda f: (
+        f"Make the state anew with the dbt of the workers: it has {f.fact('found', 'another schema')}, and this dbt "
+        f"reads {f.fact('wanted', 'its own')}."
+    ),
+    "missing_loaded_at": lambda f: (
+        f"Set loaded_at_field or loaded_at_query of {f.named('name')} in the YAML file of its source, or freshness: null."
+    ),
     "missing_run_results": lambda f: (
         f"Run a command first: there is no run_results.json in {f.fact('path', 'target')}; or give --state."
     ),

@@ -38,6 +38,9 @@ KINDS: Final[dict[str, Kind]] = {
     "unknown_option": Kind(_USAGE, "no such option: {name}"),
     "invalid_vars": Kind(_USAGE, "--vars is not a valid YAML dictionary"),
     "usage_error": Kind(_USAGE, "{reason}"),
+    "missing_state": Kind(_USAGE, "there is no earlier state to compare with or to defer to"),
+    "missing_run_results": Kind(_USAGE, "there are no results of an earlier run"),
+    "incompatible_state": Kind(_USAGE, "{path} was written by another release of dbt"),
     # compilation
     "missing_ref": Kind(_COMPILATION, "no {what} named '{name}'"),
     "disabled_ref": Kind(_COMPILATION, "ref('{name}') is disabled"),
@@ -46,6 +49,7 @@ KINDS: Final[dict[str, Kind]] = {
     "missing_doc": Kind(_COMPILATION, "doc('{name}') was not found"),
     "hidden_dependency": Kind(_COMPILATION, "dbt cannot see a ref() that is inside a condition"),
     "undefined_macro": Kind(_COMPILATION, "'{name}' is undefined"),
+    "undefined_attribute": Kind(_COMPILATION, "{owner} has no attribute or element {name}"),
     "undefined_variable": Kind(_COMPILATION, "required var '{name}' has no value"),
     "macro_arguments": Kind(_COMPILATION, "macro {name} takes {rule}"),
     "macro_recursion": Kind(_COMPILATION, "a macro calls itself without an end"),
@@ -71,8 +75,6 @@ KINDS: Final[dict[str, Kind]] = {
     # selection
     "unknown_selector": Kind(_SELECTION, "no selector named {name}"),
     "invalid_selector": Kind(_SELECTION, "{reason}"),
-    "missing_state": Kind(_SELECTION, "there is no earlier state to compare with"),
-    "missing_run_results": Kind(_SELECTION, "there are no results of an earlier run"),
     # configuration
     "invalid_config": Kind(_CONFIGURATION, "{reason}"),
     "env_var_missing": Kind(_CONFIGURATION, "environment variable {name} is not set"),
@@ -83,6 +85,7 @@ KINDS: Final[dict[str, Kind]] = {
     "invalid_profile": Kind(_CONFIGURATION, "profile {profile}, target {target}: {reason}"),
     "missing_adapter": Kind(_CONFIGURATION, "no adapter for {name} is installed"),
     "missing_database": Kind(_CONFIGURATION, "database {database} does not exist"),
+    "missing_loaded_at": Kind(_CONFIGURATION, "dbt cannot tell how old source table {name} is"),
     "missing_file": Kind(_CONFIGURATION, "no such file: {path}"),
     "missing_extension": Kind(_CONFIGURATION, "DuckDB extension {extension} is not installed"),
     "unsupported_language": Kind(_CONFIGURATION, "this warehouse does not run {name} models"),

@@ -33,6 +33,17 @@ def noticing_refusals(base: Any) -> Any:
         # redis-py counts a failed health check by address and port, which a unix socket has not (redis-py 3957)
         port = 0
 
+        def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+            # A server without TLS waits for the end of what it takes for a command, and says nothing.
+            before = sock.gettimeout()
+            sock.settimeout(HANDSHAKE_SECONDS)
+            try:
+                wrapped = super()._wrap_socket_with_ssl(sock)
+            except TimeoutError as error:
+                raise redis.ConnectionError(_NO_HANDSHAKE) from error
+            wrapped.settimeout(before)
+            return wrapped
+
         def read_response(self, *args: Any, **options: Any) -> Any:
             try:
                 return super().read_response(*args, **options)
@@ -57,23 +68,63 @@ def serves_nobody(error: BaseException | None) -> bool:
     return False
 
 
-def connect(url: str, *, patience: float = 30.0, timeout: float = 30.0) -> redis.Redis:
+HANDSHAKE_SECONDS = 4.0
+_NO_HANDSHAKE = f"no answer to the tls handshake in {HANDSHAKE_SECONDS:g} s"
+
+LOGIN, CERTIFICATE, NO_TLS = "login", "certificate", "no tls"
+
+
+def refusal_of(error: BaseException) -> str | None:
+    """Why a server that answers and this client do not come together: `LOGIN`, `CERTIFICATE` or `NO_TLS`.
+
+    None: for another reason, such as a server that is away; waiting may help there.
+    """
+    text = str(error).lower()
+    if isinstance(error, redis.AuthenticationError) or text.startswith(("noauth", "wrongpass")):
+        return LOGIN
+    if "certificate verify failed" in text:
+        return CERTIFICATE
+    if text == _NO_HANDSHAKE or any(
+        each in text for each in ("wrong version number", "wrong_version_number", "record layer failure")
+    ):
+        return NO_TLS
+    return None
+
+
+class _Retry(Retry):
+    """redis-py's, which does not try again what a server refused: its AuthenticationError is a ConnectionError."""
+
+    def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
+        def fail_unless_refused(error: Exception, *more: Any) -> Any:
+            if refusal_of(error) is not None:
+                raise error
+            return fail(error, *more)
+
+        return super().call_with_retry(do, fail_unless_refused, *args, **options)
+
+
+def connect(
+    url: str, *, patience: float = 30.0, timeout: float = 30.0, refusals_pass: bool = False
+) -> redis.Redis:
     """A client for `url` (Celery's or redis-py's form).
 
     Args:
         patience: seconds, about, that a call keeps trying while the server cannot be reached. Every
             script of the ledger may be repeated safely.
         timeout: seconds that one try waits for an answer.
+        refusals_pass: whether a refused login is tried again, too: an operator may be changing the password.
 
     Raises:
         DbtUsageError: `url` is not a URL of a Redis server.
     """
-    attempts = 8 + int(patience)  # about a second each once the backoff reached its cap
+    policy = Retry if refusals_pass else _Retry
+    # the first five take a second together, each further one takes one
+    attempts = 5 + max(0, int(patience) - 2)
     plain = redis_url(url)
     tcp = {} if plain.startswith("unix:") else {"socket_keepalive": True}
     client = redis.Redis.from_url(
         plain,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), attempts if patience else 0),
+        retry=policy(ExponentialBackoff(cap=1.0, base=0.02), attempts if patience else 0),
         retry_on_error=list(_PASSING),
         health_check_interval=15,
         socket_connect_timeout=min(5.0, timeout),

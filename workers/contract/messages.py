@@ -1,7 +1,9 @@
 """What a producer submits, validated on both sides.
 
-A message of another version, with an unknown field, or with a value of the wrong type or size is
-refused with a reason (`errors.InvalidMessageError`); nothing is guessed.
+A message of another version, or with a value of the wrong type or size, is refused with a reason
+(`errors.InvalidMessageError`). A field that this release does not know is ignored: producers and workers are
+upgraded one after the other. A release that adds a field which older workers must not ignore raises `VERSION`.
+Fields at their default are not sent, so that workers of releases without them take the request.
 """
 
 from __future__ import annotations
@@ -28,11 +30,15 @@ OTHER_COMMANDS = frozenset(
 
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Argument = Annotated[str, msgspec.Meta(max_length=1024 * 1024)]
+EnvName = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^=\x00]+\Z")]
+EnvValue = Annotated[str, msgspec.Meta(max_length=1024 * 1024, pattern=r"^[^\x00]*\Z")]
+"""What a process can have in its environment (environ(7))."""
+
 RunId = Annotated[str, msgspec.Meta(pattern=RUN_ID_PATTERN)]
 StepId = Annotated[str, msgspec.Meta(pattern=STEP_ID_PATTERN, max_length=1024)]
 
 
-class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     """How often and how soon a step that failed for a passing reason is tried again.
 
     Attributes:
@@ -53,7 +59,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How long things may take, in seconds; 0 is without a limit.
 
     A node's limits are of one execution, like Celery's of a task; a node's own (``meta: {dbt_relay:
@@ -70,7 +76,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     deadline: Seconds = 0.0
 
 
-class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RunRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One dbt command, as its caller would have given it to dbt.
 
     Attributes:
@@ -92,6 +98,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         priority: 0 goes first, 9 last, as Celery counts on Redis; 0 to 2, 3 to 5, 6 to 8 and 9 are equal.
         limits: how long its nodes and the run itself may take.
         debug: whether dbt events below console level are published too.
+        file_log: whether the caller writes dbt's log file, and so reads its records (`names.Keys.log`).
     """
 
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
@@ -100,7 +107,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     command: Text = ""
     cwd: Text
     project_dir: Text
-    env: dict[Text, Argument] = {}
+    env: dict[EnvName, EnvValue] = {}
     env_file: Text | None = None
     retry: RetryPolicy = RetryPolicy()
     return_artifacts: bool = True
@@ -110,6 +117,7 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     limits: Limits = Limits()
     debug: bool = False
+    file_log: bool = False
     description: Text = ""
     submitted_by: Text = ""
     submitted_at: float = 0.0
@@ -184,7 +192,7 @@ def decode_request(raw: bytes | str) -> RunRequest:
 
 def _with_version(raw: bytes | str, reason: str) -> str:
     try:
-        version = msgspec.json.decode(raw).get("version")
+        version = msgspec.json.decode(raw).get("version", VERSION)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
         return reason
     if version == VERSION:

@@ -82,6 +82,14 @@ def new_run_id(now: float | None = None) -> str:
     return f"{stamp}-{secrets.token_hex(6)}"
 
 
+def release_queue(queue: str, release: str) -> str:
+    """The queue beside `queue` that only its workers with that release of dbt consume.
+
+    A run's messages go to `queue`. A worker that has another dbt than the one that planned the run passes them on.
+    """
+    return f"{queue}@{release}"
+
+
 def submitted_at(run_id: str) -> float:
     """When the run was submitted, seconds since the epoch; 0.0 where the id does not say."""
     try:
@@ -152,6 +160,9 @@ class Keys:
     def events(self, run_id: str) -> str:  # stream: lines and node events
         return f"{self.run(run_id)}:events"
 
+    def log(self, run_id: str) -> str:  # stream: records of dbt's log file, which its reader removes
+        return f"{self.run(run_id)}:log"
+
     def publishers(self, run_id: str) -> str:  # hash: publisher -> last sequence number it wrote
         return f"{self.run(run_id)}:publishers"
 
@@ -159,12 +170,15 @@ class Keys:
         return f"{self.run(run_id)}:live"
 
     def of_run(self, run_id: str) -> list[str]:
-        """Every key of a run but its artifacts' (`artifact`)."""
+        """Every key of a run but its artifacts' (`artifact`) and its `log`, which expires by itself."""
         return [
             self.run(run_id), self.states(run_id), self.steps(run_id), self.children(run_id),
             self.waiting(run_id), self.ready(run_id), self.results(run_id), self.attempts(run_id),
             self.cache(run_id), self.events(run_id), self.publishers(run_id),
         ]  # fmt: skip
+
+    def told(self, run_id: str) -> str:  # string, for a minute: why the run waits was said
+        return f"{self.run(run_id)}:told"
 
     # all runs
     def active(self) -> str:  # sorted set: unfinished runs by time of submission
@@ -222,6 +236,16 @@ class Keys:
 
     def probe(self) -> str:  # is never there: deleting it shows whether the server takes writes
         return f"{self.prefix}:probe"
+
+    def command_line(self, release: str) -> str:  # string: packed description of a dbt release's command line
+        return f"{self.prefix}:command-line:{release}"
+
+    def shared(self) -> dict[str, str]:
+        """Keys that all runs share, and their Redis types."""
+        return {
+            self.active(): "zset", self.finished(): "zset", self.leases(): "zset", self.watches(): "zset",
+            self.strays(): "hash", self.workers(): "hash", self.rejected(): "hash",
+        }  # fmt: skip
 
     def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
         return f"{self.prefix}:workers"

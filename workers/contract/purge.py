@@ -6,15 +6,17 @@ room at once.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import msgspec
+import redis
 
+from workers.contract.names import is_run_id
 from workers.contract.results import RUN_TERMINAL
 from workers.contract.runs import RunStore, answer_of
+from workers.contract.stored import is_wrong_type, number_of, text_of, value_of
 
 
 class Purged(msgspec.Struct, kw_only=True):
@@ -29,6 +31,7 @@ class Purged(msgspec.Struct, kw_only=True):
         watches: leases and expected messages of runs that are no more.
         locks: warehouse locks that nobody held.
         workers: workers that ended without a goodbye.
+        unreadable: what is no entry of ours: keys of another type, hellos and holders that cannot be read.
     """
 
     runs: list[str] = []
@@ -39,6 +42,7 @@ class Purged(msgspec.Struct, kw_only=True):
     watches: int = 0
     locks: int = 0
     workers: list[str] = []
+    unreadable: int = 0
 
 
 def purge(
@@ -58,16 +62,16 @@ def purge(
             that it lost it, and its result is not recorded.
         silent_for: seconds without a hello after which a worker counts as dead.
     """
-    done = Purged()
+    done = Purged(unreadable=store.remove_wrong_types() + _forget_unreadable(store))
     now = store.server_time()
     for run_id, keys in sorted(_keys_by_run(store).items()):
-        state, ended = answer_of(store.client.hmget(store.keys.run(run_id), "state", "ended"))
-        if state is None:
+        state, ended = _state_of(store, run_id)
+        if not state or not is_run_id(run_id):  # no worker takes a run without a proper id
             done.orphans += _remove(store, keys)
-        elif state.decode() in RUN_TERMINAL:
+        elif state in RUN_TERMINAL:
             if named is not None and run_id not in named:
                 continue
-            if named is None and (older_than is None or float(ended) > now - older_than):
+            if named is None and (older_than is None or ended > now - older_than):
                 done.recent.append(run_id)
                 continue
             _forget_run(store, run_id, keys)
@@ -78,7 +82,7 @@ def purge(
         elif named is not None and run_id in named:
             done.live.append(run_id)
     done.watches = _forget_watches(store)
-    done.locks = _forget_locks(store, now)
+    done.locks = _forget_locks(store, now, done)
     done.workers = forget_workers(store, silent_for=silent_for)
     return done
 
@@ -89,18 +93,37 @@ def forget_workers(store: RunStore, *, silent_for: float) -> list[str]:
     gone = [
         name
         for name, said in answer_of(store.client.hgetall(key)).items()
-        if json.loads(said).get("seen", 0) < now - silent_for
+        if number_of((value_of(said, dict[str, Any]) or {}).get("seen")) < now - silent_for
     ]
     if gone:
         store.client.hdel(key, *gone)
-    return [name.decode() for name in gone]
+    return [text_of(name) for name in gone]
+
+
+def _state_of(store: RunStore, run_id: str) -> tuple[str, float]:
+    """State of a run and when it ended, seconds since the epoch; empty where there is no such run."""
+    try:
+        state, ended = answer_of(store.client.hmget(store.keys.run(run_id), "state", "ended"))
+    except redis.ResponseError as error:
+        if not is_wrong_type(error):
+            raise
+        return "", 0.0
+    return text_of(state), number_of(ended)
+
+
+def _forget_unreadable(store: RunStore) -> int:
+    """Remove entries of `Keys.strays` that are no JSON objects: they name no process."""
+    key = store.keys.strays()
+    entries = answer_of(store.client.hkeys(key))
+    junk = [entry for entry in entries if value_of(entry, dict[str, Any]) is None]
+    return int(answer_of(store.client.hdel(key, *junk))) if junk else 0
 
 
 def _keys_by_run(store: RunStore) -> dict[str, list[bytes]]:
     start = store.keys.run("")
     found: dict[str, list[bytes]] = defaultdict(list)
     for key in store.client.scan_iter(match=f"{start}*", count=1000):
-        found[key.decode()[len(start) :].partition(":")[0]].append(key)
+        found[text_of(key)[len(start) :].partition(":")[0]].append(key)
     return found
 
 
@@ -130,29 +153,37 @@ def _forget_watches(store: RunStore) -> int:
 def _gone(store: RunStore, entries: Iterable[tuple[bytes, float]]) -> Iterator[bytes]:
     known: dict[str, bool] = {}
     for entry, _ in entries:
-        run_id = entry.decode().partition(" ")[0]
+        run_id = text_of(entry).partition(" ")[0]
         if run_id not in known:
-            known[run_id] = bool(store.client.exists(store.keys.run(run_id)))
+            known[run_id] = is_run_id(run_id) and bool(store.client.exists(store.keys.run(run_id)))
         if not known[run_id]:
             yield entry
 
 
-def _forget_locks(store: RunStore, now: float) -> int:
+def _forget_locks(store: RunStore, now: float, done: Purged) -> int:
     removed = 0
     for raw in list(store.client.scan_iter(match=f"{store.keys.locks()}*", count=1000)):
-        key = raw.decode()
-        if key.endswith(":writer"):  # a word that expires by itself
+        key = text_of(raw)
+        if key.endswith(":writer"):  # it expires by itself
             continue
-        if key.endswith(":waiters"):
-            for waiter in answer_of(store.client.lrange(key, 0, -1)):
-                if store.client.zscore(store.keys.active(), waiter.partition(b" ")[0]) is None:
-                    store.client.lrem(key, 0, waiter)
-            continue
-        if key.endswith(":readers"):
-            removed += _free_readers(store, key, now)
-            continue
-        removed += _free(store, key, now)
+        try:
+            if key.endswith(":waiters"):
+                _forget_waiters(store, key)
+            elif key.endswith(":readers"):
+                removed += _free_readers(store, key, now)
+            else:
+                removed += _free(store, key, now)
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            done.unreadable += _remove(store, [raw])
     return removed
+
+
+def _forget_waiters(store: RunStore, key: str) -> None:
+    for waiter in answer_of(store.client.lrange(key, 0, -1)):
+        if store.client.zscore(store.keys.active(), waiter.partition(b" ")[0]) is None:
+            store.client.lrem(key, 0, waiter)
 
 
 def _free(store: RunStore, key: str, now: float) -> bool:
@@ -165,7 +196,7 @@ def _free(store: RunStore, key: str, now: float) -> bool:
         run_id, expires, holder = pipe.hmget(key, "run", "expires", "holder")
         freed = run_id is None or (
             pipe.zscore(store.keys.active(), run_id) is None
-            and float(expires or 0) < now * 1000
+            and number_of(expires) < now * 1000
             and pipe.pttl(key) < 0
         )
         pipe.multi()
@@ -185,8 +216,11 @@ def _free_readers(store: RunStore, key: str, now: float) -> int:
         freed.clear()
         holders = []
         for run_id, raw in pipe.hgetall(key).items():
-            hold = msgspec.json.decode(raw)
-            if pipe.zscore(store.keys.active(), run_id) is None and hold.get("expires", 0) < now * 1000:
+            hold = value_of(raw, dict[str, Any]) or {}
+            if (
+                pipe.zscore(store.keys.active(), run_id) is None
+                and number_of(hold.get("expires")) < now * 1000
+            ):
                 freed.append(run_id)
                 holders.append(hold.get("holder"))
         pipe.multi()

@@ -6,17 +6,18 @@ The scripts are the ledger's (`workers/lua`); `workers.ledger` adds what only wo
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any, Final
 
 import msgspec
 import redis
 
-from workers.contract.errors import ErrorInfo
+from workers.contract.errors import ErrorInfo, InvalidMessageError
 from workers.contract.messages import NODE_COMMANDS, RunRequest, decode_request, encode_request
-from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys, addressed
+from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys, addressed, is_run_id
 from workers.contract.results import Attempt, NodeResult
+from workers.contract.stored import number_of, text_of, value_of
 from workers.contract.task_message import queue_key, task_message
 
 RESULT_TTL: Final = 24 * 3600
@@ -24,6 +25,10 @@ RESULT_TTL: Final = 24 * 3600
 
 MAX_PRIORITIES: Final = 1000
 """Runs whose priority is remembered."""
+
+
+ENV_NAMES: Final = "env_names"
+"""Field of an ended run's hash: JSON list of the names whose values its caller's environment contributed."""
 
 
 class LastWord(msgspec.Struct, kw_only=True):
@@ -48,13 +53,32 @@ def steps_of(value: Any) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list) else ()
 
 
+def run_ids_in(raw: Iterable[bytes]) -> list[str]:
+    """Those of some stored texts that are run ids."""
+    return [run_id for run_id in map(text_of, raw) if is_run_id(run_id)]
+
+
 def answer_of(value: Any) -> Any:
     """redis-py types every answer as perhaps awaitable."""
     return value
 
 
 def _facts_in(raw: dict[bytes, bytes]) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in raw.items() if key not in (b"request", b"final")}
+    return {text_of(key): text_of(value) for key, value in raw.items() if key not in (b"request", b"final")}
+
+
+def _last_word_in(raw: bytes | None) -> LastWord | None:
+    """The last word as it is stored.
+
+    Raises:
+        InvalidMessageError: it is not one of this release.
+    """
+    if raw is None:
+        return None
+    last = value_of(raw, LastWord)
+    if last is None:
+        raise InvalidMessageError("the stored result of the run is not readable")
+    return last
 
 
 class RunStore:
@@ -74,7 +98,7 @@ class RunStore:
         keys = self.keys
         names = [
             *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.watches(), keys.active(),
-            keys.finished(), keys.locks(), keys.strays(), keys.turns(),
+            keys.finished(), keys.locks(), keys.strays(), keys.log(run_id), keys.turns(),
         ]  # fmt: skip
         return script(keys=names, args=[run_id, *args], client=pipe)
 
@@ -84,12 +108,18 @@ class RunStore:
         return decoded
 
     def submit(self, request: RunRequest) -> str:
-        """Record a run; its first step is returned, to be published. Submitting it again is a no-op."""
+        """Record a run; its first step is returned, to be published. Submitting it again is a no-op.
+
+        Raises:
+            InvalidMessageError: workers would refuse the request; nothing was recorded.
+        """
+        body = encode_request(request)
+        decode_request(body)
         planned = request.word in NODE_COMMANDS or request.retry_of is not None
         step = STEP_PLAN if planned else STEP_COMMAND
         self._note_priority(request.run_id, request.priority)
         self.call(
-            "submit", request.run_id, encode_request(request), step, request.priority,
+            "submit", request.run_id, body, step, request.priority,
             f"{request.limits.deadline:.15g}",
         )  # fmt: skip
         return step
@@ -119,7 +149,7 @@ class RunStore:
         return (
             None if request is None else decode_request(request),
             _facts_in(raw),
-            None if final is None else msgspec.json.decode(final, type=LastWord),
+            _last_word_in(final),
         )
 
     def facts(self, run_id: str) -> dict[str, str]:
@@ -129,7 +159,7 @@ class RunStore:
     def fact(self, run_id: str, name: str) -> str | None:
         """One field of the run's hash."""
         raw: Any = self.client.hget(self.keys.run(run_id), name)
-        return None if raw is None else str(raw.decode())
+        return None if raw is None else text_of(raw)
 
     def server_time(self) -> float:
         """Redis' clock, seconds since the epoch."""
@@ -143,7 +173,7 @@ class RunStore:
             said = self.fact(run_id, "priority")
             if said is None:
                 return 0
-            known = int(said)
+            known = int(number_of(said))
             self._note_priority(run_id, known)
         return known
 
@@ -183,14 +213,35 @@ class RunStore:
             self.client.lpush(key, *together)
 
     def final(self, run_id: str) -> LastWord | None:
-        """A run's last word, once it has ended."""
+        """A run's last word, once it has ended.
+
+        Raises:
+            InvalidMessageError: what is stored is not one.
+        """
         raw: Any = self.client.hget(self.keys.run(run_id), "final")
-        return None if raw is None else msgspec.json.decode(raw, type=LastWord)
+        return _last_word_in(raw)
 
     def active_runs(self) -> list[str]:
         """Unfinished runs, oldest first."""
         raw: Any = self.client.zrange(self.keys.active(), 0, -1)
-        return [run_id.decode() for run_id in raw]
+        return run_ids_in(raw)
+
+    def kept_runs(self) -> list[str]:
+        """Unfinished and ended runs, the newest first."""
+        finished: Any = self.client.zrange(self.keys.finished(), 0, -1)
+        return sorted({*self.active_runs(), *run_ids_in(finished)}, reverse=True)
+
+    def remove_wrong_types(self) -> int:
+        """Remove keys that all runs share and that have another Redis type than ours; how many.
+
+        Every script would fail at them, for everybody. What was in them is lost already: the key was written over.
+        """
+        removed = 0
+        for key, kind in self.keys.shared().items():
+            found: Any = self.client.type(key)
+            if found not in (kind.encode(), b"none"):
+                removed += int(answer_of(self.client.unlink(key)))
+        return removed
 
     def artifacts(self, run_id: str, names: Sequence[str]) -> list[bytes | None]:
         """Files of a run, compressed, where the run returned them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 
@@ -43,10 +43,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         process_memory: MB that a worker process may have used before another one takes its place, once it is
             between two tasks; 0 is its share of what the machine or the container has.
         contexts: parsed projects that a worker process keeps.
-        env_deny: names (``*`` at the end allowed, comma between) that a remote caller never sends.
+        env_deny: names (``*`` allowed, comma between) that a remote caller neither sends nor, where the worker's
+            setting says so, has taken: secrets, and what makes programs load or start other programs.
         project_dir: where the project lies on this worker when callers name another path.
         runtime_dir: where the embedded stack keeps its socket and state.
         embedded: set by the embedded stack for its workers.
+        patches: which functions of dbt a worker replaces: empty for all, ``off`` for none of those that are there for
+            speed, or names of patches to leave out, comma between.
         log_format: ``text``, ``json`` or ``auto`` (text on a terminal).
         log_level: of dbt-relay's own log.
     """
@@ -67,10 +70,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_losses: Count = 3
     process_memory: Limit = 0.0
     contexts: Count = 8
-    env_deny: str = "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME"
+    env_deny: str = (
+        "AWS_*,*SECRET*,*PASSWORD*,*TOKEN*,*PRIVATE_KEY*,LD_*,DYLD_*,PYTHON*,PATH,HOME,"
+        "BASH_ENV,ENV,IFS,SHELL,EDITOR,PAGER,GIT_*,SSH_*,GCONV_PATH,NODE_OPTIONS,PERL5*,RUBY*,JAVA_TOOL_OPTIONS"
+    )
     project_dir: str = ""
     runtime_dir: str = ""
     embedded: bool = False
+    patches: str = ""
     log_format: str = "auto"
     log_level: str = "INFO"
 
@@ -91,6 +98,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     given = {name: value for name, value in given.items() if name in fields}
     if "broker_url" not in given and environ.get("REDIS_URL"):
         given["broker_url"] = environ["REDIS_URL"]
+    if given.get("broker_url"):
+        name = f"{PREFIX}BROKER_URL" if environ.get(f"{PREFIX}BROKER_URL") else "REDIS_URL"
+        checked_broker_url(given["broker_url"], name)
     try:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -100,17 +110,51 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         ) from error
 
 
-def _check(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid:  # neither the URL nor urllib's text is shown: both may have a part of the password
+_NOT_SUPPORTED = {
+    "sentinel": "Redis Sentinel is not supported yet: name the primary",
+    **dict.fromkeys(
+        ("amqp", "amqps", "pyamqp"), "RabbitMQ is not supported: the state of a run is kept in Redis"
+    ),
+}
+
+
+def checked_broker_url(url: str, name: str = f"{PREFIX}BROKER_URL (or REDIS_URL)") -> str:
+    """A broker URL that can be used.
+
+    Args:
+        name: where it was given, for the error.
+
+    Raises:
+        DbtUsageError: it is none. Neither the URL nor urllib's text is shown: both may have a part of the password.
+    """
+    scheme, found, _ = url.partition("://")
+    if not found:
+        problem = "it does not begin with redis://"
+    elif scheme not in _SCHEMES:
+        problem = _NOT_SUPPORTED.get(scheme, f"{scheme}:// is no scheme of Redis")
+    else:
+        try:
+            port = urlsplit(url).port
+            problem = "its port is 0" if port == 0 else ""
+        except ValueError:
+            problem = "its host or port cannot be read"
+    if problem:
         raise DbtUsageError(
-            "DBT_RELAY_BROKER_URL (or REDIS_URL) is not the URL of a Redis server. Use redis://USER:PASSWORD@HOST:PORT/DB, "
-            "rediss:// or unix://, and percent-encode characters such as / # ? @ [ in the password (/ is %2F)."
+            f"{name} is not the URL of a Redis server: {problem}. Use redis://USER:PASSWORD@HOST:PORT/DB, rediss:// or "
+            "unix://, and percent-encode characters such as / # ? @ [ in the password (/ is %2F)."
         )
+    return url
+
+
+def tls_options(url: str) -> dict[str, str] | None:
+    """TLS options of a ``rediss://`` URL, by redis-py's names; None for a URL without TLS.
+
+    Certificates are verified unless the URL says ``ssl_cert_reqs=none``: kombu's default is not to.
+    """
+    if not url.startswith("rediss://"):
+        return None
+    given = {name: value for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")}
+    return {"ssl_cert_reqs": "required", **given}
 
 
 def redis_url(url: str) -> str:
@@ -119,19 +163,23 @@ def redis_url(url: str) -> str:
     Raises:
         DbtUsageError: it is not a URL of a Redis server. The text does not show it.
     """
-    _check(url)
+    checked_broker_url(url)
     if url.startswith("redis+socket://"):
         return "unix://" + url[len("redis+socket://") :].replace("virtual_host=", "db=")
     return url
 
 
 def celery_url(url: str) -> str:
-    """A broker URL as Celery takes it.
+    """A broker URL as Celery takes it; the options of TLS are given beside it (`tls_options`).
 
     Raises:
-        DbtUsageError: see `redis_url`.
+        DbtUsageError: see `checked_broker_url`.
     """
-    _check(url)
+    checked_broker_url(url)
     if url.startswith("unix://"):
         return "redis+socket://" + url[len("unix://") :].replace("db=", "virtual_host=")
+    if url.startswith("rediss://"):
+        parts = urlsplit(url)
+        others = [(name, value) for name, value in parse_qsl(parts.query) if not name.startswith("ssl_")]
+        return parts._replace(query=urlencode(others)).geturl()
     return url

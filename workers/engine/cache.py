@@ -26,6 +26,9 @@ from dbt.adapters.reference_keys import _make_ref_key
 from dbt.deprecations import active_deprecations
 from dbt_common.utils.formatting import lowercase
 
+from workers.engine.patches import registry
+from workers.engine.template_state import TEMPLATES
+
 
 class CacheRecorder:
     """A run's relation cache in this process: records its changes, replays those made elsewhere."""
@@ -88,18 +91,25 @@ class CacheRecorder:
         told = [self.origin, "snapshot", relations, links, schemas, self.position]
         return msgspec.json.encode(told).decode()
 
-    def replay(self, changes: Iterable[bytes]) -> None:
+    def replay(self, changes: Iterable[bytes]) -> list[list[Any]]:
         """Apply the run's next changes; those that came from here are in the cache already.
 
         A snapshot is told with its node's result, some time after the warehouse was asked: what other nodes
         told meanwhile is applied again on top of it. The warehouse may have shown some of that already.
+
+        Returns:
+            the changes that are none of the cache (`template_state`).
         """
         restored = False
+        others: list[list[Any]] = []
         with self.quietly():
             for raw in changes:
                 self.position += 1
                 origin, *change = msgspec.json.decode(raw)
                 self._replayed.append(raw)
+                if change[0] == TEMPLATES:
+                    others.append([origin, *change])
+                    continue
                 if origin == self.origin and (not restored or change[0] == "deprecated"):
                     continue
                 self._apply(change)
@@ -107,8 +117,9 @@ class CacheRecorder:
                     restored = True
                     for told in self._replayed[change[4] : -1]:
                         _, *meanwhile = msgspec.json.decode(told)
-                        if meanwhile[0] not in {"snapshot", "deprecated"}:
+                        if meanwhile[0] not in {"snapshot", "deprecated", TEMPLATES}:
                             self._apply(meanwhile)
+        return others
 
     def _apply(self, change: list[Any]) -> None:
         cache = self.cache
@@ -188,8 +199,7 @@ _KINDS = 8
 
 
 def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:
-    if getattr(base, "_records", False):
-        base = base.__mro__[1]
+    base = next(each for each in base.__mro__ if not vars(each).get("_records"))
 
     class RecordingCache(base):  # type: ignore[valid-type, misc]
         """dbt's cache; every change is told to the recorder once it was made."""
@@ -224,6 +234,18 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
 
         def __init__(self) -> None:
             super().__init__(log_cache_events=False)
+
+    return _narrowing(RecordingCache)() if registry.enabled("cached-relations") else RecordingCache()
+
+
+def _narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
+    class NarrowedCache(base):  # type: ignore[valid-type, misc]
+        """A cache that looks relations up by the spelling of their names."""
+
+        _records = True
+
+        def __init__(self) -> None:
+            super().__init__()
             self.relations: _BySpelling = _BySpelling()
             self._narrow = threading.local()
 
@@ -246,7 +268,7 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
                 raise NoneRelationFoundError
             return found
 
-    return RecordingCache()
+    return NarrowedCache
 
 
 MARKS = '"`'

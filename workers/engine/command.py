@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from dbt.adapters.factory import FACTORY
 from dbt.artifacts.schemas.catalog import CatalogArtifact
 from dbt.artifacts.schemas.freshness import FreshnessResult
 from dbt.artifacts.schemas.run import RunExecutionResult, RunResultsArtifact
-from dbt.cli.main import dbtRunner
+from dbt.cli.main import cli, dbtRunner
 from dbt.task.retry import RETRYABLE_STATUSES
 from dbt_common.invocation import get_invocation_id
 
@@ -29,6 +29,7 @@ from workers.engine.edges import plain_artifact, run_results_of
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import FencedAdapters
+from workers.engine.file_log import diverted
 from workers.engine.masking import secrets_here
 from workers.engine.retry import Previous, state_folder
 from workers.engine.spec import Finished, RunSpec, StepResult
@@ -38,12 +39,18 @@ WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
 
 
 def execute_command(
-    spec: RunSpec, command: str, sink: LineSink, previous: Previous | None = None
+    spec: RunSpec,
+    command: str,
+    sink: LineSink,
+    previous: Previous | None = None,
+    *,
+    exiting: Callable[[], bool] = lambda: False,
 ) -> Finished:
     """Execute a command whole.
 
     Args:
         previous: run results that ``retry`` is to repeat, instead of those in the target folder.
+        exiting: whether the process was told to end; a SystemExit is an error of the command otherwise.
 
     Raises:
         KeyboardInterrupt, SystemExit: something stopped this process's work from outside; dbt's own
@@ -51,11 +58,16 @@ def execute_command(
     """
     FACTORY.adapters = FencedAdapters()
     said: list[str] = []
-    with _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), contextlib.ExitStack() as stack:
+    with (
+        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(),
+        contextlib.ExitStack() as stack,
+    ):  # fmt: skip
+        if spec.file_log:
+            stack.enter_context(diverted(sink.record))
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
         outcome = dbtRunner().invoke([*spec.args, *state])
     error: BaseException | None = outcome.exception
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and exiting()):
         raise error
     if error is not None:
         return Finished(return_code=2, error=classify_command(error, command))
@@ -120,6 +132,16 @@ def _tables_on_stdout() -> Iterator[None]:
         yield
     finally:
         agate.Table.print_table = printing
+
+
+@contextlib.contextmanager
+def _named_dbt() -> Iterator[None]:
+    """dbt's programmatic interface calls itself ``cli`` where the executable says ``dbt`` (in its log, in help texts)."""
+    name, cli.name = cli.name, "dbt"
+    try:
+        yield
+    finally:
+        cli.name = name
 
 
 @contextlib.contextmanager

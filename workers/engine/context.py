@@ -10,9 +10,10 @@ manifest by the key.
 from __future__ import annotations
 
 import copy
-import zlib
+import importlib
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -21,20 +22,28 @@ from dbt.cli import requires
 from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
-from dbt.graph import Graph
 from dbt.mp_context import get_mp_context
 from dbt.parser.manifest import ManifestLoader, _check_manifest
 from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
-from workers.engine.fencing import FencedAdapters
+from workers.contract.log import log
+from workers.contract.stored import text_of, unpack
+from workers.engine.fencing import FencedAdapters, require_fence
+from workers.engine.graph_files import LinkedGraph
 from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.macros import remember_macros
 from workers.engine.manifest_file import ManifestFile
 from workers.engine.packing import pack, packed, uncollected, unpacked
+from workers.engine.patches.registry import enabled
 from workers.engine.reads import Recorder, Seen, watching
 from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.spec import RunSpec, SharedContexts
+from workers.engine.template_state import GraphIndex
+from workers.engine.unshared import unshare
+from workers.engine.warned import CHECKS, Warnings
+
+_CHANGED_VARS = "changed-vars"
 
 
 class ProjectMismatchError(Exception):
@@ -54,9 +63,11 @@ class Context(msgspec.Struct, kw_only=True):
 
     Attributes:
         manifest_file: its manifest.json, kept in pieces.
+        graph_index: of its `graph`.
         config: configuration of an invocation of the same key, where reading it warned of nothing.
         graphs: dbt's graph of the manifest, without and with the edges of a build.
         semantic_manifest: what dbt writes of it, which no run changes.
+        catalogs: of ``catalogs.yml``, where dbt hands them to its tasks (dbt-core >= 1.12).
         nothing_to_say: whether dbt's checks in each invocation warned of nothing.
         parsed_as: key of the context that the manifest was parsed for: this one, or one with other vars.
     """
@@ -66,9 +77,11 @@ class Context(msgspec.Struct, kw_only=True):
     manifest: Manifest
     adapter: Any
     manifest_file: ManifestFile
+    graph_index: GraphIndex
     config: RuntimeConfig | None = None
-    graphs: dict[bool, Graph] = msgspec.field(default_factory=dict)
+    graphs: dict[bool, LinkedGraph] = msgspec.field(default_factory=dict)
     semantic_manifest: bytes | None = None
+    catalogs: Any = None
     nothing_to_say: bool = False
 
     def use_adapter(self) -> None:
@@ -122,9 +135,10 @@ class ContextStore:
             found = found or self._parse(family, spec, click_context, flags, config)
         else:
             self._adopt(found, click_context, config)
+            self._warn_again(found.key, family, family_of(flags, spec, with_vars=False))
             if not found.nothing_to_say:
                 found.nothing_to_say = _says_nothing(lambda: _check_again(found.manifest, config))
-        self._keep(found)
+        self._keep(found, click_context)
         return found, config
 
     def attach(
@@ -148,7 +162,7 @@ class ContextStore:
             self._adopt(context, click_context, config)
         else:
             context.use_adapter()
-        self._keep(context)
+        self._keep(context, click_context)
         return context, config
 
     def _find(self, family: str, spec: RunSpec, flags: Flags) -> Context | None:
@@ -166,17 +180,25 @@ class ContextStore:
         packed = self._shared.load(key)
         if packed is None:
             return self._unpack_same(key)
-        manifest = unpacked(zlib.decompress(packed))
+        try:
+            manifest = unpacked(unpack(packed))
+        except Exception as error:  # noqa: BLE001 - whatever is stored there, the project can be parsed
+            log(
+                "a stored manifest is not readable, the project is parsed",
+                context=key,
+                error=str(error)[:200],
+            )
+            return None
         manifest.build_flat_graph()
         remember_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=None,
-            manifest_file=ManifestFile(manifest),
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _unpack_same(self, key: str) -> Context | None:
         """A context whose manifest was parsed with other vars."""
-        parsed_as = (self._shared.index(_SAME + key) or b"").decode()
+        parsed_as = text_of(self._shared.index(_SAME + key))
         if not parsed_as:
             return None
         found = next((each for each in self._contexts.values() if each.parsed_as == parsed_as), None)
@@ -200,10 +222,12 @@ class ContextStore:
         """dbt's configuration for this invocation, read by the very steps of dbt's command line."""
         FACTORY.adapters = FencedAdapters()
         for name in ("profile", "project", "catalogs", "runtime_config"):
-            step = getattr(requires, name, None)  # catalogs: dbt-core >= 1.11
+            step = getattr(requires, name, None)  # catalogs: dbt-core < 1.12
             if step is not None:
                 step(_nothing)(click_context)
         config: RuntimeConfig = click_context.obj["runtime_config"]
+        if not hasattr(requires, "catalogs"):
+            click_context.obj["catalogs"] = _catalogs(click_context.obj["flags"], config)
         return config
 
     def _adopt(self, context: Context, click_context: Any, config: RuntimeConfig) -> None:
@@ -214,8 +238,7 @@ class ContextStore:
             return
         click_context.obj["manifest"] = context.manifest
         requires.setup_manifest(click_context, write=False)
-        adapter = FACTORY.lookup_adapter(config.credentials.type)
-        context.adapter = adapter
+        context.adapter = _fenced_adapter(config)
 
     def _parse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
@@ -223,39 +246,55 @@ class ContextStore:
         FACTORY.adapters = FencedAdapters()
         click_context.obj.pop("manifest", None)
         recorder, given = Recorder(), digests(config.cli_vars)
-        with watching(config, recorder):
+        with watching(config, recorder) if enabled(_CHANGED_VARS) else nullcontext():
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
         read = read_set_of(config, manifest, flags)
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
-        if recorder.whole and digests(config.cli_vars) == given:
-            self._know(context.key, read, recorder.units(), spec, click_context, flags, config)
+        if recorder.whole and recorder.warned.warnings.complete and digests(config.cli_vars) == given:
+            warned = recorder.warned.warnings
+            self._know(context.key, read, recorder.units(), warned, spec, click_context, flags, config)
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
+        unshare(manifest)
         self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(
-            key=key, parsed_as=key, manifest=manifest, adapter=FACTORY.lookup_adapter(config.credentials.type),
-            manifest_file=ManifestFile(manifest),
+            key=key, parsed_as=key, manifest=manifest, adapter=_fenced_adapter(config),
+            manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
         )  # fmt: skip
 
     def _know(
-        self, key: str, read: ReadSet, seen: list[Seen], spec: RunSpec, click_context: Any, flags: Flags,
-        config: RuntimeConfig,
+        self, key: str, read: ReadSet, seen: list[Seen], warned: Warnings, spec: RunSpec, click_context: Any,
+        flags: Flags, config: RuntimeConfig,
     ) -> None:  # fmt: skip
         """Keep what a parse looked at, for the next var set."""
         project = project_digest(config, click_context.obj.get("catalogs"))
-        base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen)
+        base = Base(key=key, vars=digests(config.cli_vars), project=project, seen=seen, warned=warned)
         bare = family_of(flags, spec, with_vars=False)
+        if warned.any:
+            self._shared.save_index(_WARNED + key, msgspec.json.encode(warned))
+        self._shared.save_index(_LAST + bare, family_of(flags, spec).encode())
         known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
+
+    def _warn_again(self, key: str, family: str, bare: str) -> None:
+        """Say the warnings of a kept parse again where dbt would parse again: the vars are not those of the last run."""
+        raw = self._shared.index(_WARNED + key)
+        if raw is None or self._shared.index(_LAST + bare) == family.encode():
+            return
+        with suppress(msgspec.DecodeError):
+            msgspec.json.decode(raw, type=Warnings).again()
+        self._shared.save_index(_LAST + bare, family.encode())
 
     def _reparse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
     ) -> Context | None:
         """The context of a project that was parsed with other vars, and nothing else is another."""
+        if not enabled(_CHANGED_VARS):
+            return None
         bare = family_of(flags, spec, with_vars=False)
         try:
             known = msgspec.json.decode(self._shared.index(bare) or b"", type=Known)
@@ -264,9 +303,10 @@ class ContextStore:
         base, read = known.base, known.read
         if not flags.PARTIAL_PARSE or known.but_vars != key_of(bare, read, spec, flags):
             return None
-        if base.project != project_digest(config, click_context.obj.get("catalogs")):
-            return None  # dbt_project.yml, a package's or the profile say something else now
-        parsed = self._contexts.get(base.key) or self._unpack(base.key)
+        parsed = None
+        # otherwise dbt_project.yml, a package's or the profile say something else now
+        if base.project == project_digest(config, click_context.obj.get("catalogs")):
+            parsed = self._contexts.get(base.key) or self._unpack(base.key)
         if parsed is None:
             return None
         context = _with_other_vars(parsed, key_of(family, read, spec, flags))
@@ -280,49 +320,70 @@ class ContextStore:
             return None
         say(said if found.same else found.said)
         if found.same:
+            found.warned.again()
             self._shared.save_index(_SAME + context.key, context.parsed_as.encode())
             context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
         else:
             read = read_set_of(config, found.manifest, flags)
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
-        self._know(context.key, read, found.seen, spec, click_context, flags, config)
+        self._know(context.key, read, found.seen, found.warned, spec, click_context, flags, config)
         return context
 
-    def _keep(self, context: Context) -> None:
+    def _keep(self, context: Context, click_context: Any) -> None:
+        context.catalogs = click_context.obj.get("catalogs", context.catalogs)
         self._contexts[context.key] = context
         self._contexts.move_to_end(context.key)
         while len(self._contexts) > self._capacity:
             self._contexts.popitem(last=False)
 
 
-_SAME = "same:"
+_SAME, _WARNED, _LAST = "same:", "warned:", "last:"
 
 
 def _with_other_vars(context: Context, key: str) -> Context:
     """A context whose manifest is another's."""
     return Context(
         key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None,
-        manifest_file=context.manifest_file, graphs=context.graphs, semantic_manifest=context.semantic_manifest,
+        manifest_file=context.manifest_file, graph_index=context.graph_index, graphs=context.graphs,
+        semantic_manifest=context.semantic_manifest,
     )  # fmt: skip
+
+
+def _fenced_adapter(config: RuntimeConfig) -> Any:
+    """The adapter that dbt made.
+
+    Raises:
+        DbtUsageError: its connections are not fenced.
+    """
+    adapter = FACTORY.lookup_adapter(config.credentials.type)
+    require_fence(adapter)
+    return adapter
+
+
+def _catalogs(flags: Flags, config: RuntimeConfig) -> list[Any]:
+    """What ``catalogs.yml`` says, as dbt.cli.requires.setup_manifest reads it (dbt-core >= 1.12)."""
+    catalogs: Any = importlib.import_module("dbt.config.catalogs")
+    if getattr(flags, "USE_CATALOGS_V2", False):
+        return list(catalogs.load_catalogs_v2(flags.PROJECT_DIR, config.project_name, flags.VARS))
+    return list(catalogs.load_catalogs(flags.PROJECT_DIR, config.project_name, flags.VARS))
 
 
 def _nothing(*_: Any, **__: Any) -> None:
     """The command that dbt's decorators prepare for."""
 
 
-_CHECKS = (
-    "check_for_model_deprecations", "check_for_spaces_in_resource_names",
-    "check_for_microbatch_deprecations", "check_forcing_batch_concurrency",
-    "check_microbatch_model_has_a_filtered_input", "check_function_default_arguments_ordering",
-)  # fmt: skip
-
-
 def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
     """What dbt checks, and warns of, in every invocation (dbt.parser.manifest.ManifestLoader.load)."""
     loader: ManifestLoader = ManifestLoader.__new__(ManifestLoader)
     loader.manifest, loader.root_project = manifest, config
-    for check in _CHECKS:
+    for check in CHECKS:
         if hasattr(loader, check):  # the later ones: dbt-core >= 1.11
             getattr(loader, check)()
     _check_manifest(manifest, config)
+    if getattr(
+        get_event_manager(), "allow_deferral", False
+    ):  # as dbt.cli.requires.setup_manifest, dbt-core >= 1.12
+        from dbt_common.events.base_types import EventGroupType
+
+        get_event_manager().fire_deferred_events(EventGroupType.PARSE)

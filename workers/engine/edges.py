@@ -36,6 +36,7 @@ from workers.engine import fencing
 from workers.engine.manifest_file import write_bytes, write_json
 from workers.engine.node import apply_patch, patch_of, plain_result, run_result
 from workers.engine.spec import Finished, StepOutcome, StepResult
+from workers.engine.template_calls import as_parsed
 from workers.engine.view import RunView
 
 
@@ -221,7 +222,7 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
     run_results = run_results_of(result)
     fencing.assure()  # files have no fence: whoever was stopped for long writes none over those of others
     if task.args.write_json:
-        write_manifest(view, view.owned)
+        write_manifest(view, view.owned | view.templates.changed)
         path = task.result_path()
         write_json(path, run_results)
         fire_event(ArtifactWritten(artifact_type=type(result).__name__, artifact_path=path))
@@ -246,7 +247,8 @@ def write_manifest(view: RunView, changed: set[str]) -> None:
     fire_event(ArtifactWritten(artifact_type="WritableManifest", artifact_path=path))
     path = os.path.join(target, SEMANTIC_MANIFEST_FILE_NAME)
     if view.context.semantic_manifest is None:
-        write_semantic_manifest(manifest=view.manifest, target_path=target)
+        with as_parsed():
+            write_semantic_manifest(manifest=view.manifest, target_path=target)
         view.context.semantic_manifest = Path(path).read_bytes()
     else:
         write_bytes(path, view.context.semantic_manifest)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import click
 from dbt.cli.exceptions import DbtUsageException
-from dbt.deprecations import show_deprecations_summary
 from dbt.events.types import MainEncounteredError, MainStackTrace
 from dbt_common.events.functions import fire_event
 from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
 from workers.engine import command as commands
-from workers.engine import edges, fencing, node_files, rendering, thrift  # noqa: F401 - for what they put in place
+from workers.engine import edges, fencing, template_calls
 from workers.engine.context import ContextStore, ProjectMismatchError
 from workers.engine.events import LineSink
 from workers.engine.failure import classify_command
 from workers.engine.fencing import Tenure
-from workers.engine.invocation import parse_flags, preflight, said_already, standing_in, use_flags
+from workers.engine.invocation import parse_flags, postflight, preflight, said_already, standing_in, use_flags
 from workers.engine.node import execute_node
 from workers.engine.packing import uncollected
 from workers.engine.plan import check_models, make_plan
@@ -53,7 +53,18 @@ class CommandFailedError(Exception):
 class Engine:
     """dbt in this process. One step at a time: dbt's own state is the process's."""
 
-    def __init__(self, shared: SharedContexts, worker: str = "", contexts: int = 8) -> None:
+    def __init__(
+        self,
+        shared: SharedContexts,
+        worker: str = "",
+        contexts: int = 8,
+        exiting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            exiting: whether the process was told to end: a SystemExit is not dbt's then.
+        """
+        self._exiting = exiting
         self._contexts = ContextStore(shared, contexts)
         self._views: OrderedDict[str, RunView] = OrderedDict()
         self._most_views = max(MAX_VIEWS, contexts)
@@ -70,11 +81,12 @@ class Engine:
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
-        with self._step(spec, "@plan", emit, attempt):
+        with self._step(spec, "@plan", emit, attempt) as seen:
             try:
-                click_context, flags = parse_flags(spec.args)
-            except DbtUsageException:
-                return _whole("dbt has its own words for what is wrong with the arguments")
+                with redirect_stdout(io.StringIO()):  # the whole command prints the same again
+                    click_context, flags = parse_flags(seen.args)
+            except (DbtUsageException, click.exceptions.Exit, click.Abort):
+                return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
             if previous is not None and command_of(previous) not in TASKS:
                 use_flags(flags)
                 warehouse = warehouse_of(self._contexts.configure(click_context))
@@ -88,11 +100,11 @@ class Engine:
                 click_context, flags = parse_flags(arguments(click_context, flags, retry))
                 said_already(flags)
                 use_flags(flags)
-            context, config = self._contexts.open(spec, click_context, flags)
+            context, config = self._contexts.open(seen, click_context, flags)
             with uncollected():
-                view = build_view(spec.run_id, flags, config, context, console)
+                view = build_view(seen.run_id, flags, config, context, console)
                 self._keep(view)
-                check_models(view.manifest, config, spec.required_models)
+                check_models(view.manifest, config, seen.required_models)
                 return make_plan(view, retry, again)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
@@ -101,11 +113,12 @@ class Engine:
         Raises:
             CommandFailedError: as dbt gives a command up whose schemas or hooks cannot be made.
         """
-        with self._step(spec, "@start", emit, attempt):
-            view = self._view(spec, facts)
+        with self._step(spec, "@start", emit, attempt) as seen:
+            view = self._view(seen, facts)
+            view.templates.begin(view.own_hooks)
             with uncollected():
                 outcome = edges.start(view)
-            outcome.cache += view.recorder.take()
+            outcome.cache += view.recorder.take() + view.templates.take()
             return outcome
 
     def node(
@@ -133,14 +146,15 @@ class Engine:
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
         """
-        with self._step(spec, unique_id, emit, attempt):
-            view = self._view(spec, facts)
+        with self._step(spec, unique_id, emit, attempt) as seen:
+            view = self._view(seen, facts)
             refreshed: tuple[str, ...] = ()
-            view.recorder.replay(changes(view.recorder.position))
+            told = view.recorder.replay(changes(view.recorder.position))
+            view.templates.begin(lambda: (unique_id, *view.inlined), told)
             if (attempt > 1 or stale) and not skip:
                 refreshed = (self._refresh_cache(view),)
             outcome = execute_node(view, unique_id, index, skip=skip, cause=cause, overran=overran)
-            outcome.cache = refreshed + view.recorder.take()
+            outcome.cache = refreshed + view.recorder.take() + view.templates.take()
             outcome.result.worker = self._worker
             return outcome
 
@@ -157,34 +171,38 @@ class Engine:
         attempt: int = 1,
     ) -> Finished:
         """What dbt does once after the last node."""
-        with self._step(spec, "@close", emit, attempt):
-            view = self._view(spec, facts)
-            view.recorder.replay(changes(view.recorder.position))
+        with self._step(spec, "@close", emit, attempt) as seen:
+            view = self._view(seen, facts)
+            view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
             finished = edges.close(view, started, results, stop=stop)
-            show_deprecations_summary()
+            postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
             return finished
 
     def command(
         self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1, previous: Previous | None = None
     ) -> Finished:
         """Execute a command whole. `previous`: see `plan`."""
-        with self._step(spec, "@command", emit, attempt):
-            return commands.execute_command(spec, command, self._sink, previous)
+        with self._step(spec, "@command", emit, attempt) as seen:
+            return commands.execute_command(seen, command, self._sink, previous, exiting=self._exiting)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.
 
-        A project or profile that cannot be read needs none: dbt will say what is wrong with it.
+        Arguments, a project or a profile that dbt refuses need none: the command reports the error.
         """
         if command in commands.WITHOUT_WAREHOUSE:
             return None
-        with self._quiet_step(spec):
+        with self._quiet_step(spec), redirect_stdout(io.StringIO()):
             try:
                 click_context, flags = parse_flags(spec.args)
                 use_flags(flags)
                 config = self._contexts.configure(click_context)
                 return warehouse_of(config)
-            except (DbtBaseException, click.UsageError):
+            except Exception:  # noqa: BLE001 - whatever it is, the command meets it again and reports it
+                return None
+            except SystemExit:
+                if self._exiting():
+                    raise
                 return None
 
     @contextmanager
@@ -261,14 +279,15 @@ class Engine:
             edges.write_manifest(view, set())
 
     @contextmanager
-    def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[None]:
+    def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:
         self._sink = LineSink(
-            None, spec.run_id, step, emit, debug=spec.debug, attempt=attempt, worker=self._worker
-        )
+            None, spec.run_id, step, emit, debug=spec.debug, file_log=spec.file_log, attempt=attempt,
+            worker=self._worker,
+        )  # fmt: skip
         try:
-            with standing_in(spec, self._sink):
+            with standing_in(spec, self._sink) as seen:
                 try:
-                    yield
+                    yield seen
                 except CommandFailedError:
                     raise
                 except click.UsageError as error:  # click says it on stderr, and so does our caller
@@ -276,14 +295,19 @@ class Engine:
                 except (DbtUsageError, ProjectMismatchError) as error:
                     self._sink.line(f"Error: {error}", level="error")
                     raise CommandFailedError(self._finished(error, spec)) from error
-                except Exception as error:
+                except (Exception, SystemExit) as error:
+                    if isinstance(error, SystemExit) and self._exiting():
+                        raise
                     # as dbt.cli.requires.postflight reports what ends a command
                     fire_event(MainEncounteredError(exc=str(error)))
                     if not isinstance(error, DbtBaseException):
                         fire_event(MainStackTrace(stack_trace=traceback.format_exc()))
                     self._leave_manifest(spec)
-                    show_deprecations_summary()
+                    flags = self._sink.flags
+                    postflight(getattr(flags, "WHICH", ""), flags, spec.started_at, success=False)
                     raise CommandFailedError(self._finished(error, spec)) from error
+                finally:
+                    template_calls.leave()
         except OSError as error:
             # the caller's working directory is not on this machine
             self._sink.line(f"Error: {error}", level="error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,19 +17,24 @@ from dbt_common.events.event_manager_client import ctx_set_event_manager, get_ev
 from dbt_common.events.functions import env_scrubber, get_stdout_config
 from dbt_common.events.logger import LineFormat, _is_print_event, _JsonLogger, _Logger, _TextLogger
 
-from workers.contract.events import DEBUG, LINE, STDERR, Event
+from workers.contract.events import DEBUG, LINE, RECORD, STDERR, Event, encode_records
 from workers.contract.scrub import escaped
 from workers.engine.console import StepConsole
+from workers.engine.file_log import RANK, FileRecords, file_records
 from workers.engine.masking import mask_while_opening
+from workers.engine.patches import registry
 
-_RANK = {level.value: rank for rank, level in enumerate(
-    (EventLevel.TEST, EventLevel.DEBUG, EventLevel.INFO, EventLevel.WARN, EventLevel.ERROR))}  # fmt: skip
+_BEFORE_A_WAIT = frozenset({"SQLQuery", "CodeExecution"})
+"""Events after which a query runs, perhaps for long: what was said until then goes to the log file first."""
+
+MAX_RECORDS = 50
+"""Records of the log file that are passed on together, at most."""
 
 
 class QuietManager(EventManager):
-    """dbt's event manager, which makes no message of a debug event that nobody would hear.
+    """dbt's event manager, which makes no message of a debug event where no callback needs one.
 
-    Some hundred of them are fired around each node. Everything that does more than pass a message on
+    Some forty of them are fired around each node. Everything that does more than pass a message on
     (loggers, warnings as errors) is dbt's.
     """
 
@@ -36,18 +42,18 @@ class QuietManager(EventManager):
         """See `EventManager.fire_event`."""
         if not self.loggers and (level or e.level_tag()) == EventLevel.DEBUG:
             force = args[1] if len(args) > 1 else kwargs.get("force_warn_or_error_handling")
-            if not force and all(getattr(each, "deaf_to", _hears)(e) for each in self.callbacks):
+            if not force and all(getattr(each, "take_debug", _needs_message)(e) for each in self.callbacks):
                 return
         super().fire_event(e, level, *args, **kwargs)
 
 
-def _hears(_: BaseEvent) -> bool:
+def _needs_message(_: BaseEvent) -> bool:
     return False
 
 
 def use_quiet_manager() -> None:
     """Make dbt's event manager of this process a `QuietManager`."""
-    if not isinstance(get_event_manager(), QuietManager):
+    if registry.enabled("debug-events") and not isinstance(get_event_manager(), QuietManager):
         ctx_set_event_manager(QuietManager())
 
 
@@ -71,12 +77,17 @@ class LineSink:
         emit: Callable[[Event], None],
         *,
         debug: bool = False,
+        file_log: bool = False,
         attempt: int = 0,
         worker: str = "",
     ) -> None:
         self.run_id, self.step, self.emit = run_id, step, emit
         self.debug, self.attempt, self.worker = debug, attempt, worker
-        self.level = _RANK["info"]
+        self.level = RANK["info"]
+        self.flags: Any | None = None
+        self._file_log = file_log
+        self._file: FileRecords | None = None
+        self._records: deque[str] = deque()
         self._silent = False
         self._muted = False
         self.console: StepConsole | None = None
@@ -85,6 +96,7 @@ class LineSink:
 
     def configure(self, flags: Any | None) -> None:
         """Take format and level from dbt's flags (None before they are known: dbt's defaults)."""
+        self.flags = flags
         level = EventLevel.INFO
         line_format, colors, cache_events = LineFormat.PlainText, True, False
         if flags is not None:
@@ -99,7 +111,8 @@ class LineSink:
                 )  # fmt: skip
         config = get_stdout_config(line_format, colors, level, cache_events)
         config.output_stream = None
-        self.level = _RANK[level.value]
+        self.level = RANK[level.value]
+        self._file = file_records(flags) if self._file_log and flags is not None else None
         self._filter = config.filter
         self._logger = _JsonLogger(config) if line_format == LineFormat.Json else _TextLogger(config)
 
@@ -112,13 +125,25 @@ class LineSink:
         finally:
             self._muted = False
 
-    def deaf_to(self, event: BaseEvent) -> bool:
-        """Whether nothing would come of a message of this event, which is fired at debug level."""
+    def take_debug(self, event: BaseEvent) -> bool:
+        """Take an event that is fired at debug level, where dbt need not make a message of it.
+
+        Returns:
+            False: a message is needed, and nothing was done.
+        """
         if self._muted:
             return True
-        return not self.debug and (
-            self._silent or (self.level > _RANK["debug"] and not _always_shown(type(event).__name__))
-        )
+        if self.debug or not (
+            self._silent or (self.level > RANK["debug"] and not _always_shown(type(event).__name__))
+        ):
+            return False
+        if self._file is None or not self._file.takes(event):
+            return True
+        record = self._file.render_debug(event)
+        if record is None:
+            return False
+        self.record(record, now=type(event).__name__ in _BEFORE_A_WAIT)
+        return True
 
     def __call__(self, msg: EventMsg) -> None:
         """dbt's callback."""
@@ -126,9 +151,11 @@ class LineSink:
             return
         info: Any = msg.info
         level = info.level
+        if self._file is not None and (record := self._file.render(msg)) is not None:
+            self.record(record)
         shown = (
             not self._silent
-            and (_RANK.get(level, 2) >= self.level or _is_print_event(msg))
+            and (RANK.get(level, 2) >= self.level or _is_print_event(msg))
             and self._filter(msg)
         )
         if shown:
@@ -138,6 +165,7 @@ class LineSink:
 
     def line(self, text: str, *, level: str = "info") -> None:
         """Say a text as dbt's console would show it, one event a line. What code wrote before comes before it."""
+        self.flush_records()
         begun = "" if self.console is None else self.console.before_line()
         for part in (begun + text).split("\n"):
             self._emit(LINE, part, level)
@@ -145,6 +173,25 @@ class LineSink:
     def written(self, text: str, stream: str) -> None:
         """Pass on a line that code wrote on ``stdout`` or ``stderr`` itself."""
         self._emit(LINE, text, "info", stream if stream == STDERR else "")
+
+    def record(self, text: str, *, now: bool = False) -> None:
+        """Take a record of the log file.
+
+        Args:
+            now: pass it on at once, with those that were taken before it.
+        """
+        self._records.append(mask_while_opening(escaped(text)))
+        if now or len(self._records) >= MAX_RECORDS:
+            self.flush_records()
+
+    def flush_records(self) -> None:
+        """Pass on the records of the log file that were taken."""
+        records: list[str] = []
+        with contextlib.suppress(IndexError):
+            while True:  # other threads may add some
+                records.append(self._records.popleft())
+        if records:
+            self.emit(Event(kind=RECORD, run_id=self.run_id, text=encode_records(records).decode()))
 
     def _emit(self, kind: str, text: str, level: str, stream: str = "") -> None:
         self.emit(

@@ -28,6 +28,7 @@ import msgspec
 from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
+from workers.contract.errors import DbtUsageError
 from workers.engine import duckdb_connections
 from workers.engine.masking import mask_opening_errors
 
@@ -231,5 +232,19 @@ def _fence(adapter: Any) -> None:
             raise
         return connection
 
+    fenced_open.fenced = True  # type: ignore[attr-defined]
     # dbt asks the manager for it each time (dbt.adapters.base.connections.set_connection_name)
     adapter.connections.open = fenced_open
+
+
+def require_fence(adapter: Any) -> None:
+    """Make sure that an adapter came through `FencedAdapters`.
+
+    Raises:
+        DbtUsageError: this release of dbt keeps its adapters elsewhere.
+    """
+    if not getattr(adapter.connections.open, "fenced", False):
+        raise DbtUsageError(
+            "this release of dbt makes its adapters where dbt-relay cannot fence their connections: a worker that lost "
+            "a node could go on writing. Install a release that is supported (docs/dbt-releases.md)"
+        )

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from workers.contract.unchanged import OfFiles
 
-SUFFIXES = frozenset({".sql", ".py", ".yml", ".yaml", ".csv", ".md", ".json", ".ipynb", ".jinja"})
+SUFFIXES = frozenset(
+    {".sql", ".py", ".yml", ".yaml", ".csv", ".md", ".json", ".ipynb", ".jinja", ".jinja2", ".j2", ".js"}
+)
 ROOT_FILES = (
     "dbt_project.yml", "packages.yml", "dependencies.yml", "package-lock.yml", "selectors.yml",
     "catalogs.yml", "vars.yml", ".dbtignore",

@@ -8,31 +8,46 @@ may borrow all of it, and puts it back.
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import sys
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+import click
+import dbt.clients.registry
 import dbt.deprecations
+import dbt.deps.base
 import dbt.tracking
+import dbt.utils.artifact_upload
 import dbt_common.invocation
+import msgspec
 from dbt.cli import requires
 from dbt.cli.flags import Flags, args_to_context
-from dbt.events.types import MainReportArgs, MainReportVersion
+from dbt.cli.main import cli
+from dbt.deprecations import show_deprecations_summary
+from dbt.events.types import CommandCompleted, FlushEvents, MainReportArgs, MainReportVersion, ResourceReport
 from dbt.flags import get_flag_dict, set_flags
 from dbt.selected_resources import set_selected_resources
 from dbt.task import group_lookup
 from dbt.version import installed as installed_version
+from dbt_common.clients import jinja
 from dbt_common.clients.system import get_env
 from dbt_common.context import get_invocation_context, set_invocation_context
+from dbt_common.events.base_types import EventLevel
 from dbt_common.events.event_manager_client import cleanup_event_logger, get_event_manager
 from dbt_common.events.functions import LOG_VERSION, fire_event, reset_metadata_vars
+from dbt_common.events.helpers import get_json_string_utcnow
 from dbt_common.utils import cast_dict_to_dict_of_strings
+from sqlparse.engine import grouping
 
 from workers.engine import duckdb_connections
 from workers.engine.console import StepConsole, stock_logging
+from workers.engine.env_file import load_env_file
 from workers.engine.events import LineSink, use_quiet_manager
 from workers.engine.inherited import inherited
 from workers.engine.modules import CallersModules
@@ -44,6 +59,12 @@ MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
 _OUR_ENVIRONMENT = ("DBT_RELAY_",)
 
 _modules = CallersModules()
+_SQLPARSE_LIMITS = {
+    name: getattr(grouping, name)
+    for name in ("MAX_GROUPING_DEPTH", "MAX_GROUPING_TOKENS")
+    if hasattr(grouping, name)  # sqlparse >= 0.5.4
+}
+"""sqlparse's own limits, which apply to commands without ``--sqlparse``."""
 
 
 def worker_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
@@ -57,11 +78,11 @@ def dbt_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
-    """Borrow the process for a step of `spec`'s run.
+def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
+    """Borrow the process for a step of `spec`'s run. Gives `spec` with the environment that dbt sees.
 
     Raises:
-        OSError: the caller's working directory cannot be entered here.
+        OSError: the caller's working directory cannot be entered here, or its ``.env`` cannot be read.
     """
     saved_argv, thread = sys.argv, threading.current_thread()
     saved_name = thread.name
@@ -76,23 +97,27 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[None]:
         sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
         thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
         try:
-            _begin_invocation(spec)
+            seen = _begin_invocation(spec)
             get_event_manager().callbacks.append(sink)
-            yield
+            yield seen
         finally:
+            sink.flush_records()
             cleanup_event_logger()
             sink.console = None
             thread.name = saved_name
             sys.argv = saved_argv
 
 
-def _begin_invocation(spec: RunSpec) -> None:
-    """dbt's own state of the process, as its command line sets it up."""
+def _begin_invocation(spec: RunSpec) -> RunSpec:
+    """Set up dbt's own state of the process, as its command line does. Returns `spec` with the environment that dbt
+    sees."""
+    if load_env_file():
+        spec = msgspec.structs.replace(spec, env=dict(os.environ))
     set_flags(Namespace(USE_COLORS=True))  # as dbt.flags begins
     set_selected_resources(set())
     group_lookup._node_id_to_group_name_map.clear()
     group_lookup._group_name_to_group_map.clear()
-    reset_metadata_vars()  # dbt reads DBT_ENV_CUSTOM_ENV_… once a process
+    _forget_earlier_commands()
     set_invocation_context({})
     env = get_env()
     if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
@@ -109,6 +134,48 @@ def _begin_invocation(spec: RunSpec) -> None:
     cleanup_event_logger()
     dbt.deprecations.reset_deprecations()
     dbt.deprecations.buffered_deprecations.clear()
+    return spec
+
+
+def _forget_earlier_commands() -> None:
+    """Reset what dbt keeps in module variables for the life of its process, where no option resets it."""
+    reset_metadata_vars()  # values of DBT_ENV_CUSTOM_ENV_…
+    jinja.MACRO_DEBUGGING = False  # kept by a command that has no --macro-debugging option
+    _limit_sqlparse(None)
+    dbt.deps.base.DOWNLOADS_PATH = None  # DBT_DOWNLOADS_DIR, and a folder of a `deps` that failed
+    for answers in (dbt.clients.registry._get_cached, dbt.clients.registry.index_cached):
+        answers.cache.clear()  # which package versions hub.getdbt.com has
+    dbt.utils.artifact_upload.PRODUCED_ARTIFACTS_PATHS.clear()
+    deferred = getattr(
+        get_event_manager(), "_deferred_event_groups", None
+    )  # of a parse that failed, dbt-core >= 1.12
+    if deferred is not None:
+        deferred.clear()
+    hints = sys.modules.get("dbt.hints")
+    if hints is not None:  # when each hint was last shown: other processes show hints, too
+        hints._read_hint_ts.cache_clear()
+
+
+def _limit_sqlparse(options: Mapping[str, Any] | None) -> None:
+    """Set sqlparse's limits as ``--sqlparse`` does (dbt.cli.option_types); None: as without that option."""
+    for name, own in _SQLPARSE_LIMITS.items():
+        value: Any = own if options is None else options.get(name)
+        setattr(grouping, name, None if str(value).lower() == "none" else int(value))
+
+
+def _inherit_help_names(group: click.Group) -> None:
+    """Give every command the ``-h`` that it inherits from its group.
+
+    `args_to_context` makes a command's context without its parent's, and click keeps the help option of the first
+    context that asks for it: ``-h`` would be unknown in this process from then on.
+    """
+    for command in group.commands.values():
+        command.context_settings.setdefault("help_option_names", group.context_settings["help_option_names"])
+        if isinstance(command, click.Group):
+            _inherit_help_names(command)
+
+
+_inherit_help_names(cli)
 
 
 def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:
@@ -134,6 +201,34 @@ def preflight(click_context: Any, flags: Flags) -> None:
         requires.validate_engine_env_vars()
 
 
+def postflight(command: str, flags: Any, started_at: float, *, success: bool) -> None:
+    """What dbt says at the end of a command (dbt.cli.requires.postflight). Once a run.
+
+    Args:
+        command: ``build``, ``run``, …
+        flags: dbt's.
+        started_at: when the command began, seconds since the epoch.
+    """
+    show_deprecations_summary()
+    elapsed = time.time() - started_at
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    fire_event(
+        ResourceReport(
+            command_name=command, command_success=success, command_wall_clock_time=elapsed,
+            process_user_time=usage.ru_utime, process_kernel_time=usage.ru_stime,
+            process_mem_max_rss=getattr(requires, "try_get_max_rss_kb", lambda: None)() or usage.ru_maxrss,
+            process_in_blocks=usage.ru_inblock, process_out_blocks=usage.ru_oublock,
+        ),
+        EventLevel.INFO if getattr(flags, "SHOW_RESOURCE_REPORT", False) else None,
+    )  # fmt: skip
+    fire_event(
+        CommandCompleted(
+            command=f"dbt {command}", success=success, completed_at=get_json_string_utcnow(), elapsed=elapsed
+        )
+    )
+    fire_event(FlushEvents())  # dbt.tracking.track_run says so even where usage is not tracked
+
+
 def said_already(flags: Flags) -> None:
     """Forget what `preflight` said when the run was planned (dbt.cli.flags.Flags.fire_deprecations)."""
     object.__delattr__(flags, "deprecated_env_var_warnings")
@@ -144,8 +239,13 @@ def use_flags(flags: Flags) -> None:
     """Make flags the process's."""
     set_flags(flags)
     flags.set_common_global_flags()
+    _limit_sqlparse(getattr(flags, "SQLPARSE", None))  # dbt-core >= 1.11
     manager = get_event_manager()
     if hasattr(manager, "require_warn_or_error_handling"):
         manager.require_warn_or_error_handling = getattr(
             flags, "require_all_warnings_handled_by_warn_error", False
         )
+    if hasattr(manager, "allow_deferral"):  # as dbt.cli.requires.preflight, dbt-core >= 1.12
+        manager.allow_deferral = bool(getattr(flags, "enable_grouped_warn_error_parser_logs", False))
+    context: Any = get_invocation_context()
+    context.enable_snowflake_projects_otel = getattr(flags, "SNOWFLAKE_PROJECTS_OTEL", False)

@@ -13,7 +13,6 @@ import os
 import re
 from typing import Any
 
-import dbt.version
 import msgspec
 from dbt.adapters.factory import FACTORY
 from dbt.cli.flags import Flags
@@ -21,10 +20,14 @@ from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 
 from workers.engine.fingerprint import ROOT_FILES, fingerprint
+from workers.engine.release import release
 from workers.engine.spec import RunSpec
 
 _FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
 _FLAGS_THAT_A_PARSE_MAY_READ = ("WHICH", "FULL_REFRESH", "STORE_FAILURES", "EMPTY", "DEBUG", "QUIET")
+
+_FLAGS_OF_1_12 = ("USE_V2_PARSER", "V2_PARSER", "MAXIMUM_SEED_SIZE_MIB", "USE_CATALOGS_V2")
+"""Options that a parse reads; ``~/.dbt/user_settings.yml`` may set them, too."""
 
 
 class ReadSet(msgspec.Struct, frozen=True):
@@ -39,7 +42,7 @@ class ReadSet(msgspec.Struct, frozen=True):
 def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
     """What an invocation says that a parse may look at; `with_vars`: whether other vars make another family."""
     plain = {
-        "dbt": dbt.version.__version__,
+        "dbt": release(),
         "project_dir": str(flags.PROJECT_DIR),
         "profiles_dir": str(flags.PROFILES_DIR),
         "cwd": spec.cwd,
@@ -51,6 +54,7 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
         "warn_error": flags.WARN_ERROR,
         "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
         "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],
+        "parser of 1.12": [getattr(flags, name, None) for name in _FLAGS_OF_1_12],
         "env": {
             name: value
             for name, value in spec.env.items()
@@ -106,7 +110,7 @@ def read_set_of(config: RuntimeConfig, manifest: Manifest, flags: Flags) -> Read
 
 _PATHS = (
     "model_paths", "macro_paths", "seed_paths", "test_paths", "analysis_paths", "docs_paths",
-    "snapshot_paths", "asset_paths", "function_paths",
+    "snapshot_paths", "asset_paths", "function_paths", "osi_paths",
 )  # fmt: skip
 
 

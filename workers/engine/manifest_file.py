@@ -15,6 +15,8 @@ import msgspec
 from dbt.contracts.graph.manifest import Manifest
 from dbt_common.utils.encoding import JSONEncoder
 
+from workers.engine.template_calls import as_parsed
+
 _ARTIFACT = {"artifact": True}  # as dbt.artifacts.schemas.base.Writable.write asks for
 _dbt = JSONEncoder()
 
@@ -26,6 +28,12 @@ def _encode(value: Any) -> msgspec.Raw:
 def _plain(value: Any) -> Any:
     # the string types of dbt and Jinja; dbt's own encoder knows the rest
     return str(value) if isinstance(value, str) else _dbt.default(value)
+
+
+_CHANGED = (
+    "nodes", "unit_tests", "functions", "sources", "exposures", "metrics", "groups", "semantic_models", "saved_queries",
+)  # fmt: skip
+"""Sections of which a run may change entries: nodes by compiling them, others by templates that get at them."""
 
 
 class ManifestFile:
@@ -40,7 +48,7 @@ class ManifestFile:
         sections: dict[str, Any] = dict(self._parsed())
         metadata: Any = view.metadata
         sections["metadata"] = _encode(metadata.to_dict(omit_none=False, context=_ARTIFACT))
-        for name in ("nodes", "unit_tests", "functions"):
+        for name in _CHANGED:
             if name not in sections:  # functions: dbt-core >= 1.11
                 continue
             known, own = sections[name], getattr(view, name)
@@ -54,7 +62,8 @@ class ManifestFile:
 
     def _parsed(self) -> dict[str, msgspec.Raw | dict[str, msgspec.Raw]]:
         if self._sections is None:
-            plain: Any = self._manifest.writable_manifest().to_dict(omit_none=False, context=_ARTIFACT)
+            with as_parsed():
+                plain: Any = self._manifest.writable_manifest().to_dict(omit_none=False, context=_ARTIFACT)
             self._sections = {
                 name: {key: _encode(entry) for key, entry in value.items()}
                 if isinstance(value, dict)

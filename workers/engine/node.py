@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from workers.engine.spec import StepOutcome, StepResult
 from workers.engine.view import RunView
 from workers.engine.warehouse import open_warehouse
 
+_OVERLOADS = "overload_results"
 _COMPILED = (
     "compiled", "compiled_code", "compiled_path", "build_path", "extra_ctes_injected",
     "_pre_injected_sql",
@@ -91,6 +93,8 @@ def execute_node(
     number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
     runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
     runner.overran = overran
+    # as dbt's own task does when it makes a runner, from dbt-core 1.12 on
+    runner.compiler.selected_node_ids = getattr(task.compiler, "selected_node_ids", set())
     if skip:
         with_model = isinstance(node, UnitTestDefinition) and not _is_retry(view)
         known = cause is not None and cause.ephemeral and not with_model
@@ -123,9 +127,16 @@ def execute_node(
         error = classify_node(view, result.node, status, result.message or "", result.failures, runner.raised)
     return StepOutcome(
         result=step_result(view, unique_id, result, started, error=error),
-        blocks=result.status in task.MARK_DEPENDENT_ERRORS_STATUSES,
+        blocks=result.status in task.MARK_DEPENDENT_ERRORS_STATUSES and not _lets_children_run(result.node),
         stop="fail_fast" if fail_fast else None,
     )
+
+
+def _lets_children_run(node: Any) -> bool:
+    """Whether the model says ``on_error: continue``: nothing below it is skipped (dbt-core >= 1.12,
+    dbt.task.runnable.GraphRunnableTask._handle_result)."""
+    on_error = getattr(node.config, "on_error", None)
+    return node.resource_type is NodeType.Model and getattr(on_error, "value", None) == "continue"
 
 
 def _is_retry(view: RunView) -> bool:
@@ -149,7 +160,10 @@ def _pool(view: RunView, task: Any) -> DbtThreadPool:
 
 def plain_result(result: RunResult) -> dict[str, Any]:
     """A RunResult without its node, as JSON can carry it."""
+    overloads = getattr(result, _OVERLOADS, None)  # dbt-core >= 1.12
+    more = {} if overloads is None else {_OVERLOADS: overloads.to_dict()}
     return {
+        **more,
         "status": str(result.status),
         "timing": [timing.to_dict() for timing in result.timing],
         "thread_id": result.thread_id,
@@ -190,6 +204,8 @@ def patch_of(node: Any) -> dict[str, Any]:
         patch["extra_ctes"] = [[cte.id, cte.sql] for cte in node.extra_ctes]
     if getattr(node, "depends_on", None) is not None:
         patch["macros"] = node.depends_on.macros  # dbt adds those that it saw called
+    if getattr(node, "overloads", None):
+        patch["overloads"] = [overload.compiled_body for overload in node.overloads]
     return patch
 
 
@@ -200,6 +216,9 @@ def apply_patch(node: Any, patch: dict[str, Any]) -> None:
             node.extra_ctes = [InjectedCTE(id=cte_id, sql=sql) for cte_id, sql in value]
         elif name == "macros":
             node.depends_on.macros = value
+        elif name == "overloads":
+            for overload, compiled in zip(node.overloads, value, strict=True):
+                overload.compiled_body = compiled
         else:
             setattr(node, name, value)
 
@@ -216,7 +235,7 @@ def run_result(view: RunView, step: StepResult) -> RunResult:
     status: Any = plain["status"]
     known: Any = TestStatus if is_test and status in set(TestStatus) else RunStatus
     batches = plain["batch_results"]
-    return RunResult(
+    result = RunResult(
         status=known(status),
         timing=[TimingInfo.from_dict(timing) for timing in plain["timing"]],
         thread_id=plain["thread_id"],
@@ -227,3 +246,11 @@ def run_result(view: RunView, step: StepResult) -> RunResult:
         batch_results=None if batches is None else BatchResults.from_dict(batches),
         node=node,
     )
+    if plain.get(_OVERLOADS) is not None:
+        setattr(result, _OVERLOADS, _overload_results(plain[_OVERLOADS]))
+    return result
+
+
+def _overload_results(plain: dict[str, Any]) -> Any:
+    kind: Any = importlib.import_module("dbt.artifacts.schemas.overload_results")  # dbt-core >= 1.12
+    return kind.OverloadResults.from_dict(plain)

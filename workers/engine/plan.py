@@ -12,6 +12,7 @@ from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 from dbt.deprecations import active_deprecations
 from dbt.task.build import BuildTask
+from dbt_common.events.contextvars import task_contextvars
 
 from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
@@ -40,7 +41,8 @@ def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] =
     task = view.task
     if retry is not None:
         select_again(task, again)
-    task._runtime_initialize()
+    with task_contextvars(project_root=view.config.project_root):  # path selectors start there
+        task._runtime_initialize()
     graph: nx.DiGraph = task.job_queue.graph
     scores: dict[str, int] = task.job_queue._scores
     unit_tests: dict[str, list[str]] = getattr(task, "model_to_unit_test_map", {})

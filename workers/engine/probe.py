@@ -22,11 +22,7 @@ from dbt.parser.read_files import load_source_file
 from dbt.parser.search import FileBlock
 
 from workers.engine.macros import remember_macros
-from workers.engine.reads import OF_THE_NODE, Recorder, Seen, Unit
-
-
-class ChangedFileError(Exception):
-    """A file is no longer what was parsed."""
+from workers.engine.reads import OF_THE_NODE, ChangedFileError, Recorder, Seen, Unit
 
 
 class Prober:

@@ -15,6 +15,7 @@ from dbt_common.context import set_invocation_context
 from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError
+from workers.engine.env_file import load_env_file
 from workers.engine.invocation import parse_flags
 
 
@@ -45,12 +46,13 @@ def read_target(args: Sequence[str]) -> Target:
         DbtUsageError: dbt refuses the arguments, the project file or the profile.
     """
     try:
+        load_env_file()
         set_invocation_context(get_env())
         _, flags = parse_flags(tuple(args))
         set_flags(flags)
         profile = load_profile(str(flags.PROJECT_DIR), flags.VARS, flags.PROFILE, flags.TARGET)
         file = read_profile(str(flags.PROFILES_DIR))
-    except (DbtBaseException, click.ClickException) as error:
+    except (DbtBaseException, click.ClickException, OSError) as error:
         said = error.format_message() if isinstance(error, click.ClickException) else str(error)
         raise DbtUsageError(" ".join(said.split())) from error
     return Target(

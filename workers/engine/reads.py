@@ -15,13 +15,9 @@ from typing import Any
 import jinja2.runtime
 import msgspec
 from dbt.config.runtime import RuntimeConfig
-from dbt.context.context_config import ContextConfig
-from dbt.parser.base import ConfiguredParser
-from dbt.parser.manifest import ManifestLoader
-from dbt.parser.schema_generic_tests import SchemaGenericTestParser
-from dbt.parser.schemas import SchemaParser, YamlReader
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 
+from workers.engine.warned import CHECKS, Listener
 from workers.engine.watched import EVERYTHING, WatchedVars
 
 VOLATILE = frozenset(
@@ -42,6 +38,10 @@ _FOUND = ("refs", "sources", "metrics", "functions", "depends_on")
 
 _Instead = list[tuple[Any, Any]]
 """Classes of dbt's, and what stands for their method of the same name."""
+
+
+class ChangedFileError(Exception):
+    """A file is no longer what was parsed."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -90,12 +90,14 @@ class Recorder:
     Attributes:
         whole: whether dbt parsed all of the project (and not what changed since its partial parse file).
         entered: the units that were parsed.
+        warned: what dbt warned of while it parsed.
     """
 
     def __init__(self) -> None:
         self.seen: dict[Unit, Seen] = {}
         self.entered: set[Unit] = set()
         self.whole = False
+        self.warned = Listener()
         self._unit = PROJECT
         self._late = False
         self._calls: list[str] = []
@@ -205,10 +207,24 @@ def _instrumented(recorder: Recorder) -> Iterator[None]:
 
 
 def _of_files(recorder: Recorder) -> _Instead:
+    # a release whose parser is not known to `patches` may lack some of it
+    from dbt.parser.base import ConfiguredParser
+    from dbt.parser.manifest import ManifestLoader
+    from dbt.parser.schemas import SchemaParser, YamlReader
+
     def load(original: Any, loader: Any) -> Any:
-        manifest = original(loader)
+        with recorder.warned.listening():
+            manifest = original(loader)
         recorder.whole = not (loader.partially_parsing or loader.skip_parsing)
         return manifest
+
+    def checked(name: str) -> tuple[Any, Any]:
+        def check(original: Any, loader: Any) -> Any:
+            with recorder.warned.paused():
+                return original(loader)
+
+        check.__name__ = name
+        return ManifestLoader, check
 
     def build_manifest_state_check(original: Any, loader: Any) -> Any:
         with recorder.within(NOBODY):  # the vars' digest, by which dbt decides on a partial parse
@@ -229,10 +245,15 @@ def _of_files(recorder: Recorder) -> _Instead:
     return [
         (ManifestLoader, load), (ManifestLoader, build_manifest_state_check), (ConfiguredParser, parse_node),
         (SchemaParser, parse_file), (YamlReader, render_entry),
+        *(checked(name) for name in CHECKS if hasattr(ManifestLoader, name)),
     ]  # fmt: skip
 
 
 def _of_nodes(recorder: Recorder) -> _Instead:
+    from dbt.context.context_config import ContextConfig
+    from dbt.parser.base import ConfiguredParser
+    from dbt.parser.schema_generic_tests import SchemaGenericTestParser
+
     def parse_generic_test(original: Any, parser: Any, target: Any, *args: Any, **more: Any) -> Any:
         source = getattr(target, "source", None)  # a source's table
         key, name = (source.yaml_key, source.name) if source else (target.yaml_key, target.name)

@@ -32,8 +32,18 @@ from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.exceptions import DbtBaseException
 
 from workers.engine.limits import TimeLimitError
-from workers.engine.probe import ChangedFileError, Prober
-from workers.engine.reads import PROJECT, VOLATILE, Recorder, Seen, Unit, replaced, touched, watching
+from workers.engine.reads import (
+    PROJECT,
+    VOLATILE,
+    ChangedFileError,
+    Recorder,
+    Seen,
+    Unit,
+    replaced,
+    touched,
+    watching,
+)
+from workers.engine.warned import Warnings
 
 _KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses"})
 """Entries of YAML files that are parsed again one by one."""
@@ -57,19 +67,21 @@ class Base(msgspec.Struct, frozen=True):
         vars: digest of each var's value.
         project: digest of the rendered project files, profile, catalogs.
         seen: whatever looked at anything.
+        warned: what dbt warned of while it parsed.
     """
 
     key: str
     vars: dict[str, str]
     project: str
     seen: list[Seen]
+    warned: Warnings = msgspec.field(default_factory=Warnings)
 
 
 class Reparsed(msgspec.Struct):
     """The manifest for other vars: the very same, or another.
 
     Attributes:
-        seen: see `Base`.
+        seen, warned: see `Base`.
         said: what dbt said while it parsed.
     """
 
@@ -77,6 +89,7 @@ class Reparsed(msgspec.Struct):
     same: bool
     seen: list[Seen]
     said: list[EventMsg]
+    warned: Warnings
 
 
 class _NotProvenError(Exception):
@@ -125,6 +138,8 @@ def reparse(
             differ = _differing(base, parsed, config, recorder, changed_vars(base.vars, given))
         if any(msg.info.level in {"info", "warn", "error"} for msg in said):
             return None  # a template has something to say, and all of them say it in a full parse
+        if differ and base.warned.any:  # which of the warnings are of what is kept is not known
+            raise _NotProvenError
         if differ:
             with aside() as said, watching(config, again):
                 manifest = _partially(parsed, fresh(), differ, click_context)
@@ -138,10 +153,10 @@ def reparse(
     except _DOUBTS:
         return None
     if not differ:
-        return Reparsed(parsed, True, _merged(base.seen, recorder), [])
+        return Reparsed(parsed, True, _merged(base.seen, recorder), [], base.warned)
     entered = {_entry(unit) for unit in again.entered}
     kept = [seen for seen in base.seen if seen.unit == PROJECT or _entry(seen.unit) not in entered]
-    return Reparsed(manifest, False, [*_merged(kept, recorder), *again.units()], said)
+    return Reparsed(manifest, False, [*_merged(kept, recorder), *again.units()], said, again.warned.warnings)
 
 
 def _differing(
@@ -152,6 +167,10 @@ def _differing(
     Raises:
         _NotProvenError
     """
+    from workers.engine.probe import (
+        Prober,  # needs more of dbt's parser than a release without `changed-vars` may have
+    )
+
     differ: set[Unit] = set()
     prober: Prober | None = None
     for seen in base.seen:
@@ -223,9 +242,11 @@ def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_contex
         before: Any = getattr(parsed, name, None)
         if isinstance(mine, dict) and mine.keys() == before.keys():
             setattr(manifest, name, {key: mine[key] for key in before})  # in a full parse's order
-            if name in manifest.flat_graph:
-                flat = manifest.flat_graph[name]
+            flat = manifest.flat_graph.get(name)
+            if isinstance(flat, dict):  # before dbt-core 1.12
                 manifest.flat_graph[name] = {key: flat[key] for key in before if key in flat}
+    if not isinstance(manifest.flat_graph.get("nodes"), dict):
+        manifest.build_flat_graph()
     return manifest
 
 

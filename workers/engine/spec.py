@@ -27,6 +27,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         env: the whole environment that dbt is to see.
         invocation_id: dbt's, one for the whole run.
         started_at: ``run_started_at``, seconds since the epoch, UTC.
+        debug: whether dbt events below console level are published too.
+        file_log: whether the records of dbt's log file go to the caller, who writes it.
         surroundings: what else dbt's process would inherit from its caller.
     """
 
@@ -38,6 +40,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     invocation_id: str
     started_at: float
     debug: bool = False
+    file_log: bool = False
     required_models: tuple[str, ...] = ()
     surroundings: Surroundings = Surroundings()
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections import Counter
+from inspect import signature
 from typing import Any
 
 import msgspec
 from dbt.cli.flags import Flags
+from dbt.clients.jinja import MacroGenerator
 from dbt.compilation import _generate_stats, print_compile_stats
 from dbt.config.runtime import RuntimeConfig
+from dbt.context.providers import generate_runtime_model_context
 from dbt.context.query_header import generate_query_header_context
 from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import HookNode
-from dbt.flags import get_flags
-from dbt.graph import Graph
 from dbt.graph.thread_pool import DbtThreadPool
 from dbt.task import group_lookup
 from dbt.task.build import BuildTask
@@ -29,13 +29,17 @@ from dbt.task.run import RunTask
 from dbt.task.seed import SeedTask
 from dbt.task.snapshot import SnapshotTask
 from dbt.task.test import TestTask
+from dbt_common.events import functions
 
 from dbt import selected_resources
+from workers.engine import template_calls
 from workers.engine.cache import CacheRecorder
 from workers.engine.context import Context
+from workers.engine.graph_files import LinkedGraph, linked_by_dbt
 from workers.engine.invocation import use_flags
 from workers.engine.retry import recall_batches, recall_start
 from workers.engine.spec import RunFacts
+from workers.engine.template_state import GraphIndex, TemplateState, containers
 
 TASKS: dict[str, type[RunTask]] = {
     "build": BuildTask,
@@ -56,6 +60,10 @@ def view_of(manifest: Manifest) -> Manifest:
     if hasattr(manifest, "functions"):  # dbt-core >= 1.11
         view.functions = dict(manifest.functions)
     view.metadata = copy.copy(manifest.metadata)
+    if (
+        "unit_tests" in manifest.flat_graph
+    ):  # dbt-core >= 1.12: `graph` shows nodes as they are when a template looks
+        view.build_flat_graph()
     return view
 
 
@@ -65,7 +73,9 @@ class RunView(msgspec.Struct, kw_only=True):
     Attributes:
         console: flags of the caller's own command line, which say what dbt prints.
         run_results: what dbt left of a run whose end it gave up.
+        templates: what templates changed that outlives their node.
         pool: the threads of the microbatch model that is executing.
+        selected, environment: dbt's `selected_resources` and `dbt_metadata_envs`, which templates may change.
         owned: nodes that are copies of the run's own; `inlined`: those of them that are ephemeral models.
     """
 
@@ -78,18 +88,27 @@ class RunView(msgspec.Struct, kw_only=True):
     task: Any
     recorder: CacheRecorder
     query_header: Any
+    templates: TemplateState = None  # type: ignore[assignment]
     facts: RunFacts | None = None
     run_results: dict[str, Any] | None = None
     pool: DbtThreadPool | None = None
+    selected: list[str] | None = None
+    environment: dict[str, str] | None = None
     owned: set[str] = msgspec.field(default_factory=set)
     inlined: set[str] = msgspec.field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        context = self.context
+        self.templates = TemplateState(
+            context.adapter, context.graph_index, self.kept_beside_graph, self.own, self.macro_of
+        )
 
     def own(self, unique_id: str) -> Any:
         """The run's own copy of a node, and of the ephemeral models that compiling it compiles."""
         if unique_id in self.owned:
             return self.node(unique_id)
         self.owned.add(unique_id)
-        node = copy.deepcopy(self.node(unique_id))
+        node = copy.deepcopy(self.node(unique_id), self._shared_with_graph(unique_id))
         if self.facts is not None:
             recall_batches(node, self.facts.retry)
         self._mapping_of(unique_id)[unique_id] = node
@@ -102,27 +121,39 @@ class RunView(msgspec.Struct, kw_only=True):
                 self.own(parent)
         return node
 
+    def _shared_with_graph(self, unique_id: str) -> dict[int, Any]:
+        """What a copy of a node has in common with its entry of `graph`, as the node itself has: what a template
+        changes there changes the node."""
+        graph = self.manifest.flat_graph
+        entry = graph.get("nodes", {}).get(unique_id) or graph.get("functions", {}).get(unique_id)
+        return containers(entry)
+
     def own_everything(self) -> None:
         """Copies of all nodes, for what changes them all (deferral)."""
         for unique_id in list(self.manifest.nodes):
             self.own(unique_id)
 
-    def own_hooks(self) -> None:
-        """Copies of the project's on-run-start and on-run-end hooks."""
-        for unique_id, node in list(self.manifest.nodes.items()):
-            if isinstance(node, HookNode):
-                self.own(unique_id)
+    def own_hooks(self) -> list[str]:
+        """Copies of the project's on-run-start and on-run-end hooks; their ids."""
+        hooks = [unique_id for unique_id, node in self.manifest.nodes.items() if isinstance(node, HookNode)]
+        for unique_id in hooks:
+            self.own(unique_id)
+        return hooks
 
     def adopt(self, facts: RunFacts) -> None:
         """Take over what the plan learned."""
         self.facts = facts
         self.task.num_nodes = facts.total
+        # what planning sets: dbt.task.runnable.GraphRunnableTask._runtime_initialize
+        self.task.compiler.selected_node_ids = set(facts.selected)  # dbt-core >= 1.12
+        self.task._flattened_nodes = [self.node(unique_id) for unique_id in facts.flattened]
         recall_start(self.task, facts.retry)
         self.recorder.deprecated = Counter(facts.deprecations)
         self.use()
         if self.task.args.defer:
             self.own_everything()
             self.task.defer_to_manifest()
+            self.templates.graph = GraphIndex(self.manifest.flat_graph)  # dbt made another
 
     def use(self) -> None:
         """Make this run's flags, adapter, cache, selection and groups the process's."""
@@ -133,11 +164,37 @@ class RunView(msgspec.Struct, kw_only=True):
         adapter.connections.query_header = self.query_header
         adapter.set_macro_resolver(self.manifest)
         self.recorder.use()
+        if self.environment is None:
+            self.environment = functions.get_metadata_vars()
+        functions.metadata_vars = self.environment
+        template_calls.enter(self.templates)
         if self.facts is not None:
-            selected_resources.set_selected_resources(set(self.facts.selected))
+            if self.selected is None:
+                selected_resources.set_selected_resources(set(self.facts.selected))
+                self.selected = selected_resources.SELECTED_RESOURCES
+            selected_resources.SELECTED_RESOURCES = self.selected
             group_lookup._node_id_to_group_name_map.clear()
             group_lookup._group_name_to_group_map.clear()
             group_lookup.init(self.manifest, set(self.facts.flattened))
+
+    def kept_beside_graph(self) -> dict[str, Any]:
+        """Objects beside `graph` that templates can reach and that outlive their node, by names of ours."""
+        config = self.config
+        projects = {name: project.vars for name, project in config.load_dependencies().items()}
+        return {
+            "vars": config.cli_vars, "project vars": config.vars, "package vars": projects,
+            "flags": vars(self.flags), "credentials": config.credentials,
+            "selected": self.selected, "environment": self.environment,
+        }  # fmt: skip
+
+    def macro_of(self, unique_id: str, node: str) -> Any:
+        """A macro as it is in a node's context, or None."""
+        macro = self.manifest.macros.get(unique_id)
+        if macro is None or node not in self.manifest.nodes:
+            return None
+        owner = self.own(node)
+        context = generate_runtime_model_context(owner, self.config, self.manifest)
+        return MacroGenerator(macro, context, owner, context["context_macro_stack"])
 
     def node(self, unique_id: str) -> Any:
         """A node of the run, whatever its kind."""
@@ -161,6 +218,7 @@ def build_view(
     """
     manifest = view_of(context.manifest)
     task = _sharing_graph(TASKS[str(flags.WHICH)])(flags, config, manifest)
+    task.catalogs = context.catalogs
     task.relay_graphs = context.graphs
     connections = context.adapter.connections
     # a query comment may name the invocation: it is the run's own
@@ -177,19 +235,23 @@ def _sharing_graph(base: type[RunTask]) -> Any:
     """dbt's task, linking the graph of a context once: nodes and edges are the parse's, not the run's."""
 
     class Sharing(base):  # type: ignore[valid-type, misc]
-        relay_graphs: dict[bool, Graph]
+        relay_graphs: dict[bool, LinkedGraph]
         graph: Any
 
         def compile_manifest(self) -> None:
             of_build = issubclass(base, BuildTask)
-            written = os.path.join(self.config.project_target_path, "graph.gpickle")
+            target = self.config.project_target_path
             known = self.relay_graphs.get(of_build)
-            if known is None or (get_flags().WRITE_JSON and not os.path.exists(written)):
+            if known is None or not known.write(target):
                 super().compile_manifest()
-                self.relay_graphs[of_build] = self.graph
+                self.relay_graphs[of_build] = linked_by_dbt(self.graph, target)
                 return
-            self.graph = known
-            print_compile_stats(_generate_stats(self.manifest))
+            self.graph = known.graph
+            print_compile_stats(_generate_stats(self.manifest, *self._counted()))
+
+        def _counted(self) -> tuple[Any, ...]:
+            """What dbt counts beside the manifest: catalogs, dbt-core >= 1.12."""
+            return (self.catalogs,) if "catalogs" in signature(_generate_stats).parameters else ()
 
     Sharing.__name__ = base.__name__
     return Sharing

@@ -32,7 +32,18 @@ def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
         return "an in-memory DuckDB lives in one process"
     if getattr(flags, "SHOW", False):
         return "--show prints the loaded seeds, which only the process that loaded them has"
+    for name, reason in _OF_ONE_PROCESS.items():
+        if getattr(flags, name, None):
+            return reason
     return None
+
+
+_OF_ONE_PROCESS = {
+    "RECORD_TIMING_INFO": "--record-timing-info profiles one process",
+    "SHOW_RESOURCE_REPORT": "--show-resource-report measures one process",
+    "UPLOAD_TO_ARTIFACTS_INGEST_API": "--upload-to-artifacts-ingest-api sends the files of one process",
+}
+"""Options that dbt's command line carries out around the command (dbt.cli.requires: preflight, postflight)."""
 
 
 def open_warehouse(adapter: Any) -> None:

@@ -1,6 +1,6 @@
 -- Take a step: READY/QUEUED/RETRYING/WAITING -> RUNNING under a new fence and a lease.
 -- ARGV: run, step ('' = the best ready one), owner, lease (ms), fence of the caller's session or '',
---   a word that is new for each claim, so that a repeated call gets the same answer.
+--   a word that is new for each claim, so that a repeated call gets the same answer, the caller's release of dbt.
 local step, owner, lease, session, word = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local run_state = run_field('state')
 local function granted(name, data)
@@ -10,7 +10,8 @@ local function granted(name, data)
     losses = data.losses, handed = data.handed or 0, index = data.index or 0, skip = data.skip or false,
     cause = data.cause or '', busy = data.busy or '', died = data.died, grace = data.grace and data.grace / 1000 or 0,
     stale = writer and writer ~= RUN_ID or false, stopping = run_state == 'stopping',
-    strays = name == '@close' and number_field('lost') > 0, publish = dispatch()})
+    strays = name == '@close' and number_field('lost') > 0, orphaned = run_field('orphaned') == '1',
+    publish = dispatch()})
 end
 local function refuse(reason, publish_steps)
   return cjson.encode({claimed = false, reason = reason, publish = publish_steps})
@@ -67,6 +68,10 @@ else
       make_ready(step)
     end
     return refuse(reason, dispatch())
+  end
+  if is_of_another_dbt(ARGV[7]) then
+    watch(step, ELSEWHERE_MS)
+    return refuse(OTHER_DBT)
   end
   redis.call('ZREM', READY, step)
 end

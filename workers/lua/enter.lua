@@ -1,6 +1,6 @@
 -- Begin a session: the one process that may open the run's warehouse.
--- ARGV: run, warehouse, owner, lease (ms), a word that is new for each call (see claim.lua), and for each file what
---   is known of the process (workers/strays.py).
+-- ARGV: run, warehouse, owner, lease (ms), a word that is new for each call (see claim.lua), the caller's release of
+--   dbt, and for each file what is known of the process (workers/strays.py).
 local files = files_of(ARGV[2])
 local owner, lease, word = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local function refuse(reason) return cjson.encode({entered = false, reason = reason}) end
@@ -11,6 +11,10 @@ if session == 'running' and data.word == word then
   return cjson.encode({entered = true, fence = data.fence, publish = dispatch()})
 end
 if session ~= 'queued' and session ~= 'parked' then return refuse('session is ' .. (session or 'not wanted')) end
+if is_of_another_dbt(ARGV[6]) then
+  watch('@session', ELSEWHERE_MS)
+  return refuse(OTHER_DBT)
+end
 if are_taken(files) then
   -- it keeps its places in the lines
   for _, file in ipairs(files) do
@@ -29,7 +33,7 @@ write_step('@session', data)
 set_state('@session', 'running')
 local expires = now_ms() + lease
 for i, file in ipairs(files) do
-  local holder = ARGV[5 + i]
+  local holder = ARGV[6 + i]
   redis.call('LREM', file.waiters, 0, RUN_ID)
   clear_holds(file)
   redis.call('HDEL', STRAYS, holder)  -- a process enters a session with the file closed

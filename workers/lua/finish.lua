@@ -19,13 +19,12 @@ if ARGV[5] ~= '' then redis.call('RPUSH', ATTEMPTS, ARGV[5]) end
 for _, change in ipairs(move.cache or {}) do redis.call('RPUSH', CACHE, change) end
 publish({kind = 'state', node = step, state = move.word, attempt = data.tries, worker = data.owner})
 
+if move.facts then
+  for name, value in pairs(move.facts) do redis.call('HSET', RUN, name, value) end
+end
 if move.final then
   end_run(move.final_state, move.final, tonumber(ARGV[7]))
   return cjson.encode({accepted = true, publish = dispatch()})
-end
-
-if move.facts then
-  for name, value in pairs(move.facts) do redis.call('HSET', RUN, name, value) end
 end
 if step == '@plan' then
   redis.call('HSET', RUN, 'planned', '1', 'pending', move.nodes, 'total', move.nodes, 'blocked', move.nodes)

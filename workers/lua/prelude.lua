@@ -1,10 +1,13 @@
 -- Shared head of every script: names for the run's keys and the moves that several scripts make.
 -- KEYS are built by contract/names.py alone; scripts touch one Redis server, not a cluster.
 local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EVENTS, PUBLISHERS,
-  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS, TURNS = unpack(KEYS)
+  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS, LOG, TURNS = unpack(KEYS)
 local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
+local ELSEWHERE_MS = 15000  -- a message that was passed on to workers of another dbt is looked for after so long
 local STREAM_LENGTH = 100000
+local LOG_LENGTH = 2000     -- entries of the log file's stream that nobody has read yet; more are dropped
+local LOG_SECONDS = 3600    -- for as long an entry waits for its reader
 local STRAY_SECONDS = 86400
 local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
 local MANY = 1000            -- steps in one command: Lua's stack ends at some thousands of arguments
@@ -185,6 +188,13 @@ local function make_nodes_ready(nodes)
   end
   redis.call('HSET', STATES, unpack(states))
   redis.call('ZADD', READY, unpack(places))
+end
+
+-- Whether another release of dbt than the caller's planned the run. An older worker does not tell its release.
+local OTHER_DBT = 'planned by another dbt'
+local function is_of_another_dbt(release)
+  local planned_by = run_field('dbt')
+  return planned_by and release and release ~= '' and planned_by ~= release
 end
 
 local function free_threads()

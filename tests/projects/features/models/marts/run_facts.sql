@@ -4,7 +4,8 @@
 {% set ns = namespace(models=0, compiled=0) %}
 {% if execute %}{% for node in graph.nodes.values() %}
   {% if node.resource_type == 'model' %}{% set ns.models = ns.models + 1 %}{% endif %}
-  {% if node.compiled_code %}{% set ns.compiled = ns.compiled + 1 %}{% endif %}
+  {# from dbt-core 1.12 on `graph` shows what was compiled: of others, that depends on threads #}
+  {% if node.compiled_code and node.unique_id == 'model.features.customer_totals' %}{% set ns.compiled = ns.compiled + 1 %}{% endif %}
 {% endfor %}{% endif %}
 -- depends_on: {{ ref('customer_totals') }}
 select

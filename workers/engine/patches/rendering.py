@@ -15,10 +15,11 @@ from dbt.context.manifest import ManifestContext
 from dbt.context.providers import MacroContext, ModelContext, OperationProvider, RuntimeProvider
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
-from workers.engine.later import Later
-from workers.engine.macros import Namespace, layout_of
+from workers.engine.patches.later import Later
+from workers.engine.patches.macros import Namespace, layout_of
+from workers.engine.template_calls import looked_at_graph
 
-_CONSTANT = frozenset({"exceptions", "flags", "invocation_args_dict", "modules", "var"})
+_CONSTANT = frozenset({"exceptions", "flags", "graph", "invocation_args_dict", "modules", "var"})
 """Entries made of nothing that changes while a node executes: its name and package, flags, configuration."""
 
 _KINDS = frozenset({MacroContext, ModelContext})
@@ -65,7 +66,7 @@ _namespace_of_dbt = ManifestContext._build_namespace
 _dict_of_dbt: Callable[[Any], dict[str, Any]] = ManifestContext.to_dict
 
 
-def _build_namespace(self: Any) -> Any:
+def build_namespace(self: Any) -> Any:
     builder = self._get_namespace_builder()
     layout = layout_of(builder, self.manifest.get_macros_by_package())
     if layout is None or self._ctx:
@@ -74,13 +75,16 @@ def _build_namespace(self: Any) -> Any:
     return layout.namespace(builder, self._ctx)
 
 
-def _to_dict(self: Any) -> dict[str, Any]:
+def to_dict(self: Any) -> dict[str, Any]:
     ctx, namespace = self._ctx, self.namespace
     if type(ctx) is not Later or type(namespace) is not Namespace:
+        looked_at_graph()
         return _dict_of_dbt(self)
     contents, made = _contents(self, namespace), {}
 
     def member(name: str) -> Any:
+        if name == "graph":
+            looked_at_graph()
         if name not in made:
             made[name] = self._context_members_[name].__get__(self)
         return made[name]
@@ -88,6 +92,8 @@ def _to_dict(self: Any) -> dict[str, Any]:
     def make(what: Any) -> Any:
         return member(what[0]) if type(what) is tuple else namespace.of_context(what)
 
+    if "graph" in contents.members:
+        looked_at_graph()
     if "var" not in contents.members:
         self.config.load_dependencies()  # making `var` does, and others rely on that
     # as dbt.context.base.BaseContext.to_dict and generate_builtins
@@ -106,16 +112,12 @@ def _to_dict(self: Any) -> dict[str, Any]:
     return ctx
 
 
-ManifestContext._build_namespace = _build_namespace  # type: ignore[method-assign]
-ManifestContext.to_dict = _to_dict  # type: ignore[method-assign]
-
-
 # -- native templates (arguments of generic tests) -------------------------------------------------
 
 _context_of_jinja: Callable[..., Any] = NativeSandboxTemplate.new_context
 
 
-def _new_context(self: Any, vars: Any = None, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - Jinja's
+def new_context(self: Any, vars: Any = None, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - Jinja's
     """Jinja renders with a copy of everything (jinja2.runtime.new_context)."""
     maps: list[Any] = getattr(self.globals, "maps", [])
     if type(vars) is not Later or args or kwargs or len(maps) != 2 or maps[0] is not vars:
@@ -125,6 +127,3 @@ def _new_context(self: Any, vars: Any = None, *args: Any, **kwargs: Any) -> Any:
         parent[name] = maps[1][name]
     names: Any = parent.names()
     return self.environment.context_class(self.environment, parent, self.name, self.blocks, globals=names)
-
-
-NativeSandboxTemplate.new_context = _new_context  # type: ignore[method-assign]

@@ -34,11 +34,15 @@ from dbt_common.exceptions import CompilationError
 
 from tests.support.untraced import parse_untraced
 from workers.contract.events import Event
-from workers.engine import macros, thrift
+from workers.engine import macros
 from workers.engine.cache import _recording
 from workers.engine.events import LineSink, QuietManager
+from workers.engine.patches import registry, relations, templates
+from workers.engine.patches.events import _event_of_dbt
+from workers.engine.patches.graph import _subset_of_dbt
 
 parse_untraced()
+registry.apply()
 
 NODE = {
     "node_path": "models/größe.sql", "node_name": "m", "unique_id": "model.a.m", "resource_type": "model",
@@ -81,7 +85,7 @@ def test_every_event_says_what_it_says_in_dbt() -> None:
             continue
         said = {field.name: value_for(field) for field in message.DESCRIPTOR.fields}
         theirs: Any = kind.__new__(kind)
-        thrift._event_of_dbt(theirs, **said)
+        _event_of_dbt(theirs, **said)
         assert kind(**said).pb_msg == theirs.pb_msg, kind
         compared += 1
     assert compared > 150
@@ -97,7 +101,7 @@ def test_every_event_says_what_it_says_in_dbt() -> None:
 )
 def test_odd_values_of_an_event_are_read_as_in_dbt(said: dict[str, Any]) -> None:
     theirs: Any = SQLQuery.__new__(SQLQuery)
-    thrift._event_of_dbt(theirs, **said)
+    _event_of_dbt(theirs, **said)
     assert SQLQuery(**said).pb_msg == theirs.pb_msg
 
 
@@ -148,9 +152,9 @@ def test_a_sink_says_the_same_behind_either_manager(*, debug: bool) -> None:
 
 def test_a_muted_sink_hears_no_debug_event() -> None:
     sink = LineSink(None, "run", "step", lambda _: None, debug=True)
-    assert not sink.deaf_to(SQLQuery(sql=""))
+    assert not sink.take_debug(SQLQuery(sql=""))
     with sink.muted():
-        assert sink.deaf_to(SQLQuery(sql=""))
+        assert sink.take_debug(SQLQuery(sql=""))
 
 
 def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +196,7 @@ def shape_of_package(package: Any) -> dict[str, str]:
     return {name: found.macro.unique_id for name, found in package.items()}
 
 
+@pytest.mark.skipif(not registry.enabled("macros"), reason="dbt finds macros lazily itself")
 @pytest.mark.parametrize("package", ["root", "other", "dbt"])
 def test_a_remembered_namespace_finds_what_dbts_does(package: str) -> None:
     manifest = Manifest()
@@ -253,7 +258,7 @@ def test_a_relation_is_found_as_dbt_finds_it(wanted: str) -> None:
     known = [relation("orders"), relation("CUSTOMERS", ours=True, quoted=False), relation("other")]
     adapter = Adapter()
     ours = outcome(lambda: adapter._make_match(known, "d", "main", wanted))
-    assert ours == outcome(lambda: thrift._match_of_dbt(adapter, known, "d", "main", wanted))
+    assert ours == outcome(lambda: relations._match_of_dbt(adapter, known, "d", "main", wanted))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +272,7 @@ def test_a_relation_is_looked_up_in_the_cache_as_dbt_does(wanted: Any) -> None:
     adapter.cache.add(DuckDBRelation.create(database="d", schema="else", identifier="orders"))
     for database, schema in (("d", "main"), ("D", "Main"), ("d", "else")):
         ours = outcome(lambda: [adapter.get_relation(database, schema, wanted)])  # noqa: B023
-        assert ours == outcome(lambda: [thrift._relation_of_dbt(adapter, database, schema, wanted)])  # noqa: B023
+        assert ours == outcome(lambda: [relations._relation_of_dbt(adapter, database, schema, wanted)])  # noqa: B023
     assert len(adapter.list_relations("d", "main")) == 4
 
 
@@ -304,18 +309,19 @@ def test_a_text_is_compiled_once_for_each_kind_of_template(monkeypatch: pytest.M
     monkeypatch.setattr(dbt_common.clients.jinja, "MACRO_DEBUGGING", True)
     assert code() is not code()
     monkeypatch.undo()
-    monkeypatch.setattr(thrift, "_COMPILED_AT_MOST", 0)
+    monkeypatch.setattr(templates, "_COMPILED_AT_MOST", 0)
     assert get_rendered("{{ a }} in {{ b }}", {"a": 1, "b": 2}) == "1 in 2"
-    assert len(thrift._compiled) == 1
+    assert len(templates._compiled) == 1
     with pytest.raises(CompilationError, match="expected token"):
         get_rendered("{{ a b }}", {})
 
 
+@pytest.mark.skipif(not registry.enabled("vars"), reason="dbt copies no context itself")
 def test_a_var_is_rendered_as_in_dbt() -> None:
     given = {"plain": "x", "jinja": "{{ word }}!", "number": 3, "list": ["{{ word }}"], "open": "{%"}
     for name in given:
         answers = []
-        for rendered in (Var.get_rendered_var, thrift._rendered_var_of_dbt):
+        for rendered in (Var.get_rendered_var, templates._rendered_var_of_dbt):
             var = Var({"word": "w"}, given)
             answers.append(outcome(lambda: [SimpleNamespace(render=lambda: rendered(var, name))]))  # noqa: B023
         assert answers[0] == answers[1]
@@ -333,7 +339,7 @@ def test_additions_to_the_cache_are_events_where_somebody_wants_them(
     monkeypatch: pytest.MonkeyPatch, *, wanted: bool
 ) -> None:
     heard: list[str] = []
-    monkeypatch.setattr(thrift, "get_flags", lambda: SimpleNamespace(LOG_CACHE_EVENTS=wanted))
+    monkeypatch.setattr(relations, "get_flags", lambda: SimpleNamespace(LOG_CACHE_EVENTS=wanted))
     monkeypatch.setattr("dbt.adapters.cache.fire_event", lambda event: heard.append(event.action))
     cache = RelationsCache()
     first = DuckDBRelation.create(database="D", schema="s", identifier="M")
@@ -354,14 +360,14 @@ def test_schemas_of_a_project_are_those_that_dbt_finds() -> None:
     ]  # fmt: skip
     for adapter in (Adapter(), Adapter("other")):
         found = {str(each) for each in adapter._get_cache_schemas(nodes)}
-        assert found == {str(each) for each in thrift._schemas_of_dbt(adapter, nodes)}
+        assert found == {str(each) for each in relations._schemas_of_dbt(adapter, nodes)}
         assert len(found) == 3
 
 
 @pytest.mark.parametrize("selected", [{"b"}, {"a", "c"}, set()])
 def test_the_graph_of_what_is_selected_is_dbts(selected: set[Any]) -> None:
     graph = Graph(nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d")]))
-    ours, theirs = graph.get_subset_graph(selected).graph, thrift._subset_of_dbt(graph, selected).graph
+    ours, theirs = graph.get_subset_graph(selected).graph, _subset_of_dbt(graph, selected).graph
     assert (set(ours.nodes), set(ours.edges)) == (set(theirs.nodes), set(theirs.edges))
     ours.add_node("new")  # dbt's queue takes nodes out of it
     assert "new" not in graph.graph
@@ -370,7 +376,7 @@ def test_the_graph_of_what_is_selected_is_dbts(selected: set[Any]) -> None:
 def test_what_cannot_be_selected_is_dbts_to_say() -> None:
     graph = Graph(nx.DiGraph([("a", "b")]))
     assert outcome(lambda: graph.get_subset_graph([UniqueId("x")])) == outcome(
-        lambda: thrift._subset_of_dbt(graph, [UniqueId("x")])
+        lambda: _subset_of_dbt(graph, [UniqueId("x")])
     )
 
 

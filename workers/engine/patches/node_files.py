@@ -2,15 +2,12 @@
 
 A process that was stopped for longer than its lease may come to such a file when another has written it, and is
 interrupted, or killed, at any moment: with dbt's own way the file would stay empty.
-
-Importing this module is what puts it in place, in a process of a worker.
 """
 
 from __future__ import annotations
 
 import os
 
-import dbt.contracts.graph.nodes
 from dbt_common.clients.system import convert_path, make_directory, write_file
 
 
@@ -32,6 +29,3 @@ def write_over(path: str, contents: str = "") -> bool:
 
 def _without_emptying(path: str, flags: int) -> int:
     return os.open(path, flags & ~os.O_TRUNC, 0o666)
-
-
-dbt.contracts.graph.nodes.write_file = write_over

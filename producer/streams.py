@@ -1,0 +1,61 @@
+"""Standard streams that are closed, full, or whose reader went away: a command goes on without them, as dbt does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+_REFUSALS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF})
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether `error` is what a standard stream answers that takes nothing (any more)."""
+    return error.errno in _REFUSALS and error.filename is None
+
+
+def open_missing() -> None:
+    """Open the null device for each standard stream that this process was started without (``>&-``).
+
+    Otherwise Python has no ``sys.stdout``, and the next file or socket that is opened gets the stream's number.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def write(stream: TextIO | None, text: str) -> None:
+    """Write `text` at once.
+
+    Raises:
+        OSError: the stream takes nothing (any more). What is written to it later is lost without an error.
+    """
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        give_up(stream)
+        raise
+    except ValueError:  # closed
+        return
+
+
+def say(stream: TextIO | None, line: str) -> None:
+    """Write a line at once; where the stream takes nothing, nobody is told."""
+    with suppress(OSError):
+        write(stream, f"{line}\n")
+
+
+def give_up(stream: TextIO) -> None:
+    """Point the stream at the null device: what it still holds would fail again, at the latest at our exit."""
+    with suppress(OSError, ValueError):  # no file behind it
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -1,0 +1,3 @@
+{{ config(materialized='table', notes={'of': ['first']}, meta={'level': 1}) }}
+{{ note() }}
+select '{{ graph.get('kept', {}).get('names', []) | join(',') }}' as names

@@ -1,0 +1,72 @@
+"""Builds a project once for each setting of ``DBT_RELAY_PATCHES`` and prints what came of it, a JSON line each.
+
+    python -m tests.support.each_patch PROJECT
+
+Each setting has a process of its own, forked from one that imported dbt and put no patch in place. The first one
+parses the project; the others have dbt's partial parse of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from workers.engine.engine import Engine
+from workers.engine.patches import registry
+from workers.engine.patches.catalog import CATALOG
+from workers.engine.warehouse import close_warehouse
+
+ALL_ON = ""
+
+
+def settings() -> list[str]:
+    """Every setting that is tried: nothing off, everything off, each patch alone off."""
+    return [ALL_ON, registry.OFF, *(patch.name for patch in CATALOG if patch.optional)]
+
+
+def build(project: Path, setting: str) -> dict[str, Any]:
+    """Build the project; the statuses, the rows of all relations, and which patches were left out."""
+    os.environ["RELAY_TEST_PATCHES"] = setting
+    from tests.support.engine import Shared, drive, spec_for  # puts the patches in place
+
+    file = project / "warehouse.duckdb"
+    file.unlink(missing_ok=True)
+    spec = spec_for(project, "build", env={"RELAY_TEST_DUCKDB": str(file)})
+    ran = drive(Engine(Shared()), spec)
+    close_warehouse()
+    with duckdb.connect(str(file)) as connection:
+        tables = "select table_schema, table_name from information_schema.tables order by all"
+        rows = {
+            f"{schema}.{name}": repr(connection.execute(f'from "{schema}"."{name}" order by all').fetchall())
+            for schema, name in connection.execute(tables).fetchall()
+        }
+    disabled = [each.name for each in registry.states() if each.state == registry.DISABLED]
+    rows = {name: found.replace(spec.invocation_id, "") for name, found in rows.items()}
+    return {"code": ran.finished.return_code, "statuses": ran.statuses, "rows": rows, "disabled": disabled}
+
+
+def main(project: str) -> None:
+    """Print a line for each of the settings."""
+    for setting in settings():
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                print(json.dumps([setting, build(Path(project), setting)]), flush=True)
+            except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit(f"{setting or 'all on'}: {status}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

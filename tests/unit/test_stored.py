@@ -1,0 +1,51 @@
+"""Reading what Redis holds, whoever wrote it."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from workers.contract.stored import UnpackError, number_of, text_of, unpack, value_of
+
+
+def test_packed_bytes_come_back() -> None:
+    assert unpack(zlib.compress(b"x" * 5000)) == b"x" * 5000
+    assert unpack(zlib.compress(b"")) == b""
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (zlib.compress(b"\0" * 100_000), "more than"),
+        (zlib.compress(b"x" * 5000)[:-6], "fewer than"),
+        (b"garbage", "not compressed"),
+        (b"", "fewer than"),
+    ],
+)
+def test_what_was_not_packed_by_us_or_is_too_large_is_refused(packed: bytes, reason: str) -> None:
+    with pytest.raises(UnpackError, match=reason):
+        unpack(packed, limit=10_000)
+
+
+def test_text_that_is_not_utf8_can_be_shown() -> None:
+    assert text_of(b"a\xff") == "a\\xff"
+    assert text_of(None) == ""
+
+
+@pytest.mark.parametrize("raw", [b"x", "x", None, b"", b"nan", "inf", [], b"\xff"])
+def test_what_is_no_number_counts_as_zero(raw: object) -> None:
+    assert number_of(raw) == 0.0
+
+
+def test_numbers() -> None:
+    assert (number_of(b"12"), number_of("1.5"), number_of(-3)) == (12.0, 1.5, -3.0)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a": "x"}', b"[" * 5000])
+def test_json_of_another_form_is_no_value(raw: bytes) -> None:
+    assert value_of(raw, dict[str, int]) is None
+
+
+def test_a_value() -> None:
+    assert value_of(b'{"a": 1}', dict[str, int]) == {"a": 1}

@@ -1,0 +1,162 @@
+"""Every function of dbt and its libraries that a worker replaces, with the reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
+    """A replaced function, or a shortcut around one.
+
+    Attributes:
+        name: what ``DBT_RELAY_PATCHES`` and the log call it.
+        target: the function that is replaced: module, colon, name. Empty for a shortcut: code of the engine that
+            asks `registry.enabled`.
+        replacement: the function of ours that takes its place, in the same form.
+        repeats: other functions and classes of dbt whose behaviour ours repeats or relies on.
+        reason: why.
+        saving: what was measured, in CPU time of one process.
+        before: the first release of dbt-core, major and minor, that does not need it.
+        optional: it is there for speed, and is left out where the installed source is not one that was tested.
+            Other patches are needed for correct results.
+    """
+
+    name: str
+    reason: str
+    target: str = ""
+    replacement: str = ""
+    repeats: tuple[str, ...] = ()
+    saving: str = ""
+    before: tuple[int, int] | None = None
+    optional: bool = True
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Everything of dbt that the patch was tested with."""
+        return (self.target, *self.repeats) if self.target else self.repeats
+
+
+_OURS = "workers.engine.patches"
+_MANIFEST_CONTEXT = "dbt.context.manifest:ManifestContext"
+_MACRO_CONTEXT = (
+    f"{_MANIFEST_CONTEXT}._get_namespace_builder", "dbt.context.base:BaseContext.to_dict",
+    "dbt.context.base:BaseContext.generate_builtins", "dbt.context.base:ContextMeta",
+    "dbt.context.macros:MacroNamespaceBuilder", "dbt.context.macros:MacroNamespace",
+)  # fmt: skip
+
+CATALOG: Final = (
+    Patch(
+        name="events", target="dbt_common.events.base_types:BaseEvent.__init__",
+        replacement=f"{_OURS}.events:make_event",
+        reason="dbt makes the protobuf message of each event by way of JSON",
+    ),
+    Patch(
+        name="debug-events", repeats=("dbt_common.events.event_manager:EventManager.fire_event",),
+        reason="dbt makes a message of each debug event, though no logger or callback wants it",
+    ),
+    Patch(
+        name="templates", target="dbt_common.clients.jinja:MacroFuzzEnvironment.compile",
+        replacement=f"{_OURS}.templates:compile_template",
+        repeats=(
+            "dbt_common.clients.jinja:MacroFuzzEnvironment", "dbt_common.clients.jinja:NativeSandboxEnvironment",
+        ),
+        reason="dbt compiles the template of a model in each run",
+    ),
+    Patch(
+        name="vars", target="dbt.context.base:Var.get_rendered_var", replacement=f"{_OURS}.templates:rendered_var",
+        repeats=("dbt.clients.jinja:get_rendered",), before=(1, 12),
+        reason="dbt copies the whole context to render the text of a var",
+    ),
+    Patch(
+        name="query-comment", target="dbt.adapters.clients.jinja:get_environment",
+        replacement=f"{_OURS}.templates:environment",
+        repeats=("dbt.adapters.clients.jinja:QueryStringGenerator",),
+        reason="dbt makes a Jinja environment for the query comment of each invocation",
+    ),
+    Patch(
+        name="empty-tables", target="dbt_common.clients.agate_helper:empty_table",
+        replacement=f"{_OURS}.tables:empty_table",
+        reason="agate makes all of its type tests for the table of each statement that returns no rows",
+    ),
+    Patch(
+        name="date-constants", target="parsedatetime:Constants", replacement=f"{_OURS}.tables:constants",
+        reason="agate makes the constants of parsedatetime for each type of each table",
+    ),
+    Patch(
+        name="secrets", target="dbt_common.exceptions.base:env_secrets",
+        replacement=f"{_OURS}.secrets:env_secrets",
+        reason="dbt looks through the environment for each exception, and uses exceptions to find macros",
+    ),
+    Patch(
+        name="cached-relations", repeats=("dbt.adapters.cache:RelationsCache", "dbt.adapters.cache:_CachedRelation"),
+        reason="dbt folds the names of all cached relations in each look-up",
+    ),
+    Patch(
+        name="cache-additions", target="dbt.adapters.cache:RelationsCache.add",
+        replacement=f"{_OURS}.relations:add", repeats=("dbt.adapters.cache:RelationsCache._setdefault",),
+        reason="dbt makes an event of each relation of a schema, shown with --log-cache-events only",
+    ),
+    Patch(
+        name="cache-schemas", target="dbt.adapters.base:BaseAdapter._get_cache_schemas",
+        replacement=f"{_OURS}.relations:get_cache_schemas",
+        repeats=("dbt.adapters.base:BaseRelation.create_from", "dbt.adapters.base:BaseRelation.without_identifier"),
+        reason="dbt makes a relation of each node of the project to learn its schema",
+    ),
+    Patch(
+        name="matches", target="dbt.adapters.base:BaseAdapter._make_match",
+        replacement=f"{_OURS}.relations:make_match",
+        repeats=("dbt.adapters.base:BaseRelation.matches", "dbt.adapters.base:BaseAdapter._make_match_kwargs"),
+        reason="dbt compares each relation of a schema with the one that is wanted",
+    ),
+    Patch(
+        name="relations", target="dbt.adapters.base:BaseAdapter.get_relation",
+        replacement=f"{_OURS}.relations:get_relation",
+        repeats=("dbt.adapters.base:BaseAdapter.list_relations", "dbt.adapters.cache:RelationsCache.get_relations"),
+        reason="dbt lists all relations of a schema to find one of them",
+    ),
+    Patch(
+        name="selected-graph", target="dbt.graph:Graph.get_subset_graph", replacement=f"{_OURS}.graph:get_subset_graph",
+        reason="dbt takes the unselected nodes out of a copy of the graph, one after another",
+    ),
+    Patch(
+        name="macros", target="dbt.context.macros:MacroNamespaceBuilder.build_namespace",
+        replacement=f"{_OURS}.macros:build_namespace", repeats=_MACRO_CONTEXT, before=(1, 12),
+        reason="dbt makes a generator of every macro in each context",
+    ),
+    Patch(
+        name="namespaces", target=f"{_MANIFEST_CONTEXT}._build_namespace",
+        replacement=f"{_OURS}.rendering:build_namespace", repeats=_MACRO_CONTEXT, before=(1, 12),
+        reason="as `macros`, for contexts of nodes",
+    ),
+    Patch(
+        name="contexts", target=f"{_MANIFEST_CONTEXT}.to_dict", replacement=f"{_OURS}.rendering:to_dict",
+        repeats=_MACRO_CONTEXT, before=(1, 12),
+        reason="dbt makes every entry of each context, few of which a template looks at",
+    ),
+    Patch(
+        name="native-templates", target="dbt_common.clients.jinja:NativeSandboxTemplate.new_context",
+        replacement=f"{_OURS}.rendering:new_context",
+        repeats=("jinja2.runtime:new_context", "dbt_common.clients.jinja:NativeSandboxTemplate"),
+        reason="Jinja copies the context of each generic test",
+    ),
+    Patch(
+        name="changed-vars",
+        repeats=(
+            "dbt.parser.manifest:ManifestLoader.load", "dbt.parser.manifest:ManifestLoader.build_manifest_state_check",
+            "dbt.parser.manifest:ManifestLoader.is_partial_parsable",
+            "dbt.parser.manifest:ManifestLoader.safe_update_project_parser_files_partially",
+            "dbt.parser.base:ConfiguredParser", "dbt.parser.schemas:SchemaParser.parse_file",
+            "dbt.parser.schemas:YamlReader", "dbt.parser.schema_generic_tests:SchemaGenericTestParser",
+            "dbt.context.context_config:ContextConfig", "dbt.parser.partial:PartialParsing.build_env_vars_to_files",
+            "dbt.parser.partial:PartialParsing.handle_schema_file_changes", "dbt.context.base:Var",
+        ),
+        reason="dbt parses the whole project when --vars differ; the engine keeps what read no changed var",
+    ),
+    Patch(
+        name="node-files", target="dbt.contracts.graph.nodes:write_file",
+        replacement=f"{_OURS}.node_files:write_over", optional=False,
+        reason="dbt empties a file of target/ before it writes it: a process that is killed there leaves it empty",
+    ),
+)  # fmt: skip
