@@ -32,7 +32,7 @@ PROFILE = """scenarios:
       threads: 4
 """
 MODEL = 'select \'{{ var("scenario") }}\' as scenario, \'{{ env_var("RATE", "1") }}\' as rate'
-RUNS, LAYERS = 12, (3, 2, 2)
+RUNS, LAYERS = 12, (2, 2, 1)
 
 
 @pytest.mark.postgres
@@ -53,7 +53,7 @@ def test_each_process_loads_the_project_of_a_run_once(
     runs = [
         submit(
             redis_server, tmp_path, ["run", "--vars", json.dumps({"scenario": f"s{number}"})],
-            env={"RATE": str(number)} if number % 4 == 0 else {},
+            env={"RATE": str(number)} if number % 6 == 0 else {},
         )
         for number in range(RUNS)
     ]  # fmt: skip
@@ -64,8 +64,8 @@ def test_each_process_loads_the_project_of_a_run_once(
         result = client(redis_server).result(run_id, timeout=120)
         assert result.success, result.stdout[-2000:]
         assert len(result.nodes) == sum(LAYERS)
-        rate = str(number) if number % 4 == 0 else "1"
-        assert postgres_database.query(f"select * from s{number}.m21") == [(f"s{number}", rate)]
+        rate = str(number) if number % 6 == 0 else "1"
+        assert postgres_database.query(f"select * from s{number}.m20") == [(f"s{number}", rate)]
     with redis_server.client() as redis_client:
         loads = redis_client.info("commandstats")["cmdstat_getex"]["calls"]
         assert not redis_client.exists("relay:turns", "relay:turns:line")

@@ -8,6 +8,7 @@ result and dbt-relay's records agree. Nothing else that dbt says or writes is ch
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -62,6 +63,7 @@ def mask_opening_errors(adapter: Any) -> None:
     """Mask the credentials of an adapter's connections in the errors that it raises when it opens one."""
     opened = adapter.connections.open
 
+    @functools.wraps(opened)  # with what is marked on it (`fencing.require_fence`)
     def masked_open(connection: Any) -> Any:
         token = _opening.set(connection.credentials)
         try:
