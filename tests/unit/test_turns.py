@@ -42,6 +42,7 @@ def test_the_end_of_a_run_calls_the_first_in_line(ledger: Ledger) -> None:
     rules(ledger, 1)
     run_id, _ = planned(ledger, chain("a"))
     first, second = waits(ledger), waits(ledger)
+    assert ledger.runs_in_line() == [first, second]
     assert finish_only_node(ledger, run_id) == (f"{first} {STEP_PLAN}",)
     assert ledger.claim(second, STEP_PLAN, OWNER) == Refusal(WAITS)
     assert claim(ledger, first, STEP_PLAN).fence == 1

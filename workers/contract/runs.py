@@ -243,6 +243,11 @@ class RunStore:
                 removed += int(answer_of(self.client.unlink(key)))
         return removed
 
+    def runs_in_line(self) -> list[str]:
+        """Unfinished runs that wait for their turn (`lua/turns.lua`), the next one first."""
+        raw: Any = self.client.zrange(self.keys.turns_line(), 0, -1)
+        return [run_id.decode() for run_id in raw]
+
     def artifacts(self, run_id: str, names: Sequence[str]) -> list[bytes | None]:
         """Files of a run, compressed, where the run returned them."""
         raw: Any = self.client.mget([self.keys.artifact(run_id, name) for name in names])
