@@ -37,6 +37,7 @@ BENCHMARKS = {
     "sweep": "benchmarks.sweep",
     "changed-vars": "benchmarks.changed_vars",
     "big-project": "benchmarks.big_project",
+    "many-var-sets": "benchmarks.many_var_sets",
     "drop-in": "benchmarks.drop_in",
     "carrier": "benchmarks.carrier",
     "streaming": "benchmarks.streaming",

@@ -17,7 +17,7 @@ from workers.contract.errors import BrokerUnavailableError
 from workers.contract.settings import read_settings
 
 if TYPE_CHECKING:
-    from producer.client import WorkerInfo
+    from producer.client import RelayClient, WorkerInfo
 
 EXIT_NOT_RUNNING = 1
 READY_SECONDS = 60.0
@@ -70,9 +70,17 @@ def status() -> int:
     click.echo(f"broker: {info.broker_url}")
     click.echo(f"logs: {info.runtime_dir}")
     with contextlib.suppress(BrokerUnavailableError):
-        for worker in cli_broker.client_of(info.broker_url).workers():
+        client = cli_broker.client_of(info.broker_url)
+        _say_who_waits(client)
+        for worker in client.workers():
             click.echo(f"worker {worker.place}: {worker.installed}")
     return 0
+
+
+def _say_who_waits(client: RelayClient) -> None:
+    waiting = client.waiting_runs()
+    if waiting:
+        click.echo(f"of these, runs that wait for their turn: {len(waiting)} (next: {waiting[0]})")
 
 
 def _broker_status(url: str) -> int:
@@ -90,6 +98,7 @@ def _broker_status(url: str) -> int:
         )
     _warn_of_releases(workers)
     click.echo(f"runs in progress: {len(active)}")
+    _say_who_waits(client)
     refused = client.refused()
     if refused:
         click.echo(f"messages refused: {sum(refused.values())}")

@@ -413,6 +413,11 @@ class RelayClient:
             )  # fmt: skip
         return None if request is None else RunSummary.of(request, facts)
 
+    def waiting_runs(self) -> list[str]:
+        """Ids of the runs that wait until runs before them give their turn up, the next one first."""
+        with reaching(self.broker_url):
+            return self.store.runs_in_line()
+
     def workers(self) -> list[WorkerInfo]:
         """Workers that said hello lately."""
         with reaching(self.broker_url):

@@ -9,9 +9,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 import redis
 from billiard.process import active_children
 
@@ -21,8 +22,38 @@ from workers.contract.log import log
 from workers.contract.names import Keys
 from workers.draining import draining
 
+TURN_SECONDS = 30
+"""How long a run keeps its turn while other runs wait for one. A new turn costs each process at most one load of the
+project (0.7 s of CPU where it has 120 models and 870 tests), so a shorter one would be spent on loads."""
+
+MISSING_SECONDS = 60.0
+"""A worker that said nothing for so long does not count."""
+
 _SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
 """A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """What counts for turns of what a worker says. Earlier releases do not say `contexts`."""
+
+    seen: float = 0.0
+    processes: int = 0
+    contexts: int | None = None
+
+
+def turns_of(workers: Iterable[Hello], now: float) -> int:
+    """How many runs may have steps under way at once.
+
+    Each process may be given a step of any of these runs. So it must keep the projects of all of them, beside those
+    of runs that end and begin meanwhile: half of what it keeps. But no process is to be idle while runs wait.
+
+    Args:
+        workers: what the workers say.
+        now: seconds since the epoch.
+    """
+    alive = [each for each in workers if each.seen > now - MISSING_SECONDS]
+    kept = min((each.contexts for each in alive if each.contexts is not None), default=settings.contexts)
+    return max(1, kept // 2, sum(each.processes for each in alive))
 
 
 class Presence:
@@ -49,13 +80,14 @@ class Presence:
             adapters: its adapters by name, each with its release.
             command_line: the packed description of its dbt's command line.
         """
-        self._client, self._key = client, keys.workers()
+        self._client, self._key, self._rules = client, keys.workers(), keys.turns_rules()
         self._described, self._command_line = keys.command_line(dbt), command_line
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._plain: dict[str, Any] = {
             "host": socket.gethostname(), "pid": os.getpid(), "processes": processes,
             "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
             "since": time.time(), "name": name, "draining": False, "dbt": dbt, "adapters": dict(adapters or {}),
+            "contexts": settings.contexts,
         }  # fmt: skip
         self._gone, self._lock = False, threading.Lock()
 
@@ -70,6 +102,18 @@ class Presence:
             }  # fmt: skip
             self._describe()
             self._client.eval(_SAY, 1, self._key, self._name, json.dumps(self._plain))
+            self._set_turns()
+
+    def _set_turns(self) -> None:
+        """Write how many runs go on at once (`lua/turns.lua`). Every worker writes the same."""
+        said: Any = self._client.hvals(self._key)
+        workers = []
+        for raw in said:
+            with contextlib.suppress(msgspec.MsgspecError):  # not written by a worker
+                workers.append(msgspec.json.decode(raw, type=Hello))
+        turns = turns_of(workers, time.time())
+        with contextlib.suppress(redis.OutOfMemoryError):  # what is written stays true
+            self._client.hset(self._rules, mapping={"runs": turns, "seconds": TURN_SECONDS})
 
     def _describe(self) -> None:
         """Publish the description of dbt's command line, or renew its expiry. A full server keeps none: clients

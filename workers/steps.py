@@ -212,9 +212,10 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 
 
 def _hand_out(held: Runtime, run_id: str, due: tuple[str, ...]) -> bool:
-    """Send the messages of steps that are due. A session's would only come back to this process, or to one like
-    it, where nothing waits before it: it is not sent then, and the answer is True."""
-    goes_on = SESSION in due and not held.ledger.queue_length(settings.queue)
+    """Send the messages of steps that are due, but for the run's session: this process has the project by now, and
+    any other would have to load it. The answer is True then. What waits in the queue meanwhile waits no longer than
+    ``DBT_RELAY_SESSION_SECONDS``."""
+    goes_on = SESSION in due
     held.publish(run_id, tuple(step for step in due if step != SESSION or not goes_on))
     return goes_on
 

@@ -151,6 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
     client: ClassVar[redis.Redis]
     draw: Any
     warehouses: list[str]
+    turns: int = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,6 +191,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert before.run_id in granted.reason
                 assert not run.refuses
                 self.relations.wait(run, step)
+            elif run.live and granted.reason == "waiting for its turn":
+                assert step == PLAN
+                run.steps[step] = OPEN
             elif run.live and run.steps.get(step) in (RETRYING, WAITING):
                 assert granted.reason == ("left to the session" if run.in_session else "no free thread")
                 run.steps[step] = OPEN
@@ -306,8 +310,16 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # -- producers ---------------------------------------------------------------------------------
 
-    @initialize(dag=dags(), warehouse=st.sampled_from(["", "", "f1"]), threads=st.sampled_from([1, 2, 4]))
-    def first(self, dag: dict[str, tuple[str, ...]], warehouse: str, threads: int) -> None:
+    @initialize(
+        dag=dags(), warehouse=st.sampled_from(["", "", "f1"]), threads=st.sampled_from([1, 2, 4]),
+        turns=st.sampled_from([0, 0, 1, 2]), seconds=st.sampled_from([0, 3600]),
+    )  # fmt: skip
+    def first(
+        self, dag: dict[str, tuple[str, ...]], warehouse: str, threads: int, turns: int, seconds: int
+    ) -> None:
+        self.turns = turns
+        if turns:
+            self.client.hset(self.keys.turns_rules(), mapping={"runs": turns, "seconds": seconds})
         self.warehouses = SERVERS if warehouse == "" else FILES
         for _ in range(2 if self.warehouses == SERVERS else 1):
             run = RunModel("", dag, threads, warehouse, True, PLAN, locks=locks_of(dag, warehouse, 0))
@@ -328,14 +340,18 @@ class LedgerMachine(RuleBasedStateMachine):
         run.run_id = f"20260101T000000-{len(self.runs):012x}"  # what is drawn must depend on no chance
         word = "compile" if run.first == COMMAND else "build"
         limits = Limits(deadline=3600 if run.due else 0)
+        priority = 9 * (len(self.runs) % 2)
         step = self.ledger.submit(
-            RunRequest(run_id=run.run_id, args=(word,), cwd="/p", project_dir="/p", limits=limits)
-        )
+            RunRequest(run_id=run.run_id, args=(word,), cwd="/p", project_dir="/p", limits=limits, priority=priority)
+        )  # fmt: skip
         assert step == run.first
         self.runs[run.run_id] = run
         self.publish(run.run_id, (step,))
         while begun and step in (PLAN, START, SESSION):
+            claims = len(self.held)
             self.hear(*self.broker.pop())
+            if step != SESSION and len(self.held) == claims:
+                return  # it waits for its turn
             if step == SESSION:
                 if run.entered:
                     self.go_on(self.sessions[-1])
@@ -345,6 +361,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.perform(held, "success")
             if held in self.held:
                 self.perform(held, "success")  # a plan is staged first
+            if not self.broker or self.broker[-1][0] != run.run_id:
+                return
             step = self.broker[-1][1]
 
     def cancel(self) -> None:
@@ -419,7 +437,9 @@ class LedgerMachine(RuleBasedStateMachine):
         run = self.any_run()
         waiting = [step for step, state in run.steps.items() if state in (BLOCKED, DONE, RUNNING)]
         step = self.draw(st.sampled_from([*waiting, "model.p.forged", SESSION]))
-        assert isinstance(self.ledger.claim(run.run_id, step, "w:2"), Refusal)
+        answer = self.ledger.claim(run.run_id, step, "w:2")
+        assert isinstance(answer, Refusal)
+        self.publish(run.run_id, answer.publish)
 
     # -- workers -----------------------------------------------------------------------------------
 
@@ -636,6 +656,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not leases & watches
         expected_leases: set[str] = set()
         expected_watches: set[str] = set()
+        turns, line = self.turns_and_line()
+        called: set[str] = set()
         for run in (each for each in self.runs.values() if not each.purged):
             keys = self.keys
             with self.client.pipeline(transaction=False) as pipe:
@@ -656,6 +678,16 @@ class LedgerMachine(RuleBasedStateMachine):
                 expected_leases |= {f"{run.run_id} {SESSION}"} if session == "running" else set()
                 continue
             self.run_agrees(run, facts, states, waiting, ready, session)
+            plan = f"{run.run_id} {PLAN}"
+            assert run.run_id not in line or (run.state == ACTIVE and not run.in_session)
+            expected_watches |= {plan} if run.run_id in line else set()
+            if run.run_id in turns and states.get(PLAN) == "done":
+                called.add(plan)
+            if ready and not run.in_session and run.state == ACTIVE and self.turns:
+                assert run.run_id in turns | line, f"{run} is forgotten"
+            if ready and not run.in_session and run.run_id not in line:
+                busy = int(facts["inflight"])
+                assert busy >= run.threads or plan in watches, "a thread is free and nothing is handed out"
             expected_leases |= {f"{run.run_id} {DEADLINE}"} if run.due else set()
             expected_leases |= {f"{run.run_id} {s}" for s, state in states.items() if state == "running"}
             expected_watches |= {
@@ -666,14 +698,18 @@ class LedgerMachine(RuleBasedStateMachine):
             expected_leases |= {f"{run.run_id} {SESSION}"} if session == "running" else set()
             expected_watches |= {f"{run.run_id} {SESSION}"} if session in ("queued", "parked") else set()
         assert leases == expected_leases
-        assert watches == expected_watches
+        assert watches - called == expected_watches - called
 
     def run_agrees(
         self, run: RunModel, facts: dict[str, str], states: dict[str, str], waiting: dict[str, str],
         ready: set[str], session: str,
     ) -> None:  # fmt: skip
         assert facts["state"] == run.state
-        known = {s: OPEN if state in ("ready", "queued") else state for s, state in states.items()}
+        open_states = {"ready", "queued"}
+        known = {
+            s: OPEN if state in open_states or (s, state) == (PLAN, "waiting") else state
+            for s, state in states.items()
+        }
         if not run.planned:  # what a plan staged so far does not count yet
             known = {s: state for s, state in known.items() if s.startswith("@")}
         assert known == run.steps, f"Redis has {known}, expected {run.steps}"
@@ -693,13 +729,22 @@ class LedgerMachine(RuleBasedStateMachine):
         assert facts["mode"] == ("session" if run.in_session else "message")
         if ready and run.in_session:
             assert session in ("queued", "parked", "running"), "nobody is called for what is ready"
-        elif ready:
-            assert queued + running >= run.threads, "a thread is free and nothing is handed out"
+
+    def turns_and_line(self) -> tuple[set[str], set[str]]:
+        """Runs that have a turn, and those that wait for one: all of them go on, and no turn is free meanwhile."""
+        turns = {raw.decode() for raw in self.client.zrange(self.keys.turns(), 0, -1)}
+        line = {raw.decode() for raw in self.client.zrange(self.keys.turns_line(), 0, -1)}
+        assert len(turns) <= self.turns
+        assert not line or len(turns) == self.turns, "a turn is free and a run waits for one"
+        assert not turns & line
+        assert all(self.runs[run_id].live for run_id in turns | line)
+        return turns, line
 
     @invariant()
     def every_key_is_owned(self) -> None:
         common = {
             self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.finished(), self.keys.strays(),
+            self.keys.turns(), self.keys.turns_line(), self.keys.turns_rules(),
         }  # fmt: skip
         found = [raw.decode() for raw in self.client.scan_iter(count=1000)]
         ended = [key for key in found if key.startswith(self.keys.run("")) and not self.owner(key).live]
@@ -808,7 +853,15 @@ class LedgerMachine(RuleBasedStateMachine):
         left = [(run.run_id, run.steps) for run in self.runs.values() if run.live]
         assert not left, f"runs that never end: {left}"
         self.every_key_is_owned()
-        for key in (self.keys.leases(), self.keys.watches(), self.keys.active(), self.keys.strays()):
+        keys = self.keys
+        for key in (
+            keys.leases(),
+            keys.watches(),
+            keys.active(),
+            keys.strays(),
+            keys.turns(),
+            keys.turns_line(),
+        ):
             assert not self.client.exists(key)
         locks = {raw.decode() for raw in self.client.scan_iter(self.keys.locks() + "*")}
         assert not locks - {self.keys.relation_writer(name) for name in self.names()}

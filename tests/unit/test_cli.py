@@ -546,6 +546,7 @@ class Client:
     """Stands for `RelayClient`."""
 
     def __init__(self) -> None:
+        self.in_line: list[str] = []
         self.events = [
             Event(kind=STATE, run_id=RUN_ID, node="model.shop.orders", state="running"),
             Event(kind=LINE, run_id=RUN_ID, text="1 of 1 START"),
@@ -575,6 +576,9 @@ class Client:
 
     def refused(self) -> dict[str, int]:
         return self.reasons
+
+    def waiting_runs(self) -> list[str]:
+        return self.in_line
 
     def workers(self) -> list[WorkerInfo]:
         return self.hosts
@@ -806,9 +810,12 @@ def test_status_of_a_broker(client: Client, capsys: pytest.CaptureFixture[str]) 
     assert "worker box:7: 1 worker process, queue dbt-relay, release 0.1.0" in text
     assert "runs in progress: 2" in text
     assert "refused" not in text
+    assert "turn" not in text
+    client.in_line = [RUN_ID]
     client.reasons = {"not a message": 7} | {f"unknown task {number}": 1 for number in range(9)}
     assert cli.main(["status"]) == 0
     text = capsys.readouterr().out
+    assert f"of these, runs that wait for their turn: 1 (next: {RUN_ID})" in text
     assert "messages refused: 16\n  7 x not a message\n  1 x unknown task 0\n" in text
     assert text.count(" x ") == 5
 

@@ -50,21 +50,19 @@ def test_a_step_that_waits_for_room_can_be_stopped(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("due", "waiting", "sent", "goes_on"),
+    ("due", "sent", "goes_on"),
     [
-        (("@session",), 0, (), True),
-        (("other @session", "@session"), 0, ("other @session",), True),
-        (("@session",), 3, ("@session",), False),
-        (("@start",), 0, ("@start",), False),
-        ((), 0, (), False),
+        (("@session",), (), True),
+        (("other @session", "@session"), ("other @session",), True),
+        (("@start",), ("@start",), False),
+        ((), (), False),
     ],
 )
-def test_a_session_begins_in_the_plans_process_where_nothing_waits_before_it(
-    due: tuple[str, ...], waiting: int, sent: tuple[str, ...], *, goes_on: bool
+def test_a_session_begins_in_the_process_that_planned_its_run(
+    due: tuple[str, ...], sent: tuple[str, ...], *, goes_on: bool
 ) -> None:
     published: list[tuple[str, ...]] = []
     held: Any = SimpleNamespace(
-        ledger=SimpleNamespace(queue_length=lambda _: waiting),
         publish=lambda _, steps: published.append(steps),
     )
     assert steps._hand_out(held, "r", due) is goes_on

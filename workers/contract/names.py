@@ -219,6 +219,15 @@ class Keys:
     def relation_writer(self, name: str) -> str:  # string: the run that wrote it last, while others went on
         return f"{self.relation(name)}:writer"
 
+    def turns(self) -> str:  # sorted set: runs whose steps are handed out, by when that began, ms
+        return f"{self.prefix}:turns"
+
+    def turns_line(self) -> str:  # sorted set: runs that wait for a turn, by priority and time
+        return f"{self.turns()}:line"
+
+    def turns_rules(self) -> str:  # hash: how many turns there are, and how long one lasts while others wait
+        return f"{self.turns()}:rules"
+
     def context(self, key: str) -> str:  # string: packed manifest of a parsed project
         return f"{self.prefix}:context:{key}"
 

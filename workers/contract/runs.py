@@ -45,7 +45,7 @@ class LastWord(msgspec.Struct, kw_only=True):
 @functools.cache
 def _script_text(name: str) -> str:
     folder = resources.files("workers") / "lua"
-    return "".join((folder / f"{part}.lua").read_text() for part in ("prelude", "files", name))
+    return "".join((folder / f"{part}.lua").read_text() for part in ("prelude", "turns", "files", name))
 
 
 def steps_of(value: Any) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ class RunStore:
         keys = self.keys
         names = [
             *keys.of_run(run_id), keys.channel(run_id), keys.leases(), keys.watches(), keys.active(),
-            keys.finished(), keys.locks(), keys.strays(), keys.log(run_id),
+            keys.finished(), keys.locks(), keys.strays(), keys.log(run_id), keys.turns(),
         ]  # fmt: skip
         return script(keys=names, args=[run_id, *args], client=pipe)
 
@@ -242,6 +242,11 @@ class RunStore:
             if found not in (kind.encode(), b"none"):
                 removed += int(answer_of(self.client.unlink(key)))
         return removed
+
+    def runs_in_line(self) -> list[str]:
+        """Unfinished runs that wait for their turn (`lua/turns.lua`), the next one first."""
+        raw: Any = self.client.zrange(self.keys.turns_line(), 0, -1)
+        return [run_id.decode() for run_id in raw]
 
     def artifacts(self, run_id: str, names: Sequence[str]) -> list[bytes | None]:
         """Files of a run, compressed, where the run returned them."""

@@ -68,6 +68,7 @@ class Engine:
         self._exiting = exiting
         self._contexts = ContextStore(shared, contexts)
         self._views: OrderedDict[str, RunView] = OrderedDict()
+        self._most_views = max(MAX_VIEWS, contexts)
         self._worker = worker
 
     # -- steps -------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ class Engine:
     def _keep(self, view: RunView) -> None:
         self._views[view.run_id] = view
         self._views.move_to_end(view.run_id)
-        while len(self._views) > MAX_VIEWS:
+        while len(self._views) > self._most_views:
             self._views.popitem(last=False)
 
     def _refresh_cache(self, view: RunView) -> str:

@@ -43,8 +43,17 @@ else
   local state = state_of(step)
   if not state or step == '@session' then return refuse('unknown step') end
   if is_repeated(step) then return granted(step, read_step(step)) end
+  if step == '@plan' and state == 'done' then
+    unwatch(step)  -- it was sent to say that the run has a turn again
+    return refuse('step is done', dispatch())
+  end
   if state ~= 'queued' and state ~= 'ready' and state ~= 'retrying' and state ~= 'waiting' then
     return refuse('step is ' .. state)
+  end
+  if step == '@plan' and takes_turns() and not take_turn() then
+    redis.call('ZREM', READY, step)
+    set_state(step, 'waiting')
+    return refuse('waiting for its turn', dispatch())
   end
   local reason
   if run_field('mode') == 'session' and session == '' then

@@ -1,7 +1,7 @@
 -- Shared head of every script: names for the run's keys and the moves that several scripts make.
 -- KEYS are built by contract/names.py alone; scripts touch one Redis server, not a cluster.
 local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EVENTS, PUBLISHERS,
-  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS, LOG = unpack(KEYS)
+  CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS, LOG, TURNS = unpack(KEYS)
 local RUN_ID = ARGV[1]
 local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
 local ELSEWHERE_MS = 15000  -- a message that was passed on to workers of another dbt is looked for after so long
@@ -201,8 +201,11 @@ local function free_threads()
   return number_field('parallel') - number_field('inflight')
 end
 
+local may_go_on, leave_line, leave_turns  -- turns.lua
+
 -- Hand out what may start now. Returns the steps whose messages the caller has to publish.
 local function dispatch()
+  local has_turn = may_go_on()
   local out = woken
   woken = {}
   if not is_live(run_field('state')) then return out end
@@ -215,6 +218,7 @@ local function dispatch()
     end
     return out
   end
+  if not has_turn then return out end
   local free = math.min(free_threads(), WINDOW - number_field('queued'))
   while free > 0 do
     local popped = redis.call('ZPOPMIN', READY)
@@ -241,6 +245,7 @@ end
 local function stop_run(reason, kept)
   redis.call('HSET', RUN, 'state', 'stopping', 'stop', reason)
   unwatch('@deadline')
+  leave_line()
   if run_field('planned') ~= '1' then return end  -- a plan under way comes here itself when it is finished
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
@@ -310,6 +315,7 @@ local function end_run(state, final, ttl)
     -- a session closes its warehouse before it lets go
     if flat[i + 1] ~= 'done' and (flat[i] ~= '@session' or flat[i + 1] ~= 'running') then unwatch(flat[i]) end
   end
+  leave_turns()
   local now = now_ms() / 1000
   redis.call('ZREMRANGEBYSCORE', FINISHED, '-inf', now)
   redis.call('ZADD', FINISHED, now + ttl, RUN_ID)

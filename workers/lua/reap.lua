@@ -76,5 +76,6 @@ end
 -- queued, retrying, parked or waiting: the message may be lost
 watch(step)
 if state == 'waiting' and writer_before(step) then return nothing() end
+if state == 'waiting' and step == '@plan' and takes_turns() and not take_turn() then return nothing() end
 if state == 'parked' and are_taken(own_files()) then return nothing() end
-return cjson.encode({what = 'publish'})
+return cjson.encode({what = 'publish', publish = dispatch()})

@@ -1,0 +1,73 @@
+"""Many runs with vars or an environment of their own at once: no process loads the same project again and again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.postgres_server import PostgresDatabase
+from tests.support.redis_server import RedisServer
+from tests.support.runs import client, submit
+from tests.support.worker_pool import WorkerPool
+
+PROJECT = """name: scenarios
+version: "1.0"
+config-version: 2
+profile: scenarios
+"""
+PROFILE = """scenarios:
+  target: dev
+  outputs:
+    dev:
+      type: postgres
+      host: "{{ env_var('PGHOST') }}"
+      port: "{{ env_var('PGPORT') | as_number }}"
+      user: "{{ env_var('PGUSER') }}"
+      password: "{{ env_var('DBT_ENV_SECRET_PG_PASSWORD') }}"
+      dbname: "{{ env_var('PGDATABASE') }}"
+      schema: "{{ var('scenario') }}"
+      threads: 4
+"""
+MODEL = 'select \'{{ var("scenario") }}\' as scenario, \'{{ env_var("RATE", "1") }}\' as rate'
+RUNS, LAYERS = 12, (2, 2, 1)
+
+
+@pytest.mark.postgres
+def test_each_process_loads_the_project_of_a_run_once(
+    tmp_path: Path,
+    worker_pool: Callable[..., WorkerPool],
+    redis_server: RedisServer,
+    postgres_database: PostgresDatabase,
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "dbt_project.yml").write_text(PROJECT)
+    (tmp_path / "profiles.yml").write_text(PROFILE)
+    for layer, width in enumerate(LAYERS):
+        for number in range(width):
+            above = f" from {{{{ ref('m{layer - 1}{number}') }}}}" if layer else ""
+            (tmp_path / "models" / f"m{layer}{number}.sql").write_text(MODEL + above)
+    # every run waits for a worker, so that all of them begin at once
+    runs = [
+        submit(
+            redis_server, tmp_path, ["run", "--vars", json.dumps({"scenario": f"s{number}"})],
+            env={"RATE": str(number)} if number % 6 == 0 else {},
+        )
+        for number in range(RUNS)
+    ]  # fmt: skip
+    with redis_server.client() as redis_client:
+        redis_client.config_resetstat()
+    worker_pool(n=2, env={**postgres_database.env, "DBT_RELAY_CONTEXTS": "4"})
+    for number, run_id in enumerate(runs):
+        result = client(redis_server).result(run_id, timeout=120)
+        assert result.success, result.stdout[-2000:]
+        assert len(result.nodes) == sum(LAYERS)
+        rate = str(number) if number % 6 == 0 else "1"
+        assert postgres_database.query(f"select * from s{number}.m20") == [(f"s{number}", rate)]
+    with redis_server.client() as redis_client:
+        loads = redis_client.info("commandstats")["cmdstat_getex"]["calls"]
+        assert not redis_client.exists("relay:turns", "relay:turns:line")
+    # a process loads what the other has parsed, and perhaps the parse with the vars before; without turns it was four times each
+    assert loads <= 2 * RUNS

@@ -1,0 +1,142 @@
+"""Turns of runs in the ledger: who goes on, who waits, and what becomes of a turn when something goes wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
+from workers.contract.names import STEP_PLAN
+from workers.ledger import Ledger, Move, Refusal
+from workers.presence import Hello, turns_of
+
+WAITS = "waiting for its turn"
+LAST = Move(word="done", final='{"return_code":0}', final_state="succeeded")
+
+
+def rules(ledger: Ledger, runs: int, seconds: float = 3600) -> None:
+    ledger.client.hset(ledger.keys.turns_rules(), mapping={"runs": runs, "seconds": seconds})
+
+
+def waits(ledger: Ledger, **fields: Any) -> str:
+    """A new run that has to wait."""
+    run_id = submit(ledger, **fields)
+    assert ledger.claim(run_id, STEP_PLAN, OWNER) == Refusal(WAITS)
+    return run_id
+
+
+def overdue(ledger: Ledger, run_id: str, step: str) -> None:
+    for key in (ledger.keys.leases(), ledger.keys.watches()):
+        ledger.client.zadd(key, {f"{run_id} {step}": 1}, xx=True)
+
+
+def finish_only_node(ledger: Ledger, run_id: str) -> tuple[str, ...]:
+    """The steps that are due after the end of a run of one node, ``a``."""
+    ledger.finish(claim(ledger, run_id, "model.p.a"), Move(word="success"), result=b"{}")
+    return ledger.finish(claim(ledger, run_id, "@close"), LAST)
+
+
+def test_the_end_of_a_run_calls_the_first_in_line(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    run_id, _ = planned(ledger, chain("a"))
+    first, second = waits(ledger), waits(ledger)
+    assert ledger.runs_in_line() == [first, second]
+    assert finish_only_node(ledger, run_id) == (f"{first} {STEP_PLAN}",)
+    assert ledger.claim(second, STEP_PLAN, OWNER) == Refusal(WAITS)
+    assert claim(ledger, first, STEP_PLAN).fence == 1
+
+
+def test_a_run_that_waits_is_cancelled_at_once(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    planned(ledger, chain("a"))
+    run_id = waits(ledger)
+    assert ledger.cancel(run_id) == ("active", (STEP_PLAN,))
+    assert claim(ledger, run_id, STEP_PLAN).stopping
+    assert not ledger.client.exists(ledger.keys.turns_line())
+
+
+def test_a_long_run_gives_its_turn_up_and_gets_another(ledger: Ledger) -> None:
+    rules(ledger, 1, seconds=0)
+    long, _ = planned(ledger, chain("a", "b"))
+    small = waits(ledger)
+    due = ledger.finish(claim(ledger, long, "model.p.a"), Move(word="success"), result=b"{}")
+    assert due == (f"{small} {STEP_PLAN}",)
+    assert ledger.client.zrange(ledger.keys.turns_line(), 0, -1) == [long.encode()]
+    plan = claim(ledger, small, STEP_PLAN)
+    assert ledger.finish(plan, LAST) == (f"{long} {STEP_PLAN}",)
+    assert ledger.claim(long, STEP_PLAN, OWNER) == Refusal("step is done", ("model.p.b",))
+
+
+def test_a_more_urgent_run_does_not_wait_for_the_end_of_a_turn(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    run_id = submit(ledger, priority=5)
+    plan = claim(ledger, run_id, STEP_PLAN)
+    later, urgent = waits(ledger, priority=5), waits(ledger, priority=0)
+    ledger.stage(plan, chain("a"), roots=("model.p.a",))
+    assert ledger.finish(plan, Move(word="planned", nodes=1)) == (f"{urgent} {STEP_PLAN}",)
+    places = [raw.decode() for raw in ledger.client.zrange(ledger.keys.turns_line(), 0, -1)]
+    assert places == [later, run_id]
+
+
+def test_a_lost_message_of_a_new_turn_is_sent_again(ledger: Ledger) -> None:
+    rules(ledger, 1, seconds=0)
+    long, _ = planned(ledger, chain("a", "b"))
+    small = waits(ledger)
+    ledger.finish(claim(ledger, long, "model.p.a"), Move(word="success"), result=b"{}")
+    overdue(ledger, small, STEP_PLAN)
+    assert ledger.reap(small, STEP_PLAN)["what"] == "publish"
+    assert ledger.finish(claim(ledger, small, STEP_PLAN), LAST) == (f"{long} {STEP_PLAN}",)
+    overdue(ledger, long, STEP_PLAN)
+    assert ledger.reap(long, STEP_PLAN)["publish"] == ("model.p.b",)
+
+
+def test_the_turn_of_a_removed_run_is_found_by_the_reaper(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    gone, _ = planned(ledger, chain("a"))
+    run_id = waits(ledger)
+    ledger.client.zrem(ledger.keys.active(), gone)
+    overdue(ledger, run_id, STEP_PLAN)
+    assert ledger.reap(run_id, STEP_PLAN)["what"] == "publish"
+    assert claim(ledger, run_id, STEP_PLAN).fence == 1
+
+
+def test_a_run_whose_worker_died_keeps_its_turn(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    run_id, _ = planned(ledger, chain("a"))
+    waits(ledger)
+    claim(ledger, run_id, "model.p.a")
+    overdue(ledger, run_id, "model.p.a")
+    assert ledger.reap(run_id, "model.p.a")["publish"] == ("model.p.a",)
+
+
+def test_a_run_that_only_waits_for_a_retry_lets_others_go_on(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    run_id, _ = planned(ledger, chain("a"))
+    other = waits(ledger)
+    granted = claim(ledger, run_id, "model.p.a")
+    assert ledger.give_back(granted, "retry", wait=60) == (f"{other} {STEP_PLAN}",)
+    assert claim(ledger, run_id, "model.p.a").tries == 2
+
+
+def test_a_run_on_a_file_takes_turns_at_the_file_alone(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    planned(ledger, chain("a"), lock="file")
+    assert claim(ledger, submit(ledger), STEP_PLAN).fence == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "turns"),
+    [
+        ([{"seen": 100, "processes": 2, "contexts": 8}], 4),
+        ([{"seen": 100, "processes": 2, "contexts": 1}], 2),
+        ([{"seen": 100, "processes": 6, "contexts": 8}, {"seen": 99, "processes": 3, "contexts": 32}], 9),
+        ([{"seen": 100, "processes": 2, "contexts": 32}, {"seen": 10, "processes": 90, "contexts": 1}], 16),
+        ([{"seen": 100, "processes": 1}], 4),
+    ],
+)
+def test_processes_and_what_they_keep_say_how_many_runs_go_on(
+    workers: list[dict[str, Any]], turns: int
+) -> None:
+    assert turns_of(msgspec.convert(workers, list[Hello]), 100.0) == turns
