@@ -298,6 +298,11 @@ def test_the_installed_dbt_has_nothing_that_the_file_lacks() -> None:
     script = generator()
     committed = script.unpack(json.loads((ROOT / "producer" / "dbt_options.json").read_text("utf-8")))
     installed = script.describe_dbt()
+    lines = {version.rpartition(".")[0] for version in committed["dbt_versions"]}
+    if installed["dbt_versions"][0].rpartition(".")[0] not in lines:
+        pytest.skip(
+            "the file is of earlier releases: the client asks the workers, or the dbt of its environment"
+        )
     installed["dbt_versions"] = []
     assert script.merge(committed, installed) == committed
     for path, entry in installed["commands"].items():
