@@ -241,7 +241,7 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
     if request.env_file:
         env = env_file.read(request.env_file, settings)
     else:
-        given = allowed(request.env, settings.env_deny)  # whoever can write to Redis sends requests
+        given = allowed(request.env, settings.env_deny)  # anything that can write to Redis can send a request
         left_out = {name for name in request.env.keys() - given.keys() if not name.startswith(CALLERS)}
         if left_out:
             log("values of the caller's environment are left out", level=logging.WARNING, run=request.run_id,

@@ -46,7 +46,7 @@ REFUSED = {
     "no password": ("redis://127.0.0.1:{port}/0", "refuses the login"),
     "a wrong password": ("redis://:wrong@127.0.0.1:{port}/0", "refuses the login"),
     "TLS on a port without": (f"rediss://:{PASSWORD}@127.0.0.1:{{port}}/0", "does not speak TLS"),
-    "an authority that nobody knows": (f"rediss://:{PASSWORD}@127.0.0.1:{{tls}}/0", "cannot be verified"),
+    "an unknown authority": (f"rediss://:{PASSWORD}@127.0.0.1:{{tls}}/0", "cannot be verified"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Reading what Redis holds, whoever wrote it."""
+"""Tolerant reading of values in Redis."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def pack(plain: dict[str, Any]) -> bytes:
 
 
 def unpack(packed: bytes) -> dict[str, Any] | None:
-    """The plain data of a description; None for anything else, whoever wrote it."""
+    """The plain data of a description; None for anything else."""
     if len(packed) > MAX_PACKED_BYTES:
         return None
     try:

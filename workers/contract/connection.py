@@ -34,7 +34,7 @@ def noticing_refusals(base: Any) -> Any:
         port = 0
 
         def _wrap_socket_with_ssl(self, sock: Any) -> Any:
-            # A server without TLS waits for the end of what it takes for a command, and says nothing.
+            # A server without TLS reads the handshake as the beginning of a command, and waits for the rest.
             before = sock.gettimeout()
             sock.settimeout(HANDSHAKE_SECONDS)
             try:
