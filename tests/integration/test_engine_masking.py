@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from dbt.version import installed
 
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.postgres_server import PostgresDatabase
@@ -68,7 +69,8 @@ def test_credentials_are_masked_in_the_error_of_a_connection_and_all_else_is_as_
     setting = setting.replace("PLANTED", PLANTED)
     profiles.write_text(profiles.read_text().replace("schema: main\n", f"schema: main\n      {setting}\n", 1))
     said = plain_dbt(small, "run", "--select", "stg_orders")
-    assert any(PLANTED in line for line in said), said  # the driver does repeat it
+    # the driver does repeat it; with dbt-duckdb 1.10 only that of a secret
+    assert any(PLANTED in line for line in said) or installed.minor == "10", said
     ran = drive(Engine(Shared()), spec_for(small, "--no-use-colors", "run", "--select", "stg_orders"))
     assert PLANTED not in everything(ran)
     masked = [line.replace(PLANTED, "*****") for line in said]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from dbt.deprecations import active_deprecations
+from dbt.version import installed
 from dbt_common.tests import disable_test_caching, enable_test_caching
 
 from tests.support.engine import Shared, drive, spec_for
@@ -240,6 +241,8 @@ PARTIAL: dict[str, dict[str, Any]] = {
     "snapshot": {"snapshots/x.sql": "{% snapshot x %}{{ config(unique_key='id', strategy='check', check_cols='all',"
         "tags=[var('snapshot', 't')]) }}select * from {{ ref('leaf') }}{% endsnapshot %}"},
 }  # fmt: skip
+if installed.minor == "10":  # dbt-core 1.10 refuses a project with a unit test of a disabled model
+    del PARTIAL["referred"]
 WHOLE: dict[str, dict[str, Any]] = {
     "project_file": {},
     "hook_of_the_project": {},
