@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
+from dbt.version import installed
 
 from tests.parity.harness import Change, Dbt, Pair, edit, play, sql
 from workers.verify.sides import Outcome, Side
@@ -39,6 +40,9 @@ def retrying(pair: Pair) -> Pair:
     return pair
 
 
+@pytest.mark.skipif(
+    installed.minor == "10", reason="dbt-core 1.10 with one thread waits for ever at a microbatch model"
+)
 def test_what_failed_and_was_skipped(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("broken"))
     play(

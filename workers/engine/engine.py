@@ -84,7 +84,10 @@ class Engine:
         """
         with self._step(spec, "@plan", emit, attempt) as seen:
             try:
-                with redirect_stdout(io.StringIO()):  # the whole command prints the same again
+                with (
+                    self._sink.held_back(),
+                    redirect_stdout(io.StringIO()),
+                ):  # the whole command prints the same again
                     click_context, flags = parse_flags(seen.args)
             except (DbtUsageException, click.exceptions.Exit, click.Abort):
                 return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")

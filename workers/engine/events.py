@@ -125,6 +125,18 @@ class LineSink:
         finally:
             self._muted = False
 
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Pass on what is logged within when it has ended without an exception; drop it otherwise."""
+        emit, events = self.emit, list[Event]()
+        self.emit = events.append
+        try:
+            yield
+        finally:
+            self.emit = emit
+        for event in events:
+            emit(event)
+
     def take_debug(self, event: BaseEvent) -> bool:
         """Take an event that is fired at debug level, where dbt need not make a message of it.
 
