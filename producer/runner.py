@@ -38,7 +38,7 @@ class DbtRunner:
     def __init__(
         self,
         working_dir: Path | str = DEFAULT_WORKING_DIR,
-        threads: int = 4,
+        threads: int | None = 4,
         *,
         broker_url: str | None = None,
         workers: int | None = None,
@@ -51,7 +51,7 @@ class DbtRunner:
         Args:
             working_dir: the dbt project; commands run with it as working directory. Default: the folder ``dbt``
                 in the current one, or the current one where there is no such folder.
-            threads: how many nodes of one command may run at once (dbt's ``--threads``).
+            threads: how many nodes of one command may run at once (dbt's ``--threads``); None: as the profile says.
             broker_url: Redis; overrides the environment.
             workers: worker processes of a private stack.
             retry: how passing failures are tried again: a `RetryPolicy`; a number of attempts in all; False for

@@ -55,7 +55,7 @@ class ConformanceRunner:
         release_warehouse()
         set_clock(self.relay.clock)
         try:
-            result = DbtRunner(Path.cwd(), threads=0, broker_url=self.relay.broker_url).execute_command(
+            result = DbtRunner(Path.cwd(), threads=None, broker_url=self.relay.broker_url).execute_command(
                 asked, on_line=self._hear_event if self._callbacks else _say
             )
         except DbtUsageError as error:
