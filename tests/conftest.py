@@ -32,9 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if name.startswith(("DBT_", "PG")) or name in {"REDIS_URL", "DATABASE_PATH"}:
             del os.environ[name]
     os.environ["DO_NOT_TRACK"] = "1"
-    # a shell's background job ignores it, and so would every process that a test starts
+    # a shell's background job ignores SIGINT and `nohup` SIGHUP, and so would every process that a test starts
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
