@@ -401,7 +401,11 @@ class RelayClient:
         """Unfinished and finished runs that are still kept, the newest first."""
         with reaching(self.broker_url):
             found = [self._summary(run_id) for run_id in self.store.kept_runs()]
-        return [summary for summary in found if summary is not None]
+        known = [summary for summary in found if summary is not None]
+        # ids tell the second alone
+        return sorted(
+            known, key=lambda run: (run.submitted_at or submitted_at(run.run_id), run.run_id), reverse=True
+        )
 
     def _summary(self, run_id: str) -> RunSummary | None:
         try:
