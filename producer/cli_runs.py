@@ -177,9 +177,12 @@ def find_run(client: RelayClient | None, text: str, *, ended: bool = False) -> s
     """
     if is_run_id(text):
         return text
+    from producer.client import UNREADABLE
+
     known = known_runs(client) if ended else client.runs() if client else []
     ids = [run.run_id for run in known]
-    found = ids[:1] if text == LATEST else [run_id for run_id in ids if run_id.startswith(text)]
+    readable = [run.run_id for run in known if run.state != UNREADABLE]
+    found = readable[:1] if text == LATEST else [run_id for run_id in ids if run_id.startswith(text)]
     if len(found) == 1:
         return found[0]
     if not ids:

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from producer.cli import main
+from producer.cli_runs import find_run
 from producer.client import UNREADABLE, RelayClient
 from tests.support.redis_server import RedisServer
 from tests.support.runs import client, runner
@@ -151,6 +152,7 @@ def test_a_run_that_cannot_be_read_is_shown_as_that(
     assert bad in capsys.readouterr().out
     assert main(["retry", bad]) == 2
     assert "not a valid run request" in capsys.readouterr().err
+    assert find_run(relay, "latest") == good.run_id  # though the other is newer
     relay.cancel(good.run_id)
     assert [run.run_id for run in relay.runs() if run.state == UNREADABLE] == [bad]
 
