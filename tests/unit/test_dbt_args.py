@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import math
@@ -26,7 +27,7 @@ from producer.dbt_args import (
     target_path,
     with_vars,
 )
-from producer.dbt_options import command, command_names, dbt_versions, subcommands
+from producer.dbt_options import Table, command, command_names, dbt_versions, packaged, subcommands
 from producer.dbt_project import render
 from producer.vars import dump_vars, load_mapping
 from workers.contract.errors import DbtUsageError
@@ -411,6 +412,14 @@ VERB = st.sampled_from(
 )
 
 
+@functools.cache
+def table_of_the_installed_dbt() -> Table:
+    """The packaged one where it covers the release, else what its workers would publish."""
+    script = generator()
+    published = Table(script.pack(script.describe_dbt()))
+    return packaged() if packaged().covers(published.dbt_versions()[0]) else published
+
+
 @pytest.mark.dbt_releases
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=PREFIX, verb=VERB, rest=REST)
@@ -425,7 +434,7 @@ def test_accepts_and_refuses_as_dbt_does(
     words = [*prefix, *verb, *(word for words in rest for word in words)]
     expected = click_reads(list(words))
     try:
-        invocation = parse_invocation(words, environ={}, cwd=project)
+        invocation = parse_invocation(words, environ={}, cwd=project, table=table_of_the_installed_dbt())
     except DbtUsageError:
         assert expected is None
         return
