@@ -25,9 +25,14 @@ from tests.support.engine import Shared, drive, spec_for
 from tests.support.reading_projects import MACROS, PROFILES, ReadingProject
 from workers.engine.context import ContextStore
 from workers.engine.engine import CommandFailedError, Engine
+from workers.engine.patches import registry
 from workers.engine.reads import PROJECT, Recorder
 from workers.engine.warehouse import close_warehouse
 from workers.engine.watched import EVERYTHING, WatchedVars
+
+pytestmark = pytest.mark.skipif(
+    not registry.enabled("changed-vars"), reason="these are tests of what DBT_RELAY_PATCHES turns off"
+)
 
 EXAMPLES = int(os.environ.get("RELAY_REPARSE_EXAMPLES", "2"))
 OF_AN_INVOCATION = {"created_at", "generated_at", "invocation_id", "invocation_started_at", "run_started_at"}
