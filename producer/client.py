@@ -402,10 +402,8 @@ class RelayClient:
         with reaching(self.broker_url):
             found = [self._summary(run_id) for run_id in self.store.kept_runs()]
         known = [summary for summary in found if summary is not None]
-        # ids tell the second alone
-        return sorted(
-            known, key=lambda run: (run.submitted_at or submitted_at(run.run_id), run.run_id), reverse=True
-        )
+        # ids begin with the second of the submission, and go on at random
+        return sorted(known, key=lambda run: (submitted_at(run.run_id), run.submitted_at), reverse=True)
 
     def _summary(self, run_id: str) -> RunSummary | None:
         try:

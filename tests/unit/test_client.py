@@ -195,12 +195,15 @@ def test_an_unfinished_run_has_no_result(relay: RelayClient) -> None:
 
 
 def test_runs_are_listed_newest_first(relay: RelayClient, worker: FakeWorker) -> None:
-    first, second = request(submitted_at=1.0), request("build")
+    first, second = request(submitted_at=1.0), request("build", submitted_at=2.0)
     first_id = relay.submit(first)
     relay.result(first_id, timeout=20)
     relay.store.submit(second)
     listed = {summary.run_id: summary for summary in relay.runs()}
-    assert [summary.run_id for summary in relay.runs()] == sorted(listed, reverse=True)
+    assert [summary.run_id for summary in relay.runs()] == [
+        second.run_id,
+        first_id,
+    ]  # of one second, as a rule
     done = listed[first_id]
     assert (done.state, done.command, done.done, done.total, done.submitted_at) == (
         "succeeded",

@@ -68,11 +68,6 @@ _SQLPARSE_LIMITS = {
 """sqlparse's own limits, which apply to commands without ``--sqlparse``."""
 
 
-def worker_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """A remote caller's contribution on top of this worker's own environment."""
-    return {**base, **extra}
-
-
 def dbt_environment(env: Mapping[str, str]) -> dict[str, str]:
     """`env` without dbt-relay's own settings, which hold the broker's password."""
     return {name: value for name, value in env.items() if not name.startswith(_OUR_ENVIRONMENT)}

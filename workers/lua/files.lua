@@ -126,7 +126,7 @@ local function cancel_run(reason)
   if run_field('mode') == 'session' then
     local files = own_files()
     if not holds_files(files) then
-      -- it never had its turn at the warehouse and no longer needs one: whoever is free may end it
+      -- the run never opened its files and needs them no longer: any worker may end it
       for _, file in ipairs(files) do
         redis.call('LREM', file.waiters, 0, RUN_ID)
         let_in(file)
