@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
 from workers.contract.names import STEP_PLAN
 from workers.ledger import Ledger, Move, Refusal
@@ -24,6 +25,10 @@ def waits(ledger: Ledger, **fields: Any) -> str:
     """A new run that has to wait."""
     run_id = submit(ledger, **fields)
     assert ledger.claim(run_id, STEP_PLAN, OWNER) == Refusal(WAITS)
+    came = int(ledger.server_time() * 1000)
+    wait_until(
+        lambda: int(ledger.server_time() * 1000) > came, 5, "the next millisecond"
+    )  # the line counts those
     return run_id
 
 
