@@ -93,7 +93,7 @@ def run(workers: Stack, project: Path, arguments: list[str]) -> DbtResult:
         RuntimeError: it did not succeed.
     """
     environment = seen(project / "big.duckdb")
-    runner = DbtRunner(project, threads=0, broker_url=workers.server.broker_url, environ=environment)
+    runner = DbtRunner(project, threads=None, broker_url=workers.server.broker_url, environ=environment)
     return succeeded(runner.execute_command(arguments, stream_output=False))
 
 

@@ -90,7 +90,7 @@ def by_relay(workers: Stack, folder: Path) -> Callable[[list[str]], float]:
 
     runner = DbtRunner(
         folder,
-        threads=0,
+        threads=None,
         broker_url=workers.server.broker_url,
         environ=seen(folder / "x.duckdb"),
         on_event=hear,

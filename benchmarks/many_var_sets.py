@@ -104,7 +104,7 @@ def play(
     with stack(2) as workers:
 
         def one(name: str) -> None:
-            runner = DbtRunner(project, threads=0, broker_url=workers.server.broker_url, environ=env)
+            runner = DbtRunner(project, threads=None, broker_url=workers.server.broker_url, environ=env)
             given = json.dumps({**values, "scenario": name})
             succeeded(runner.execute_command([*words, "--vars", given], stream_output=False))
 

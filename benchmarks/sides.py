@@ -64,7 +64,7 @@ def _done(_: object) -> None:
 
 def on_relay(stack: Stack, folder: Path, database: Path) -> Execute:
     """Each command through `DbtRunner` on a warm stack."""
-    runner = DbtRunner(folder, threads=0, broker_url=stack.server.broker_url, environ=seen(database))
+    runner = DbtRunner(folder, threads=None, broker_url=stack.server.broker_url, environ=seen(database))
     return lambda args: _done(succeeded(runner.execute_command(args, stream_output=False)))
 
 
