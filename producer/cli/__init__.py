@@ -1,0 +1,1 @@
+"""The ``dbt-relay`` command: one file for each command."""

@@ -1,0 +1,1 @@
+"""dbt's command line, read without dbt."""

@@ -1,0 +1,1 @@
+"""A private Redis-compatible server and workers, for callers without a broker."""

@@ -1,0 +1,1 @@
+"""Follows a run that was submitted, until its result is there."""

@@ -1,0 +1,1 @@
+"""Gives a worker process the attributes of the process that called dbt."""

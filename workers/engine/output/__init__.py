@@ -1,0 +1,1 @@
+"""dbt's events, the console and the log file of a step."""
