@@ -25,8 +25,8 @@ from producer.client import RelayClient
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
 from workers.contract.results import DbtResult
 
 QUIET = ("--loglevel", "warning", "--without-gossip", "--without-mingle")

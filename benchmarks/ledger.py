@@ -28,12 +28,12 @@ from typing import Any
 from benchmarks.measure import machine
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
+from workers.contract.keys import QUEUE, Keys, new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import QUEUE, Keys, new_run_id
 from workers.contract.purge import purge
 from workers.contract.results import Attempt
-from workers.ledger import Claim, Ledger, Move, StagedNode
-from workers.reaper import Reaper
+from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
+from workers.supervision.reaper import Reaper
 
 MESSAGE = "x" * 900
 """About what kombu writes for one of our tasks."""

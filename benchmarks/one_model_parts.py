@@ -44,7 +44,7 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
 
     from tests.support.engine import Shared, spec_for
     from workers.engine.engine import Engine
-    from workers.engine.spec import StepResult, encode
+    from workers.engine.interface import StepResult, encode
 
     engine, spent = Engine(Shared(), worker="benchmark"), {}
     own: Callable[..., Any] = GraphRunnableTask.call_runner

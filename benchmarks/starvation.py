@@ -36,8 +36,8 @@ from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.worker_pool import WorkerPools
 from workers.contract.events import Event
-from workers.contract.names import Keys
-from workers.ledger import LEASE_MS
+from workers.contract.keys import Keys
+from workers.ledger.ledger import LEASE_MS
 
 CALL_SECONDS = 1.5
 

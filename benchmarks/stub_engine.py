@@ -13,9 +13,7 @@ from typing import Any
 
 from benchmarks.scale import children_of
 from workers.contract.events import LINE, Event
-from workers.engine import fencing
-from workers.engine.fencing import Tenure
-from workers.engine.spec import (
+from workers.engine.interface import (
     Finished,
     OnEvent,
     Plan,
@@ -25,6 +23,8 @@ from workers.engine.spec import (
     StepOutcome,
     StepResult,
 )
+from workers.engine.warehouse import fencing
+from workers.engine.warehouse.fencing import Tenure
 
 GRAPH = "BENCHMARK_GRAPH"
 

@@ -6,8 +6,8 @@ All else is the worker's own: Celery's pool, the ledger, leases and beats, progr
 from __future__ import annotations
 
 from benchmarks.stub_engine import StubEngine
-from workers import runtime
 from workers.app import app
+from workers.runs import runtime
 
 __all__ = ["app"]
 

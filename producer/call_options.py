@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from producer.usage import usage_error
+from producer.usage_errors import usage_error
 from workers.contract.messages import Limits, RetryPolicy
 
 Retry = RetryPolicy | bool | int

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import redis
 
-from producer.reaching import reaching
+from producer.connection_errors import reaching
 from workers.contract.connection import connect
 from workers.contract.errors import (
     BrokerUnavailableError,
@@ -23,12 +23,12 @@ from workers.contract.errors import (
     RelayError,
 )
 from workers.contract.events import LINE, MISSING, RUN, STATE, STDERR, Event, decode_event
+from workers.contract.keys import Keys, submitted_at
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, submitted_at
 from workers.contract.results import RUN_TERMINAL, DbtResult
-from workers.contract.runs import RESULT_TTL, LastWord, RunStore
+from workers.contract.run_store import RESULT_TTL, LastWord, RunStore
 from workers.contract.settings import Settings
-from workers.contract.stored import number_of, text_of, value_of
+from workers.contract.tolerant_reading import number_of, text_of, value_of
 
 if TYPE_CHECKING:
     from workers.contract.purge import Purged
@@ -77,7 +77,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, request: RunRequest, facts: Mapping[str, str]) -> RunSummary:
         """The summary of a run from its request and the fields of its hash."""
-        from producer.vars import shown_args
+        from producer.dbt_cli.vars import shown_args
 
         return cls(
             run_id=request.run_id, state=facts.get("state", ""), command=" ".join(shown_args(request.args)),

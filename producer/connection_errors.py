@@ -36,7 +36,7 @@ class reaching:  # noqa: N801 - reads as a verb where it is used
 
 def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavailableError:
     """The error for a Redis that cannot be reached, is full, or refuses every write. The URL's password is not shown."""
-    from workers.contract.scrub import credentials_in, mask_url, scrub
+    from workers.contract.credentials import credentials_in, mask_url, scrub
 
     shown, said = f"Redis at {mask_url(url)}", scrub(str(error), credentials_in(url))
     refused = _refusal(shown, said, error)

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from producer import DbtRunner
-from producer.embedded_dirs import configured_broker
-from producer.live import LiveView, PlainView, short_name, status_style, view_for
-from producer.report import WIDTH_OF_A_FILE, print_result, summary
+from producer.display.live_view import LiveView, PlainView, short_name, status_style, view_for
+from producer.display.report import WIDTH_OF_A_FILE, print_result, summary
+from producer.embedded.runtime_dirs import configured_broker
 from workers.contract.events import Event
 from workers.contract.results import DbtResult, NodeResult
 
@@ -154,6 +154,6 @@ def _cell(column: str, value: Any) -> str:
 
 
 if __name__ == "__main__":
-    from producer.cli import main
+    from producer.cli.main import main
 
     sys.exit(main(["demo", *sys.argv[1:]]))

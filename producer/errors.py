@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from workers.contract.classify import classify_text
-from workers.contract.classify_console import first_failure
 from workers.contract.errors import (
     BrokerUnavailableError,
     Category,
@@ -27,6 +25,8 @@ from workers.contract.errors import (
     WorkerLostError,
     exception_of,
 )
+from workers.contract.errors.classify import classify_text
+from workers.contract.errors.console import first_failure
 
 
 def classify_dbt_error(stdout: str | None, stderr: str | None, return_code: int | None) -> DbtError:

@@ -16,12 +16,12 @@ from pathlib import Path
 import msgspec
 
 from producer.client import RunSummary, result_of
-from producer.embedded_dirs import base_dir, check_private, existing_base
+from producer.embedded.runtime_dirs import base_dir, check_private, existing_base
 from workers.contract.errors import DbtError
+from workers.contract.keys import is_run_id
 from workers.contract.messages import decode_request
-from workers.contract.names import is_run_id
 from workers.contract.results import DbtResult
-from workers.contract.runs import LastWord
+from workers.contract.run_store import LastWord
 from workers.contract.settings import read_settings
 
 FOLDER = "ended"

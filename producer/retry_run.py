@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from producer.client import no_such_run
-from producer.dbt_options import Table
-from producer.dbt_words import Given, checked_words, read_words
-from producer.usage import usage_error
+from producer.dbt_cli.options import Table
+from producer.dbt_cli.words import Given, checked_words, read_words
+from producer.usage_errors import usage_error
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
 from workers.contract.project_files import FILES
 from workers.contract.results import RUN_TERMINAL
-from workers.contract.runs import ENV_NAMES, LastWord, RunStore
-from workers.contract.stored import value_of
+from workers.contract.run_store import ENV_NAMES, LastWord, RunStore
+from workers.contract.tolerant_reading import value_of
 
 RETRYABLE = frozenset(
     {"build", "clone", "compile", "generate", "run", "run-operation", "seed", "snapshot", "test"}

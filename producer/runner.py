@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from producer.call_options import Retry, checked_limits, checked_threads, retry_policy
-from producer.dbt_args import Invocation, check_project, parse_invocation, with_vars
-from producer.dbt_options import Table
-from producer.dbt_project import PROJECT_FILE
-from producer.dbt_tables import judged
+from producer.dbt_cli.arguments import Invocation, check_project, parse_invocation, with_vars
+from producer.dbt_cli.options import Table
+from producer.dbt_cli.project import PROJECT_FILE
+from producer.dbt_cli.tables import judged
 from producer.session import Follower, find_stack
-from producer.usage import usage_error
+from producer.usage_errors import usage_error
 from workers.contract.events import LINE, STDERR, Event
 from workers.contract.messages import Limits
 from workers.contract.results import DbtResult, NodeResult

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from producer import dbt_args, dbt_options
-from producer.dbt_args import Invocation
-from producer.dbt_project import PROFILES_FILE, project_config
+from producer.dbt_cli import arguments, options
+from producer.dbt_cli.arguments import Invocation
+from producer.dbt_cli.project import PROFILES_FILE, project_config
 from workers.contract.environment import NAMES, allowed, encode_withheld, matching, names_noted, names_used
+from workers.contract.inherited import zone_name
 from workers.contract.project_files import FILES, copy_of, encode_copy
 from workers.contract.settings import Settings
-from workers.contract.surroundings import zone_name
 
 _DBTS_OWN = "DBT_ENGINE_"
 """Names with this beginning are dbt's own options, those of later releases too (dbt.env_vars)."""
@@ -21,9 +21,9 @@ def values_to_send(
     invocation: Invocation, settings: Settings, *, cwd: Path, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """The environment values that travel with a run to a worker that does not have its caller's environment."""
-    project = dbt_args.project_dir(invocation, cwd, environ)
-    profiles = dbt_args.profiles_dir(invocation, cwd, environ) / PROFILES_FILE
-    names = names_used([project, profiles]) | names_noted(environ) | dbt_options.variables()
+    project = arguments.project_dir(invocation, cwd, environ)
+    profiles = arguments.profiles_dir(invocation, cwd, environ) / PROFILES_FILE
+    names = names_used([project, profiles]) | names_noted(environ) | options.variables()
     names |= {name for name in environ if name.startswith(_DBTS_OWN)} | matching(environ, settings.env_send)
     given = {name: environ[name] for name in names if name in environ}
     zone = zone_name(environ)

@@ -16,26 +16,27 @@ from typing import Any
 
 import msgspec
 
-from producer import dbt_args, embedded
 from producer.client import RelayClient
-from producer.dbt_args import Invocation
-from producer.dbt_tables import judged
-from producer.file_log import LogWriter, open_log
-from producer.following import Patience, Reader, abandon
-from producer.interrupts import Detached, Interrupts
-from producer.own_locks import explained
-from producer.streams import say
-from producer.to_send import values_to_send
+from producer.dbt_cli import arguments
+from producer.dbt_cli.arguments import Invocation
+from producer.dbt_cli.tables import judged
+from producer.embedded import stack as embedded
+from producer.following.file_log import LogWriter, open_log
+from producer.following.follow import Patience, Reader, abandon
+from producer.following.interrupts import Detached, Interrupts
+from producer.following.own_locks import explained
+from producer.following.streams import say
+from producer.sent_environment import values_to_send
 from workers.contract.errors import BrokerUnavailableError, DbtError
 from workers.contract.events import LINE, MISSING, REPEATED, STDERR, Event, waiting_for
+from workers.contract.inherited import encode_environment, of_this_process
+from workers.contract.keys import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.log import log, phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
-from workers.contract.names import ARTIFACTS, RUN_RESULTS, new_run_id
-from workers.contract.place import place_of
 from workers.contract.results import WAITING, DbtResult
+from workers.contract.same_folder import place_of
 from workers.contract.settings import Settings, read_settings
-from workers.contract.stored import UnpackError, unpack
-from workers.contract.surroundings import encode_environment, of_this_process
+from workers.contract.tolerant_reading import UnpackError, unpack
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +125,7 @@ class Follower:
         again = self.client.retry_request(run_id, args)
         cwd = Path(again.cwd)
         invocation = judged(
-            lambda table: dbt_args.parse_invocation(again.args, environ=environ, cwd=cwd, table=table),
+            lambda table: arguments.parse_invocation(again.args, environ=environ, cwd=cwd, table=table),
             environ,
         )
         request, env_file = self.request(
@@ -214,7 +215,7 @@ class Follower:
     ) -> tuple[RunRequest, Path | None]:
         """The request for a command, and the file that carries the caller's environment, if any."""
         run_id = new_run_id()
-        project = dbt_args.project_dir(invocation, cwd, environ)
+        project = arguments.project_dir(invocation, cwd, environ)
         embedded_dir = self.stack.runtime_dir
         env = (
             values_to_send(invocation, self.settings, cwd=cwd, environ=environ)
@@ -225,7 +226,7 @@ class Follower:
             run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
             project_dir=str(project), env=env, retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
-            place=place_of(dbt_args.target_path(invocation, cwd, environ)),
+            place=place_of(arguments.target_path(invocation, cwd, environ)),
             priority=self.settings.priority, limits=limits or _limits(self.settings),
             debug=bool(invocation.options.get("debug")),
             description=description,
@@ -240,10 +241,10 @@ class Follower:
         self, invocation: Invocation, result: DbtResult, *, cwd: Path, environ: Mapping[str, str]
     ) -> None:
         """Leave run results and manifest where the caller's dbt would have left them."""
-        project = dbt_args.project_dir(invocation, cwd, environ)
+        project = arguments.project_dir(invocation, cwd, environ)
         if not project.is_dir():
             return
-        target = dbt_args.target_path(invocation, cwd, environ)
+        target = arguments.target_path(invocation, cwd, environ)
         if result.run_results is not None and not _is_there(target / RUN_RESULTS, result.run_results):
             _replace(target / RUN_RESULTS, json.dumps(result.run_results).encode())
         for name, packed in self.client.artifacts(result.run_id, ARTIFACTS).items():
@@ -330,7 +331,7 @@ def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Pa
 
 
 def _no_runtime_folder(folder: Path, error: OSError) -> Exception:
-    from producer.embedded_errors import setup_error
+    from producer.embedded.errors import setup_error
 
     return setup_error(
         "runtime_dir_unusable",

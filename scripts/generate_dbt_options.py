@@ -1,4 +1,4 @@
-"""Writes ``producer/dbt_options.json``: every command and option of dbt, from dbt's own click commands.
+"""Writes ``producer/dbt_cli/options.json``: every command and option of dbt, from dbt's own click commands.
 
 The producer checks a command line without dbt installed, so what dbt accepts is written down here
 once for each release that is supported::
@@ -20,7 +20,7 @@ from typing import Any
 
 from workers.engine.command_line import describe_dbt, pack
 
-OUTPUT = Path(__file__).resolve().parent.parent / "producer" / "dbt_options.json"
+OUTPUT = Path(__file__).resolve().parent.parent / "producer" / "dbt_cli" / "options.json"
 
 
 def release(text: str) -> tuple[int, ...]:

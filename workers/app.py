@@ -23,13 +23,16 @@ def _settings() -> Settings:
 
 settings = _settings()
 
-# What is no message must not end the worker (`workers.intake` says how it would).
-TRANSPORT_ALIASES.update(redis="workers.intake:GuardedTransport", rediss="workers.intake:GuardedTransport")
+# What is no message must not end the worker (`workers.supervision.message_guard` says how it would).
+TRANSPORT_ALIASES.update(
+    redis="workers.supervision.message_guard:GuardedTransport",
+    rediss="workers.supervision.message_guard:GuardedTransport",
+)
 
 app = Celery(
     "dbt-relay",
     broker=celery_url(settings.broker_url or "redis://127.0.0.1:6379/0"),
-    amqp="workers.intake:ReticentAMQP",
+    amqp="workers.supervision.message_guard:ReticentAMQP",
 )
 app.conf.update(
     # kombu verifies no certificate of rediss:// unless it is told to; Flower reads this, too.
@@ -67,17 +70,17 @@ app.conf.update(
         "socket_keepalive": True,
         "retry_on_timeout": True,
         # What the event loop asks and waits for (an ack, a lost message's return) must not hold it for ever where
-        # the server no longer answers. Remote control's subscription is read without it (`workers.intake`).
+        # the server no longer answers. Remote control's subscription is read without it (`workers.supervision.message_guard`).
         "socket_timeout": 15,
         "health_check_interval": 15,
     },
     # Nor must what is no task.
-    worker_consumer="workers.intake:GuardedConsumer",
+    worker_consumer="workers.supervision.message_guard:GuardedConsumer",
     # dbt writes to stdout; those lines are taken by the engine, not by Celery's log.
     worker_redirect_stdouts=False,
     # dbt-relay's own log says what happened to a node; Celery's says when something is wrong.
     worker_hijack_root_logger=True,
-    imports=["workers.tasks", "workers.lifecycle", "workers.control"],
+    imports=["workers.tasks", "workers.lifecycle", "workers.supervision.remote_control"],
     enable_utc=True,
     timezone="UTC",
 )  # fmt: skip
@@ -90,7 +93,7 @@ def _check_dbt(**_: Any) -> None:
     Raises:
         SystemExit: with what is missing and what to do.
     """
-    from workers.engine.needs import complaint
+    from workers.engine.self_check import complaint
 
     text = complaint()
     if text is not None:

@@ -15,26 +15,26 @@ import redis
 from billiard.process import active_children
 from celery import signals
 
-from workers import memory
 from workers.app import settings
-from workers.board import board
 from workers.contract.command_line import pack
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
+from workers.contract.keys import Keys, release_queue
 from workers.contract.log import configure, log, own_stderr
-from workers.contract.names import Keys, release_queue
-from workers.draining import drain, seconds_left
 from workers.engine.patches import registry
-from workers.intake import count_with
-from workers.lease_renewal import ChildLeases
-from workers.ledger import Ledger
-from workers.presence import Presence
-from workers.reaper import Reaper
-from workers.rounds import Rounds
-from workers.runtime import forget_predecessor, publish
-from workers.strays import Strays
-from workers.timekeeper import Timekeeper
-from workers.warden import Warden
+from workers.ledger.ledger import Ledger
+from workers.runs.runtime import forget_predecessor, publish
+from workers.sessions.stale_lock_holders import Strays
+from workers.supervision import memory
+from workers.supervision.child_lease_renewal import ChildLeases
+from workers.supervision.child_monitor import Warden
+from workers.supervision.drain import drain, seconds_left
+from workers.supervision.message_guard import count_with
+from workers.supervision.periodic_thread import Rounds
+from workers.supervision.reaper import Reaper
+from workers.supervision.shared_table import board
+from workers.supervision.time_limit_enforcement import Timekeeper
+from workers.supervision.worker_registry import Presence
 
 _HAND_BACK_SECONDS = 15.0
 """What cancelling a query over the network and handing a step back may take."""
@@ -69,7 +69,7 @@ def _logging(loglevel: Any = None, **_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def _consume_release_queue(instance: Any = None, **_: Any) -> None:
     """Take what workers with another dbt pass on to those with this one."""
-    from workers.engine.release import release
+    from workers.engine.dbt_release import release
 
     if instance is not None and settings.queue in instance.app.amqp.queues.consume_from:
         instance.app.amqp.queues.select_add(release_queue(settings.queue, release()))
@@ -100,11 +100,11 @@ def _ready(sender: Any = None, **_: Any) -> None:
     client = connect(url)
     ledger = Ledger(client, keys=keys, lease_ms=lease_ms, result_ttl=settings.result_ttl)
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
-    from workers.engine import command_line, release
+    from workers.engine import command_line, dbt_release
 
     presence = Presence(
         client, keys, str(getattr(sender, "hostname", "")), processes,
-        dbt=release.release(), adapters=release.adapters(),
+        dbt=dbt_release.release(), adapters=dbt_release.adapters(),
         command_line=pack(command_line.pack(command_line.describe_dbt())),
     )  # fmt: skip
     send = functools.partial(publish, ledger)

@@ -20,13 +20,10 @@ from celery.app.trace import trace_task
 from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import Ignore
 
-from workers import endings, releases, steps
 from workers.app import app, settings
 from workers.contract.errors import DbtUsageError, InvalidMessageError
 from workers.contract.events import STATE, Event
-from workers.contract.log import log, phase
-from workers.contract.messages import step_task
-from workers.contract.names import (
+from workers.contract.keys import (
     SESSION,
     STEP_CLOSE,
     STEP_COMMAND,
@@ -40,13 +37,16 @@ from workers.contract.names import (
     TASK_START,
     task_name,
 )
+from workers.contract.log import log, phase
+from workers.contract.messages import step_task
 from workers.contract.task_message import shown_args, shown_name
-from workers.draining import draining
-from workers.engine.fencing import Tenure
-from workers.heart import StepInterrupted
-from workers.ledger import OTHER_DBT, Claim, FenceLostError, Refusal
-from workers.runtime import Run, Runtime, runtime
-from workers.warehouse_lock import Session
+from workers.engine.warehouse.fencing import Tenure
+from workers.ledger.ledger import OTHER_DBT, Claim, FenceLostError, Refusal
+from workers.runs import dbt_release, finishing, steps
+from workers.runs.runtime import Run, Runtime, runtime
+from workers.sessions.warehouse_lock import Session
+from workers.supervision.drain import draining
+from workers.supervision.lease_renewal import StepInterrupted
 
 _STOPPING = "this worker is stopping"
 
@@ -129,7 +129,7 @@ def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> 
     entered = held.locks.enter(body.run_id, run.lock, held.owner)
     if isinstance(entered, str):
         if entered == OTHER_DBT:
-            releases.pass_on(held, body.run_id, SESSION)
+            dbt_release.pass_on(held, body.run_id, SESSION)
         return {"run": body.run_id, "refused": entered}
     held.publish(body.run_id, entered.publish)
     with held.heart.session(entered):
@@ -282,7 +282,7 @@ def _perform(
     if isinstance(granted, Refusal):
         held.publish(message.run_id, granted.publish)
         if granted.reason == OTHER_DBT:
-            releases.pass_on(held, message.run_id, message.step)
+            dbt_release.pass_on(held, message.run_id, message.step)
         log("not begun", level=logging.DEBUG, run=message.run_id, node=message.step, reason=granted.reason)
         return {"run": message.run_id, "step": message.step, "refused": granted.reason}
     held.publish(message.run_id, granted.publish)
@@ -300,17 +300,17 @@ def _perform(
                 if run is None:
                     return {"run": granted.run_id, "refused": "unknown run"}
                 if granted.step.startswith("@") and granted.losses >= settings.max_losses:
-                    return endings.give_up(held, run, granted)
-                return (endings.end_orphaned if granted.orphaned else body)(held, run, granted)
+                    return finishing.give_up(held, run, granted)
+                return (finishing.end_orphaned if granted.orphaned else body)(held, run, granted)
             except (DbtUsageError, InvalidMessageError) as error:
-                endings.end_unread(held, granted, error)
+                finishing.end_unread(held, granted, error)
                 raise steps.StepFailedError(str(error)) from error
     except FenceLostError as error:
         held.engine.forget(granted.run_id)
         return {"run": granted.run_id, "step": granted.step, "refused": f"not recorded: {error}"}
     except StepInterrupted as interruption:
         held.engine.forget(granted.run_id)
-        return endings.end_interrupted(held, granted, interruption, began)
+        return finishing.end_interrupted(held, granted, interruption, began)
     finally:
         if not inside_session:
             held.engine.release()

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from producer import embedded
-from producer.cli_help import OWN_COMMANDS
+from producer.cli.help import OWN_COMMANDS
+from producer.embedded import stack as embedded
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo
 from workers.contract.settings import read_settings
 
@@ -69,7 +69,7 @@ def check_login(url: str) -> None:
     Raises:
         BrokerUnavailableError: the server answers, and refuses: Celery would try again for ever.
     """
-    from producer.reaching import ANSWERED, reaching
+    from producer.connection_errors import ANSWERED, reaching
     from workers.contract.connection import connect
 
     try:

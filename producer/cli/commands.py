@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from producer import cli_drain, cli_purge, cli_runs, cli_stack, cli_verify
+from producer.cli import drain, purge, runs, verify
+from producer.cli import stack as cli_stack
 
 COMMANDS: tuple[click.Command, ...] = (
     cli_stack.up,
@@ -14,14 +15,14 @@ COMMANDS: tuple[click.Command, ...] = (
     cli_stack.status,
     cli_stack.worker,
     cli_stack.flower,
-    cli_runs.runs,
-    cli_runs.watch,
-    cli_runs.result,
-    cli_runs.cancel,
-    cli_drain.drain,
-    cli_purge.purge,
-    cli_verify.verify,
-    cli_runs.demo,
+    runs.runs,
+    runs.watch,
+    runs.result,
+    runs.cancel,
+    drain.drain,
+    purge.purge,
+    verify.verify,
+    runs.demo,
 )
 
 group = click.Group(

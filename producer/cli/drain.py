@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer import cli_broker
+from producer.cli import broker
 
 if TYPE_CHECKING:
     from producer.drain import Seen
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EXIT_NOT_DRAINED = 1
 
 
-@click.command("drain", help=cli_broker.about("drain"))
+@click.command("drain", help=broker.about("drain"))
 @click.argument("workers", metavar="[WORKER]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All workers that are connected.")
 @click.option(
@@ -30,7 +30,7 @@ EXIT_NOT_DRAINED = 1
 def drain(workers: tuple[str, ...], every: bool, grace: float | None, timeout: float | None) -> int:
     from producer import drain as draining
 
-    client = cli_broker.client()
+    client = broker.client()
     chosen = draining.choose(client.workers(), workers, every=every)
     if not chosen:
         click.echo("No worker is connected.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-from producer.dbt_options import Option, Table, packaged
+from producer.dbt_cli.options import Option, Table, packaged
 
 OWN_COMMANDS = {
     "up": "start the private Redis and warm workers, and keep them",
@@ -124,7 +124,7 @@ def version_text(environ: Mapping[str, str]) -> str:
     """The text of ``--version``: of dbt-relay, and of the dbt that its workers have."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from producer.dbt_tables import installations
+    from producer.dbt_cli.tables import installations
 
     try:
         own = version("dbt-relay")

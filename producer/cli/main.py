@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from producer.cli_help import OWN_COMMANDS, command_help, root_help, version_text
-from producer.dbt_options import subcommands
-from producer.streams import give_up, is_refusal, open_missing, say, write
-from producer.usage import did_you_mean, usage_error
+from producer.cli.help import OWN_COMMANDS, command_help, root_help, version_text
+from producer.dbt_cli.options import subcommands
+from producer.following.streams import give_up, is_refusal, open_missing, say, write
+from producer.usage_errors import did_you_mean, usage_error
 from workers.contract.errors import DbtError, DbtUsageError, ErrorInfo
 
 if TYPE_CHECKING:
-    from producer.dbt_args import Invocation
+    from producer.dbt_cli.arguments import Invocation
     from workers.contract.results import DbtResult
 
 EXIT_ABORTED = 1
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(sys.stderr, root_help())
             return EXIT_REFUSED
         if words[0] in OWN_COMMANDS:
-            from producer.cli_commands import run_own
+            from producer.cli.commands import run_own
 
             _loaded()
             return run_own(words)
@@ -98,8 +98,8 @@ def run_dbt(words: Sequence[str]) -> int:
         RelayError: no server, no worker.
         KeyboardInterrupt: Ctrl-C; the run was cancelled, and with a second one not waited for.
     """
-    from producer.dbt_args import check_project, parse_invocation
-    from producer.dbt_tables import judged
+    from producer.dbt_cli.arguments import check_project, parse_invocation
+    from producer.dbt_cli.tables import judged
 
     environ = dict(os.environ)
     cwd = working_directory()
@@ -129,18 +129,18 @@ def run_dbt(words: Sequence[str]) -> int:
 
 def _retry_run(run: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
     """``dbt-relay retry RUN``: what failed and was skipped in a run, once more."""
-    from producer import cli_broker
-    from producer.cli_runs import find_run, is_kept
-    from producer.dbt_args import parse_invocation
-    from producer.dbt_tables import judged
+    from producer.cli import broker
+    from producer.cli.runs import find_run, is_kept
+    from producer.dbt_cli.arguments import parse_invocation
+    from producer.dbt_cli.tables import judged
     from producer.session import retry_run
 
     _loaded()
     cwd = working_directory()
     invocation = judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
-    run_id = find_run(cli_broker.client_if_any(), run, ended=True)
+    run_id = find_run(broker.client_if_any(), run, ended=True)
     if not is_kept(run_id):
-        cli_broker.client()  # says what is missing
+        broker.client()  # says what is missing
     return _told(
         lambda: retry_run(run_id, words, environ=environ, on_line=print_line),
         quiet=_wants_only_dbts_lines(invocation),
@@ -209,7 +209,7 @@ def _explain(result: DbtResult) -> None:
     say(sys.stderr, f"dbt-relay: {describe_error(result.error)}")
     others = sum(node.error is not None for node in result.nodes) - 1
     if others > 0:
-        from producer.cli_runs import is_kept
+        from producer.cli.runs import is_kept
 
         shown = f"; `dbt-relay result {result.run_id}` shows all of them" if is_kept(result.run_id) else ""
         say(sys.stderr, f"dbt-relay: {others} more{shown}")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer import cli_broker
-from producer.cli_runs import find_run
-from producer.usage import usage_error
+from producer.cli import broker
+from producer.cli.runs import find_run
+from producer.usage_errors import usage_error
 
 if TYPE_CHECKING:
     from workers.contract.purge import Purged
@@ -35,7 +35,7 @@ class Age(click.ParamType):  # type: ignore[type-arg]
         return float(found[1]) * _SECONDS[found[2]]
 
 
-@click.command("purge", help=cli_broker.about("purge"))
+@click.command("purge", help=broker.about("purge"))
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
 @click.option("--older-than", type=Age(), help="Ended runs that ended so long ago: 90s, 30m, 12h, 7d, 2w.")
 @click.option("--all", "every", is_flag=True, help="All ended runs.")
@@ -51,7 +51,7 @@ def purge(runs: tuple[str, ...], older_than: float | None, every: bool, force: b
         raise usage_error("ambiguous_purge", "Give runs, or --older-than, or --all: one of them.")
     if force and not runs:
         raise usage_error("force_without_run", "--force needs the runs that it is for.")
-    client = cli_broker.client()
+    client = broker.client()
     named = sorted({find_run(client, run) for run in runs})
     done = client.purge(
         older_than=0.0 if every else older_than, named=named if runs else None, force=force, wait=wait

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer import cli_broker
+from producer.cli import broker
 from producer.kept_runs import kept_run, kept_summaries
-from producer.usage import did_you_mean, usage_error
-from workers.contract.names import is_run_id
+from producer.usage_errors import did_you_mean, usage_error
+from workers.contract.keys import is_run_id
 
 if TYPE_CHECKING:
     from producer.client import RelayClient, RunSummary
@@ -26,16 +26,16 @@ LATEST = "latest"
 RUN = click.argument("run", metavar="RUN")
 
 
-@click.command("runs", help=cli_broker.about("runs", ", the newest first"))
+@click.command("runs", help=broker.about("runs", ", the newest first"))
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 def runs(limit: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    known = known_runs(cli_broker.client_if_any())
+    known = known_runs(broker.client_if_any())
     if not known:
-        cli_broker.client()  # says what is missing where nobody can be asked
+        broker.client()  # says what is missing where nobody can be asked
         click.echo("No runs are known.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -46,7 +46,7 @@ def runs(limit: int) -> None:
             run.run_id,
             run.state,
             f"{run.done}/{run.total}",
-            cli_broker.moment(run.submitted_at),
+            broker.moment(run.submitted_at),
             Text(run.command),
         )
     console = Console(highlight=False)
@@ -57,16 +57,16 @@ def runs(limit: int) -> None:
         click.echo(f"… {len(known) - limit} more: --limit {len(known)} shows all.")
 
 
-@click.command("watch", help=cli_broker.about("watch", "; ends with the run's exit code"))
+@click.command("watch", help=broker.about("watch", "; ends with the run's exit code"))
 @RUN
 @click.option("--plain", is_flag=True, help="Lines alone, also on a terminal.")
 def watch(run: str, plain: bool) -> int:
-    from producer.cli import print_line
-    from producer.following import Reader
-    from producer.live import view_for
+    from producer.cli.main import print_line
+    from producer.display.live_view import view_for
+    from producer.following.follow import Reader
     from workers.contract.events import LINE, MISSING, STDERR, Event
 
-    client = cli_broker.client_if_any()
+    client = broker.client_if_any()
     run_id = find_run(client, run, ended=True)
     kept = kept_run(os.environ, run_id)
     if kept is not None:
@@ -82,7 +82,7 @@ def watch(run: str, plain: bool) -> int:
         elif event.state == MISSING:
             sys.stderr.write(f"dbt-relay: warning: {event.text}\n")
 
-    reader = Reader(client or cli_broker.client(), run_id)
+    reader = Reader(client or broker.client(), run_id)
     with _left_running(run_id):
         if plain or not sys.stdout.isatty():
             found = reader.follow(print_event)
@@ -92,7 +92,7 @@ def watch(run: str, plain: bool) -> int:
     return found.return_code
 
 
-@click.command("result", help=cli_broker.about("result", "; ends with the run's exit code"))
+@click.command("result", help=broker.about("result", "; ends with the run's exit code"))
 @RUN
 @click.option("--json", "as_json", is_flag=True, help="As JSON, dbt's lines and run results included.")
 @click.option(
@@ -101,37 +101,37 @@ def watch(run: str, plain: bool) -> int:
     help="Seconds to wait for the run to end. Default: as long as it takes.",
 )
 def result(run: str, as_json: bool, timeout: float | None) -> int:
-    client = cli_broker.client_if_any()
+    client = broker.client_if_any()
     run_id = find_run(client, run, ended=True)
     kept = kept_run(os.environ, run_id)
     try:
         with _left_running(run_id):
-            found = kept.result() if kept else (client or cli_broker.client()).result(run_id, timeout=timeout)
+            found = kept.result() if kept else (client or broker.client()).result(run_id, timeout=timeout)
     except TimeoutError as error:
         raise usage_error("still_running", f"{error}.", f"Follow it: dbt-relay watch {run_id}") from None
     if as_json:
         click.echo(_json(found))
     else:
-        from producer.report import print_result
+        from producer.display.report import print_result
 
         print_result(found)
     return found.return_code
 
 
-@click.command("cancel", help=cli_broker.about("cancel"))
+@click.command("cancel", help=broker.about("cancel"))
 @RUN
 @click.option("--reason", default="cancelled from the command line", show_default=True)
 def cancel(run: str, reason: str) -> int:
-    client = cli_broker.client_if_any()
+    client = broker.client_if_any()
     run_id = find_run(client, run, ended=True)
-    if kept_run(os.environ, run_id) is None and (client or cli_broker.client()).cancel(run_id, reason):
+    if kept_run(os.environ, run_id) is None and (client or broker.client()).cancel(run_id, reason):
         click.echo(f"Cancelling {run_id}: nodes that have not begun will not begin.")
         return 0
     click.echo(f"{run_id} has ended already, or is being cancelled.")
     return EXIT_ENDED_ALREADY
 
 
-@click.command("demo", help=cli_broker.about("demo"))
+@click.command("demo", help=broker.about("demo"))
 @click.option("--project", type=click.Path(exists=True, file_okay=False), default="dbt", show_default=True)
 @click.option("--first-year", type=click.IntRange(2025, 2034), default=2025, show_default=True)
 @click.option("--last-year", type=click.IntRange(2025, 2034), default=2027, show_default=True)
@@ -163,7 +163,7 @@ def known_runs(client: RelayClient | None) -> list[RunSummary]:
 
 def is_kept(run_id: str) -> bool:
     """Whether ``dbt-relay result`` can find the run of a command that has just ended."""
-    return cli_broker.client_if_any() is not None or kept_run(os.environ, run_id) is not None
+    return broker.client_if_any() is not None or kept_run(os.environ, run_id) is not None
 
 
 def find_run(client: RelayClient | None, text: str, *, ended: bool = False) -> str:

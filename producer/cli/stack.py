@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from producer import cli_broker, embedded
-from producer.usage import usage_error
+from producer.cli import broker
+from producer.embedded import stack as embedded
+from producer.usage_errors import usage_error
 from workers.contract.errors import BrokerUnavailableError
 from workers.contract.settings import read_settings
 
@@ -23,7 +24,7 @@ EXIT_NOT_RUNNING = 1
 READY_SECONDS = 60.0
 
 
-@click.command("up", help=cli_broker.about("up"))
+@click.command("up", help=broker.about("up"))
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
@@ -33,23 +34,23 @@ def up(workers: int | None) -> None:
     running = embedded.find_running(os.environ)
     info = embedded.up(workers, wait_ready=READY_SECONDS)
     if running is not None:
-        click.echo(f"dbt-relay was up already: {cli_broker.processes(info.workers)}.")
+        click.echo(f"dbt-relay was up already: {broker.processes(info.workers)}.")
         if workers is not None and workers != info.workers:
             click.echo("To change their number: dbt-relay down, then up again.")
     else:
-        click.echo(f"dbt-relay is up: {cli_broker.processes(info.workers)}, logs in {info.runtime_dir}.")
+        click.echo(f"dbt-relay is up: {broker.processes(info.workers)}, logs in {info.runtime_dir}.")
     if embedded.configured_broker(os.environ):
         click.echo(
             "But DBT_RELAY_BROKER_URL or REDIS_URL is set: commands go there, not to this stack.", err=True
         )
 
 
-@click.command("down", help=cli_broker.about("down"))
+@click.command("down", help=broker.about("down"))
 def down() -> None:
     click.echo("dbt-relay is down." if embedded.down() else "dbt-relay was not up.")
 
 
-@click.command("status", help=cli_broker.about("status"))
+@click.command("status", help=broker.about("status"))
 def status() -> int:
     url = embedded.configured_broker(os.environ)
     if url:
@@ -61,16 +62,14 @@ def status() -> int:
             click.echo(f"The last warm stack failed: {stack.failure}")
         return EXIT_NOT_RUNNING
     info = stack.info
-    click.echo(
-        f"dbt-relay is up since {cli_broker.moment(info.started_at)}: {cli_broker.processes(info.workers)}."
-    )
+    click.echo(f"dbt-relay is up since {broker.moment(info.started_at)}: {broker.processes(info.workers)}.")
     if not stack.ready:
         click.echo("The worker has not said hello: it is starting, or in trouble.")
     click.echo(f"runs in progress: {stack.active}, messages waiting: {stack.queued}")
     click.echo(f"broker: {info.broker_url}")
     click.echo(f"logs: {info.runtime_dir}")
     with contextlib.suppress(BrokerUnavailableError):
-        client = cli_broker.client_of(info.broker_url)
+        client = broker.client_of(info.broker_url)
         _say_who_waits(client)
         for worker in client.workers():
             click.echo(f"worker {worker.place}: {worker.installed}")
@@ -84,17 +83,17 @@ def _say_who_waits(client: RelayClient) -> None:
 
 
 def _broker_status(url: str) -> int:
-    from workers.contract.scrub import mask_url
+    from workers.contract.credentials import mask_url
 
-    client = cli_broker.client_of(url)
+    client = broker.client_of(url)
     workers = client.workers()
     active = [run for run in client.runs() if run.state in ("active", "stopping")]
     click.echo(f"broker: {mask_url(url)}")
     for worker in workers:
         click.echo(
             f"worker {worker.place}: {'draining, ' if worker.draining else ''}"
-            f"{cli_broker.processes(worker.processes)}, queue {worker.queue}, release {worker.version}, "
-            f"{worker.installed}, since {cli_broker.moment(worker.since)}"
+            f"{broker.processes(worker.processes)}, queue {worker.queue}, release {worker.version}, "
+            f"{worker.installed}, since {broker.moment(worker.since)}"
         )
     _warn_of_releases(workers)
     click.echo(f"runs in progress: {len(active)}")
@@ -153,7 +152,7 @@ def worker(workers: int | None, celery_options: tuple[str, ...]) -> NoReturn:
             "Set DBT_RELAY_BROKER_URL, such as redis://localhost:6379/0. "
             "For a private server with workers: dbt-relay up.",
         )
-    cli_broker.check_login(settings.broker_url)
+    broker.check_login(settings.broker_url)
     words = ["--without-gossip", "--without-mingle", "--queues", settings.queue]
     words += ["--loglevel", "warning"] if not _given(celery_options, "-l", "--loglevel") else []
     words += ["--concurrency", str(workers)] if workers else []
@@ -170,8 +169,8 @@ def flower(flower_options: tuple[str, ...]) -> NoReturn:
     """
     needs("flower", "flower", "dbt-relay[flower]")
     environ = dict(os.environ)
-    environ["DBT_RELAY_BROKER_URL"] = url = cli_broker.broker_url(environ)
-    cli_broker.check_login(url)
+    environ["DBT_RELAY_BROKER_URL"] = url = broker.broker_url(environ)
+    broker.check_login(url)
     address = [] if _given(flower_options, "--address") else ["--address=127.0.0.1"]
     _celery(["flower", *address, *flower_options], environ)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from producer import cli_broker, cli_stack
-from producer.embedded import EmbeddedStack
-from producer.usage import usage_error
-from producer.verify_job import job_of, own_environment
+from producer.cli import broker
+from producer.cli import stack as cli_stack
+from producer.cli.verify_job import job_of, own_environment
+from producer.embedded.stack import EmbeddedStack
+from producer.usage_errors import usage_error
 from workers.contract.verification import VerifyJob
 
 THEN = "--then"
@@ -28,7 +29,7 @@ THEN = "--then"
     "verify",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     options_metavar="[OPTIONS]",
-    help=cli_broker.about("verify")
+    help=broker.about("verify")
     + """
 
     DBT_ARGS are those of a dbt command; more commands follow after --then, and start from what those
@@ -62,7 +63,7 @@ THEN = "--then"
 def verify(
     workers: int, measured: tuple[str, ...], plain_twice: bool, keep: bool, dbt_args: tuple[str, ...]
 ) -> int:
-    from producer.cli import working_directory
+    from producer.cli.main import working_directory
 
     job, environ = job_of(
         commands_of(dbt_args), cwd=working_directory(), environ=os.environ, measured=measured, keep=keep

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from producer.dbt_args import (
+from producer.dbt_cli.arguments import (
     Invocation,
     check_project,
     parse_invocation,
@@ -15,9 +15,9 @@ from producer.dbt_args import (
     project_dir,
     target_path,
 )
-from producer.dbt_project import COMMANDS_WITHOUT_PROFILE
-from producer.dbt_words import read_words
-from producer.usage import usage_error
+from producer.dbt_cli.project import COMMANDS_WITHOUT_PROFILE
+from producer.dbt_cli.words import read_words
+from producer.usage_errors import usage_error
 from workers.contract.verification import VerifyCommand, VerifyJob
 
 _OURS = frozenset({"project_dir", "profiles_dir", "log_path", "partial_parse_file_path"})

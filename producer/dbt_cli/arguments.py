@@ -1,6 +1,6 @@
 """dbt's command line without dbt: what a list of arguments means, or why dbt would refuse it.
 
-Judged by a table of dbt's options (`producer.dbt_options`). Nothing here runs anything. Rules that
+Judged by a table of dbt's options (`producer.dbt_cli.options`). Nothing here runs anything. Rules that
 need the whole flag set or the project, such as ``--select`` together with ``--inline``, stay with
 dbt on the worker.
 """
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from producer.dbt_options import HELP, VERSION, Command, Option, Table, packaged
-from producer.dbt_project import Project, check_project, profiles_dir, project_dir, target_path
-from producer.dbt_tables import OF_THE_TABLE
-from producer.dbt_words import Level, check_arguments, checked_words, read_words
-from producer.option_values import convert
-from producer.usage import usage_error
-from producer.vars import checked_vars, checked_year, dump_vars, load_mapping, merge_vars
+from producer.dbt_cli.options import HELP, VERSION, Command, Option, Table, packaged
+from producer.dbt_cli.project import Project, check_project, profiles_dir, project_dir, target_path
+from producer.dbt_cli.tables import OF_THE_TABLE
+from producer.dbt_cli.values import convert
+from producer.dbt_cli.vars import checked_vars, checked_year, dump_vars, load_mapping, merge_vars
+from producer.dbt_cli.words import Level, check_arguments, checked_words, read_words
+from producer.usage_errors import usage_error
 from workers.contract.errors import DbtUsageError
 
 __all__ = [

@@ -1,8 +1,8 @@
 """What dbt's command line knows: commands, options, arguments.
 
-The packaged table is ``dbt_options.json``, which ``scripts/generate_dbt_options.py`` writes from dbt's own click
+The packaged table is ``options.json``, which ``scripts/generate_dbt_options.py`` writes from dbt's own click
 commands, so the producer needs no dbt to judge a command line. Workers publish such a table of their own dbt
-(`producer.dbt_tables`).
+(`producer.dbt_cli.tables`).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _series_and_patch(release: str) -> tuple[str, int | None]:
 @lru_cache(maxsize=1)
 def packaged() -> Table:
     """The table that dbt-relay was installed with."""
-    with Path(__file__).with_name("dbt_options.json").open("rb") as file:
+    with Path(__file__).with_name("options.json").open("rb") as file:
         return Table(json.load(file))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from producer.dbt_options import Table, packaged
+from producer.dbt_cli.options import Table, packaged
 from workers.contract.errors import DbtUsageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _workers(environ: Mapping[str, str]) -> tuple[list[str], dict[str, Table]]:
 
 def _broker(environ: Mapping[str, str]) -> str | None:
     """Where commands go, if there is something already."""
-    from producer import embedded
+    from producer.embedded import stack as embedded
 
     url = embedded.configured_broker(environ)
     if url:

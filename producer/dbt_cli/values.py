@@ -13,9 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from producer.dbt_options import Option
-from producer.usage import did_you_mean, usage_error
-from producer.vars import load_mapping
+from producer.dbt_cli.options import Option
+from producer.dbt_cli.vars import load_mapping
+from producer.usage_errors import did_you_mean, usage_error
 
 TRUE_WORDS = frozenset({"1", "true", "t", "yes", "y", "on"})
 FALSE_WORDS = frozenset({"0", "false", "f", "no", "n", "off", ""})

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from producer.usage import usage_error
-from workers.contract.scrub import MASK
+from producer.usage_errors import usage_error
+from workers.contract.credentials import MASK
 
 try:  # dbt.clients.yaml_helper prefers the same one; it is ten times faster
     from yaml import CSafeLoader as SafeLoader

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from producer.dbt_options import HELP, VERSION, Command, Option, Table, packaged
-from producer.usage import did_you_mean, nearest, usage_error
+from producer.dbt_cli.options import HELP, VERSION, Command, Option, Table, packaged
+from producer.usage_errors import did_you_mean, nearest, usage_error
 from workers.contract.errors import DbtUsageError
 
 MAX_WORDS = 4096

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from producer.live import short_name, status_style
+from producer.display.live_view import short_name, status_style
 from workers.contract.errors import ErrorInfo
 from workers.contract.results import DbtResult, NodeResult
 

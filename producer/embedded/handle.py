@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from io import FileIO
 from typing import TYPE_CHECKING, Any, cast
 
-from producer.embedded_errors import server_error, setup_error, worker_error
-from producer.embedded_guardian import GROUP_GONE_SECONDS, SERVER_STOP_SECONDS, tail
-from producer.embedded_server import ask
+from producer.embedded.errors import server_error, setup_error, worker_error
+from producer.embedded.guardian import GROUP_GONE_SECONDS, SERVER_STOP_SECONDS, tail
+from producer.embedded.server import ask
 
 if TYPE_CHECKING:
-    from producer.embedded_launch import StackInfo
+    from producer.embedded.launch import StackInfo
     from workers.contract.errors import RelayError
 
 
@@ -151,7 +151,7 @@ def check(handle: Handle, info: StackInfo, namespace: str) -> None:
 
 def hellos(info: StackInfo, namespace: str) -> list[str]:
     """Names of the worker processes that said hello (hash ``<namespace>:workers``); none if unreachable."""
-    from workers.contract.names import Keys
+    from workers.contract.keys import Keys
 
     with contextlib.suppress(OSError):
         names = ask(info.socket, "HKEYS", Keys(namespace).workers())

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from producer import embedded_guardian
-from producer.embedded_dirs import StackDir
-from producer.embedded_errors import server_error, setup_error
-from producer.embedded_handle import Handle, failure_error
-from producer.embedded_server import broker_url, find_server, redis_url, server_command, socket_of
+from producer.embedded import guardian as guardian_program
+from producer.embedded.errors import server_error, setup_error
+from producer.embedded.handle import Handle, failure_error
+from producer.embedded.runtime_dirs import StackDir
+from producer.embedded.server import broker_url, find_server, redis_url, server_command, socket_of
 
 if TYPE_CHECKING:
     from workers.contract.errors import RelayError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 5.0
 """How long a worker that executes something may take to stop before it is killed."""
 
-START_SECONDS = embedded_guardian.SERVER_START_SECONDS + 5.0
+START_SECONDS = guardian_program.SERVER_START_SECONDS + 5.0
 
 # Celery and its command line read these, and would go to another broker or load another configuration.
 _MISLEADING = ("BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE", "WORKDIR")
@@ -68,7 +68,7 @@ class StackInfo:
 
 def queue_of(environ: Mapping[str, str]) -> str:
     """``DBT_RELAY_QUEUE``, or the default queue: what the caller's own client publishes to."""
-    from workers.contract.names import QUEUE
+    from workers.contract.keys import QUEUE
 
     return environ.get("DBT_RELAY_QUEUE") or QUEUE
 
@@ -183,7 +183,7 @@ def launch(
         if handle.ready is None:
             raise _start_failure(handle, directory)  # noqa: TRY301 - cleaned up below like all else
         if detached:
-            handle.tell(embedded_guardian.KEEP)
+            handle.tell(guardian_program.KEEP)
     except BaseException:  # KeyboardInterrupt too: nothing may stay behind
         if handle is not None:
             handle.stop()
@@ -200,8 +200,8 @@ def _config(
     command: Sequence[str] | None,
     failure_file: Path | None,
     detached: bool,
-) -> embedded_guardian.Config:
-    from workers.contract.names import Keys
+) -> guardian_program.Config:
+    from workers.contract.keys import Keys
 
     server = find_server(environ)
     keys = Keys(namespace_of(environ))
@@ -245,7 +245,7 @@ def _start(directory: StackDir, environ: Mapping[str, str]) -> subprocess.Popen[
         )
     with (directory.path / "guardian.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", embedded_guardian.__file__],
+            [sys.executable, "-I", "-S", guardian_program.__file__],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -260,7 +260,7 @@ def _start(directory: StackDir, environ: Mapping[str, str]) -> subprocess.Popen[
 def _start_failure(handle: Handle, directory: StackDir) -> RelayError:
     if handle.failure is not None:
         return failure_error(handle.failure)
-    why = embedded_guardian.tail(str(directory.path / "guardian.log"))
+    why = guardian_program.tail(str(directory.path / "guardian.log"))
     return server_error(
         "embedded_start_failed",
         f"The embedded stack did not start with {sys.executable}.",

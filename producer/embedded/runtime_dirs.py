@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from producer.embedded_errors import setup_error
+from producer.embedded.errors import setup_error
 
 if TYPE_CHECKING:
     from workers.contract.errors import RelayError

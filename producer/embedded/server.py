@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias, Union
 from urllib.parse import quote, unquote, urlsplit
 
-from producer.embedded_errors import server_error
+from producer.embedded.errors import server_error
 
 Reply: TypeAlias = Union[int, bytes, list["Reply"], None]  # noqa: UP007 - `|` takes no forward reference
 """What `ask` gives back: RESP2 without its simple strings' type."""

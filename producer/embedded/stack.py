@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from producer.embedded_dirs import configured_broker, new_stack_dir
-from producer.embedded_errors import setup_error
-from producer.embedded_handle import Handle, check, wait_for_worker
-from producer.embedded_launch import (
+from producer.embedded.errors import setup_error
+from producer.embedded.handle import Handle, check, wait_for_worker
+from producer.embedded.launch import (
     StackInfo,
     checked_workers,
     default_workers,
@@ -27,7 +26,8 @@ from producer.embedded_launch import (
     namespace_of,
     worker_command,
 )
-from producer.embedded_warm import StackStatus, down, find_running, status, up
+from producer.embedded.runtime_dirs import configured_broker, new_stack_dir
+from producer.embedded.warm_stack import StackStatus, down, find_running, status, up
 
 __all__ = [
     "EmbeddedStack",

@@ -11,11 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from producer import embedded_dirs
-from producer.embedded_errors import setup_error
-from producer.embedded_guardian import answers
-from producer.embedded_handle import Handle, failure_error, hellos, patience, wait_for_worker
-from producer.embedded_launch import (
+from producer.embedded import runtime_dirs
+from producer.embedded.errors import setup_error
+from producer.embedded.guardian import answers
+from producer.embedded.handle import Handle, failure_error, hellos, patience, wait_for_worker
+from producer.embedded.launch import (
     StackInfo,
     checked_workers,
     default_workers,
@@ -24,7 +24,7 @@ from producer.embedded_launch import (
     namespace_of,
     queue_of,
 )
-from producer.embedded_server import ask
+from producer.embedded.server import ask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +51,18 @@ def find_running(environ: Mapping[str, str] | None = None) -> StackInfo | None:
 
     What a killed stack left behind is removed.
     """
-    base = embedded_dirs.existing_base(os.environ if environ is None else environ)
+    base = runtime_dirs.existing_base(os.environ if environ is None else environ)
     if base is None:
         return None
-    folder = embedded_dirs.warm_dir(base)
+    folder = runtime_dirs.warm_dir(base)
     info = _read(folder)
     if info is None:
         return None
     if answers(info.socket):
         return info
-    fd = embedded_dirs.lock(folder)
+    fd = runtime_dirs.lock(folder)
     if fd is not None:  # its guardian is gone as well
-        embedded_dirs.empty(folder)
+        runtime_dirs.empty(folder)
         os.close(fd)
     return None
 
@@ -94,9 +94,9 @@ def up(
     deadline = time.monotonic() + timeout
     handle: Handle | None = None
     while (info := find_running(environ)) is None:
-        directory = embedded_dirs.claim_warm_dir(environ)
+        directory = runtime_dirs.claim_warm_dir(environ)
         if directory is not None:
-            failure_file = embedded_dirs.failure_file(directory.path.parent)
+            failure_file = runtime_dirs.failure_file(directory.path.parent)
             failure_file.unlink(missing_ok=True)
             handle, info = launch(
                 directory,
@@ -108,7 +108,7 @@ def up(
             )
             break
         if time.monotonic() > deadline:
-            raise _held(embedded_dirs.warm_dir(embedded_dirs.base_dir(environ)), timeout)
+            raise _held(runtime_dirs.warm_dir(runtime_dirs.base_dir(environ)), timeout)
         time.sleep(0.02)
     try:
         if wait_ready is not None:
@@ -127,18 +127,18 @@ def down(timeout: float | None = None, environ: Mapping[str, str] | None = None)
     """
     environ = os.environ if environ is None else environ
     timeout = patience(grace(environ)) if timeout is None else timeout
-    base = embedded_dirs.existing_base(environ)
+    base = runtime_dirs.existing_base(environ)
     if base is None:
         return False
-    folder = embedded_dirs.warm_dir(base)
-    embedded_dirs.failure_file(base).unlink(missing_ok=True)
-    fd = embedded_dirs.open_folder(folder)
+    folder = runtime_dirs.warm_dir(base)
+    runtime_dirs.failure_file(base).unlink(missing_ok=True)
+    fd = runtime_dirs.open_folder(folder)
     if fd is None:
         return False
     try:
         ran = _end_holder(fd, folder, timeout)
-        if embedded_dirs.is_at(fd, folder):  # whoever held it was killed
-            embedded_dirs.empty(folder)
+        if runtime_dirs.is_at(fd, folder):  # whoever held it was killed
+            runtime_dirs.empty(folder)
             folder.rmdir()
         return ran
     finally:
@@ -148,7 +148,7 @@ def down(timeout: float | None = None, environ: Mapping[str, str] | None = None)
 def _end_holder(fd: int, folder: Path, timeout: float) -> bool:
     started = time.monotonic()
     pid = sent = 0
-    while not embedded_dirs.try_lock(fd):
+    while not runtime_dirs.try_lock(fd):
         info = _read(folder)  # none while it is starting, or already ending
         pid = pid if info is None else info.pid
         waited = time.monotonic() - started
@@ -177,7 +177,7 @@ def status(environ: Mapping[str, str] | None = None) -> StackStatus:
     info = find_running(environ)
     if info is None:
         return StackStatus(None, failure=_last_failure(environ))
-    from workers.contract.names import Keys
+    from workers.contract.keys import Keys
 
     namespace = namespace_of(environ)
     return StackStatus(
@@ -197,10 +197,10 @@ def _count(info: StackInfo, *words: str) -> int:
 
 
 def _last_failure(environ: Mapping[str, str]) -> str:
-    base = embedded_dirs.existing_base(environ)
+    base = runtime_dirs.existing_base(environ)
     if base is None:
         return ""
     try:
-        return str(failure_error(json.loads(embedded_dirs.failure_file(base).read_bytes())))
+        return str(failure_error(json.loads(runtime_dirs.failure_file(base).read_bytes())))
     except (OSError, ValueError, KeyError):
         return ""

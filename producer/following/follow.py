@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from producer.client import Record, RelayClient, Said, result_of
-from producer.streams import say
+from producer.following.streams import say
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError, RelayError
 from workers.contract.events import Event
 from workers.contract.results import RUN_TERMINAL, DbtResult
@@ -166,7 +166,7 @@ def abandon(client: RelayClient, stack: Stack, run_id: str, error: BaseException
 
 
 def _no_worker(url: str) -> NoWorkerError:
-    from workers.contract.scrub import mask_url
+    from workers.contract.credentials import mask_url
 
     message = f"no worker is connected to {mask_url(url)}; the run was cancelled"
     return NoWorkerError(

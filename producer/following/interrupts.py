@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from producer.streams import say
+from producer.following.streams import say
 
 _PATIENCE = 5.0
 """Seconds that a cancel may take to reach Redis before its caller is let go without it."""

@@ -14,7 +14,7 @@ import redis
 from tests.chaos.journal import Execution
 from tests.chaos.stack import Stack
 from tests.support.worker_pool import WorkerPool
-from workers.contract.names import QUEUE, TASK_CLOSE
+from workers.contract.keys import QUEUE, TASK_CLOSE
 
 
 class Drawn(msgspec.Struct, frozen=True, kw_only=True):

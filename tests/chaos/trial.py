@@ -20,7 +20,7 @@ from tests.chaos.journal import Execution, at_once, committed_twice, written_lat
 from tests.chaos.scenarios import Arena
 from tests.chaos.stack import Stack
 from tests.chaos.verdict import Verdict, recoveries
-from workers.contract.names import Keys
+from workers.contract.keys import Keys
 from workers.contract.results import RUN_TERMINAL
 from workers.verify.compare import OWN_LINES, Allowance, compare
 from workers.verify.rules import Rules, Window

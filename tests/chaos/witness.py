@@ -21,7 +21,7 @@ from dbt.adapters.sql.connections import SQLConnectionManager
 from tests.chaos.journal import JOURNAL
 from workers.app import app
 from workers.engine.engine import Engine
-from workers.ledger import Ledger
+from workers.ledger.ledger import Ledger
 
 __all__ = ["app"]
 

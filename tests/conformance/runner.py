@@ -15,15 +15,15 @@ from dbt.cli.exceptions import DbtUsageException
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt_common.events.functions import get_capture_stream
 
-from producer import dbt_args
+from producer.dbt_cli import arguments
 from producer.runner import DbtRunner
 from tests.conformance import rebuilt
 from tests.conformance.clock import set_clock
 from workers.contract.connection import connect
 from workers.contract.errors import DbtUsageError
 from workers.contract.results import DbtResult
-from workers.engine.cache import CacheRecorder
-from workers.ledger import Ledger
+from workers.engine.execution.relation_cache import CacheRecorder
+from workers.ledger.ledger import Ledger
 
 _LOG_LINE = re.compile(r"(\x1b\[\d+m)*\d\d:\d\d:\d\d ")
 _NO_RESULT = frozenset({"clean", "deps", "init"})
@@ -108,8 +108,8 @@ def _say(line: str) -> None:
 
 
 def _as_dbt(words: list[str], result: DbtResult) -> dbtRunnerResult:
-    invocation = dbt_args.parse_invocation(words, environ=os.environ, cwd=Path.cwd())
-    target = dbt_args.target_path(invocation, Path.cwd(), os.environ)
+    invocation = arguments.parse_invocation(words, environ=os.environ, cwd=Path.cwd())
+    target = arguments.target_path(invocation, Path.cwd(), os.environ)
     if result.return_code == 2 and result.error is not None:
         return dbtRunnerResult(success=False, exception=rebuilt.exception(result.error))
     return dbtRunnerResult(success=result.success, result=_value(invocation.command, result, target))

@@ -20,7 +20,7 @@ from dbt.adapters.factory import reset_adapters
 from dbt.cli.main import dbtRunner
 from dbt.task.base import BaseRunner
 
-from workers.engine.failure import exception_names
+from workers.engine.execution.failure import exception_names
 
 GOOD = {"success", "pass", "skipped", "warn", "no-op"}
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 
-from producer.embedded import EmbeddedStack, up, worker_command
+from producer.embedded.stack import EmbeddedStack, up, worker_command
 
 
 def stand_in_command() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from producer.dbt_args import parse_invocation
+from producer.dbt_cli.arguments import parse_invocation
 from producer.session import Follower, Stack
 from tests.support.processes import unmeasured
 from tests.support.redis_server import RedisServer

@@ -25,8 +25,8 @@ from tests.support.redis_server import RedisServer
 from tests.support.runs import Gate, node, runner, submit
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
+from workers.contract.keys import QUEUE, Keys, new_run_id
 from workers.contract.messages import RunRequest, encode_request
-from workers.contract.names import QUEUE, Keys, new_run_id
 
 NO_RUN = "20250101T000000-0123456789ab"
 KEYS = Keys("relay")

@@ -16,8 +16,8 @@ from tests.support.redis_server import RedisServer
 from tests.support.tls import tls_in_front_of
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPools
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
 
 COMMANDS = (["run"], ["status"], ["runs"], ["worker", "-c", "1"], ["flower", "--port=0"])
 PASSWORD = "planted-passw0rd"

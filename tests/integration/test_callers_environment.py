@@ -13,7 +13,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.runs import client, submit
 from tests.support.worker_pool import WorkerPools
 from workers.contract.environment import NAMES
-from workers.contract.runs import ENV_NAMES
+from workers.contract.run_store import ENV_NAMES
 
 PROFILE = """
 small:

@@ -16,7 +16,7 @@ from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import node, runner
 from tests.support.worker_pool import WorkerPool, WorkerPools
-from workers.contract.names import ARTIFACTS
+from workers.contract.keys import ARTIFACTS
 from workers.contract.results import DbtResult
 
 Run = Callable[..., DbtResult]

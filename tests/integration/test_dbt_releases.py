@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from producer import cli_stack
+from producer.cli import stack as cli_stack
 from tests.support.processes import unmeasured
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
@@ -17,8 +17,8 @@ from tests.support.runs import client, runner, submit
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool
 from workers.contract.command_line import EXPIRY_SECONDS
-from workers.contract.names import Keys
-from workers.engine.release import adapters, release
+from workers.contract.keys import Keys
+from workers.engine.dbt_release import adapters, release
 
 OTHER = "1.99.0"
 Start = Callable[[str], WorkerPool]

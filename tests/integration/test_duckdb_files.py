@@ -12,18 +12,18 @@ import pytest
 import yaml
 
 from producer.client import RelayClient
-from producer.dbt_args import parse_invocation
+from producer.dbt_cli.arguments import parse_invocation
 from producer.session import Follower, Stack
 from tests.support.engine import Shared, drive, spec_for
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool
 from workers.contract.events import Event
-from workers.contract.names import SESSION
+from workers.contract.keys import SESSION
 from workers.contract.settings import Settings
-from workers.engine import warehouse
 from workers.engine.engine import CommandFailedError, Engine
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse import concurrency
+from workers.engine.warehouse.concurrency import close_warehouse
 
 ENGINE = Engine(Shared(), worker="here:1")
 LEAKING_MODEL = """
@@ -135,7 +135,7 @@ def test_a_connection_that_cannot_be_closed_keeps_no_other_open(
     plan = ENGINE.plan(spec, lambda _: None)
     ENGINE.start(spec, plan.facts, lambda _: None)
     assert open_files(tmp_path)
-    [adapter] = warehouse.FACTORY.adapters.values()
+    [adapter] = concurrency.FACTORY.adapters.values()
 
     def refuse() -> None:
         raise RuntimeError("the transaction was aborted")

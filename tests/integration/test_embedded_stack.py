@@ -19,10 +19,10 @@ import psutil
 import pytest
 import redis
 
-from producer import embedded_guardian
-from producer.embedded import EmbeddedStack, StackInfo, down, find_running, status, up, worker_command
-from producer.embedded_guardian import tail
-from producer.embedded_server import find_server, server_command
+from producer.embedded import guardian as guardian_program
+from producer.embedded.guardian import tail
+from producer.embedded.server import find_server, server_command
+from producer.embedded.stack import EmbeddedStack, StackInfo, down, find_running, status, up, worker_command
 from tests.support.processes import short_directory
 from tests.support.waiting import wait_until
 from workers.contract.errors import BrokerUnavailableError, NoWorkerError, RelayError
@@ -485,7 +485,7 @@ def test_up_outlives_its_caller_and_down_ends_it(world: World) -> None:
 
 
 def test_many_ups_at_once_make_one_stack(world: World) -> None:
-    code = f"from producer.embedded import up; print(up(1, command={FOREVER!r}).pid)"
+    code = f"from producer.embedded.stack import up; print(up(1, command={FOREVER!r}).pid)"
     callers = [
         subprocess.Popen([sys.executable, "-c", code], env=world.env, stdout=subprocess.PIPE)
         for _ in range(4)
@@ -573,9 +573,9 @@ def test_status_tells_why_the_last_warm_stack_failed_until_the_next(world: World
 
 
 def test_up_gives_up_on_a_folder_that_somebody_else_holds(world: World) -> None:
-    from producer import embedded_dirs
+    from producer.embedded import runtime_dirs
 
-    held = embedded_dirs.claim_warm_dir(world.env)
+    held = runtime_dirs.claim_warm_dir(world.env)
     assert held is not None
     for attempt in (lambda: up(environ=world.env, timeout=0.1), lambda: down(-8.0, environ=world.env)):
         with pytest.raises(RelayError, match=r"(?s)starting or stopping the warm stack.*embedded_guardian"):
@@ -586,7 +586,7 @@ def test_up_gives_up_on_a_folder_that_somebody_else_holds(world: World) -> None:
 def test_find_running_imports_neither_redis_nor_celery(world: World) -> None:
     up(1, environ=world.env, command=FOREVER)
     code = (
-        "import sys; from producer.embedded_warm import find_running; assert find_running()\n"
+        "import sys; from producer.embedded.warm_stack import find_running; assert find_running()\n"
         "assert not {'redis', 'celery', 'kombu', 'msgspec', 'dbt'} & set(sys.modules), sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], env=world.env, capture_output=True, check=False)
@@ -600,7 +600,7 @@ def test_find_running_imports_neither_redis_nor_celery(world: World) -> None:
 def run_guardian(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
-    act: Callable[[embedded_guardian.Guardian], object] = lambda _: None,
+    act: Callable[[guardian_program.Guardian], object] = lambda _: None,
     caller: Sequence[str] = FOREVER,
     *,
     detached: bool = False,
@@ -626,7 +626,7 @@ def run_guardian(
         "failure": None,
         **changes,
     }
-    monkeypatch.setattr(embedded_guardian, "prctl", lambda *_: None)  # pytest is to stay nobody's reaper
+    monkeypatch.setattr(guardian_program, "prctl", lambda *_: None)  # pytest is to stay nobody's reaper
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.getsignal(number) for number in numbers}
     holder = subprocess.Popen(caller, stdout=subprocess.PIPE)
@@ -634,7 +634,7 @@ def run_guardian(
     reports, report = os.pipe()
     with monkeypatch.context() as patch:
         patch.setenv("RELAY_TEST_MARK", world.mark)
-        guardian = embedded_guardian.Guardian(config, holder.stdout.fileno(), report)  # type: ignore[arg-type]
+        guardian = guardian_program.Guardian(config, holder.stdout.fileno(), report)  # type: ignore[arg-type]
 
         def other() -> None:
             try:
@@ -667,13 +667,13 @@ def running(world: World, *words: str) -> None:
     wait_until(lambda: all(world.named(word) for word in words), 10, f"{words}")
 
 
-def until_it_ends(guardian: embedded_guardian.Guardian) -> None:
+def until_it_ends(guardian: guardian_program.Guardian) -> None:
     wait_until(lambda: guardian.reason, 20, "the end to begin")
 
 
 @in_this_process
 def test_guardian_ends_with_its_callers_pipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def act(guardian: embedded_guardian.Guardian) -> None:
+    def act(guardian: guardian_program.Guardian) -> None:
         running(world, "valkey-server", "signal.pause")
         assert not guardian.reason
 
@@ -687,13 +687,13 @@ def test_guardian_ends_with_its_callers_pipe(world: World, monkeypatch: pytest.M
 def test_detached_guardian_goes_on_after_the_callers_word_until_sigterm(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def act(guardian: embedded_guardian.Guardian) -> None:
+    def act(guardian: guardian_program.Guardian) -> None:
         running(world, "valkey-server", "signal.pause")
         wait_until(lambda: guardian.lifeline is None, 10, "the word to be heard")
         assert not guardian.reason
         os.kill(os.getpid(), signal.SIGTERM)
 
-    says_keep = [sys.executable, "-c", f"print({embedded_guardian.KEEP.decode()!r})"]
+    says_keep = [sys.executable, "-c", f"print({guardian_program.KEEP.decode()!r})"]
     events = run_guardian(world, monkeypatch, act, says_keep, detached=True)
     assert [event["event"] for event in events] == ["ready"]
     world.assert_nothing_left()
@@ -703,8 +703,8 @@ def test_detached_guardian_goes_on_after_the_callers_word_until_sigterm(
 def test_worker_that_keeps_ending_fails_the_stack_after_some_tries(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(embedded_guardian, "MAX_QUICK_EXITS", 5)
-    monkeypatch.setattr(embedded_guardian, "BACKOFF_SECONDS", (0.0, 0.01, 0.02, 0.03))
+    monkeypatch.setattr(guardian_program, "MAX_QUICK_EXITS", 5)
+    monkeypatch.setattr(guardian_program, "BACKOFF_SECONDS", (0.0, 0.01, 0.02, 0.03))
     worker = [sys.executable, "-c", "import os; print('tried', flush=True); os.kill(os.getpid(), 9)"]
     failure = tmp_path / "failure"
     events = run_guardian(world, monkeypatch, until_it_ends, worker=worker, failure=str(failure))
@@ -717,7 +717,7 @@ def test_worker_that_keeps_ending_fails_the_stack_after_some_tries(
 
 @in_this_process
 def test_server_that_never_answers_fails_the_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_guardian, "SERVER_START_SECONDS", 0.3)
+    monkeypatch.setattr(guardian_program, "SERVER_START_SECONDS", 0.3)
     events = run_guardian(world, monkeypatch, until_it_ends, server=FOREVER)
     assert [(event["what"], event["how"]) for event in events] == [("server", "did not answer within 0 s")]
     world.assert_nothing_left()
@@ -725,7 +725,7 @@ def test_server_that_never_answers_fails_the_start(world: World, monkeypatch: py
 
 @in_this_process
 def test_lost_server_fails_the_stack(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def act(guardian: embedded_guardian.Guardian) -> None:
+    def act(guardian: guardian_program.Guardian) -> None:
         running(world, "valkey-server", "signal.pause")
         os.kill(guardian.pids["server"], signal.SIGKILL)
         wait_until(lambda: guardian.reason, 10, "the failure")
@@ -738,11 +738,11 @@ def test_lost_server_fails_the_stack(world: World, monkeypatch: pytest.MonkeyPat
 
 @in_this_process
 def test_long_logs_are_cut_and_keep_one_older_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_guardian, "MAX_LOG_BYTES", 1000)
+    monkeypatch.setattr(guardian_program, "MAX_LOG_BYTES", 1000)
     log = world.base / "s-inside" / "worker.log"
     talk = "print('x' * 2000, flush=True); import signal; signal.pause()"
 
-    def act(_: embedded_guardian.Guardian) -> None:
+    def act(_: guardian_program.Guardian) -> None:
         wait_until(Path(f"{log}.1").exists, 10, "the older file")
         wait_until(lambda: log.stat().st_size == 0, 10, "the cut")
         assert Path(f"{log}.1").stat().st_size == 2001
@@ -761,7 +761,7 @@ def test_worker_that_ignores_sigterm_is_killed_when_idle_or_out_of_time(
         "import signal; signal.signal(15, signal.SIG_IGN); print(1); signal.pause()",
     ]
 
-    def act(guardian: embedded_guardian.Guardian) -> None:
+    def act(guardian: guardian_program.Guardian) -> None:
         wait_until(lambda: tail(guardian.log("worker")), 10, "the worker")
 
     run_guardian(world, monkeypatch, act, worker=worker, grace=0.2)
@@ -798,7 +798,7 @@ def test_sweeper_kills_the_groups_it_was_told_of_and_not_those_that_ended(tmp_pa
     os.close(write_end)
     reaper = threading.Thread(target=doomed.wait)
     reaper.start()
-    embedded_guardian.sweep(read_end, [(str(folder), folder.stat())])
+    guardian_program.sweep(read_end, [(str(folder), folder.stat())])
     reaper.join(10)
     assert doomed.returncode == -signal.SIGKILL
     assert spared.poll() is None

@@ -23,9 +23,9 @@ import pytest
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.processes import unmeasured
 from workers.contract.events import STDERR
-from workers.contract.surroundings import SOFT_LIMITS, Surroundings
+from workers.contract.inherited import SOFT_LIMITS, Surroundings
 from workers.engine.engine import Engine
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse.concurrency import close_warehouse
 
 Copy = Callable[..., Path]
 DBT = Path(sys.executable).with_name("dbt")

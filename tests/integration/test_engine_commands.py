@@ -11,8 +11,8 @@ import pytest
 from tests.support.engine import Shared, drive, spec_for
 from workers.contract.events import LINE, Event
 from workers.engine.engine import Engine
-from workers.engine.spec import Finished
-from workers.engine.warehouse import close_warehouse
+from workers.engine.interface import Finished
+from workers.engine.warehouse.concurrency import close_warehouse
 
 Copy = Callable[..., Path]
 

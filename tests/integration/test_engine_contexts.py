@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.engine import Shared, drive, spec_for
 from workers.engine.engine import Engine
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse.concurrency import close_warehouse
 
 Copy = Callable[..., Path]
 

@@ -16,7 +16,7 @@ from dbt.version import __version__
 
 from tests.support.engine import Ran, Shared, drive, spec_for
 from workers.engine.engine import Engine
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse.concurrency import close_warehouse
 
 pytestmark = pytest.mark.skipif(
     tuple(map(int, __version__.split(".")[:2])) < (1, 12), reason="needs dbt-core 1.12"

@@ -13,8 +13,8 @@ from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.projects import copy_project
 from workers.contract.events import Event
 from workers.engine.engine import Engine
-from workers.engine.spec import OnEvent, OwnLimits, StepOutcome
-from workers.engine.warehouse import close_warehouse
+from workers.engine.interface import OnEvent, OwnLimits, StepOutcome
+from workers.engine.warehouse.concurrency import close_warehouse
 
 TOO_LONG = "its soft time limit of 5 s has passed: it ran for 5.2 s"
 

@@ -17,7 +17,7 @@ from tests.support.postgres_server import PostgresDatabase
 from tests.support.processes import unmeasured
 from workers.contract.events import LINE, Event
 from workers.engine.engine import Engine
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse.concurrency import close_warehouse
 from workers.verify.rules import Rules
 from workers.verify.sides import dbt_program
 

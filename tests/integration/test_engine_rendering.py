@@ -16,12 +16,12 @@ from dbt.context.query_header import generate_query_header_context
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
 from tests.support.engine import Shared, spec_for
+from workers.engine.caller.invocation import standing_in
 from workers.engine.engine import Engine
-from workers.engine.invocation import standing_in
+from workers.engine.execution.run_state import RunView
 from workers.engine.patches import registry, rendering
-from workers.engine.patches.later import Later
-from workers.engine.view import RunView
-from workers.engine.warehouse import close_warehouse
+from workers.engine.patches.lazy_dict import Later
+from workers.engine.warehouse.concurrency import close_warehouse
 
 pytestmark = pytest.mark.skipif(
     not registry.enabled("contexts"), reason="dbt makes the entries of a context when they are named, itself"

@@ -23,12 +23,12 @@ from dbt_common.tests import disable_test_caching, enable_test_caching
 
 from tests.support.engine import Shared, drive, spec_for
 from tests.support.reading_projects import MACROS, PROFILES, ReadingProject
-from workers.engine.context import ContextStore
 from workers.engine.engine import CommandFailedError, Engine
 from workers.engine.patches import registry
-from workers.engine.reads import PROJECT, Recorder
-from workers.engine.warehouse import close_warehouse
-from workers.engine.watched import EVERYTHING, WatchedVars
+from workers.engine.project.context import ContextStore
+from workers.engine.project.parse_reads import PROJECT, Recorder
+from workers.engine.project.recorded_vars import EVERYTHING, WatchedVars
+from workers.engine.warehouse.concurrency import close_warehouse
 
 pytestmark = pytest.mark.skipif(
     not registry.enabled("changed-vars"), reason="these are tests of what DBT_RELAY_PATCHES turns off"

@@ -25,7 +25,7 @@ from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.projects import copy_project
 from workers.contract.events import DEBUG, LINE
 from workers.engine.engine import Engine
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse.concurrency import close_warehouse
 
 ENGINE = Engine(Shared(), worker="here:1")
 """Warm for all tests: each finds its project at the same place."""

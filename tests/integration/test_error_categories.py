@@ -23,8 +23,8 @@ from tests.support.postgres_server import PostgresDatabase, PostgresServer
 from tests.support.processes import unmeasured
 from tests.support.projects import copy_project
 from tests.support.waiting import wait_until
-from workers.contract.classify import Failure, classify, classify_text
 from workers.contract.errors import ErrorInfo
+from workers.contract.errors.classify import Failure, classify, classify_text
 
 HELPER = Path(__file__).with_name("support_dbt_failures.py")
 ROOT = Path(__file__).resolve().parents[2]

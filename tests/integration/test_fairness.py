@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from producer.client import RelayClient
-from producer.dbt_args import parse_invocation
+from producer.dbt_cli.arguments import parse_invocation
 from producer.session import Follower, Stack
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer

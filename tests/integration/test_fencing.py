@@ -14,10 +14,10 @@ import pytest
 
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.postgres_server import PostgresDatabase
-from workers.engine import fencing
 from workers.engine.engine import Engine
-from workers.engine.fencing import Tenure
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse import fencing
+from workers.engine.warehouse.concurrency import close_warehouse
+from workers.engine.warehouse.fencing import Tenure
 
 pytestmark = pytest.mark.postgres
 RUN, STEP = "20250101T000000-0123456789ab", "model.slow.first"

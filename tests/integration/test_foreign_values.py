@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import redis
 
-from producer.cli import main
-from producer.cli_runs import find_run
+from producer.cli.main import main
+from producer.cli.runs import find_run
 from producer.client import UNREADABLE, RelayClient
 from tests.support.redis_server import RedisServer
 from tests.support.runs import client, runner
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.connection import connect
 from workers.contract.errors import InvalidMessageError
+from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest, encode_request
-from workers.contract.names import Keys, new_run_id
-from workers.ledger import Ledger
-from workers.reaper import Reaper
-from workers.strays import Strays
+from workers.ledger.ledger import Ledger
+from workers.sessions.stale_lock_holders import Strays
+from workers.supervision.reaper import Reaper
 
 KEYS = Keys("relay")
 JUNK: tuple[bytes, ...] = (

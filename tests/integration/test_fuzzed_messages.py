@@ -33,10 +33,10 @@ from tests.support.fuzzing import EMBED, FAMILY, HEADERS, REQUESTS, RUN, entries
 from workers import tasks
 from workers.app import app
 from workers.contract.errors import InvalidMessageError
+from workers.contract.keys import QUEUE, Keys
 from workers.contract.messages import RunRequest, decode_request, encode_request
-from workers.contract.names import QUEUE, Keys
-from workers.intake import GuardedChannel, GuardedConsumer, count_with
-from workers.ledger import Ledger
+from workers.ledger.ledger import Ledger
+from workers.supervision.message_guard import GuardedChannel, GuardedConsumer, count_with
 
 EXAMPLES = int(os.environ.get("RELAY_FUZZ_EXAMPLES", "2000"))
 fuzzed = settings(

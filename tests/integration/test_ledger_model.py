@@ -46,11 +46,11 @@ from tests.support.ledger_model import (
 )
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
+from workers.contract.keys import READ, Keys, addressed, files_of_warehouse
 from workers.contract.messages import Limits, RunRequest
-from workers.contract.names import READ, Keys, addressed, files_of_warehouse
 from workers.contract.purge import purge
-from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
-from workers.warehouse_lock import Session, WarehouseLock
+from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 MAX_RUNS = 3
 MOVES = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from producer import cli
+from producer.cli import main as cli
 from tests.support.background import QUICK, Background, assert_all_right
 from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer

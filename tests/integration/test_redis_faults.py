@@ -23,10 +23,10 @@ from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.connection import connect
 from workers.contract.errors import BrokerUnavailableError
 from workers.contract.events import STATE
+from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, new_run_id
-from workers.ledger import FULL, Claim, Ledger, Move, Refusal, StagedNode
-from workers.warehouse_lock import Session, WarehouseLock
+from workers.ledger.ledger import FULL, Claim, Ledger, Move, Refusal, StagedNode
+from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 

@@ -27,8 +27,8 @@ from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool
 from workers.contract.events import LINE, Event
 from workers.engine.engine import Engine
-from workers.engine.spec import RunFacts, StepOutcome
-from workers.engine.warehouse import close_warehouse
+from workers.engine.interface import RunFacts, StepOutcome
+from workers.engine.warehouse.concurrency import close_warehouse
 
 
 @pytest.fixture(scope="module")

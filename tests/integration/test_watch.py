@@ -14,7 +14,7 @@ from tests.support.runs import Gate, submit
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.errors import RelayError
 from workers.contract.events import LINE, RUN, Event, decode_event
-from workers.contract.names import new_run_id
+from workers.contract.keys import new_run_id
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import duckdb
 from workers.engine.engine import Engine
 from workers.engine.patches import registry
 from workers.engine.patches.catalog import CATALOG
-from workers.engine.warehouse import close_warehouse
+from workers.engine.warehouse.concurrency import close_warehouse
 
 ALL_ON = ""
 

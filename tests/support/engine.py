@@ -16,8 +16,8 @@ import msgspec
 from tests.support.untraced import parse_untraced
 from workers.contract.events import LINE, STDERR, Event
 from workers.engine.engine import CommandFailedError, Engine
+from workers.engine.interface import Finished, Plan, RunFacts, RunSpec, StepOutcome, StepResult, encode
 from workers.engine.patches import registry
-from workers.engine.spec import Finished, Plan, RunFacts, RunSpec, StepOutcome, StepResult, encode
 
 parse_untraced()
 registry.apply(os.environ.get("RELAY_TEST_PATCHES", ""))
@@ -32,20 +32,20 @@ class Shared:
         self.parses = 0
 
     def load(self, key: str) -> bytes | None:
-        """See `workers.engine.spec.SharedContexts`."""
+        """See `workers.engine.interface.SharedContexts`."""
         return self.packed.get(key)
 
     def save(self, key: str, packed: bytes) -> None:
-        """See `workers.engine.spec.SharedContexts`. Called once a parse."""
+        """See `workers.engine.interface.SharedContexts`. Called once a parse."""
         self.parses += 1
         self.packed[key] = packed
 
     def index(self, family: str) -> bytes | None:
-        """See `workers.engine.spec.SharedContexts`."""
+        """See `workers.engine.interface.SharedContexts`."""
         return self.indexes.get(family)
 
     def save_index(self, family: str, index: bytes) -> None:
-        """See `workers.engine.spec.SharedContexts`."""
+        """See `workers.engine.interface.SharedContexts`."""
         self.indexes[family] = index
 
 

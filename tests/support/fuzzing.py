@@ -11,8 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from workers.contract.keys import QUEUE
 from workers.contract.messages import RunRequest, encode_request
-from workers.contract.names import QUEUE
 
 RUN = "20250101T000000-0123456789ab"
 FAMILY = 50

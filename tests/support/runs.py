@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from producer.client import RelayClient
-from producer.dbt_args import parse_invocation
+from producer.dbt_cli.arguments import parse_invocation
 from producer.runner import DbtRunner
 from producer.session import Follower, Stack
 from tests.support.redis_server import RedisServer

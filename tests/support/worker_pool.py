@@ -19,7 +19,7 @@ from tests.support.processes import end_process, kill_group, short_directory, ta
 from tests.support.projects import ROOT
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
-from workers.contract.names import Keys
+from workers.contract.keys import Keys
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0

@@ -10,8 +10,8 @@ import redis
 
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
-from workers.contract.names import Keys
-from workers.ledger import Ledger
+from workers.contract.keys import Keys
+from workers.ledger.ledger import Ledger
 
 
 @pytest.fixture(params=["fakeredis", "server"])

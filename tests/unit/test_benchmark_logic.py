@@ -15,7 +15,7 @@ from benchmarks.streaming import in_order, percentile
 from benchmarks.stub_engine import StubEngine, environment
 from workers.contract.events import LINE, Event
 from workers.contract.results import Attempt, DbtResult, NodeResult
-from workers.engine.spec import RunSpec
+from workers.engine.interface import RunSpec
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.contract.classify import Failure, classify, classify_text
-from workers.contract.classify_dbt import DBT_EXCEPTIONS, DBT_RULES
-from workers.contract.classify_fixes import FIXES
-from workers.contract.classify_kinds import KINDS
-from workers.contract.classify_sql import SQL_EXCEPTIONS, sql_rules
 from workers.contract.errors import Category, exception_of
+from workers.contract.errors.classify import Failure, classify, classify_text
+from workers.contract.errors.codes import KINDS
+from workers.contract.errors.database_errors import SQL_EXCEPTIONS, sql_rules
+from workers.contract.errors.dbt_errors import DBT_EXCEPTIONS, DBT_RULES
+from workers.contract.errors.fixes import FIXES
 
 COMPILATION = ("CompilationError", "DbtRuntimeError", "RuntimeError", "DbtBaseException")
 PARSING = ("ParsingError", "DbtRuntimeError", "RuntimeError", "DbtBaseException")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workers.contract.classify import classify_text
+from workers.contract.errors.classify import classify_text
 
 NODES = """\
 \x1b[0m06:21:25  Running with dbt=1.11.16

@@ -17,16 +17,19 @@ from typing import Any
 import pytest
 
 import producer.session
-from producer import cli, cli_broker, cli_commands, dbt_args, embedded
-from producer.cli_help import DBT_COMMANDS, OWN_COMMANDS, command_help
+from producer.cli import broker, commands
+from producer.cli import main as cli
+from producer.cli.help import DBT_COMMANDS, OWN_COMMANDS, command_help
 from producer.client import Record, RunSummary, WorkerInfo
-from producer.dbt_args import Invocation
-from producer.dbt_options import command_names
+from producer.dbt_cli import arguments
+from producer.dbt_cli.arguments import Invocation
+from producer.dbt_cli.options import command_names
+from producer.embedded import stack as embedded
 from workers.contract.errors import BrokerUnavailableError, DbtUsageError, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, STATE, Event
 from workers.contract.messages import RunRequest
 from workers.contract.results import DbtResult, NodeResult
-from workers.contract.runs import LastWord
+from workers.contract.run_store import LastWord
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "20260101T000000-0123456789ab"
@@ -173,7 +176,7 @@ def test_an_error_without_a_place_is_told_in_one_line() -> None:
 
 
 def test_lines_that_the_terminal_cannot_show_do_not_stop_the_run() -> None:
-    script = "from producer.cli import main, print_line, _lenient; import sys; _lenient(sys.stdout); print_line('a\\u2713')"
+    script = "from producer.cli.main import main, print_line, _lenient; import sys; _lenient(sys.stdout); print_line('a\\u2713')"
     environ = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True
@@ -183,7 +186,7 @@ def test_lines_that_the_terminal_cannot_show_do_not_stop_the_run() -> None:
 
 def test_a_reader_that_goes_away_does_not_stop_the_run() -> None:
     script = (
-        "import sys; from producer.cli import print_line\n"
+        "import sys; from producer.cli.main import print_line\n"
         "for number in range(20000): print_line('x' * 100)\n"
         "sys.stderr.write('went on to the end')"
     )
@@ -204,7 +207,7 @@ def test_a_dbt_command_loads_nothing_that_it_does_not_need() -> None:
     """Each of these is a tenth of a second and more, on every command."""
     script = (
         "import sys, producer.session\n"
-        "from producer.cli import main\n"
+        "from producer.cli.main import main\n"
         "assert main(['run', '--selct']) == 2\n"
         "slow = {'dbt', 'dbt_common', 'celery', 'kombu', 'click', 'rich', 'jinja2', 'importlib.metadata'}\n"
         "print(sorted(slow & set(sys.modules)))"
@@ -223,13 +226,13 @@ def test_nothing_is_collected_while_the_command_loads(
 ) -> None:
     """A program that calls `main` keeps its collector."""
     seen: list[bool] = []
-    parse = dbt_args.parse_invocation
+    parse = arguments.parse_invocation
 
     def parsing(*args: Any, **options: Any) -> Invocation:
         seen.append(gc.isenabled())
         return parse(*args, **options)
 
-    monkeypatch.setattr(dbt_args, "parse_invocation", parsing)
+    monkeypatch.setattr(arguments, "parse_invocation", parsing)
     monkeypatch.setattr(sys, "argv", ["dbt-relay", "run"])
     session.act = lambda: seen.append(gc.isenabled())
     frozen = gc.get_freeze_count()
@@ -486,7 +489,7 @@ def test_help_lists_both_kinds_of_commands(session: Session, capsys: pytest.Capt
         assert f"\n  {name} " in text
     assert session.calls == []
     assert set(DBT_COMMANDS) == set(command_names()) - {"docs serve"}
-    assert set(OWN_COMMANDS) == set(cli_commands.group.commands)
+    assert set(OWN_COMMANDS) == set(commands.group.commands)
 
 
 def test_no_words_get_the_help_and_a_failure_as_with_dbt(capsys: pytest.CaptureFixture[str]) -> None:
@@ -610,7 +613,7 @@ class Client:
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     fake = Client()
     monkeypatch.setenv("DBT_RELAY_BROKER_URL", "redis://user:hunter2@broker:6379/0")
-    monkeypatch.setattr(cli_broker, "client_of", lambda _url: fake)
+    monkeypatch.setattr(broker, "client_of", lambda _url: fake)
     return fake
 
 
@@ -712,7 +715,7 @@ def test_without_a_stack_there_is_nobody_to_ask(capsys: pytest.CaptureFixture[st
 def test_the_client_is_that_of_the_configured_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("DBT_RELAY_NAMESPACE", "mine")
-    made = cli_broker.client()
+    made = broker.client()
     assert made.broker_url == "redis://127.0.0.1:1/0"
     assert made.store.keys.prefix == "mine"
 

@@ -11,10 +11,12 @@ from typing import Any
 import fakeredis
 import pytest
 
-from producer import cli, cli_broker, drain
+from producer import drain
+from producer.cli import broker
+from producer.cli import main as cli
 from producer.client import RelayClient, WorkerInfo
-from workers.contract.names import CONTROL_DRAIN, Keys
-from workers.contract.runs import RunStore
+from workers.contract.keys import CONTROL_DRAIN, Keys
+from workers.contract.run_store import RunStore
 
 RUN = "20260101T000000-0123456789ab"
 Asked = list[tuple[list[str], str, dict[str, Any]]]
@@ -64,7 +66,7 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     made = Stage()
-    monkeypatch.setattr(cli_broker, "client", lambda: made.client)
+    monkeypatch.setattr(broker, "client", lambda: made.client)
     monkeypatch.setattr("kombu.pidbox.Mailbox", lambda *_, **__: lambda _: made)
     monkeypatch.setattr(drain.time, "sleep", lambda _: made.moves.pop(0)() if made.moves else None)
     yield made

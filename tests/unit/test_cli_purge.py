@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from producer import cli, cli_broker
+from producer.cli import broker
+from producer.cli import main as cli
 from workers.contract.purge import Purged
 
 ONE = "20260101T000000-0123456789ab"
@@ -28,7 +29,7 @@ class Client:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
-    monkeypatch.setattr(cli_broker, "client", lambda: made)
+    monkeypatch.setattr(broker, "client", lambda: made)
     return made
 
 

@@ -18,9 +18,9 @@ from producer.session import _lines_to
 from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import BrokerUnavailableError, Category, RelayError
 from workers.contract.events import LINE, MISSING, RUN, Event, encode_event
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
-from workers.ledger import Claim
+from workers.ledger.ledger import Claim
 
 NODES: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",)}
 

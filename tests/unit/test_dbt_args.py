@@ -18,7 +18,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from producer.dbt_args import (
+from producer.dbt_cli.arguments import (
     Invocation,
     check_project,
     parse_invocation,
@@ -27,9 +27,9 @@ from producer.dbt_args import (
     target_path,
     with_vars,
 )
-from producer.dbt_options import Table, command, command_names, dbt_versions, packaged, subcommands
-from producer.dbt_project import render
-from producer.vars import dump_vars, load_mapping
+from producer.dbt_cli.options import Table, command, command_names, dbt_versions, packaged, subcommands
+from producer.dbt_cli.project import render
+from producer.dbt_cli.vars import dump_vars, load_mapping
 from workers.contract.errors import DbtUsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -297,7 +297,7 @@ def generator() -> ModuleType:
 @pytest.mark.dbt_releases
 def test_the_installed_dbt_has_nothing_that_the_file_lacks() -> None:
     script = generator()
-    committed = script.unpack(json.loads((ROOT / "producer" / "dbt_options.json").read_text("utf-8")))
+    committed = script.unpack(json.loads((ROOT / "producer" / "dbt_cli" / "options.json").read_text("utf-8")))
     installed = script.describe_dbt()
     lines = {version.rpartition(".")[0] for version in committed["dbt_versions"]}
     if installed["dbt_versions"][0].rpartition(".")[0] not in lines:

@@ -24,12 +24,12 @@ from producer import (
 )
 from tests.support.fake_worker import Behaviour, FakeWorker
 from tests.support.projects import PROJECTS
-from workers.contract.classify import Failure, classify
 from workers.contract.errors import DbtError, ErrorInfo, exception_of
+from workers.contract.errors.classify import Failure, classify
 from workers.contract.events import LINE, STATE, Event
 from workers.contract.messages import RunRequest
 from workers.contract.results import DbtResult
-from workers.ledger import Claim
+from workers.ledger.ledger import Claim
 
 PROJECT = PROJECTS / "trial"
 MODELS: dict[str, tuple[str, ...]] = {

@@ -14,16 +14,17 @@ import fakeredis
 import pytest
 
 from producer import client as client_module
-from producer import dbt_tables, embedded
 from producer.client import RelayClient
-from producer.dbt_args import Invocation, parse_invocation
-from producer.dbt_options import Table, packaged
-from producer.dbt_tables import judged
+from producer.dbt_cli import tables
+from producer.dbt_cli.arguments import Invocation, parse_invocation
+from producer.dbt_cli.options import Table, packaged
+from producer.dbt_cli.tables import judged
+from producer.embedded import stack as embedded
 from workers.contract.command_line import MAX_BYTES, pack, unpack
 from workers.contract.errors import DbtUsageError
-from workers.contract.names import Keys
+from workers.contract.keys import Keys
 
-PACKAGED = json.loads((Path(client_module.__file__).with_name("dbt_options.json")).read_text("utf-8"))
+PACKAGED = json.loads((Path(client_module.__file__).with_name("dbt_cli") / "options.json").read_text("utf-8"))
 LATER = "1.99.0"
 BROKER = {"DBT_RELAY_BROKER_URL": "redis://nowhere:1/0"}
 
@@ -82,7 +83,7 @@ def lenient(*words: str) -> Invocation:
 
 
 def test_what_the_packaged_table_takes_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbt_tables, "_workers", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(tables, "_workers", lambda _: pytest.fail("asked"))
     assert read("run", "--select", "a").options["select"] == ("a",)
 
 
@@ -131,15 +132,15 @@ def test_workers_of_another_queue_have_no_say(tell: Tell) -> None:
 
 def test_without_a_broker_the_dbt_of_this_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "find_running", lambda _: None)
-    monkeypatch.setattr(dbt_tables, "_own_release", lambda: [packaged().dbt_versions()[-1]])
+    monkeypatch.setattr(tables, "_own_release", lambda: [packaged().dbt_versions()[-1]])
     with pytest.raises(DbtUsageError, match="--empty"):
         read("seed", "--empty", environ={})
-    monkeypatch.setattr(dbt_tables, "_own_release", lambda: [LATER])
+    monkeypatch.setattr(tables, "_own_release", lambda: [LATER])
     assert read("seed", "--empty", environ={}).options == {"empty": True}
 
 
 def test_a_mistake_that_no_dbt_would_take_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbt_tables, "_workers", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(tables, "_workers", lambda _: pytest.fail("asked"))
     with pytest.raises(DbtUsageError, match="YAML"):
         read("run", "--vars", "{a: ")
 

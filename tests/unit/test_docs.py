@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from workers.contract.classify_kinds import KINDS
+from workers.contract.errors.codes import KINDS
 from workers.contract.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]

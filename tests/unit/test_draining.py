@@ -10,27 +10,27 @@ from typing import Any
 
 import pytest
 
-from workers import control, draining
+from workers.supervision import drain, remote_control
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "_shared", mmap.mmap(-1, 9))
+    monkeypatch.setattr(drain, "_shared", mmap.mmap(-1, 9))
 
 
 def test_a_worker_that_nobody_stops_has_all_the_time() -> None:
-    assert not draining.draining()
-    assert draining.seconds_left() == math.inf
+    assert not drain.draining()
+    assert drain.seconds_left() == math.inf
 
 
 def test_the_earlier_end_counts_and_time_does_not_run_below_zero() -> None:
-    draining.drain(100)
-    assert 0 < draining.seconds_left() <= 100
-    draining.drain(500)
-    assert draining.seconds_left() <= 100
-    draining.drain(0)
-    assert draining.seconds_left() == 0.0
-    assert draining.draining()
+    drain.drain(100)
+    assert 0 < drain.seconds_left() <= 100
+    drain.drain(500)
+    assert drain.seconds_left() <= 100
+    drain.drain(0)
+    assert drain.seconds_left() == 0.0
+    assert drain.draining()
 
 
 def test_children_see_it() -> None:
@@ -38,8 +38,8 @@ def test_children_see_it() -> None:
     child = os.fork()
     if child == 0:
         os.read(read, 1)
-        os._exit(int(draining.draining() and draining.seconds_left() > 50))
-    draining.drain(100)
+        os._exit(int(drain.draining() and drain.seconds_left() > 50))
+    drain.drain(100)
     os.write(write, b"x")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
@@ -48,7 +48,7 @@ def test_children_see_it() -> None:
 def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        control, "os", SimpleNamespace(kill=lambda *said: sent.append(said), getpid=lambda: 7)
+        remote_control, "os", SimpleNamespace(kill=lambda *said: sent.append(said), getpid=lambda: 7)
     )
     return sent
 
@@ -57,13 +57,13 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_told_by_name_a_worker_stops_as_with_sigterm(
     signals: list[tuple[int, int]], arguments: dict[str, Any], seconds: float
 ) -> None:
-    assert control.drain_worker(None, **arguments) == {"ok": seconds}
+    assert remote_control.drain_worker(None, **arguments) == {"ok": seconds}
     assert signals == [(7, 15)]
-    assert 0 < draining.seconds_left() <= seconds
+    assert 0 < drain.seconds_left() <= seconds
 
 
 @pytest.mark.parametrize("grace", [-1, "soon", [1]])
 def test_a_grace_that_is_none_is_refused(signals: list[tuple[int, int]], grace: Any) -> None:
-    assert "must be a number of seconds" in control.drain_worker(None, grace=grace)["error"]
+    assert "must be a number of seconds" in remote_control.drain_worker(None, grace=grace)["error"]
     assert not signals
-    assert not draining.draining()
+    assert not drain.draining()

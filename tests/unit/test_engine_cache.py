@@ -12,7 +12,7 @@ from dbt.adapters.cache import RelationsCache
 from dbt.adapters.contracts.relation import RelationType
 from dbt.deprecations import active_deprecations
 
-from workers.engine.cache import CacheRecorder
+from workers.engine.execution.relation_cache import CacheRecorder
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ import pytest
 
 from tests.support.waiting import wait_until
 from workers.contract.events import STDERR, Event
-from workers.engine.console import StepConsole, stock_logging
-from workers.engine.events import LineSink
+from workers.engine.output.console import StepConsole, stock_logging
+from workers.engine.output.events import LineSink
 
 
 class Heard:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.engine.fingerprint import fingerprint
+from workers.engine.project.fingerprint import fingerprint
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_change_that_the_time_stamp_hides_is_seen(project: Path) -> None:
 
 def test_an_old_untouched_file_is_not_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what was hashed long after its last change needs no second look
-    monkeypatch.setattr("workers.contract.unchanged.RACY_SECONDS", -1.0)
+    monkeypatch.setattr("workers.contract.file_cache.RACY_SECONDS", -1.0)
     before = of(project)
     reads: list[Path] = []
     plain = Path.read_bytes

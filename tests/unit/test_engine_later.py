@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers.engine.patches.later import Later
+from workers.engine.patches.lazy_dict import Later
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
 

@@ -13,7 +13,7 @@ from dbt_common.events.functions import fire_event
 from dbt_common.events.types import Formatting, Note, PrintEvent
 
 from workers.contract.events import DEBUG, LINE, Event
-from workers.engine.events import LineSink
+from workers.engine.output.events import LineSink
 
 
 def flags(**changed: Any) -> Any:

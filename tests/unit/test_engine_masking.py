@@ -11,7 +11,7 @@ from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.postgres.connections import PostgresCredentials
 
-from workers.engine.masking import mask_opening_errors, mask_while_opening, profile_secrets
+from workers.engine.output.masking import mask_opening_errors, mask_while_opening, profile_secrets
 
 
 def postgres(**changed: Any) -> PostgresCredentials:

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from workers.engine import modules
-from workers.engine.modules import CallersModules
+from workers.engine.caller import python_modules
+from workers.engine.caller.python_modules import CallersModules
 
 NAMES = ("relay_unit_code", "relay_unit_space", "relay_unit_native")
 
@@ -81,7 +81,7 @@ def test_a_package_with_an_extension_module_stays(tmp_path: Path, monkeypatch: p
     (tmp_path / "relay_unit_native.py").write_text("")
     held = CallersModules()
     first = imported(held, "one", "relay_unit_native", tmp_path)
-    monkeypatch.setattr(modules, "ExtensionFileLoader", type(first.__spec__.loader))  # type: ignore[union-attr]
+    monkeypatch.setattr(python_modules, "ExtensionFileLoader", type(first.__spec__.loader))  # type: ignore[union-attr]
     assert imported(held, "two", "relay_unit_native", tmp_path) is first
 
 

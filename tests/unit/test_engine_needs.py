@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from dbt.adapters.base import BaseConnectionManager
 
-from workers.engine import needs
+from workers.engine import self_check
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_installed_release_has_what_the_engine_needs() -> None:
-    assert needs.complaint() is None
+    assert self_check.complaint() is None
 
 
 def test_missing_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "NAMES", ("dbt.task.run:RunTask.no_such_method", *needs.NAMES))
-    text = needs.complaint()
+    monkeypatch.setattr(self_check, "NAMES", ("dbt.task.run:RunTask.no_such_method", *self_check.NAMES))
+    text = self_check.complaint()
     assert text is not None
     assert "dbt.task.run.RunTask.no_such_method does not exist" in text
     assert "docs/dbt-releases.md" in text
@@ -32,7 +32,7 @@ def test_connections_that_cannot_be_fenced_are_refused(monkeypatch: pytest.Monke
         raise NotImplementedError(name)
 
     monkeypatch.setattr(BaseConnectionManager, "set_connection_name", connect)
-    assert "fence" in (needs.complaint() or "")
+    assert "fence" in (self_check.complaint() or "")
 
 
 def test_worker_says_what_is_missing_and_ends(tmp_path: Path) -> None:

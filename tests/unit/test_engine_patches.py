@@ -34,12 +34,12 @@ from dbt_common.exceptions import CompilationError
 
 from tests.support.untraced import parse_untraced
 from workers.contract.events import Event
-from workers.engine import macros
-from workers.engine.cache import _recording
-from workers.engine.events import LineSink, QuietManager
+from workers.engine.execution.relation_cache import _recording
+from workers.engine.output.events import LineSink, QuietManager
 from workers.engine.patches import registry, relations, templates
 from workers.engine.patches.events import _event_of_dbt
 from workers.engine.patches.graph import _subset_of_dbt
+from workers.engine.project import unchanging_macros
 
 parse_untraced()
 registry.apply()
@@ -206,7 +206,7 @@ def test_a_remembered_namespace_finds_what_dbts_does(package: str) -> None:
     ):  # fmt: skip
         manifest.macros[made.unique_id] = made
     plain = namespace(manifest, package)
-    macros.remember_macros(manifest)
+    unchanging_macros.remember_macros(manifest)
     namespace(manifest, package)
     node = object()
     again = namespace(manifest, package, node)

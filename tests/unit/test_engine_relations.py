@@ -9,7 +9,7 @@ import pytest
 from dbt.adapters.base.relation import BaseRelation
 
 from workers.contract.errors import DbtUsageError
-from workers.engine.relations import RelationLocks
+from workers.engine.warehouse.relation_names import RelationLocks
 
 
 class Credentials(SimpleNamespace):

@@ -11,9 +11,9 @@ import pytest
 from dbt.adapters.contracts.connection import Connection, ConnectionState, LazyHandle
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
 
-from workers.contract.names import files_of_warehouse
-from workers.engine import warehouse
-from workers.engine.warehouse import cancel_queries, warehouse_of, whole_reason
+from workers.contract.keys import files_of_warehouse
+from workers.engine.warehouse import concurrency
+from workers.engine.warehouse.concurrency import cancel_queries, warehouse_of, whole_reason
 
 
 def config(path: str = ":memory:", attach: list[dict[str, Any]] | None = None, **more: Any) -> Any:
@@ -110,6 +110,6 @@ def test_to_cancel_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
         lock=threading.RLock(), thread_connections={1: idle, 2: busy}, cancel=cancelled.append
     )
     adapter = SimpleNamespace(type=lambda: "duckdb", connections=manager)
-    monkeypatch.setattr(warehouse, "FACTORY", SimpleNamespace(adapters={"duckdb": adapter}))
+    monkeypatch.setattr(concurrency, "FACTORY", SimpleNamespace(adapters={"duckdb": adapter}))
     cancel_queries()
     assert cancelled == [busy]

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from workers import env_file, runtime
 from workers.contract.errors import DbtUsageError
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
 from workers.contract.settings import Settings
-from workers.runtime import spec_of
+from workers.runs import env_file, runtime
+from workers.runs.runtime import spec_of
 
 
 @pytest.fixture

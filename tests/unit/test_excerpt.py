@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.contract.excerpt import Quoted, excerpt, locate, quoted
+from workers.contract.errors.sql_excerpt import Quoted, excerpt, locate, quoted
 
 SQL = """with payroll as (
     select employee_id, salry

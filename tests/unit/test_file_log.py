@@ -18,11 +18,11 @@ from dbt_common.events.event_manager_client import cleanup_event_logger, get_eve
 from dbt_common.events.functions import fire_event
 from dbt_common.events.types import Formatting, Note, PrintEvent
 
-from producer.dbt_args import parse_invocation
-from producer.file_log import MAX_BYTES, LogFile, open_log
+from producer.dbt_cli.arguments import parse_invocation
+from producer.following.file_log import MAX_BYTES, LogFile, open_log
 from workers.contract.errors import DbtUsageError
 from workers.contract.events import RECORD, Event, decode_records, encode_records, join_records
-from workers.engine.events import LineSink, use_quiet_manager
+from workers.engine.output.events import LineSink, use_quiet_manager
 
 FLAGS = {
     "LOG_LEVEL": "info", "LOG_FORMAT": "default", "USE_COLORS": False, "LOG_CACHE_EVENTS": False, "QUIET": False,

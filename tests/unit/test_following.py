@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from producer.client import RelayClient
-from producer.dbt_args import parse_invocation
-from producer.following import Reader
+from producer.dbt_cli.arguments import parse_invocation
+from producer.following.follow import Reader
 from producer.session import Follower, Stack
 from tests.support.fake_worker import FakeWorker
 from tests.support.projects import PROJECTS
@@ -21,7 +21,7 @@ from workers.contract.errors import BrokerUnavailableError, ErrorInfo
 from workers.contract.events import LINE, STATE, Event
 from workers.contract.results import DbtResult
 from workers.contract.settings import Settings
-from workers.ledger import Claim
+from workers.ledger.ledger import Claim
 
 PROJECT = PROJECTS / "trial"
 OnEvent = Callable[[Event], None]

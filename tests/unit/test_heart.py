@@ -16,12 +16,12 @@ import redis
 
 from tests.support.waiting import wait_until
 from workers.contract.errors import DbtTimeoutError
-from workers.heart import DRAIN, LOST, STOP, Heart, LeaseLostError, StepInterrupted
-from workers.lease_renewal import Lease
-from workers.ledger import Claim, lease_clock
-from workers.limits import NodeLimits
-from workers.timekeeper import Watched
-from workers.warehouse_lock import Session
+from workers.ledger.ledger import Claim, lease_clock
+from workers.sessions.warehouse_lock import Session
+from workers.supervision.child_lease_renewal import Lease
+from workers.supervision.lease_renewal import DRAIN, LOST, STOP, Heart, LeaseLostError, StepInterrupted
+from workers.supervision.time_limit_enforcement import Watched
+from workers.supervision.time_limits import NodeLimits
 
 RUN = "20250101T000000-0123456789ab"
 
@@ -340,7 +340,7 @@ def test_a_ledger_that_cannot_be_asked_makes_nobody_sure() -> None:
 
 def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     left = [5.0]
-    monkeypatch.setattr("workers.heart.seconds_left", lambda: left[0])
+    monkeypatch.setattr("workers.supervision.lease_renewal.seconds_left", lambda: left[0])
     ledger = Ledger()
     heart = heart_of(ledger)
     with (  # noqa: PT012

@@ -8,8 +8,8 @@ import pytest
 from kombu import Connection
 from kombu.asynchronous import Hub
 
-from workers import intake
-from workers.intake import GuardedChannel, GuardedConsumer
+from workers.supervision import message_guard
+from workers.supervision.message_guard import GuardedChannel, GuardedConsumer
 
 
 class Dispatcher:
@@ -35,7 +35,7 @@ def due(consumer: Any) -> list[Any]:
 
 
 def test_events_are_gathered(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "EVENTS_SECONDS", 600.0)
+    monkeypatch.setattr(message_guard, "EVENTS_SECONDS", 600.0)
     for _ in range(3):
         consumer.on_send_event_buffered()
     [entry] = due(consumer)
@@ -48,7 +48,7 @@ def test_after_they_went_out_the_next_ones_are_waited_for(
     consumer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the loop that should have sent them was torn down with its connection."""
-    monkeypatch.setattr(intake, "EVENTS_SECONDS", 0.0)
+    monkeypatch.setattr(message_guard, "EVENTS_SECONDS", 0.0)
     consumer.on_send_event_buffered()
     consumer.on_send_event_buffered()
     assert len(due(consumer)) == 2
@@ -62,7 +62,7 @@ def test_the_last_ones_go_out_before_the_end(consumer: Any) -> None:
 
 def test_a_channel_keeps_the_client_that_it_sends_with(redis_server: Any) -> None:
     with Connection(redis_server.broker_url) as connection:
-        connection.transport_cls = intake.GuardedTransport
+        connection.transport_cls = message_guard.GuardedTransport
         channel: Any = connection.default_channel
         assert isinstance(channel, GuardedChannel)
         with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:

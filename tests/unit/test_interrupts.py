@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from producer.client import RelayClient
-from producer.dbt_args import parse_invocation
+from producer.dbt_cli.arguments import parse_invocation
 from producer.session import Follower, Stack
 from tests.support.fake_worker import FakeWorker
 from tests.support.projects import PROJECTS
@@ -20,7 +20,7 @@ from workers.contract.errors import ErrorInfo
 from workers.contract.events import STATE, Event
 from workers.contract.messages import RunRequest, decode_request
 from workers.contract.settings import Settings
-from workers.ledger import Claim
+from workers.ledger.ledger import Claim
 
 PROJECT = PROJECTS / "trial"
 

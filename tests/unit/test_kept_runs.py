@@ -10,9 +10,9 @@ import pytest
 
 from producer import kept_runs
 from producer.kept_runs import KeptRun, keep, kept_run, kept_summaries
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, encode_request
-from workers.contract.names import new_run_id
-from workers.contract.runs import LastWord
+from workers.contract.run_store import LastWord
 
 
 @pytest.fixture

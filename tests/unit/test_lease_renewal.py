@@ -16,13 +16,13 @@ import pytest
 import redis
 
 from tests.support.waiting import wait_until
-from workers import children
-from workers.board import Board
+from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, new_run_id
-from workers.lease_renewal import ChildLeases, HeldLeases, Lease, decode_leases
-from workers.ledger import Claim, Ledger, Move, StagedNode, lease_clock
-from workers.warehouse_lock import Session, WarehouseLock
+from workers.ledger.ledger import Claim, Ledger, Move, StagedNode, lease_clock
+from workers.sessions.warehouse_lock import Session, WarehouseLock
+from workers.supervision import child_processes
+from workers.supervision.child_lease_renewal import ChildLeases, HeldLeases, Lease, decode_leases
+from workers.supervision.shared_table import Board
 
 A = "model.p.a"
 LEASE = 60.0
@@ -134,14 +134,14 @@ def test_leases_of_zombie_run_out(world: World) -> None:
 @pytest.mark.parametrize("tells", [True, False], ids=["proc", "waitid"])
 def test_leases_of_stopped_process_run_out(world: World, tmp_path: Path, *, tells: bool) -> None:
     proc = Path("/proc") if tells else tmp_path
-    world.keeper._can_execute = lambda pid: children.can_execute(pid, proc)
+    world.keeper._can_execute = lambda pid: child_processes.can_execute(pid, proc)
     world.post()
     os.kill(world.process.pid, signal.SIGSTOP)
-    wait_until(lambda: not children.can_execute(world.process.pid, proc), 10)
+    wait_until(lambda: not child_processes.can_execute(world.process.pid, proc), 10)
     world.keeper.look()
     assert world.are_renewed() == [False, False]
     os.kill(world.process.pid, signal.SIGCONT)
-    wait_until(lambda: children.can_execute(world.process.pid, proc), 10)
+    wait_until(lambda: child_processes.can_execute(world.process.pid, proc), 10)
     world.keeper.look()
     assert world.are_renewed() == [True, True]
 

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from workers.contract import runs
+from workers.contract import run_store
+from workers.contract.keys import SESSION, new_run_id
 from workers.contract.messages import Limits, RunRequest
-from workers.contract.names import SESSION, new_run_id
 from workers.contract.results import Attempt
-from workers.ledger import (
+from workers.ledger.ledger import (
     MAX_REASONS,
     OTHER_REASONS,
     PATIENCE_MS,
@@ -25,7 +25,7 @@ from workers.ledger import (
     Refusal,
     StagedNode,
 )
-from workers.warehouse_lock import Session, WarehouseLock
+from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 OWNER = "host:1"
 
@@ -769,7 +769,7 @@ def test_a_run_remembers_its_priority(ledger: Ledger) -> None:
 
 
 def test_of_few_runs_the_priority_is_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MAX_PRIORITIES", 2)
+    monkeypatch.setattr(run_store, "MAX_PRIORITIES", 2)
     submitted = [submit(ledger, priority=level) for level in (1, 4, 9)]
     assert [ledger.priority(run_id) for run_id in submitted] == [1, 4, 9]
 

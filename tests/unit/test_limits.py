@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from workers.contract.classify_kinds import KINDS
 from workers.contract.errors import DbtTimeoutError, DbtUsageError, ErrorInfo, exception_of
+from workers.contract.errors.codes import KINDS
 from workers.contract.messages import Limits
-from workers.engine.limits import own_limits
-from workers.engine.spec import OwnLimits
-from workers.limits import NodeLimits, limits_of
+from workers.engine.interface import OwnLimits
+from workers.engine.project.time_limits import own_limits
+from workers.supervision.time_limits import NodeLimits, limits_of
 
 RUN = Limits(soft_time_limit=60, time_limit=90)
 

@@ -8,7 +8,15 @@ from collections.abc import Iterable
 import pytest
 from rich.console import Console
 
-from producer.live import LiveView, PlainView, Progress, render_progress, short_name, status_style, view_for
+from producer.display.live_view import (
+    LiveView,
+    PlainView,
+    Progress,
+    render_progress,
+    short_name,
+    status_style,
+    view_for,
+)
 from workers.contract.events import DEBUG, LINE, RUN, STATE, Event
 
 RUN_ID = "20260101T000000-0123456789ab"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.contract.errors import InvalidMessageError
+from workers.contract.keys import Keys, is_run_id, new_run_id, task_name
 from workers.contract.messages import (
     MAX_REQUEST_BYTES,
     Limits,
@@ -21,9 +22,8 @@ from workers.contract.messages import (
     encode_request,
     step_task,
 )
-from workers.contract.names import Keys, is_run_id, new_run_id, task_name
 from workers.contract.task_message import task_message
-from workers.intake import problem_with
+from workers.supervision.message_guard import problem_with
 
 RUN = "20250101T000000-0123456789ab"
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from producer.own_locks import explained, parents
-from workers.contract.classify import Failure, classify
+from producer.following.own_locks import explained, parents
+from workers.contract.errors.classify import Failure, classify
 from workers.contract.results import Attempt, DbtResult
 
 
@@ -53,6 +53,6 @@ def test_a_number_of_another_machine_is_not_this_process() -> None:
 
 
 def test_parents_are_those_that_started_this_process() -> None:
-    code = "from producer.own_locks import parents; print(*parents())"
+    code = "from producer.following.own_locks import parents; print(*parents())"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert [int(pid) for pid in told.split()] == [os.getpid(), *parents()]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
-from workers.paths_here import paths_here
+from workers.runs.local_paths import paths_here
 
 
 def request_of(*args: str, env: dict[str, str] | None = None, **more: str) -> RunRequest:

@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from tests.support.waiting import wait_until
-from workers import progress as module
 from workers.contract.events import LINE, RECORD, Event, decode_event, decode_records, encode_records
-from workers.progress import Progress
+from workers.runs import progress as module
+from workers.runs.progress import Progress
 
 RUN = "20250101T000000-0123456789ab"
 

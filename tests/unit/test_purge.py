@@ -14,12 +14,12 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from workers.contract.connection import connect
 from workers.contract.errors import Category, ErrorInfo
+from workers.contract.keys import SESSION, Keys, new_run_id
 from workers.contract.messages import RetryPolicy, RunRequest
-from workers.contract.names import SESSION, Keys, new_run_id
 from workers.contract.purge import Purged, purge
-from workers.contract.runs import RunStore
-from workers.ledger import Claim, Ledger, Move, StagedNode
-from workers.warehouse_lock import Session, WarehouseLock
+from workers.contract.run_store import RunStore
+from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
+from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 NODES: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
 PASSING = ErrorInfo(

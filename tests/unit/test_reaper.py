@@ -12,7 +12,7 @@ import redis
 
 from tests.support.waiting import wait_until
 from workers.contract.connection import WritesRefusedError
-from workers.reaper import Reaper
+from workers.supervision.reaper import Reaper
 
 RUN = "20250101T000000-0123456789ab"
 
@@ -197,7 +197,7 @@ def test_a_look_that_took_too_long_ends_the_sweep(ledger: Ledger, reaper: Reaper
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the reaper reads as this machine's clock, seconds."""
     now = [0.0]
-    monkeypatch.setattr("workers.reaper.lease_clock", lambda: now[0])
+    monkeypatch.setattr("workers.supervision.reaper.lease_clock", lambda: now[0])
     return now
 
 

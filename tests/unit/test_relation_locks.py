@@ -8,11 +8,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from workers.contract.keys import addressed, new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import addressed, new_run_id
 from workers.contract.purge import purge
-from workers.engine.spec import StepResult
-from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.engine.interface import StepResult
+from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
 
 ORDERS, OTHERS = "T3JkZXJz", "T3RoZXJz"
 A, B = "model.p.a", "model.p.b"
@@ -272,7 +272,7 @@ def test_a_run_alone_leaves_no_word_of_what_it_wrote(ledger: Ledger) -> None:
 
 
 def test_a_refused_node_ends_as_an_error_that_says_who_writes(ledger: Ledger) -> None:
-    from workers import steps  # Celery's app, which a test of the ledger does not need
+    from workers.runs import steps  # Celery's app, which a test of the ledger does not need
 
     first, second = begun(ledger), begun(ledger, mode="refuse")
     claim(ledger, first, A)

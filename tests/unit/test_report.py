@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from producer.report import errors_of, print_result
+from producer.display.report import errors_of, print_result
 from workers.contract.errors import ErrorInfo
 from workers.contract.results import Attempt, DbtResult, NodeResult
 

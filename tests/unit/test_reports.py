@@ -11,19 +11,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from workers import reports
 from workers.contract.errors import DbtTimeoutError, exception_of
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
-from workers.contract.place import place_of
 from workers.contract.results import Attempt
-from workers.contract.runs import LastWord
-from workers.engine.spec import Finished
-from workers.runtime import spec_of
+from workers.contract.run_store import LastWord
+from workers.contract.same_folder import place_of
+from workers.engine.interface import Finished
+from workers.runs import final_record
+from workers.runs.runtime import spec_of
 
 
 def test_a_late_run_says_what_ran_and_what_did_not() -> None:
-    error = reports.late("its deadline of 60 s has passed", "RUN", ["a", "b", "c"], {"a", "other"})
+    error = final_record.late("its deadline of 60 s has passed", "RUN", ["a", "b", "c"], {"a", "other"})
     assert isinstance(exception_of(error), DbtTimeoutError)
     assert error.message == (
         "the run was cancelled: its deadline of 60 s has passed; 1 of 3 nodes had finished, 2 had not"
@@ -33,7 +33,7 @@ def test_a_late_run_says_what_ran_and_what_did_not() -> None:
 
 
 def test_a_late_run_that_was_not_planned_has_no_nodes_to_count() -> None:
-    error = reports.late("its deadline of 1 s has passed", "RUN", (), ())
+    error = final_record.late("its deadline of 1 s has passed", "RUN", (), ())
     assert (error.message, error.detail) == ("the run was cancelled: its deadline of 1 s has passed", "")
 
 
@@ -56,7 +56,7 @@ def test_artifacts_travel_but_to_a_caller_who_has_the_same_target_folder(
     spec = spec_of(request, invocation_id="", started_at=time.time() - 60)
     for target in ("", str(tmp_path / "target"), str(tmp_path / "other name")):
         stored.clear()
-        reports.return_artifacts(ledger, request, spec, target)
+        final_record.return_artifacts(ledger, request, spec, target)
         assert stored == returned
 
 
@@ -99,11 +99,13 @@ LOST = "an earlier execution was lost"
 def test_hooks_and_commands_that_may_have_run_twice_are_warned_of(
     word: str, hooks: tuple[str, ...], attempts: list[Attempt], warned: dict[str, str]
 ) -> None:
-    warnings = reports.repetitions(word, with_hooks(*hooks), attempts)
+    warnings = final_record.repetitions(word, with_hooks(*hooks), attempts)
     assert warnings.keys() == warned.keys()
     for step, why in warned.items():
         assert why in warnings[step]
-    final = msgspec.json.decode(reports.final_of(with_hooks(*hooks), [], attempts, warnings), type=LastWord)
+    final = msgspec.json.decode(
+        final_record.final_of(with_hooks(*hooks), [], attempts, warnings), type=LastWord
+    )
     assert final.warnings == list(warnings.values())
 
 

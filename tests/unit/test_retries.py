@@ -9,7 +9,7 @@ import pytest
 
 from workers.contract.errors import ErrorInfo
 from workers.contract.messages import RetryPolicy
-from workers.retries import delay_before, may_retry
+from workers.runs.retry_policy import delay_before, may_retry
 
 
 def error(code: str = "connection_lost", *, retryable: bool = True) -> ErrorInfo:
@@ -66,7 +66,8 @@ def test_jitter_keeps_half_of_the_wait_and_never_exceeds_it() -> None:
 def test_the_next_attempt_is_shown_under_the_name_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.exceptions import Retry
 
-    from workers import steps, tasks
+    from workers import tasks
+    from workers.runs import steps
 
     sent: dict[str, Any] = {}
     monkeypatch.setattr(tasks.RelayTask, "apply_async", lambda *_, **options: sent.update(options))

@@ -13,10 +13,10 @@ from producer.client import RelayClient
 from producer.retry_run import named_run
 from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import DbtUsageError, RelayError
+from workers.contract.keys import new_run_id, submitted_at
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id, submitted_at
-from workers.contract.runs import ENV_NAMES, LastWord
-from workers.ledger import Claim
+from workers.contract.run_store import ENV_NAMES, LastWord
+from workers.ledger.ledger import Claim
 
 GONE = "20250101T000000-000000000000"
 

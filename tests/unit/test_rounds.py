@@ -9,7 +9,7 @@ import redis
 
 from tests.support.waiting import wait_until
 from workers.contract.log import configure
-from workers.rounds import Rounds
+from workers.supervision.periodic_thread import Rounds
 
 
 @pytest.mark.parametrize(

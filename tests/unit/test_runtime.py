@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import new_run_id
-from workers.engine.spec import RunFacts
-from workers.ledger import Claim, Ledger, Move, StagedNode
-from workers.runtime import Run, Runtime
+from workers.engine.interface import RunFacts
+from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
+from workers.runs.runtime import Run, Runtime
 
 NODE = "model.p.a"
 PLANNED, BEGAN = 1795466744.8376944, 1795466745.1234567

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.contract.scrub import MASK, credentials_in, mask_url, names_credential, scrub
+from workers.contract.credentials import MASK, credentials_in, mask_url, names_credential, scrub
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 
 from workers import tasks
 from workers.contract.events import STATE, Event
-from workers.ledger import Claim
-from workers.strays import Holder
-from workers.warehouse_lock import Session
+from workers.ledger.ledger import Claim
+from workers.sessions.stale_lock_holders import Holder
+from workers.sessions.warehouse_lock import Session
 
 SESSION = Session("20260101T000000-0123456789ab", "duckdb:/w.duckdb", 3)
 STRAY = Holder("duckdb:/w.duckdb", "far:7", "elsewhere", 7, "1")

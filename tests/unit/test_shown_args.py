@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producer.vars import shown_args
+from producer.dbt_cli.vars import shown_args
 
 
 @pytest.mark.parametrize(

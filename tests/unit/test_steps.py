@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from workers import endings, steps
-from workers.heart import STOP, StepInterrupted
+from workers.runs import finishing, steps
+from workers.supervision.lease_renewal import STOP, StepInterrupted
 
 
 class Full:
@@ -34,7 +34,7 @@ def test_it_is_done_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(steps.time, "sleep", waited.append)
     write = Full(3)
-    endings.when_there_is_room(HELD, CLAIM, write)
+    finishing.when_there_is_room(HELD, CLAIM, write)
     assert (write.done, len(waited)) == (1, 3)
 
 
@@ -45,7 +45,7 @@ def test_a_step_that_waits_for_room_can_be_stopped(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(steps.time, "sleep", interrupted)
     write = Full(1000)
     with pytest.raises(StepInterrupted):
-        endings.when_there_is_room(HELD, CLAIM, write)
+        finishing.when_there_is_room(HELD, CLAIM, write)
     assert write.done == 0
 
 

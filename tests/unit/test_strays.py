@@ -13,9 +13,9 @@ import fakeredis
 import msgspec
 import pytest
 
-from workers import strays
-from workers.contract.names import Keys
-from workers.strays import Holder, Strays, this_process
+from workers.contract.keys import Keys
+from workers.sessions import stale_lock_holders
+from workers.sessions.stale_lock_holders import Holder, Strays, this_process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file locks are looked up as Linux has them")
 
@@ -53,7 +53,7 @@ def stray(client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], tmp_pat
 
     def record(**changes: object) -> Holder:
         plain = msgspec.json.decode(this_process(f"duckdb:{tmp_path / 'w.duckdb'}", "here:1"))
-        plain |= {"pid": process.pid, "started": strays._started(process.pid), **changes}
+        plain |= {"pid": process.pid, "started": stale_lock_holders._started(process.pid), **changes}
         client.hset(Keys("t").strays(), msgspec.json.encode(plain), 1)
         return msgspec.convert(plain, Holder)
 
@@ -67,7 +67,7 @@ def known(client: fakeredis.FakeRedis) -> int:
 def test_a_stopped_process_that_holds_the_file_is_killed(
     client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray
 ) -> None:
-    assert strays.holds(stray())
+    assert stale_lock_holders.holds(stray())
     assert Strays(client, Keys("t")).end() == []
     assert process.wait(10) == -signal.SIGKILL
     assert known(client) == 0
@@ -123,7 +123,7 @@ def test_one_that_may_not_be_killed_is_waited_for(
     def refuse(_: Holder) -> bool:
         raise PermissionError
 
-    monkeypatch.setattr(strays, "_kill", refuse)
+    monkeypatch.setattr(stale_lock_holders, "_kill", refuse)
     other = stray()
     assert Strays(client, Keys("t")).end() == [other]
 
@@ -131,5 +131,5 @@ def test_one_that_may_not_be_killed_is_waited_for(
 def test_a_file_that_is_open_here_is_not_looked_at(stray: Stray, process: subprocess.Popen[bytes]) -> None:
     holder = stray()
     with open(holder.path, "rb"):
-        assert strays.holds(holder) is False
-    assert strays.holds(holder) is True
+        assert stale_lock_holders.holds(holder) is False
+    assert stale_lock_holders.holds(holder) is True

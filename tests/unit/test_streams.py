@@ -36,13 +36,11 @@ def test_errors_that_cannot_be_told_keep_their_exit_code() -> None:
 
 
 def test_lines_that_a_full_stdout_does_not_take_stop_nothing() -> None:
-    script = "from producer.cli import print_line; [print_line('x') for _ in range(3)]; print('later')"
+    script = "from producer.cli.main import print_line; [print_line('x') for _ in range(3)]; print('later')"
     done = shell(f'{sys.executable} -c "{script}" > /dev/full')
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_files_opened_later_do_not_become_standard_streams() -> None:
-    script = (
-        "from producer.streams import open_missing; open_missing(); import os; print(os.open('/', 0) > 2)"
-    )
+    script = "from producer.following.streams import open_missing; open_missing(); import os; print(os.open('/', 0) > 2)"
     assert shell(f'exec <&- 2>&-; {sys.executable} -c "{script}"').stdout == "True\n"

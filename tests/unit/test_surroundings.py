@@ -13,19 +13,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from producer import dbt_args
+from producer.dbt_cli import arguments
 from producer.session import Follower, Stack
-from workers import runtime
-from workers.contract import surroundings
+from workers.contract import inherited
 from workers.contract.environment import NAMES
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.events import Event, decode_event, encode_event
+from workers.contract.inherited import Surroundings, of_this_process, read_surroundings, zone_name
+from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, decode_request, encode_request
-from workers.contract.names import new_run_id
 from workers.contract.settings import Settings, read_settings
-from workers.contract.surroundings import Surroundings, of_this_process, read_surroundings, zone_name
-from workers.engine.invocation import dbt_environment
-from workers.runtime import spec_of
+from workers.engine.caller.invocation import dbt_environment
+from workers.runs import runtime
+from workers.runs.runtime import spec_of
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
@@ -42,7 +42,7 @@ def request_of(
     follower = Follower.__new__(Follower)  # nothing is sent
     follower.stack = Stack(broker_url="redis://nowhere", runtime_dir=runtime_dir)
     follower.settings = read_settings(environ)
-    invocation = dbt_args.parse_invocation(["run"], environ=environ, cwd=project)
+    invocation = arguments.parse_invocation(["run"], environ=environ, cwd=project)
     return follower.request(invocation, cwd=project, environ=environ)
 
 
@@ -60,7 +60,7 @@ def test_umask_and_limits_are_those_of_this_process() -> None:
     "nonsense", ["", "rwx", "{", "[1]", '{"RLIMIT_NOFILE": "many"}', '{"RLIMIT_CPU": 1}']
 )
 def test_what_cannot_be_read_stays_the_workers(nonsense: str) -> None:
-    env = {surroundings.UMASK: nonsense, surroundings.LIMITS: nonsense}
+    env = {inherited.UMASK: nonsense, inherited.LIMITS: nonsense}
     assert read_surroundings(env) == Surroundings()
 
 
@@ -138,8 +138,8 @@ def test_what_no_message_can_carry_is_refused_by_name(changed: dict[str, Any], n
 
 IN_LATIN_1 = """
 import os, sys
-from workers.engine.inherited import inherited
-from workers.engine.spec import RunSpec
+from workers.engine.caller.inherited import inherited
+from workers.engine.interface import RunSpec
 
 def encoding(**env):
     spec = RunSpec(run_id="r", args=(), cwd="/", project_dir="/", env={**os.environ, **env}, invocation_id="",

@@ -15,15 +15,15 @@ import msgspec
 import pytest
 import redis
 
-from workers.board import Board
 from workers.contract.errors import DbtTimeoutError, exception_of
+from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys, new_run_id
-from workers.engine.spec import StepResult
-from workers.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
-from workers.limits import NodeLimits
-from workers.timekeeper import Timekeeper, Watched
-from workers.warehouse_lock import Session, WarehouseLock
+from workers.engine.interface import StepResult
+from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.sessions.warehouse_lock import Session, WarehouseLock
+from workers.supervision.shared_table import Board
+from workers.supervision.time_limit_enforcement import Timekeeper, Watched
+from workers.supervision.time_limits import NodeLimits
 
 A, B = "model.p.a", "model.p.b"
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.waiting import wait_until
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
-from workers.contract.names import STEP_PLAN
-from workers.ledger import Ledger, Move, Refusal
-from workers.presence import Hello, turns_of
+from workers.contract.keys import STEP_PLAN
+from workers.ledger.ledger import Ledger, Move, Refusal
+from workers.supervision.worker_registry import Hello, turns_of
 
 WAITS = "waiting for its turn"
 LAST = Move(word="done", final='{"return_code":0}', final_state="succeeded")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from producer import cli, cli_stack
-from producer.cli_verify import commands_of
-from producer.verify_job import job_of, own_environment
+from producer.cli import main as cli
+from producer.cli import stack as cli_stack
+from producer.cli.verify import commands_of
+from producer.cli.verify_job import job_of, own_environment
 from tests.support.projects import copy_project
 from workers.contract.errors import DbtUsageError
 from workers.contract.verification import REFUSED, VerifyCommand

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from workers.contract.errors import DbtUsageError
-from workers.engine.profile import Target
+from workers.engine.project.profile import Target
 from workers.verify.duckdb_copy import DuckDBSource
 from workers.verify.profile_copy import write_profiles
 from workers.verify.project_copy import copy_project

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import redis
 
-from workers import memory, reports
-from workers.ledger import Claim, Death
-from workers.warden import Warden
+from workers.ledger.ledger import Claim, Death
+from workers.runs import final_record
+from workers.supervision import memory
+from workers.supervision.child_monitor import Warden
 
 GB = 2**30
 
@@ -78,7 +79,7 @@ def lost(died: Death | None) -> tuple[str, str]:
         run_id="r", step="model.p.a", fence=4, tries=4, losses=3, index=1, skip=False, cause="", stopping=False,
         died=died,
     )  # fmt: skip
-    error = reports.worker_lost(claim, 0.0).result.error
+    error = final_record.worker_lost(claim, 0.0).result.error
     assert error is not None
     return error.message, error.suggested_fix
 

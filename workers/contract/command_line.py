@@ -1,7 +1,7 @@
 """The description of dbt's command line that workers publish and clients check against.
 
 One description for each dbt release: commands, options, arguments. Names and types alone, no help texts. The file
-``producer/dbt_options.json`` has the same form. `engine.command_line` makes descriptions.
+``producer/dbt_cli/options.json`` has the same form. `engine.command_line` makes descriptions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PathSpec(msgspec.Struct, frozen=True):
 
 
 class OptionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One option; see `producer.dbt_options.Option`."""
+    """One option; see `producer.dbt_cli.options.Option`."""
 
     opts: Annotated[tuple[Spelling, ...], msgspec.Meta(min_length=1)]
     kind: Literal["flag", "bool", "text", "int", "choice", "datetime", "path", "yaml"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from workers.contract.unchanged import OfFiles
+from workers.contract.file_cache import OfFiles
 
 # YAML doubles quotes within quotes, or escapes them
 _CALL = re.compile(r"""env_var\s*\(\s*(?:var\s*=\s*)?[\\'"]+([^\\'"]+)[\\'"]""")

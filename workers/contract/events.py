@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from workers.contract.names import is_run_id
+from workers.contract.keys import is_run_id
 
 LINE: Final = "line"  # a line of dbt's console output
 DEBUG: Final = "debug"  # a dbt event below console level, published with --debug only

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from workers.contract.credentials import escaped
 from workers.contract.errors import Category, DbtUsageError, ErrorInfo, InvalidMessageError
-from workers.contract.names import RUN_ID_PATTERN, STEP_ID_PATTERN
-from workers.contract.scrub import escaped
+from workers.contract.keys import RUN_ID_PATTERN, STEP_ID_PATTERN
 
 VERSION = 1
 MAX_REQUEST_BYTES = 4 * 1024 * 1024

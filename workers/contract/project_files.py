@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from workers.contract.place import place_of
-from workers.contract.unchanged import OfFiles
+from workers.contract.file_cache import OfFiles
+from workers.contract.same_folder import place_of
 
 FILES = "DBT_RELAY_CALLER_FILES"
 

@@ -1,6 +1,6 @@
 """What producers may do with a run's state in Redis: record it, read it, stop it.
 
-The scripts are the ledger's (`workers/lua`); `workers.ledger` adds what only workers may do.
+The scripts are the ledger's (`workers/ledger/scripts`); `workers.ledger.ledger` adds what only workers may do.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import msgspec
 import redis
 
 from workers.contract.errors import ErrorInfo, InvalidMessageError
+from workers.contract.keys import STEP_COMMAND, STEP_PLAN, Keys, addressed, is_run_id
 from workers.contract.messages import NODE_COMMANDS, RunRequest, decode_request, encode_request
-from workers.contract.names import STEP_COMMAND, STEP_PLAN, Keys, addressed, is_run_id
 from workers.contract.results import Attempt, NodeResult
-from workers.contract.stored import number_of, text_of, value_of
 from workers.contract.task_message import queue_key, task_message
+from workers.contract.tolerant_reading import number_of, text_of, value_of
 
 RESULT_TTL: Final = 24 * 3600
 """Seconds that a finished run stays readable."""
@@ -44,7 +44,7 @@ class LastWord(msgspec.Struct, kw_only=True):
 
 @functools.cache
 def _script_text(name: str) -> str:
-    folder = resources.files("workers") / "lua"
+    folder = resources.files("workers") / "ledger" / "scripts"
     return "".join((folder / f"{part}.lua").read_text() for part in ("prelude", "turns", "files", name))
 
 

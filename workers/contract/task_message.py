@@ -14,7 +14,7 @@ import re
 import socket
 import uuid
 
-from workers.contract.names import QUEUE_LEVELS, task_name
+from workers.contract.keys import QUEUE_LEVELS, task_name
 
 _FIRST_OF_LEVEL = (0, 3, 6, 9)
 """The priorities that the lists of `QUEUE_LEVELS` begin with (kombu.transport.redis, ``PRIORITY_STEPS``)."""

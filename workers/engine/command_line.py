@@ -7,7 +7,7 @@ from typing import Any
 import click
 from dbt.cli.main import cli
 
-from workers.engine.release import release
+from workers.engine.dbt_release import release
 
 KIND_OF_TYPE = {
     "YAML": "yaml",

@@ -15,18 +15,23 @@ from dbt_common.events.functions import fire_event
 from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
-from workers.engine import command as commands
-from workers.engine import edges, fencing, template_calls
-from workers.engine.context import ContextStore, ProjectMismatchError
-from workers.engine.events import LineSink
-from workers.engine.failure import classify_command
-from workers.engine.fencing import Tenure
-from workers.engine.invocation import parse_flags, postflight, preflight, said_already, standing_in, use_flags
-from workers.engine.node import execute_node
-from workers.engine.packing import uncollected
-from workers.engine.plan import check_models, make_plan
-from workers.engine.retry import Previous, arguments, command_of, what_to_retry
-from workers.engine.spec import (
+from workers.engine.caller.invocation import (
+    parse_flags,
+    postflight,
+    preflight,
+    said_already,
+    standing_in,
+    use_flags,
+)
+from workers.engine.caller.missing_environment import collected
+from workers.engine.execution import command as commands
+from workers.engine.execution import run_ends
+from workers.engine.execution.failure import classify_command
+from workers.engine.execution.node import execute_node
+from workers.engine.execution.plan import check_models, make_plan
+from workers.engine.execution.retry import Previous, arguments, command_of, what_to_retry
+from workers.engine.execution.run_state import TASKS, RunView, build_view
+from workers.engine.interface import (
     Finished,
     OnEvent,
     Plan,
@@ -36,9 +41,13 @@ from workers.engine.spec import (
     StepOutcome,
     StepResult,
 )
-from workers.engine.view import TASKS, RunView, build_view
-from workers.engine.warehouse import cancel_queries, close_warehouse, is_open, warehouse_of
-from workers.engine.withheld import collected
+from workers.engine.output.events import LineSink
+from workers.engine.project.context import ContextStore, ProjectMismatchError
+from workers.engine.project.packing import uncollected
+from workers.engine.template_state import calls as template_calls
+from workers.engine.warehouse import fencing
+from workers.engine.warehouse.concurrency import cancel_queries, close_warehouse, is_open, warehouse_of
+from workers.engine.warehouse.fencing import Tenure
 
 MAX_VIEWS = 8
 
@@ -122,7 +131,7 @@ class Engine:
             view = self._view(seen, facts)
             view.templates.begin(view.own_hooks)
             with uncollected():
-                outcome = edges.start(view)
+                outcome = run_ends.start(view)
             outcome.cache += view.recorder.take() + view.templates.take()
             return outcome
 
@@ -179,7 +188,7 @@ class Engine:
         with self._step(spec, "@close", emit, attempt) as seen:
             view = self._view(seen, facts)
             view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
-            finished = edges.close(view, started, results, stop=stop)
+            finished = run_ends.close(view, started, results, stop=stop)
             postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
             return finished
 
@@ -281,7 +290,7 @@ class Engine:
         """dbt wrote its manifest when it had parsed, long before it gave the command up."""
         view = self._views.get(spec.run_id)
         if view is not None and view.flags.WRITE_JSON:
-            edges.write_manifest(view, set())
+            run_ends.write_manifest(view, set())
 
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from workers.contract.credentials import escaped
 from workers.contract.environment import Withheld
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import Event
+from workers.contract.inherited import Surroundings
 from workers.contract.messages import Seconds
-from workers.contract.scrub import escaped
-from workers.contract.surroundings import Surroundings
 
 OnEvent = Callable[[Event], None]
 

@@ -2,7 +2,7 @@
 
 Each state change is one Lua script (`lua/`), so that a worker that dies leaves a state that another
 can go on from, and a message that arrives twice, late or never changes nothing. Steps are dbt nodes
-and the ``@`` steps of `contract.names`. Their life::
+and the ``@`` steps of `contract.keys`. Their life::
 
     blocked ──parents done──> ready ──handed out──> queued ──claim──> running ──finish──> done
                                 ^                                       │  │
@@ -29,11 +29,11 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from workers.contract.names import QUEUE_LEVELS, Keys, is_run_id
+from workers.contract.keys import QUEUE_LEVELS, Keys, is_run_id
 from workers.contract.purge import forget_workers
 from workers.contract.results import Attempt
-from workers.contract.runs import RESULT_TTL, RunStore, answer_of, run_ids_in, steps_of
-from workers.contract.stored import text_of
+from workers.contract.run_store import RESULT_TTL, RunStore, answer_of, run_ids_in, steps_of
+from workers.contract.tolerant_reading import text_of
 
 LEASE_MS: Final = 8_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
@@ -156,7 +156,7 @@ class StagedNode(msgspec.Struct, frozen=True):
 
     Attributes:
         parents: how many nodes it waits for, the start step included.
-        lock: what stands for the relation that it writes (`engine.relations`), empty where it writes none.
+        lock: what stands for the relation that it writes (`engine.warehouse.relation_names`), empty where it writes none.
     """
 
     id: str

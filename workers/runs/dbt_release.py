@@ -16,11 +16,11 @@ import redis
 
 from workers.app import settings
 from workers.contract.events import STATE, Event
+from workers.contract.keys import release_queue
 from workers.contract.log import log
-from workers.contract.names import release_queue
 from workers.contract.results import WAITING
 from workers.contract.task_message import queue_key
-from workers.runtime import Runtime
+from workers.runs.runtime import Runtime
 
 SILENT_SECONDS = 30.0
 """A worker says hello every five seconds; one that was silent for so long is taken for dead."""

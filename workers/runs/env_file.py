@@ -12,8 +12,8 @@ import stat
 from pathlib import Path
 
 from workers.contract.errors import DbtUsageError
+from workers.contract.inherited import decode_environment
 from workers.contract.settings import Settings
-from workers.contract.surroundings import decode_environment
 
 FOLDER = "env"
 """Below the stack's runtime folder (`producer.session`)."""

@@ -12,16 +12,16 @@ from typing import Any
 
 import msgspec
 
-from workers import memory
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
+from workers.contract.keys import ARTIFACTS, STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.messages import RunRequest
-from workers.contract.names import ARTIFACTS, STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
-from workers.contract.place import place_of
 from workers.contract.results import Attempt, NodeResult
-from workers.contract.runs import LastWord
-from workers.engine.spec import Finished, RunSpec, StepOutcome, StepResult, encode
-from workers.ledger import Claim, Death, Ledger
-from workers.limits import Overrun
+from workers.contract.run_store import LastWord
+from workers.contract.same_folder import place_of
+from workers.engine.interface import Finished, RunSpec, StepOutcome, StepResult, encode
+from workers.ledger.ledger import Claim, Death, Ledger
+from workers.supervision import memory
+from workers.supervision.time_limits import Overrun
 
 
 def refused(message: str, category: Category) -> ErrorInfo:

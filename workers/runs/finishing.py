@@ -15,20 +15,20 @@ from typing import Any
 import msgspec
 import redis
 
-from workers import env_file, reports
 from workers.app import settings
 from workers.contract.environment import CALLERS, NAMES
 from workers.contract.errors import Category, DbtError, ErrorInfo, InvalidMessageError
 from workers.contract.events import REPEATED, STATE, Event
+from workers.contract.keys import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.log import log
 from workers.contract.messages import RunRequest, encode_request
-from workers.contract.names import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
-from workers.contract.runs import ENV_NAMES
-from workers.engine.spec import Finished, StepResult
-from workers.heart import DRAIN, LOST, StepInterrupted
-from workers.ledger import Claim, FenceLostError, Move
-from workers.runtime import Run, Runtime
+from workers.contract.run_store import ENV_NAMES
+from workers.engine.interface import Finished, StepResult
+from workers.ledger.ledger import Claim, FenceLostError, Move
+from workers.runs import env_file, final_record
+from workers.runs.runtime import Run, Runtime
+from workers.supervision.lease_renewal import DRAIN, LOST, StepInterrupted
 
 
 def when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ def let_go(held: Runtime, *, interrupted: bool) -> None:
 def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     """End a run one of whose own steps ended its worker too often: it would for ever."""
     began = time.time()
-    error = reports.worker_lost(claim, began).result.error
+    error = final_record.worker_lost(claim, began).result.error
     raw = held.ledger.results(claim.run_id)
     raw.pop(STEP_START, None)
     steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
@@ -90,9 +90,9 @@ def end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[s
 def _stopped(held: Runtime, run: Run, reason: str, steps: list[StepResult]) -> ErrorInfo:
     run_id = run.request.run_id
     if held.ledger.fact(run_id, "late") is None:
-        return reports.cancelled(reason)
+        return final_record.cancelled(reason)
     planned = run.facts.flattened if run.facts is not None else ()
-    return reports.late(reason, run_id, planned, {step.unique_id for step in steps})
+    return final_record.late(reason, run_id, planned, {step.unique_id for step in steps})
 
 
 def end_run(
@@ -122,13 +122,13 @@ def end_run(
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
     attempt = attempt_of(held, claim, began, state, finished.error)
     before = held.ledger.attempts(claim.run_id) if attempts is None else attempts
-    warnings = reports.repetitions(run.request.word, finished, [*before, attempt])
-    final = reports.final_of(finished, steps, [*before, attempt], warnings)
+    warnings = final_record.repetitions(run.request.word, finished, [*before, attempt])
+    final = final_record.final_of(finished, steps, [*before, attempt], warnings)
     if run.request.return_artifacts:
         when_there_is_room(
             held,
             claim,
-            lambda: reports.return_artifacts(held.ledger, run.request, run.spec, finished.target_path),
+            lambda: final_record.return_artifacts(held.ledger, run.request, run.spec, finished.target_path),
         )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
@@ -173,10 +173,10 @@ def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
     let_go(held, interrupted=False)
     finished = Finished(
         return_code=2,
-        error=reports.refused(str(error), Category.MESSAGE if isinstance(error, InvalidMessageError)
+        error=final_record.refused(str(error), Category.MESSAGE if isinstance(error, InvalidMessageError)
                               else Category.USAGE),
     )  # fmt: skip
-    final = reports.bare_final(finished)
+    final = final_record.bare_final(finished)
     held.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))
 
 

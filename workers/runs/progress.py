@@ -20,7 +20,7 @@ import redis
 
 from workers.contract.events import RECORD, Event, encode_event, join_records
 from workers.contract.log import log
-from workers.ledger import Ledger
+from workers.ledger.ledger import Ledger
 
 GATHER_SECONDS = 0.01
 RECORD_SECONDS = 0.25

@@ -10,8 +10,8 @@ from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
 from workers.contract.messages import RunRequest
 from workers.contract.project_files import FILES, PROJECT_FILE, decode_copy, differences
 from workers.engine.engine import CommandFailedError
-from workers.engine.spec import Finished, RunSpec
-from workers.runtime import Run
+from workers.engine.interface import Finished, RunSpec
+from workers.runs.runtime import Run
 
 _WITHOUT_PROJECT = frozenset({"init", "debug"})
 """Commands that make a project, or report by themselves what is wrong with it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from celery.utils.time import get_exponential_backoff_interval
 
 from workers.contract.errors import ErrorInfo
+from workers.contract.keys import STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.messages import RetryPolicy
-from workers.contract.names import STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
 
 _BEFORE_ANYTHING_RAN = frozenset(
     {"connection_refused", "connection_timeout", "dns_failure", "duckdb_file_locked", "earlier_attempt_alive",

@@ -17,30 +17,36 @@ from billiard import common as billiard_common
 from billiard.process import current_process
 from celery import current_task
 
-from workers import env_file
 from workers.app import settings
-from workers.board import board
 from workers.contract.connection import connect
 from workers.contract.environment import CALLERS, Withheld, allowed, withheld_by
 from workers.contract.events import Event
+from workers.contract.inherited import read_surroundings
+from workers.contract.keys import Keys
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
-from workers.contract.names import Keys
-from workers.contract.surroundings import read_surroundings
+from workers.engine.caller.invocation import dbt_environment
+from workers.engine.dbt_release import release
 from workers.engine.engine import Engine
-from workers.engine.invocation import dbt_environment
-from workers.engine.limits import TimeLimitError
+from workers.engine.interface import RunFacts, RunSpec
 from workers.engine.patches import registry
-from workers.engine.release import release
-from workers.engine.spec import RunFacts, RunSpec
-from workers.heart import DRAIN, Heart
-from workers.lease_renewal import HeldLeases, Lease, decode_leases, held_leases, renewed_leases
-from workers.ledger import Ledger
-from workers.paths_here import paths_here
-from workers.progress import Progress
-from workers.strays import Strays
-from workers.timekeeper import Watched
-from workers.warehouse_lock import WarehouseLock
+from workers.engine.project.time_limits import TimeLimitError
+from workers.ledger.ledger import Ledger
+from workers.runs import env_file
+from workers.runs.local_paths import paths_here
+from workers.runs.progress import Progress
+from workers.sessions.stale_lock_holders import Strays
+from workers.sessions.warehouse_lock import WarehouseLock
+from workers.supervision.child_lease_renewal import (
+    HeldLeases,
+    Lease,
+    decode_leases,
+    held_leases,
+    renewed_leases,
+)
+from workers.supervision.lease_renewal import DRAIN, Heart
+from workers.supervision.shared_table import board
+from workers.supervision.time_limit_enforcement import Watched
 
 CONTEXT_TTL = 7 * 24 * 3600
 MAX_RUNS = 32
@@ -60,7 +66,7 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class RedisContexts:
-    """Packed manifests in Redis, for the other processes (`engine.spec.SharedContexts`)."""
+    """Packed manifests in Redis, for the other processes (`engine.interface.SharedContexts`)."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._client, self._keys = ledger.client, ledger.keys

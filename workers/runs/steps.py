@@ -14,24 +14,24 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from workers import reports
 from workers.app import settings
-from workers.contract.classify import Failure, classify
 from workers.contract.errors import Category, DbtError, ErrorInfo
+from workers.contract.errors.classify import Failure, classify
 from workers.contract.events import STATE, Event
+from workers.contract.keys import SESSION, STEP_START
 from workers.contract.log import log
-from workers.contract.names import SESSION, STEP_START
 from workers.contract.results import BAD_STATUSES, WAITING
-from workers.endings import attempt_of, end_cancelled, end_run, let_go, when_there_is_room
 from workers.engine.engine import CommandFailedError
-from workers.engine.spec import Finished, RunFacts, StepOutcome, StepResult, encode
-from workers.file_locks import first_locked
-from workers.heart import DRAIN, StepInterrupted
-from workers.ledger import Claim, Move, StagedNode
-from workers.limits import NodeLimits, limits_of
-from workers.project_here import check_project
-from workers.retries import delay_before, may_retry
-from workers.runtime import Run, Runtime
+from workers.engine.interface import Finished, RunFacts, StepOutcome, StepResult, encode
+from workers.ledger.ledger import Claim, Move, StagedNode
+from workers.runs import final_record
+from workers.runs.finishing import attempt_of, end_cancelled, end_run, let_go, when_there_is_room
+from workers.runs.project_check import check_project
+from workers.runs.retry_policy import delay_before, may_retry
+from workers.runs.runtime import Run, Runtime
+from workers.sessions.file_locks import first_locked
+from workers.supervision.lease_renewal import DRAIN, StepInterrupted
+from workers.supervision.time_limits import NodeLimits, limits_of
 
 Answer = TypeVar("Answer")
 
@@ -226,7 +226,7 @@ def _previous(held: Runtime, run: Run) -> dict[str, Any] | None:
         return None
     last = held.ledger.final(run.request.retry_of)
     if last is None or last.run_results is None:
-        error = reports.refused(
+        error = final_record.refused(
             f"run {run.request.retry_of}, which was to be retried, is no longer kept", Category.USAGE
         )
         raise CommandFailedError(Finished(return_code=2, error=error))
@@ -262,9 +262,9 @@ def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
 def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
-        return _store(held, claim, began, reports.worker_lost(claim, began))
+        return _store(held, claim, began, final_record.worker_lost(claim, began))
     if claim.busy:
-        refused = reports.relation_busy(claim, held.owner, began)
+        refused = final_record.relation_busy(claim, held.owner, began)
         _store(held, claim, began, refused)
         raise _failed(claim.step, refused.result)
     if not claim.skip:
@@ -288,7 +288,7 @@ def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             fail_fast=facts.fail_fast,
         )  # fmt: skip
     except CommandFailedError as failed:
-        outcome = reports.failed_node(claim, failed.finished, held.owner, began)
+        outcome = final_record.failed_node(claim, failed.finished, held.owner, began)
     if outcome.result.error is not None:
         held.heart.check()
     overrun = held.heart.overrun

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from workers.contract.names import READ
+from workers.contract.keys import READ
 
 LINUX: Final = platform.system() == "Linux"
 NOBODY: Final = -1
@@ -78,7 +78,7 @@ class Locked(msgspec.Struct, frozen=True):
 
 
 def first_locked(warehouse: str) -> Locked | None:
-    """The first file of a warehouse (`contract.names.warehouse_of_files`) that cannot be opened now, if any."""
+    """The first file of a warehouse (`contract.keys.warehouse_of_files`) that cannot be opened now, if any."""
     for line in warehouse.split("\n"):
         path = line.removeprefix(READ).partition(":")[2]
         pid = locked_by(path, to_read=line.startswith(READ))

@@ -26,10 +26,10 @@ from typing import Any, Final
 import msgspec
 import redis
 
+from workers.contract.keys import Keys
 from workers.contract.log import log
-from workers.contract.names import Keys
-from workers.contract.stored import text_of, value_of
-from workers.file_locks import LINUX, NOBODY, locked_by
+from workers.contract.tolerant_reading import text_of, value_of
+from workers.sessions.file_locks import LINUX, NOBODY, locked_by
 
 _PREFIX: Final = "duckdb:"
 _DYING_SECONDS: Final = 10.0

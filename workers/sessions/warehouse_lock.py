@@ -19,18 +19,18 @@ from collections.abc import Callable
 import msgspec
 import redis
 
-from workers.contract.names import SESSION, files_of_warehouse
-from workers.contract.runs import steps_of
-from workers.ledger import FULL, Ledger
-from workers.strays import this_process
+from workers.contract.keys import SESSION, files_of_warehouse
+from workers.contract.run_store import steps_of
+from workers.ledger.ledger import FULL, Ledger
+from workers.sessions.stale_lock_holders import this_process
 
 
 class Session(msgspec.Struct, frozen=True):
     """The right to open a warehouse for a run. `fence` must be shown with every claim.
 
     Attributes:
-        warehouse: the files, as `contract.names.warehouse_of_files` writes them.
-        holders: for each file what the ledger knows of this process (`workers.strays`).
+        warehouse: the files, as `contract.keys.warehouse_of_files` writes them.
+        holders: for each file what the ledger knows of this process (`workers.sessions.stale_lock_holders`).
         publish: steps of other runs whose messages have to be published now.
     """
 

@@ -1,6 +1,6 @@
 """Renews leases, also for pool processes that cannot do it themselves at the moment.
 
-A pool process renews its leases from a thread (`workers.heart`). That thread needs Python's global lock
+A pool process renews its leases from a thread (`workers.supervision.lease_renewal`). That thread needs Python's global lock
 (GIL), and one long call into C keeps it: a regular expression, the garbage collection of a large project, the
 compilation of a large template. On a busy machine a second of computing takes many seconds. So each pool
 process writes into shared memory which leases it holds, and the worker's main process renews those that were
@@ -20,11 +20,11 @@ from typing import TypeVar
 import msgspec
 import redis
 
-from workers.board import Board
-from workers.children import can_execute
 from workers.contract.connection import serves_nobody
 from workers.contract.log import log
-from workers.ledger import Ledger, lease_clock
+from workers.ledger.ledger import Ledger, lease_clock
+from workers.supervision.child_processes import can_execute
+from workers.supervision.shared_table import Board
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers import memory
 from workers.contract.log import log
-from workers.ledger import Death, Ledger
+from workers.ledger.ledger import Death, Ledger
+from workers.supervision import memory
 
 Publish = Callable[[str, Sequence[str]], None]
 

@@ -1,15 +1,15 @@
 """Renews the leases of the steps that this process executes, from a background thread.
 
-While that thread cannot run, the worker's main process renews them (`workers.lease_renewal`), and this process
+While that thread cannot run, the worker's main process renews them (`workers.supervision.child_lease_renewal`), and this process
 counts on that as on its own. When the ledger answers that a step is lost (its lease ran out and somebody else has it) or is to
 stop (the run was cancelled, or ended early), when Redis gave no answer for as long as a lease lasts, or
 when this worker is stopping and the time for it is up, the step is interrupted: its queries are cancelled,
 and should it still go on at the next beat, `StepInterrupted` is raised in the thread that executes it. While
 Redis is down (nothing listens, or it loads its data) nobody can be given the step, and it goes on: after a
-restart reapers wait until it could be renewed (`workers.reaper`).
+restart reapers wait until it could be renewed (`workers.supervision.reaper`).
 
 A node that takes longer than it may is cancelled too, and a second later an error of dbt's own kind is
-raised, so that dbt lets it fail. What heeds neither is ended from outside (`workers.timekeeper`), which is
+raised, so that dbt lets it fail. What heeds neither is ended from outside (`workers.supervision.time_limit_enforcement`), which is
 told here what this process holds.
 """
 
@@ -26,15 +26,15 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 import redis
 
+from workers.contract.keys import SESSION
 from workers.contract.log import log
-from workers.contract.names import SESSION
-from workers.draining import seconds_left
-from workers.lease_renewal import Key, Lease, interval_of, renew
-from workers.ledger import Claim, Ledger, lease_clock
-from workers.limits import GRACE, NodeLimits, Overrun
-from workers.rounds import Rounds
-from workers.timekeeper import Watched, no_note
-from workers.warehouse_lock import Session
+from workers.ledger.ledger import Claim, Ledger, lease_clock
+from workers.sessions.warehouse_lock import Session
+from workers.supervision.child_lease_renewal import Key, Lease, interval_of, renew
+from workers.supervision.drain import seconds_left
+from workers.supervision.periodic_thread import Rounds
+from workers.supervision.time_limit_enforcement import Watched, no_note
+from workers.supervision.time_limits import GRACE, NodeLimits, Overrun
 
 LOST, STOP, DRAIN = "lost", "stop", "drain"
 _SIGNAL = signal.SIGUSR2
@@ -72,7 +72,7 @@ class Heart:
             too_long: what to raise in a node that took longer than it may.
             note: tells whoever could end this process what it executes, and until when it may.
             post: tells the worker's main process which leases this process holds.
-            renewed: which of them the main process renewed, and until when (`workers.lease_renewal`).
+            renewed: which of them the main process renewed, and until when (`workers.supervision.child_lease_renewal`).
         """
         self._ledger = ledger
         self._cancel = cancel

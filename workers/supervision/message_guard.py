@@ -26,8 +26,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from workers.contract.connection import noticing_refusals
+from workers.contract.credentials import mask_url
 from workers.contract.log import log
-from workers.contract.scrub import mask_url
 
 
 class _Headers(msgspec.Struct):

@@ -18,9 +18,9 @@ from typing import Any
 import redis
 
 from workers.contract.log import log
-from workers.contract.stored import is_damaged, is_wrong_type
-from workers.ledger import Ledger, lease_clock
-from workers.strays import Strays
+from workers.contract.tolerant_reading import is_damaged, is_wrong_type
+from workers.ledger.ledger import Ledger, lease_clock
+from workers.sessions.stale_lock_holders import Strays
 
 Publish = Callable[[str, Sequence[str]], None]
 

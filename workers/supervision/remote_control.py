@@ -9,8 +9,8 @@ from typing import Any
 from celery.worker.control import control_command
 
 from workers.app import settings
-from workers.contract.names import CONTROL_DRAIN
-from workers.draining import drain
+from workers.contract.keys import CONTROL_DRAIN
+from workers.supervision.drain import drain
 
 
 @control_command(name=CONTROL_DRAIN)  # type: ignore[untyped-decorator]

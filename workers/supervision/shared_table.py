@@ -61,4 +61,4 @@ class Board:
 
 
 board = Board()
-"""What each pool process of this worker executes under a time limit (`workers.timekeeper`)."""
+"""What each pool process of this worker executes under a time limit (`workers.supervision.time_limit_enforcement`)."""

@@ -1,10 +1,10 @@
 """Ends a process whose node runs past its time limit and heeds nobody: a model that keeps the GIL, or that
 catches what is raised in it.
 
-Every worker has one, in a thread of its main process, and knows from the board (`workers.board`) what its
+Every worker has one, in a thread of its main process, and knows from the board (`workers.supervision.shared_table`) what its
 processes execute. The node's result is recorded first, under the process's own fence, and the process
 killed then: so the node ends once, and never runs again for its limit. Until then the main process renews the
-leases of a process that cannot do it itself (`workers.lease_renewal`).
+leases of a process that cannot do it itself (`workers.supervision.child_lease_renewal`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from workers import reports
-from workers.children import is_ours
 from workers.contract.log import log
 from workers.contract.results import Attempt
-from workers.engine.spec import encode
-from workers.ledger import Claim, FenceLostError, Ledger, Move
-from workers.limits import GRACE, NodeLimits
+from workers.engine.interface import encode
+from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move
+from workers.runs import final_record
+from workers.supervision.child_processes import is_ours
+from workers.supervision.time_limits import GRACE, NodeLimits
 
 
 class Watched(msgspec.Struct, kw_only=True):
@@ -83,14 +83,14 @@ class Timekeeper:
             if now - watched.since >= watched.limits.hard + GRACE:
                 self._end(watched, now - watched.since)
         for pid in [pid for pid in self._ended if not is_ours(pid)]:
-            del self._ended[pid]  # what else it held is put back by `workers.warden`
+            del self._ended[pid]  # what else it held is put back by `workers.supervision.child_monitor`
 
     def _watched(self) -> list[Watched]:
         return [msgspec.json.decode(note, type=Watched) for note in self._notes()]
 
     def _end(self, watched: Watched, elapsed: float) -> None:
         claim = watched.claim
-        outcome = reports.over_limit(claim, watched.limits.passed(elapsed), watched.owner, watched.began)
+        outcome = final_record.over_limit(claim, watched.limits.passed(elapsed), watched.owner, watched.began)
         result = outcome.result
         attempt = Attempt(
             step=claim.step, number=claim.tries, worker=watched.owner, started_at=watched.began,

@@ -6,7 +6,7 @@ import msgspec
 
 from workers.contract.errors import Category, ErrorInfo
 from workers.contract.messages import Limits
-from workers.engine.spec import OwnLimits
+from workers.engine.interface import OwnLimits
 
 GRACE: float = 1.0
 """Seconds between what is asked of a node and what is done to it: between the cancel of its queries and

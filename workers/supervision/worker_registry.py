@@ -18,9 +18,9 @@ from billiard.process import active_children
 
 from workers.app import settings
 from workers.contract.command_line import EXPIRY_SECONDS
+from workers.contract.keys import Keys
 from workers.contract.log import log
-from workers.contract.names import Keys
-from workers.draining import draining
+from workers.supervision.drain import draining
 
 TURN_SECONDS = 30
 """How long a run keeps its turn while other runs wait for one. A new turn costs each process at most one load of the

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from workers.contract.credentials import scrub
 from workers.contract.errors import DbtUsageError
-from workers.contract.scrub import scrub
 from workers.verify.warehouses import PostgresDatabase
 
 _MAINTENANCE = ("postgres", "template1")

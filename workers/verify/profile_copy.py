@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from workers.engine.profile import Target
+from workers.engine.project.profile import Target
 
 _OTHER_NAMES = {"dbname": ("database",), "path": ()}
 """Names that a profile may use in place of one that is set (dbt's credential aliases)."""

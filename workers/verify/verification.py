@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from workers.contract.errors import DbtUsageError
 from workers.contract.verification import DIFFERENT, EQUAL, REFUSED, VerifyCommand, VerifyJob
-from workers.engine.profile import Target, read_target
+from workers.engine.project.profile import Target, read_target
 from workers.verify.compare import Allowance
 from workers.verify.duckdb_copy import DuckDBSource
 from workers.verify.pair import Command, Pair, Report

@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from workers.contract.classify_console import first_failure
-from workers.contract.classify_dbt import DBT_EXCEPTIONS, DBT_RULES, GENERAL, UNCOMPILED, Rule
-from workers.contract.classify_finding import Finding
-from workers.contract.classify_fixes import suggest
-from workers.contract.classify_kinds import KINDS
-from workers.contract.classify_reading import (
+from workers.contract.credentials import scrub
+from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
+from workers.contract.errors.codes import KINDS
+from workers.contract.errors.console import first_failure
+from workers.contract.errors.database_errors import SQL_EXCEPTIONS, sql_rules
+from workers.contract.errors.dbt_errors import DBT_EXCEPTIONS, DBT_RULES, GENERAL, UNCOMPILED, Rule
+from workers.contract.errors.dbt_text import (
     PYTHON_FAILED,
     Failure,
     Reading,
@@ -27,10 +28,9 @@ from workers.contract.classify_reading import (
     raised_in_python,
     read,
 )
-from workers.contract.classify_sql import SQL_EXCEPTIONS, sql_rules
-from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
-from workers.contract.excerpt import excerpt, locate
-from workers.contract.scrub import scrub
+from workers.contract.errors.finding import Finding
+from workers.contract.errors.fixes import suggest
+from workers.contract.errors.sql_excerpt import excerpt, locate
 
 __all__ = ["Failure", "classify", "classify_text"]
 

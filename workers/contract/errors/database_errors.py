@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from workers.contract.classify_dbt import Rule, rules
+from workers.contract.errors.dbt_errors import Rule, rules
 
 SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     # psycopg2.errors: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -87,7 +87,7 @@ _OURS: Final = rules(
     ),
     ("connection_lost", r"was given to another worker: this one was away for too long"),
 )
-"""What `engine.fencing` says in the place of a driver."""
+"""What `engine.warehouse.fencing` says in the place of a driver."""
 
 _DUCKDB: Final = rules(
     ("duckdb_file_locked", (r"Could not set lock on file \"(?P<path>[^\"]+)\": Conflicting lock is held in "

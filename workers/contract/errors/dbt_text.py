@@ -20,8 +20,8 @@ from typing import Final
 
 import msgspec
 
-from workers.contract.excerpt import Quoted, quoted
-from workers.contract.scrub import escaped
+from workers.contract.credentials import escaped
+from workers.contract.errors.sql_excerpt import Quoted, quoted
 
 LONGEST: Final = 20_000
 """Characters of dbt's text that are kept."""

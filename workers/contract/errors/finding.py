@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from workers.contract.classify_reading import Failure, Reading
+from workers.contract.errors.dbt_text import Failure, Reading
 
 _REF: Final = re.compile(r"\bref\(\s*(?:['\"][\w-]+['\"]\s*,\s*)?['\"](?P<name>[\w.-]+)['\"]")
 _SOURCE: Final = re.compile(r"\bsource\(\s*['\"](?P<source>[\w.-]+)['\"]\s*,\s*['\"](?P<table>[\w.-]+)['\"]")

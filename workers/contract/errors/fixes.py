@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from workers.contract.classify_finding import Finding, Fix
-from workers.contract.classify_fixes_data import DATA_FIXES, seed_error
-from workers.contract.classify_fixes_project import PROJECT_FIXES
-from workers.contract.classify_fixes_warehouse import WAREHOUSE_FIXES
+from workers.contract.errors.finding import Finding, Fix
+from workers.contract.errors.fixes_data import DATA_FIXES, seed_error
+from workers.contract.errors.fixes_project import PROJECT_FIXES
+from workers.contract.errors.fixes_warehouse import WAREHOUSE_FIXES
 
 FIXES: Final[dict[str, Fix]] = {**PROJECT_FIXES, **WAREHOUSE_FIXES, **DATA_FIXES}
 """Code → what to do."""

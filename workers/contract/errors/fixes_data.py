@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from workers.contract.classify_finding import Finding, Fix, listed, nearest
+from workers.contract.errors.finding import Finding, Fix, listed, nearest
 
 _MISMATCH: Final = re.compile(
     r"^\s*\|\s*(?P<column>\S+)\s*\|\s*(?P<definition>[^|]*?)\s*\|\s*(?P<contract>[^|]*?)\s*\|\s*"

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Final
 
-from workers.contract.classify_finding import Finding, Fix, did_you_mean, listed, nearest
+from workers.contract.errors.finding import Finding, Fix, did_you_mean, listed, nearest
 
 _JINJA_NAMES: Final = (
     "adapter", "api", "as_number", "config", "dbt", "dbt_version", "doc", "env_var", "exceptions", "execute",

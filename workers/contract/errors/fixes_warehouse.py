@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from workers.contract.classify_finding import Finding, Fix, did_you_mean, nearest
+from workers.contract.errors.finding import Finding, Fix, did_you_mean, nearest
 
 _CANDIDATES: Final = re.compile(r"Candidate (?:bindings|tables|columns): *:? *(?P<names>.*)")
 _PERHAPS: Final = re.compile(r"Perhaps you meant to reference the (?:column|table alias) (?P<names>.*)")

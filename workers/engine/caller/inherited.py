@@ -13,9 +13,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
-from workers.contract.surroundings import SOFT_LIMITS
-from workers.engine.duckdb_zone import zone_of_duckdb
-from workers.engine.spec import RunSpec
+from workers.contract.inherited import SOFT_LIMITS
+from workers.engine.caller.duckdb_time_zone import zone_of_duckdb
+from workers.engine.interface import RunSpec
 
 _LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")
 _UTF8_LOCALE = "C.UTF-8"

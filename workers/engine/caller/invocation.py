@@ -45,14 +45,14 @@ from dbt_common.events.helpers import get_json_string_utcnow
 from dbt_common.utils import cast_dict_to_dict_of_strings
 from sqlparse.engine import grouping
 
-from workers.engine import duckdb_connections
-from workers.engine.console import StepConsole, stock_logging
-from workers.engine.env_file import load_env_file
-from workers.engine.events import LineSink, use_quiet_manager
-from workers.engine.inherited import inherited
-from workers.engine.modules import CallersModules
-from workers.engine.spec import RunSpec
-from workers.engine.withheld import Environment
+from workers.engine.caller.env_file import load_env_file
+from workers.engine.caller.inherited import inherited
+from workers.engine.caller.missing_environment import Environment
+from workers.engine.caller.python_modules import CallersModules
+from workers.engine.interface import RunSpec
+from workers.engine.output.console import StepConsole, stock_logging
+from workers.engine.output.events import LineSink, use_quiet_manager
+from workers.engine.warehouse import duckdb_connections
 
 MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
 """What dbt's first thread is called, and the first of its pool, in results and events."""

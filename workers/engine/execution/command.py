@@ -19,21 +19,21 @@ from dbt.cli.main import cli, dbtRunner
 from dbt.task.retry import RETRYABLE_STATUSES
 from dbt_common.invocation import get_invocation_id
 
-from workers.contract.classify import Failure, classify, classify_text
-from workers.contract.classify_console import first_failure
 from workers.contract.errors import ErrorInfo
+from workers.contract.errors.classify import Failure, classify, classify_text
+from workers.contract.errors.console import first_failure
 from workers.contract.events import LINE, STDERR, Event
-from workers.contract.names import RUN_RESULTS
+from workers.contract.keys import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES
-from workers.engine.edges import plain_artifact, run_results_of
-from workers.engine.events import LineSink
-from workers.engine.failure import classify_command
-from workers.engine.fencing import FencedAdapters
-from workers.engine.file_log import diverted
-from workers.engine.masking import secrets_here
-from workers.engine.retry import Previous, state_folder
-from workers.engine.spec import Finished, RunSpec, StepResult
-from workers.engine.withheld import watching_command
+from workers.engine.caller.missing_environment import watching_command
+from workers.engine.execution.failure import classify_command
+from workers.engine.execution.retry import Previous, state_folder
+from workers.engine.execution.run_ends import plain_artifact, run_results_of
+from workers.engine.interface import Finished, RunSpec, StepResult
+from workers.engine.output.events import LineSink
+from workers.engine.output.file_log import diverted
+from workers.engine.output.masking import secrets_here
+from workers.engine.warehouse.fencing import FencedAdapters
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
 """Commands that open no connection."""

@@ -1,4 +1,4 @@
-"""What dbt raised, as the facts that `contract.classify` works from."""
+"""What dbt raised, as the facts that `contract.errors.classify` works from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import click
 from dbt.cli.exceptions import DbtUsageException
 
-from workers.contract.classify import Failure, classify
 from workers.contract.errors import ErrorInfo
-from workers.engine.masking import secrets_here
-from workers.engine.view import RunView
+from workers.contract.errors.classify import Failure, classify
+from workers.engine.execution.run_state import RunView
+from workers.engine.output.masking import secrets_here
 
 
 def exception_names(error: BaseException | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import msgspec
 from dbt.contracts.graph.manifest import Manifest
 from dbt_common.utils.encoding import JSONEncoder
 
-from workers.engine.template_calls import as_parsed
+from workers.engine.template_state.calls import as_parsed
 
 _ARTIFACT = {"artifact": True}  # as dbt.artifacts.schemas.base.Writable.write asks for
 _dbt = JSONEncoder()

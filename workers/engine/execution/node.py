@@ -21,11 +21,11 @@ from dbt.task.run import MicrobatchModelRunner
 from dbt_common.context import get_invocation_context
 
 from workers.contract.results import BAD_STATUSES
-from workers.engine.failure import classify_node
-from workers.engine.limits import TimeLimitError
-from workers.engine.spec import StepOutcome, StepResult
-from workers.engine.view import RunView
-from workers.engine.warehouse import open_warehouse
+from workers.engine.execution.failure import classify_node
+from workers.engine.execution.run_state import RunView
+from workers.engine.interface import StepOutcome, StepResult
+from workers.engine.project.time_limits import TimeLimitError
+from workers.engine.warehouse.concurrency import open_warehouse
 
 _OVERLOADS = "overload_results"
 _COMPILED = (

@@ -16,12 +16,12 @@ from dbt_common.events.contextvars import task_contextvars
 
 from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
-from workers.engine.limits import own_limits
-from workers.engine.relations import RelationLocks
-from workers.engine.retry import select_again
-from workers.engine.spec import OwnLimits, Plan, PlannedNode, Retry, RunFacts
-from workers.engine.view import RunView
-from workers.engine.warehouse import warehouse_of, whole_reason
+from workers.engine.execution.retry import select_again
+from workers.engine.execution.run_state import RunView
+from workers.engine.interface import OwnLimits, Plan, PlannedNode, Retry, RunFacts
+from workers.engine.project.time_limits import own_limits
+from workers.engine.warehouse.concurrency import warehouse_of, whole_reason
+from workers.engine.warehouse.relation_names import RelationLocks
 
 
 def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] = frozenset()) -> Plan:

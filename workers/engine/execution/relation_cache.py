@@ -27,7 +27,7 @@ from dbt.deprecations import active_deprecations
 from dbt_common.utils.formatting import lowercase
 
 from workers.engine.patches import registry
-from workers.engine.template_state import TEMPLATES
+from workers.engine.template_state.state import TEMPLATES
 
 
 class CacheRecorder:

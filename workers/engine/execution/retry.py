@@ -25,7 +25,7 @@ from dbt.graph import GraphQueue
 from dbt.task import retry as dbts
 from dbt.task.run import RunTask
 
-from workers.engine.spec import Retry
+from workers.engine.interface import Retry
 
 Previous = Mapping[str, Any]
 """An earlier run's run_results.json."""

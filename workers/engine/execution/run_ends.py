@@ -32,12 +32,12 @@ from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.utils.encoding import ForgivingJSONEncoder
 
 from workers.contract.log import log
-from workers.engine import fencing
-from workers.engine.manifest_file import write_bytes, write_json
-from workers.engine.node import apply_patch, patch_of, plain_result, run_result
-from workers.engine.spec import Finished, StepOutcome, StepResult
-from workers.engine.template_calls import as_parsed
-from workers.engine.view import RunView
+from workers.engine.execution.manifest_file import write_bytes, write_json
+from workers.engine.execution.node import apply_patch, patch_of, plain_result, run_result
+from workers.engine.execution.run_state import RunView
+from workers.engine.interface import Finished, StepOutcome, StepResult
+from workers.engine.template_state.calls import as_parsed
+from workers.engine.warehouse import fencing
 
 
 def start(view: RunView) -> StepOutcome:

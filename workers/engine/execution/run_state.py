@@ -32,14 +32,14 @@ from dbt.task.test import TestTask
 from dbt_common.events import functions
 
 from dbt import selected_resources
-from workers.engine import template_calls
-from workers.engine.cache import CacheRecorder
-from workers.engine.context import Context
-from workers.engine.graph_files import LinkedGraph, linked_by_dbt
-from workers.engine.invocation import use_flags
-from workers.engine.retry import recall_batches, recall_start
-from workers.engine.spec import RunFacts
-from workers.engine.template_state import GraphIndex, TemplateState, containers
+from workers.engine.caller.invocation import use_flags
+from workers.engine.execution.graph_files import LinkedGraph, linked_by_dbt
+from workers.engine.execution.relation_cache import CacheRecorder
+from workers.engine.execution.retry import recall_batches, recall_start
+from workers.engine.interface import RunFacts
+from workers.engine.project.context import Context
+from workers.engine.template_state import calls as template_calls
+from workers.engine.template_state.state import GraphIndex, TemplateState, containers
 
 TASKS: dict[str, type[RunTask]] = {
     "build": BuildTask,

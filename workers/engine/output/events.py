@@ -17,11 +17,11 @@ from dbt_common.events.event_manager_client import ctx_set_event_manager, get_ev
 from dbt_common.events.functions import env_scrubber, get_stdout_config
 from dbt_common.events.logger import LineFormat, _is_print_event, _JsonLogger, _Logger, _TextLogger
 
+from workers.contract.credentials import escaped
 from workers.contract.events import DEBUG, LINE, RECORD, STDERR, Event, encode_records
-from workers.contract.scrub import escaped
-from workers.engine.console import StepConsole
-from workers.engine.file_log import RANK, FileRecords, file_records
-from workers.engine.masking import mask_while_opening
+from workers.engine.output.console import StepConsole
+from workers.engine.output.file_log import RANK, FileRecords, file_records
+from workers.engine.output.masking import mask_while_opening
 from workers.engine.patches import registry
 
 _BEFORE_A_WAIT = frozenset({"SQLQuery", "CodeExecution"})

@@ -1,8 +1,8 @@
 """Records of dbt's log file, ``logs/dbt.log``, as dbt's own file logger would write them.
 
 The process that executes a step does not write the file: it belongs to the caller's project, perhaps on another
-machine, and several processes execute one run. The records go to the caller (`workers.progress`), who writes them
-in the order in which they reached Redis (`producer.file_log`).
+machine, and several processes execute one run. The records go to the caller (`workers.runs.progress`), who writes them
+in the order in which they reached Redis (`producer.following.file_log`).
 """
 
 from __future__ import annotations

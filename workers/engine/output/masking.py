@@ -16,7 +16,7 @@ from typing import Any
 from dbt.adapters.factory import FACTORY
 from dbt_common.exceptions import env_secrets
 
-from workers.contract.scrub import credentials_in, names_credential, scrub
+from workers.contract.credentials import credentials_in, names_credential, scrub
 
 _SHORTEST = 4  # characters: a shorter value occurs in any text
 

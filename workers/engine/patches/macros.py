@@ -14,8 +14,8 @@ from dbt.clients.jinja import MacroGenerator
 from dbt.context.macros import MacroNamespace, MacroNamespaceBuilder
 from dbt.contracts.graph.nodes import Macro
 
-from workers.engine.macros import UnchangingMacros
-from workers.engine.patches.later import Later
+from workers.engine.patches.lazy_dict import Later
+from workers.engine.project.unchanging_macros import UnchangingMacros
 
 _PARTS = ("global_namespace", "local_namespace", "global_project_namespace")
 

@@ -15,9 +15,9 @@ from dbt.context.manifest import ManifestContext
 from dbt.context.providers import MacroContext, ModelContext, OperationProvider, RuntimeProvider
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
-from workers.engine.patches.later import Later
+from workers.engine.patches.lazy_dict import Later
 from workers.engine.patches.macros import Namespace, layout_of
-from workers.engine.template_calls import looked_at_graph
+from workers.engine.template_state.calls import looked_at_graph
 
 _CONSTANT = frozenset({"exceptions", "flags", "graph", "invocation_args_dict", "modules", "var"})
 """Entries made of nothing that changes while a node executes: its name and package, flags, configuration."""

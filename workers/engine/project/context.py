@@ -28,21 +28,21 @@ from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.contract.log import log
-from workers.contract.stored import text_of, unpack
-from workers.engine.fencing import FencedAdapters, require_fence
-from workers.engine.graph_files import LinkedGraph
-from workers.engine.keys import ReadSet, family_of, key_of, read_set_of
-from workers.engine.macros import remember_macros
-from workers.engine.manifest_file import ManifestFile
-from workers.engine.packing import pack, packed, uncollected, unpacked
+from workers.contract.tolerant_reading import text_of, unpack
+from workers.engine.caller.missing_environment import environment
+from workers.engine.execution.graph_files import LinkedGraph
+from workers.engine.execution.manifest_file import ManifestFile
+from workers.engine.interface import RunSpec, SharedContexts
 from workers.engine.patches.registry import enabled
-from workers.engine.reads import Recorder, watching
-from workers.engine.reparse import Base, aside, digests, project_digest, reparse, say
-from workers.engine.spec import RunSpec, SharedContexts
-from workers.engine.template_state import GraphIndex
-from workers.engine.unshared import unshare
-from workers.engine.warned import CHECKS, Warnings
-from workers.engine.withheld import environment
+from workers.engine.project.keys import ReadSet, family_of, key_of, read_set_of
+from workers.engine.project.packing import pack, packed, uncollected, unpacked
+from workers.engine.project.parse_messages import CHECKS, Warnings
+from workers.engine.project.parse_reads import Recorder, watching
+from workers.engine.project.partial_reparse import Base, aside, digests, project_digest, reparse, say
+from workers.engine.project.unchanging_macros import remember_macros
+from workers.engine.project.unsharing import unshare
+from workers.engine.template_state.state import GraphIndex
+from workers.engine.warehouse.fencing import FencedAdapters, require_fence
 
 _CHANGED_VARS = "changed-vars"
 

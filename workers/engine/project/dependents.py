@@ -11,7 +11,7 @@ from typing import Any
 
 from dbt.contracts.graph.manifest import Manifest
 
-from workers.engine.units import Unit
+from workers.engine.project.parse_units import Unit
 
 KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses", "exposures", "unit_tests"})
 """Entries of YAML files that are parsed again one by one."""

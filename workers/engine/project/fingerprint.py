@@ -1,7 +1,7 @@
 """What a project's files say, in one hash: changed content always changes it.
 
 Contents are hashed; a file that looks untouched since it was last hashed is not read again
-(`workers.contract.unchanged`).
+(`workers.contract.file_cache`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from workers.contract.unchanged import OfFiles
+from workers.contract.file_cache import OfFiles
 
 SUFFIXES = frozenset(
     {".sql", ".py", ".yml", ".yaml", ".csv", ".md", ".json", ".ipynb", ".jinja", ".jinja2", ".j2", ".js"}

@@ -23,9 +23,9 @@ from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 
 import dbt
-from workers.engine.fingerprint import ROOT_FILES, fingerprint
-from workers.engine.release import release
-from workers.engine.spec import RunSpec
+from workers.engine.dbt_release import release
+from workers.engine.interface import RunSpec
+from workers.engine.project.fingerprint import ROOT_FILES, fingerprint
 
 _FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
 _FLAGS_THAT_A_PARSE_MAY_READ = ("WHICH", "FULL_REFRESH", "STORE_FAILURES", "EMPTY", "DEBUG", "QUIET")

@@ -21,7 +21,7 @@ from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.events.functions import fire_event
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 
-from workers.engine.units import NOBODY, PROJECT, Unit
+from workers.engine.project.parse_units import NOBODY, PROJECT, Unit
 
 _MODULES = ("dbt.events.types", "dbt.adapters.events.types", "dbt_common.events.types")
 

@@ -18,9 +18,9 @@ import msgspec
 from dbt.config.runtime import RuntimeConfig
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 
-from workers.engine.units import NOBODY, PROJECT, Unit
-from workers.engine.warned import CHECKS, Listener, Warnings
-from workers.engine.watched import EVERYTHING, WatchedVars
+from workers.engine.project.parse_messages import CHECKS, Listener, Warnings
+from workers.engine.project.parse_units import NOBODY, PROJECT, Unit
+from workers.engine.project.recorded_vars import EVERYTHING, WatchedVars
 
 VOLATILE = frozenset(
     {"builtins", "context", "dbt_metadata_envs", "flags", "graph", "invocation_args_dict", "invocation_id", "lipsum",

@@ -33,11 +33,19 @@ from dbt_common.events.base_types import EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.exceptions import DbtBaseException
 
-from workers.engine.limits import TimeLimitError
-from workers.engine.proof import KEYS, NotProvenError, in_order, not_looked_at_again
-from workers.engine.reads import VOLATILE, ChangedFileError, Recorder, Seen, replaced, touched, watching
-from workers.engine.units import PROJECT, Unit
-from workers.engine.warned import Warnings, is_kept, parsed_again, rendered_again
+from workers.engine.project.dependents import KEYS, NotProvenError, in_order, not_looked_at_again
+from workers.engine.project.parse_messages import Warnings, is_kept, parsed_again, rendered_again
+from workers.engine.project.parse_reads import (
+    VOLATILE,
+    ChangedFileError,
+    Recorder,
+    Seen,
+    replaced,
+    touched,
+    watching,
+)
+from workers.engine.project.parse_units import PROJECT, Unit
+from workers.engine.project.time_limits import TimeLimitError
 
 _MARK = "DBT_RELAY_CHANGED_VAR"
 _ROUNDS = 4
@@ -149,7 +157,7 @@ def _differing(
     Raises:
         NotProvenError
     """
-    from workers.engine.probe import (
+    from workers.engine.project.rerendering import (
         Prober,  # needs more of dbt's parser than a release without `changed-vars` may have
     )
 

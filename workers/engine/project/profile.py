@@ -15,8 +15,8 @@ from dbt_common.context import set_invocation_context
 from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError
-from workers.engine.env_file import load_env_file
-from workers.engine.invocation import parse_flags
+from workers.engine.caller.env_file import load_env_file
+from workers.engine.caller.invocation import parse_flags
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import msgspec
 from dbt_common.exceptions import DbtRuntimeError
 
 from workers.contract.errors import DbtUsageError
-from workers.engine.spec import OwnLimits
+from workers.engine.interface import OwnLimits
 
 META = "dbt_relay"
 

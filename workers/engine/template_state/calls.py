@@ -14,8 +14,8 @@ from typing import Any
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 from jinja2.utils import Namespace
 
-from workers.engine.template_changes import CHANGING, SET
-from workers.engine.template_state import TemplateState
+from workers.engine.template_state.changes import CHANGING, SET
+from workers.engine.template_state.state import TemplateState
 
 
 class _Executing:

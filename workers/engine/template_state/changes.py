@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2.utils import Namespace
 
-from workers.engine.template_values import (
+from workers.engine.template_state.values import (
     Names,
     decode,
     decode_all,

@@ -25,8 +25,8 @@ from typing import Any
 import msgspec
 from dbt.adapters.base import BaseAdapter
 
-from workers.engine.template_changes import change_of, is_there, repeat
-from workers.engine.template_values import CONTAINERS, Ref, contents, refill
+from workers.engine.template_state.changes import change_of, is_there, repeat
+from workers.engine.template_state.values import CONTAINERS, Ref, contents, refill
 
 TEMPLATES = "templates"
 """Marks a change of this kind among those of the relation cache."""

@@ -10,9 +10,9 @@ from typing import Any
 from dbt.adapters.factory import FACTORY
 from dbt.config.runtime import RuntimeConfig
 
-from workers.engine import duckdb_connections
-from workers.engine.fencing import CANCELLING
-from workers.engine.warehouse_files import in_memory, local_warehouse
+from workers.engine.warehouse import duckdb_connections
+from workers.engine.warehouse.duckdb_files import in_memory, local_warehouse
+from workers.engine.warehouse.fencing import CANCELLING
 
 
 def warehouse_of(config: RuntimeConfig) -> str | None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from workers.contract.names import warehouse_of_files
+from workers.contract.keys import warehouse_of_files
 
 _DUCKDB = frozenset({"", "duckdb", "ducklake"})
 """Types of an attached database that are a DuckDB file, or may have one as their catalog."""
 
 
 def local_warehouse(credentials: Any) -> str | None:
-    """The name of the files that a profile opens on this machine (`contract.names.warehouse_of_files`).
+    """The name of the files that a profile opens on this machine (`contract.keys.warehouse_of_files`).
 
     Args:
         credentials: dbt-duckdb's, of a target. Relative paths are resolved against the working directory.

@@ -10,7 +10,7 @@ middle of a transaction. So each connection is opened like this:
 
 Whoever passed 3 was visible on the server while its lease held, so a successor, who comes after the lease,
 finds it in 1. What a server allows is in `_FENCES`; on other warehouses only 3 is done, and for a DuckDB
-file the lock of the file does the rest (`workers.strays`).
+file the lock of the file does the rest (`workers.sessions.stale_lock_holders`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
 from workers.contract.errors import DbtUsageError
-from workers.engine import duckdb_connections
-from workers.engine.masking import mask_opening_errors
+from workers.engine.output.masking import mask_opening_errors
+from workers.engine.warehouse import duckdb_connections
 
 CANCELLING = "cancel"
 """Name of the connection over which queries of this process are cancelled. It is not fenced."""

@@ -1,6 +1,6 @@
 -- Begin a session: the one process that may open the run's warehouse.
 -- ARGV: run, warehouse, owner, lease (ms), a word that is new for each call (see claim.lua), the caller's release of
---   dbt, and for each file what is known of the process (workers/strays.py).
+--   dbt, and for each file what is known of the process (workers/sessions/stale_lock_holders.py).
 local files = files_of(ARGV[2])
 local owner, lease, word = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local function refuse(reason) return cjson.encode({entered = false, reason = reason}) end

@@ -2,7 +2,7 @@
 -- runs. The other runs wait in line, first come first served within a priority, and hold no worker.
 --   TURNS: sorted set, run -> when its turn began (ms), 0 while its message is under way. LINE: sorted set, run -> its place.
 --   RULES: hash, `runs` (how many turns there are) and `seconds` (how long one lasts while others wait); the
---   workers write it (workers/presence.py). Without it every run goes on at once.
+--   workers write it (workers/supervision/worker_registry.py). Without it every run goes on at once.
 -- A run with a turn or a place that has ended or was removed does not count: it is dropped when somebody looks.
 -- A run in line is watched (as `@plan`, whatever the state of that step), so the reaper finds a lost message.
 local LINE, RULES = TURNS .. ':line', TURNS .. ':rules'
