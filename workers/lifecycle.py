@@ -24,17 +24,17 @@ from workers.contract.log import configure, log, own_stderr
 from workers.engine.patches import registry
 from workers.ledger.ledger import Ledger
 from workers.runs.runtime import forget_predecessor, publish
-from workers.sessions.stale_lock_holders import Strays
+from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.supervision import memory
 from workers.supervision.child_lease_renewal import ChildLeases
-from workers.supervision.child_monitor import Warden
+from workers.supervision.child_monitor import ChildMonitor
 from workers.supervision.drain import drain, seconds_left
 from workers.supervision.message_guard import count_with
-from workers.supervision.periodic_thread import Rounds
+from workers.supervision.periodic_thread import PeriodicThread
 from workers.supervision.reaper import Reaper
 from workers.supervision.shared_table import board
-from workers.supervision.time_limit_enforcement import Timekeeper
-from workers.supervision.worker_registry import Presence
+from workers.supervision.time_limit_enforcement import TimeLimitEnforcer
+from workers.supervision.worker_registry import WorkerRegistration
 
 _HAND_BACK_SECONDS = 15.0
 """What cancelling a query over the network and handing a step back may take."""
@@ -42,8 +42,8 @@ _HAND_BACK_SECONDS = 15.0
 _WORKER_LOGGERS = ("celery", "kombu", "amqp", "billiard", "redis")
 """Libraries that only the worker uses, and dbt does not."""
 
-_presence: list[Presence] = []
-_rounds: list[Rounds] = []
+_presence: list[WorkerRegistration] = []
+_rounds: list[PeriodicThread] = []
 
 
 @signals.setup_logging.connect
@@ -102,31 +102,41 @@ def _ready(sender: Any = None, **_: Any) -> None:
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
     from workers.engine import command_line, dbt_release
 
-    presence = Presence(
+    presence = WorkerRegistration(
         client, keys, str(getattr(sender, "hostname", "")), processes,
         dbt=dbt_release.release(), adapters=dbt_release.adapters(),
         command_line=pack(command_line.pack(command_line.describe_dbt())),
     )  # fmt: skip
     send = functools.partial(publish, ledger)
     reaper = Reaper(
-        ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=Strays(client, keys)
+        ledger,
+        send,
+        queue=settings.queue,
+        interval=settings.reap_seconds,
+        strays=StaleLockHolders(client, keys),
     )
     pool = getattr(getattr(sender, "pool", None), "_pool", None)
-    warden = Warden(ledger, send, lambda: list(getattr(pool, "_pool", ())))
+    warden = ChildMonitor(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    timekeeper = Timekeeper(ledger, send, board.notes)
+    timekeeper = TimeLimitEnforcer(ledger, send, board.notes)
     impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
     child_leases = ChildLeases(Ledger(impatient, keys=keys, lease_ms=lease_ms))
     presence.say()
     _presence.append(presence)
     _rounds.extend(
-        Rounds(name, look, interval=interval, failed=failed, phase=phase)
+        PeriodicThread(name, look, interval=interval, failed=failed, phase=phase)
         for name, look, interval, failed, phase in (
-            ("presence", presence.say, Presence.INTERVAL, "could not say hello", "presence"),
+            ("presence", presence.say, WorkerRegistration.INTERVAL, "could not say hello", "presence"),
             ("child-leases", child_leases.look, child_leases.interval, "beat failed", "beat"),
             ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
-            ("warden", warden.look, Warden.INTERVAL, "a dead process could not be reported", "reap"),
-            ("timekeeper", timekeeper.look, Timekeeper.INTERVAL, "time limits not looked at", "limits"),
+            ("warden", warden.look, ChildMonitor.INTERVAL, "a dead process could not be reported", "reap"),
+            (
+                "timekeeper",
+                timekeeper.look,
+                TimeLimitEnforcer.INTERVAL,
+                "time limits not looked at",
+                "limits",
+            ),
         )
     )
     for each in _rounds:

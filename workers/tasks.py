@@ -43,7 +43,7 @@ from workers.contract.task_message import shown_args, shown_name
 from workers.engine.warehouse.fencing import Tenure
 from workers.ledger.ledger import OTHER_DBT, Claim, FenceLostError, Refusal
 from workers.runs import dbt_release, finishing, steps
-from workers.runs.runtime import Run, Runtime, runtime
+from workers.runs.runtime import Run, Runtime, process_runtime
 from workers.sessions.warehouse_lock import Session
 from workers.supervision.drain import draining
 from workers.supervision.lease_renewal import StepInterrupted
@@ -119,40 +119,40 @@ def command(self: Task, run_id: Any, step: Any = STEP_COMMAND, version: Any = 1)
 def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> dict[str, Any]:
     """Hold a single-process warehouse and execute whatever is ready of its run, step by step."""
     body = _accept(run_id, STEP_PLAN, version)
-    held = runtime()
-    run = held.run(body.run_id)
+    runtime = process_runtime()
+    run = runtime.run(body.run_id)
     if run is None or run.lock is None:
         return {"run": body.run_id, "refused": "no such run, or its warehouse takes many processes"}
     if draining():
-        held.publish(body.run_id, (SESSION,))
+        runtime.publish(body.run_id, (SESSION,))
         return {"run": body.run_id, "refused": _STOPPING}
-    entered = held.locks.enter(body.run_id, run.lock, held.owner)
+    entered = runtime.locks.enter(body.run_id, run.lock, runtime.owner)
     if isinstance(entered, str):
         if entered == OTHER_DBT:
-            dbt_release.pass_on(held, body.run_id, SESSION)
+            dbt_release.pass_on(runtime, body.run_id, SESSION)
         return {"run": body.run_id, "refused": entered}
-    held.publish(body.run_id, entered.publish)
-    with held.heart.session(entered):
+    runtime.publish(body.run_id, entered.publish)
+    with runtime.leases.session(entered):
         try:
-            done = _execute_what_is_ready(self, held, entered)
+            done = _execute_what_is_ready(self, runtime, entered)
         finally:
             try:
-                held.engine.release()
+                runtime.engine.release()
             finally:
-                following = held.locks.leave(entered)
-    held.publish(body.run_id, following)
+                following = runtime.locks.leave(entered)
+    runtime.publish(body.run_id, following)
     return {"run": body.run_id, "steps": done}
 
 
-def _execute_what_is_ready(parent: Task, held: Runtime, session: Session) -> int:
+def _execute_what_is_ready(parent: Task, runtime: Runtime, session: Session) -> int:
     """One step after the other, until none is ready or others go on here; how many."""
     done, began = 0, time.monotonic()
     with _task_events(parent) as events:
         # another worker goes on where this one leaves
-        while not draining() and not (done and _is_wanted(held, began)):
-            if not done and not _may_open(held, session):
+        while not draining() and not (done and _is_wanted(runtime, began)):
+            if not done and not _may_open(runtime, session):
                 break
-            claim = held.ledger.claim(session.run_id, "", held.owner, session=session.fence)
+            claim = runtime.ledger.claim(session.run_id, "", runtime.owner, session=session.fence)
             if isinstance(claim, Refusal):
                 break
             _trace_as_own_task(parent, events, task_name(claim.step), (claim.run_id, claim.step), claim)
@@ -160,11 +160,11 @@ def _execute_what_is_ready(parent: Task, held: Runtime, session: Session) -> int
     return done
 
 
-def _may_open(held: Runtime, session: Session) -> bool:
+def _may_open(runtime: Runtime, session: Session) -> bool:
     """Whether nobody who lost an earlier session holds the file; waits a while for those who cannot be ended."""
     began = 0.0
-    while strays := held.strays.end(session.files):
-        stop = held.ledger.fact(session.run_id, "stop")
+    while strays := runtime.strays.end(session.files):
+        stop = runtime.ledger.fact(session.run_id, "stop")
         if stop is not None and stop != "fail_fast":
             return True  # it is to be cancelled, which needs no file
         if not began:
@@ -174,9 +174,9 @@ def _may_open(held: Runtime, session: Session) -> bool:
                 "and cannot be ended from here; end or continue it"
             )
             log("waiting", run=session.run_id, node=SESSION, reason=text)
-            held.progress.emit(
+            runtime.progress.emit(
                 Event(kind=STATE, run_id=session.run_id, node=SESSION, state="waiting", text=text,
-                      level="warn", at=time.time(), worker=held.owner)
+                      level="warn", at=time.time(), worker=runtime.owner)
             )  # fmt: skip
         if draining() or time.monotonic() - began > settings.session_seconds:
             return False  # others may have this process meanwhile
@@ -184,10 +184,10 @@ def _may_open(held: Runtime, session: Session) -> bool:
     return True
 
 
-def _is_wanted(held: Runtime, began: float) -> bool:
+def _is_wanted(runtime: Runtime, began: float) -> bool:
     """Whether a session has had this process long enough and other messages wait."""
     return time.monotonic() - began > settings.session_seconds and bool(
-        held.ledger.queue_length(settings.queue)
+        runtime.ledger.queue_length(settings.queue)
     )
 
 
@@ -246,11 +246,11 @@ def _trace_as_own_task(
         )
 
 
-def _tenure(held: Runtime, claim: Claim) -> Tenure:
+def _tenure(runtime: Runtime, claim: Claim) -> Tenure:
     """What the warehouse is told of an execution."""
     return Tenure(
         run_id=claim.run_id, step=claim.step, fence=claim.fence, follows=claim.tries > 1,
-        ends_run=claim.strays, assure=held.heart.assure,
+        ends_run=claim.strays, assure=runtime.leases.assure,
     )  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def _accept(run_id: Any, step: Any, version: Any) -> Any:
     try:
         return step_task(run_id, step, version)
     except InvalidMessageError as error:
-        runtime().ledger.count_rejected(str(error))
+        process_runtime().ledger.count_rejected(str(error))
         log("message refused", reason=str(error))
         raise Ignore(str(error)) from error
 
@@ -271,46 +271,46 @@ def _perform(
 ) -> dict[str, Any]:
     """Claim the step, execute it under its lease, and see to whatever goes wrong around it."""
     message = _accept(run_id, step, version)
-    held = runtime()
+    runtime = process_runtime()
     handed = _handed.pop(task.request.id, None)
     inside_session = handed is not None
     granted = handed or (
         Refusal(_STOPPING, (message.step,))  # the message came too late: back into the queue with it
         if draining()
-        else held.ledger.claim(message.run_id, message.step, held.owner)
+        else runtime.ledger.claim(message.run_id, message.step, runtime.owner)
     )
     if isinstance(granted, Refusal):
-        held.publish(message.run_id, granted.publish)
+        runtime.publish(message.run_id, granted.publish)
         if granted.reason == OTHER_DBT:
-            dbt_release.pass_on(held, message.run_id, message.step)
+            dbt_release.pass_on(runtime, message.run_id, message.step)
         log("not begun", level=logging.DEBUG, run=message.run_id, node=message.step, reason=granted.reason)
         return {"run": message.run_id, "step": message.step, "refused": granted.reason}
-    held.publish(message.run_id, granted.publish)
+    runtime.publish(message.run_id, granted.publish)
     began = time.time()
     try:
         with (
-            held.heart.holding(granted),
-            held.engine.fenced(_tenure(held, granted)),
-            phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=held.owner),
+            runtime.leases.holding(granted),
+            runtime.engine.fenced(_tenure(runtime, granted)),
+            phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=runtime.owner),
         ):
             try:
-                run = held.run(
+                run = runtime.run(
                     granted.run_id, begun=granted.step not in {STEP_PLAN, STEP_START, STEP_COMMAND}
                 )
                 if run is None:
                     return {"run": granted.run_id, "refused": "unknown run"}
                 if granted.step.startswith("@") and granted.losses >= settings.max_losses:
-                    return finishing.give_up(held, run, granted)
-                return (finishing.end_orphaned if granted.orphaned else body)(held, run, granted)
+                    return finishing.give_up(runtime, run, granted)
+                return (finishing.end_orphaned if granted.orphaned else body)(runtime, run, granted)
             except (DbtUsageError, InvalidMessageError) as error:
-                finishing.end_unread(held, granted, error)
+                finishing.end_unread(runtime, granted, error)
                 raise steps.StepFailedError(str(error)) from error
     except FenceLostError as error:
-        held.engine.forget(granted.run_id)
+        runtime.engine.forget(granted.run_id)
         return {"run": granted.run_id, "step": granted.step, "refused": f"not recorded: {error}"}
     except StepInterrupted as interruption:
-        held.engine.forget(granted.run_id)
-        return finishing.end_interrupted(held, granted, interruption, began)
+        runtime.engine.forget(granted.run_id)
+        return finishing.end_interrupted(runtime, granted, interruption, began)
     finally:
         if not inside_session:
-            held.engine.release()
+            runtime.engine.release()

@@ -18,7 +18,7 @@ from dbt_common.clients.jinja import NativeSandboxTemplate
 from tests.support.engine import Shared, spec_for
 from workers.engine.caller.invocation import standing_in
 from workers.engine.engine import Engine
-from workers.engine.execution.run_state import RunView
+from workers.engine.execution.run_state import RunState
 from workers.engine.patches import registry, rendering
 from workers.engine.patches.lazy_dict import Later
 from workers.engine.warehouse.concurrency import close_warehouse
@@ -31,7 +31,7 @@ Made = Callable[[], dict[str, Any]]
 
 
 @pytest.fixture
-def view(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunView]:
+def view(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunState]:
     project = copy_project("small")
     (project / "macros").mkdir(exist_ok=True)
     (project / "macros" / "own.sql").write_text(
@@ -85,7 +85,7 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
             assert ours[name] is value or ours[name] == value
 
 
-def test_what_is_in_a_context_is_what_dbt_puts_there(view: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_a_context_is_what_dbt_puts_there(view: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, config = view.manifest, view.config
     made: list[Made] = [
         lambda node=node: generate_runtime_model_context(node, config, manifest)  # type: ignore[misc]
@@ -101,7 +101,7 @@ def test_what_is_in_a_context_is_what_dbt_puts_there(view: RunView, monkeypatch:
         compare(each(), as_in_dbt(monkeypatch, each))
 
 
-def test_nothing_is_made_before_it_is_named(view: RunView) -> None:
+def test_nothing_is_made_before_it_is_named(view: RunState) -> None:
     node: Any = next(iter(view.manifest.nodes.values()))
     ctx: Any = generate_runtime_model_context(node, view.config, view.manifest)
     waiting = set(dict.keys(ctx)) ^ ctx.names()
@@ -125,7 +125,7 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def test_templates_see_no_difference(view: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_templates_see_no_difference(view: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
     node: Any = next(node for node in view.manifest.nodes.values() if node.name == "customer_totals")
 
     def made() -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_templates_see_no_difference(view: RunView, monkeypatch: pytest.MonkeyPa
                 assert ours == rendered(as_in_dbt(monkeypatch, made), text, native=native), text
 
 
-def test_arguments_of_a_generic_test_are_rendered_with_little_of_a_context(view: RunView) -> None:
+def test_arguments_of_a_generic_test_are_rendered_with_little_of_a_context(view: RunState) -> None:
     node: Any = next(node for node in view.manifest.nodes.values() if hasattr(node, "test_metadata"))
     ctx: Any = generate_runtime_model_context(node, view.config, view.manifest)
     add_rendered_test_kwargs(ctx, node)

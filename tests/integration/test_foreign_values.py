@@ -20,7 +20,7 @@ from workers.contract.errors import InvalidMessageError
 from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest, encode_request
 from workers.ledger.ledger import Ledger
-from workers.sessions.stale_lock_holders import Strays
+from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.supervision.reaper import Reaper
 
 KEYS = Keys("relay")
@@ -60,7 +60,7 @@ READERS: dict[str, Callable[[RelayClient, Ledger], object]] = {
     "refused": lambda relay, _: relay.refused(),
     "overdue": lambda _, ledger: ledger.overdue(queue_empty=True),
     "bury": lambda _, ledger: ledger.forget_dead_workers(),
-    "strays": lambda _, ledger: Strays(ledger.client, ledger.keys).end(),
+    "strays": lambda _, ledger: StaleLockHolders(ledger.client, ledger.keys).end(),
     "sweep": lambda _, ledger: reaper(ledger).sweep(),
     "purge": lambda relay, _: relay.purge(),
 }
@@ -68,7 +68,11 @@ READERS: dict[str, Callable[[RelayClient, Ledger], object]] = {
 
 def reaper(ledger: Ledger) -> Reaper:
     found = Reaper(
-        ledger, lambda *_: None, queue="dbt-relay", interval=0.0, strays=Strays(ledger.client, ledger.keys)
+        ledger,
+        lambda *_: None,
+        queue="dbt-relay",
+        interval=0.0,
+        strays=StaleLockHolders(ledger.client, ledger.keys),
     )
     found._server = str(ledger.client.info("server")["run_id"])
     found._wait_for_renewals = pytest.fail  # type: ignore[method-assign]

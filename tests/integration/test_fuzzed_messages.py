@@ -132,7 +132,7 @@ class Worker:
 def worker() -> Iterator[Worker]:
     with pytest.MonkeyPatch.context() as patch:
         worker = Worker()
-        patch.setattr(tasks, "runtime", worker.runtime)
+        patch.setattr(tasks, "process_runtime", worker.runtime)
         yield worker
     count_with(lambda _: None)
 

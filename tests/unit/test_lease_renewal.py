@@ -1,194 +1,404 @@
-"""The main process renews the leases of pool processes that cannot do it themselves."""
+"""Beats, and what happens when one is answered with lost or stop, or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+import threading
+import time
+from collections.abc import Iterable
 from typing import Any
 
-import fakeredis
 import msgspec
 import pytest
 import redis
 
 from tests.support.waiting import wait_until
-from workers.contract.keys import Keys, new_run_id
-from workers.contract.messages import RunRequest
-from workers.ledger.ledger import Claim, Ledger, Move, StagedNode, lease_clock
-from workers.sessions.warehouse_lock import Session, WarehouseLock
-from workers.supervision import child_processes
-from workers.supervision.child_lease_renewal import ChildLeases, HeldLeases, Lease, decode_leases
-from workers.supervision.shared_table import Board
+from workers.contract.errors import DbtTimeoutError
+from workers.ledger.ledger import Claim, lease_clock
+from workers.sessions.warehouse_lock import Session
+from workers.supervision.child_lease_renewal import Lease
+from workers.supervision.lease_renewal import DRAIN, LOST, STOP, LeaseLostError, LeaseRenewer, StepInterrupted
+from workers.supervision.time_limit_enforcement import Watched
+from workers.supervision.time_limits import NodeLimits
 
-A = "model.p.a"
-LEASE = 60.0
+RUN = "20250101T000000-0123456789ab"
 
 
-class World:
-    """A run of one node, claimed in a session by a process that does nothing."""
+class Ledger:
+    """Answers beats from a list of words; the last one for ever."""
+
+    def __init__(self, *answers: str | Exception, lease_ms: int = 60_000) -> None:
+        self.lease_ms = lease_ms
+        self.answers: list[str | Exception] = list(answers) or ["ok"]
+        self.beats: list[tuple[str, list[tuple[str, int]]]] = []
+
+    def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
+        pairs = list(held)
+        self.beats.append((run_id, pairs))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer] * len(pairs)
+
+
+def claim(step: str = "model.p.a", fence: int = 3, sure_for: float = 60.0) -> Claim:
+    return Claim(
+        run_id=RUN, step=step, fence=fence, tries=1, losses=0, index=1, skip=False, cause="", stopping=False,
+        sure_until=lease_clock() + sure_for,
+    )  # fmt: skip
+
+
+def heart_of(ledger: Ledger, cancel: Any = lambda: None, **more: Any) -> LeaseRenewer:
+    made: Any = LeaseRenewer(ledger, cancel, **more)  # type: ignore[arg-type]
+    made._interval = min(made._interval, 0.02)
+    return made  # type: ignore[no-any-return]
+
+
+def test_a_lease_is_renewed_every_third_of_it_while_it_is_held() -> None:
+    ledger = Ledger(lease_ms=60)
+    renewer = heart_of(ledger)
+    began = time.monotonic()
+    with renewer.holding(claim()):
+        wait_until(lambda: len(ledger.beats) >= 5, 5)
+    assert time.monotonic() - began >= 4 * 0.02 * 0.8
+    assert ledger.beats[0] == (RUN, [("model.p.a", 3)])
+    said = len(ledger.beats)
+    time.sleep(0.1)
+    assert len(ledger.beats) <= said + 1  # one may have been under way
+
+
+@pytest.mark.parametrize("why", [LOST, STOP])
+def test_a_step_that_must_not_go_on_is_interrupted(why: str) -> None:
+    cancelled = threading.Event()
+    ledger = Ledger("ok", why)
+    renewer = heart_of(ledger, cancelled.set)
+    with pytest.raises(StepInterrupted) as caught, renewer.holding(claim()), renewer.interruptible():
+        signal.pause()  # until the interruption
+    assert caught.value.why == why
+    assert cancelled.is_set()
+
+
+def test_outside_of_dbt_an_interruption_waits_for_the_next_time() -> None:
+    ledger = Ledger(STOP)
+    renewer = heart_of(ledger)
+    with renewer.holding(claim()):
+        wait_until(lambda: len(ledger.beats) >= 2, 5)  # nothing is raised here
+        wait_until(lambda: renewer.why, 5)
+        with pytest.raises(StepInterrupted), renewer.interruptible():
+            pytest.fail("it began")
+
+
+def test_a_new_step_begins_with_a_clean_slate() -> None:
+    ledger = Ledger(STOP)
+    renewer = heart_of(ledger)
+    with renewer.holding(claim()):
+        wait_until(lambda: renewer.why, 5)
+    ledger.answers = ["ok"]
+    with renewer.holding(claim("model.p.b", 1)), renewer.interruptible():
+        wait_until(lambda: ledger.beats[-1][1] == [("model.p.b", 1)], 5)
+
+
+def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
+    renewer = heart_of(Ledger(redis.ConnectionError("away"), lease_ms=60))
+    began = time.monotonic()
+    mine = claim(sure_for=0.06)
+    with pytest.raises(StepInterrupted) as caught, renewer.holding(mine), renewer.interruptible():
+        signal.pause()
+    assert caught.value.why == LOST
+    assert time.monotonic() - began >= 0.05
+
+
+def test_a_claim_that_was_answered_too_late_is_not_begun() -> None:
+    renewer = heart_of(Ledger())
+    with (
+        pytest.raises(StepInterrupted) as caught,
+        renewer.holding(claim(sure_for=-1)),
+        renewer.interruptible(),
+    ):
+        pytest.fail("begun")
+    assert caught.value.why == LOST
+
+
+@pytest.mark.parametrize(
+    ("answer", "begun"), [("lost", False), ("ok", True), (redis.ConnectionError("gone"), True)]
+)
+def test_a_step_whose_lease_ran_out_before_dbt_began_is_asked_for_again(
+    answer: str | Exception, *, begun: bool
+) -> None:
+    renewer, entered = heart_of(Ledger(answer)), False
+    renewer._beating = True  # no beat comes first
+    with contextlib.suppress(StepInterrupted), renewer.holding(claim(sure_for=0.01)):
+        wait_until(lambda: lease_clock() > renewer._sure[RUN, "model.p.a"], 5)
+        with renewer.interruptible():
+            entered = True
+    assert entered == begun
+    assert renewer.why == (None if begun else LOST)
+
+
+def test_a_beat_that_gets_no_answer_does_not_outlast_the_lease() -> None:
+    answered, asked = threading.Event(), threading.Event()
+
+    class Silent(Ledger):
+        def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
+            asked.set()
+            assert answered.wait(60)
+            return super().beat(run_id, held)
+
+    renewer = heart_of(Silent(lease_ms=300))
+    with (
+        pytest.raises(StepInterrupted) as caught,
+        renewer.holding(claim(sure_for=0.3)),
+        renewer.interruptible(),
+    ):
+        signal.pause()  # until the interruption
+    assert caught.value.why == LOST
+    assert asked.is_set()
+    assert not answered.is_set()
+    answered.set()
+
+
+def test_what_the_clock_gave_up_is_interrupted_though_the_next_beat_succeeds() -> None:
+    cancelled = threading.Event()
+    ledger = Ledger()
+    renewer = heart_of(ledger, cancelled.set)
+
+    def execute() -> None:
+        renewer._interrupt(
+            RUN, "model.p.a", 3, LOST
+        )  # as the guard does, just before the server answers again
+        assert cancelled.is_set()
+        wait_until(lambda: False, 5, "the interruption")
+
+    with pytest.raises(StepInterrupted) as caught, renewer.holding(claim()), renewer.interruptible():
+        execute()
+    assert caught.value.why == LOST
+
+
+def test_while_nothing_listens_nobody_can_be_given_the_step() -> None:
+    refused = redis.ConnectionError("Error 111 connecting")
+    refused.__context__ = ConnectionRefusedError(111, "Connection refused")
+    ledger = Ledger(refused, lease_ms=1000)
+    renewer = heart_of(ledger)
+    with renewer.holding(claim(sure_for=1.0)), renewer.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 60, 10)  # a lease and more
+        ledger.answers = [redis.BusyLoadingError("loading")]
+        said = len(ledger.beats)
+        wait_until(lambda: len(ledger.beats) >= said + 60, 10)
+        ledger.answers = ["ok"]
+        wait_until(lambda: len(ledger.beats) >= said + 62, 5)
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_beats() -> None:
+    ledger = Ledger(TypeError("not foreseen"), "ok")
+    renewer = heart_of(ledger)
+    with renewer.holding(claim()), renewer.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 3, 5)
+
+
+def test_a_server_that_is_away_for_less_is_ridden_out() -> None:
+    ledger = Ledger(redis.ConnectionError("away"), "ok")
+    renewer = heart_of(ledger)
+    with renewer.holding(claim()), renewer.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 4, 5)
+
+
+def test_a_cancel_that_fails_does_not_keep_the_step_alive() -> None:
+    def cancel() -> None:
+        raise OSError("the driver is confused")
+
+    renewer = heart_of(Ledger(STOP), cancel)
+    with pytest.raises(StepInterrupted), renewer.holding(claim()), renewer.interruptible():
+        signal.pause()
+
+
+def test_a_session_keeps_its_warehouse_with_its_step() -> None:
+    ledger = Ledger()
+    renewer = heart_of(ledger)
+    with renewer.session(Session(RUN, "duckdb:/x", 7)):
+        wait_until(lambda: ledger.beats, 5)
+        with renewer.holding(claim()):
+            wait_until(lambda: len(ledger.beats[-1][1]) == 2, 5)
+    assert ledger.beats[0] == (RUN, [("@session", 7)])
+    assert set(ledger.beats[-1][1]) >= {("@session", 7)}
+
+
+def test_the_signal_handler_of_before_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGUSR2)
+    renewer = heart_of(Ledger())
+    with renewer.holding(claim()), renewer.interruptible():
+        assert signal.getsignal(signal.SIGUSR2) != before
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+class Notes:
+    """Remembers what was noted."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=int(LEASE * 1000))
-        self.held, self.renewed = Board(4), Board(4)
-        self.keeper = ChildLeases(self.ledger, self.held, self.renewed)
-        self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        self.run_id = new_run_id()
-        self.session, self.claim = self._begin()
-        self.expire()
+        self.all: list[Watched | None] = []
 
-    def _begin(self) -> tuple[Session, Claim]:
-        ledger, run_id = self.ledger, self.run_id
-        ledger.submit(RunRequest(run_id=run_id, args=("run",), cwd="/p", project_dir="/p"))
-        plan = ledger.claim(run_id, "@plan", "h:1")
-        assert isinstance(plan, Claim)
-        ledger.stage(plan, [StagedNode(A, 0, 1, ())], roots=(A,))
-        facts: dict[str, str | int | float] = {"mode": "session", "lock": "duckdb:/f", "parallel": 1}
-        ledger.finish(plan, Move(word="planned", facts=facts, nodes=1))
-        session = WarehouseLock(ledger).enter(run_id, "duckdb:/f", "h:1")
-        assert isinstance(session, Session)
-        start = ledger.claim(run_id, "", "h:1", session=session.fence)
-        assert isinstance(start, Claim)
-        ledger.finish(start, Move(word="success"))
-        node = ledger.claim(run_id, "", "h:1", session=session.fence)
-        assert isinstance(node, Claim)
-        return session, node
-
-    def post(self, *, until: float = 0.0, pid: int | None = None, fence: int | None = None) -> None:
-        """The process says what it holds, and until when it has renewed it (0.0: too long ago)."""
-        until = until or lease_clock() + LEASE / 2
-        held = [
-            Lease(self.run_id, *self.session.held, until),
-            Lease(self.run_id, A, self.claim.fence if fence is None else fence, until),
-        ]
-        assert self.held.post(2, msgspec.msgpack.encode(HeldLeases(pid or self.process.pid, held)))
-
-    def expire(self) -> None:
-        """Set the leases to a time in the past, as if nobody had renewed them."""
-        for step in (A, "@session"):
-            self.ledger.client.zadd(self.ledger.keys.leases(), {f"{self.run_id} {step}": 1})
-
-    def are_renewed(self) -> list[bool]:
-        scores: Any = [
-            self.ledger.client.zscore(self.ledger.keys.leases(), f"{self.run_id} {step}")
-            for step in (A, "@session")
-        ]
-        return [score is not None and score > 1 for score in scores]
+    def __call__(self, watched: Watched | None) -> None:
+        self.all.append(None if watched is None else msgspec.structs.replace(watched))
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
-    yield made
-    made.process.kill()
-    made.process.communicate()
+def test_a_node_past_its_limit_is_cancelled_and_then_raised_in() -> None:
+    cancelled: list[float] = []
+    renewer = heart_of(Ledger(), lambda: cancelled.append(time.monotonic()), too_long=DbtTimeoutError)
+    with renewer.holding(claim()):
+
+        def execute() -> None:
+            with renewer.interruptible(NodeLimits(soft=0.1, hard=9)):
+                wait_until(lambda: cancelled, 30)
+                assert renewer.overrun is not None  # who fails of a cancelled query learns why
+                signal.pause()
+
+        with pytest.raises(DbtTimeoutError, match=r"its soft time limit of 0\.1 s has passed: it ran for \d"):
+            execute()
+        assert len(cancelled) == 2
+        assert cancelled[1] - cancelled[0] >= 0.9  # dbt had its time to fail by itself
+    with renewer.holding(claim()):
+        assert renewer.overrun is None
 
 
-def test_leases_of_process_that_is_late_are_renewed(world: World) -> None:
-    world.post()
-    before = lease_clock()
-    world.keeper.look()
-    assert world.are_renewed() == [True, True]
-    told = decode_leases(world.renewed.note(2))
-    assert set(told) == {(world.run_id, A, world.claim.fence), (world.run_id, *world.session.held)}
-    assert all(before + LEASE <= until <= lease_clock() + LEASE for until in told.values())
+def test_a_node_that_fails_when_it_is_cancelled_is_not_raised_in() -> None:
+    cancelled = threading.Event()
+    renewer = LeaseRenewer(Ledger(), cancelled.set)  # type: ignore[arg-type]
+    with renewer.holding(claim()):
+        with renewer.interruptible(NodeLimits(hard=0.05)):
+            assert cancelled.wait(30)
+        assert renewer.overrun is not None
+        assert renewer.overrun.text.startswith("its time limit of 0.05 s has passed")
+        with renewer.interruptible():  # the next thing is another's
+            time.sleep(1.2)
 
 
-def test_leases_of_process_that_renews_them_itself_are_left_alone(world: World) -> None:
-    world.post(until=lease_clock() + LEASE)
-    world.keeper.look()
-    assert world.are_renewed() == [False, False]
-    assert decode_leases(world.renewed.note(2)) == {}
+def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
+    ledger = Ledger()
+    renewer = heart_of(ledger, lambda: pytest.fail("cancelled"))
+    for limits in (NodeLimits(60, 90), NodeLimits(), None):
+        beats = len(ledger.beats)
+        with renewer.holding(claim()), renewer.interruptible(limits):
+            wait_until(lambda beats=beats: len(ledger.beats) > beats + 2, 30)
+        assert renewer.overrun is None
 
 
-def test_one_renewal_of_the_main_process_lasts_until_the_next_is_due(world: World) -> None:
-    world.post()
-    world.keeper.look()
-    world.expire()
-    world.keeper.look()
-    assert world.are_renewed() == [False, False]
+def test_node_with_limit_is_noted_while_it_executes() -> None:
+    notes = Notes()
+    renewer = heart_of(Ledger(), note=notes)
+    mine = claim()
+    with renewer.holding(mine):
+        with renewer.interruptible(NodeLimits(60, 90), owner="h:1", fail_fast=True):
+            first = notes.all[0]
+            assert first is not None
+            assert (first.pid, first.owner, first.claim, first.fail_fast) == (os.getpid(), "h:1", mine, True)
+            assert first.limits == NodeLimits(60, 90)
+        assert notes.all[-1] is None
+        said = len(notes.all)
+        with renewer.interruptible():  # nothing that could take too long
+            pass
+        assert len(notes.all) == said
 
 
-def test_leases_of_dead_process_run_out(world: World) -> None:
-    world.post()
-    world.process.kill()
-    world.process.wait(30)
-    world.keeper.look()
-    world.post(pid=os.getppid())  # lives, and is no child of this process
-    world.keeper.look()
-    assert world.are_renewed() == [False, False]
+def test_a_server_that_does_not_answer_a_cancel_does_not_stop_the_beats() -> None:
+    away, ledger = threading.Event(), Ledger()
+    renewer = heart_of(ledger, lambda: away.wait(60))
+    with renewer.holding(claim()), renewer.interruptible(NodeLimits(hard=0.01)):
+        wait_until(lambda: renewer.overrun, 30)
+        beats = len(ledger.beats)
+        wait_until(lambda: len(ledger.beats) > beats + 2, 30)
+    away.set()
 
 
-def test_leases_of_zombie_run_out(world: World) -> None:
-    """The process has ended, and its parent has not waited for it yet."""
-    world.post()
-    world.process.kill()
-    os.waitid(os.P_PID, world.process.pid, os.WEXITED | os.WNOWAIT)
-    world.keeper.look()
-    assert world.are_renewed() == [False, False]
+def test_what_failed_because_it_was_cancelled_is_known_afterwards() -> None:
+    renewer = heart_of(Ledger("ok", STOP))
+    with renewer.holding(claim()):
+        renewer.check()
+        wait_until(lambda: renewer.why, 30)
+        with pytest.raises(StepInterrupted, match=STOP):
+            renewer.check()
 
 
-@pytest.mark.parametrize("tells", [True, False], ids=["proc", "waitid"])
-def test_leases_of_stopped_process_run_out(world: World, tmp_path: Path, *, tells: bool) -> None:
-    proc = Path("/proc") if tells else tmp_path
-    world.keeper._can_execute = lambda pid: child_processes.can_execute(pid, proc)
-    world.post()
-    os.kill(world.process.pid, signal.SIGSTOP)
-    wait_until(lambda: not child_processes.can_execute(world.process.pid, proc), 10)
-    world.keeper.look()
-    assert world.are_renewed() == [False, False]
-    os.kill(world.process.pid, signal.SIGCONT)
-    wait_until(lambda: child_processes.can_execute(world.process.pid, proc), 10)
-    world.keeper.look()
-    assert world.are_renewed() == [True, True]
+def test_a_fresh_claim_is_sure_by_the_clock_and_an_old_one_asks() -> None:
+    ledger = Ledger("ok", "ok", LOST, lease_ms=600_000)  # no beat but those that are asked for
+    renewer = heart_of(ledger)
+    renewer._interval = 600.0
+    with renewer.holding(claim(sure_for=600)):
+        renewer.assure()
+        assert ledger.beats == []
+    with renewer.holding(claim(sure_for=-1)):
+        renewer.assure()
+        renewer.assure()  # the answer of the first is good for a lease
+        assert ledger.beats == [(RUN, [("model.p.a", 3)])]
+    with renewer.session(Session(RUN, "duckdb:/x", 7)), renewer.holding(claim(sure_for=600)):
+        renewer.assure()
+        assert ledger.beats[1:] == [(RUN, [("@session", 7), ("model.p.a", 3)])]
+    with renewer.holding(claim(sure_for=-1)), pytest.raises(LeaseLostError, match=r"model\.p\.a was given"):
+        renewer.assure()
 
 
-def test_lease_of_another_claim_is_not_renewed(world: World) -> None:
-    """The step was given to another process meanwhile; the note is of the claim before."""
-    world.post(fence=world.claim.fence - 1)
-    world.keeper.look()
-    assert world.are_renewed() == [False, True]
-    world.expire()
-    world.keeper._until.clear()
-    world.keeper.look()
-    assert world.are_renewed() == [False, True]
+def test_a_ledger_that_cannot_be_asked_makes_nobody_sure() -> None:
+    renewer = heart_of(Ledger(redis.ConnectionError("away"), lease_ms=600_000))
+    renewer._interval = 600.0
+    with renewer.holding(claim(sure_for=-1)), pytest.raises(redis.ConnectionError):
+        renewer.assure()
 
 
-def test_run_that_is_cancelled_does_not_wait_for_process_that_cannot_hear_of_it(world: World) -> None:
-    world.ledger.cancel(world.run_id, "cancelled")
-    world.post()
-    world.keeper.look()  # the answer is stop
-    world.expire()
-    world.keeper._until.clear()
-    world.keeper.look()
-    assert world.are_renewed() == [False, False]
-    world.held.clear(2)  # it ended the step ...
-    world.keeper.look()
-    world.post()  # ... and what it claims next is renewed again
-    world.keeper.look()
-    assert world.are_renewed() == [True, True]
+def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [5.0]
+    monkeypatch.setattr("workers.supervision.lease_renewal.seconds_left", lambda: left[0])
+    ledger = Ledger()
+    renewer = heart_of(ledger)
+    with (  # noqa: PT012
+        pytest.raises(StepInterrupted) as caught,
+        renewer.session(Session(RUN, "duckdb:/x", 7)),
+        renewer.holding(claim()),
+        renewer.interruptible(),
+    ):
+        wait_until(lambda: len(ledger.beats) >= 3, 5)
+        assert renewer.why is None
+        left[0] = 0.0
+        signal.pause()
+    assert caught.value.why == DRAIN
 
 
-def test_error_of_one_run_does_not_keep_others_from_renewal(world: World) -> None:
-    held = [Lease("20250101T000000-000000000000", A, 1), Lease(world.run_id, A, world.claim.fence)]
-    assert world.held.post(0, msgspec.msgpack.encode(HeldLeases(world.process.pid, held)))
-    world.ledger.client.set(world.ledger.keys.run("20250101T000000-000000000000"), "no hash")
-    world.keeper.look()
-    assert world.are_renewed() == [True, False]
+def test_a_node_beside_one_that_ended_the_run_is_cancelled_when_its_time_is_up() -> None:
+    cancelled = threading.Event()
+    renewer = heart_of(Ledger("ok"), cancelled.set)
+    short = msgspec.structs.replace(claim(), grace=0.05)
+    with renewer.holding(short):
+        with renewer.interruptible():
+            assert cancelled.wait(5)
+        with pytest.raises(StepInterrupted) as caught:
+            renewer.check()
+    assert caught.value.why == STOP
 
 
-def test_without_an_answer_of_the_server_nothing_is_counted_as_renewed(world: World) -> None:
-    def away(*_: Any) -> list[str]:
-        raise redis.TimeoutError("away")
+def test_held_leases_are_posted_from_claim_to_end_and_after_each_renewal() -> None:
+    posted: list[list[Lease]] = []
+    renewer = heart_of(Ledger(lease_ms=60_000), post=posted.append)
+    mine = claim(sure_for=1)
+    with renewer.session(Session(RUN, "duckdb:/x", 7)):
+        assert posted[-1] == [Lease(RUN, "@session", 7)]
+        with renewer.holding(mine):
+            assert posted[-1][1] == Lease(RUN, mine.step, mine.fence, mine.sure_until)
+            wait_until(lambda: all(lease.until > mine.sure_until for lease in posted[-1]), 5)
+            assert [lease.key for lease in posted[-1]] == [(RUN, "@session", 7), (RUN, mine.step, mine.fence)]
+        assert [lease.key for lease in posted[-1]] == [(RUN, "@session", 7)]
+    assert posted[-1] == []
 
-    world.post()
-    beat, world.ledger.beat_many = world.ledger.beat_many, away  # type: ignore[method-assign]
-    with pytest.raises(redis.TimeoutError):
-        world.keeper.look()
-    assert decode_leases(world.renewed.note(2)) == {}
-    world.ledger.beat_many = beat  # type: ignore[method-assign]
-    world.keeper.look()
-    assert world.are_renewed() == [True, True]
+
+def test_lease_that_the_main_process_renewed_is_not_given_up() -> None:
+    """The beats of this process fail for longer than a lease, and those of the main process do not."""
+    mine = claim(sure_for=0.06)
+    renewed = {(RUN, mine.step, mine.fence): lease_clock() + 600}
+    ledger = Ledger(redis.ConnectionError("away"), lease_ms=60)
+    renewer = heart_of(ledger, lambda: pytest.fail("cancelled"), renewed=lambda: renewed)
+    with renewer.holding(mine), renewer.interruptible():
+        wait_until(lambda: len(ledger.beats) >= 20, 10)
+        renewer.assure()
+    assert renewer.why is None
+    renewer = heart_of(ledger, renewed=lambda: renewed)
+    later = claim(fence=4, sure_for=0.06)  # what was renewed for an earlier claim does not count for this one
+    with pytest.raises(StepInterrupted), renewer.holding(later), renewer.interruptible():
+        signal.pause()

@@ -87,7 +87,7 @@ def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses
         run_id=SESSION.run_id, step="model.p.a", fence=4, tries=tries, losses=losses, index=1, skip=False,
         cause="", stopping=False,
     )  # fmt: skip
-    held: Any = SimpleNamespace(heart=SimpleNamespace(assure=lambda: None))
+    held: Any = SimpleNamespace(leases=SimpleNamespace(assure=lambda: None))
     assert tasks._tenure(held, claim).follows == (tries > 1)
 
 

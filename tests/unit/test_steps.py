@@ -26,7 +26,7 @@ class Full:
         self.done += 1
 
 
-HELD: Any = SimpleNamespace(heart=SimpleNamespace(interruptible=contextlib.nullcontext))
+HELD: Any = SimpleNamespace(leases=SimpleNamespace(interruptible=contextlib.nullcontext))
 CLAIM: Any = SimpleNamespace(run_id="r", step="@plan")
 
 

@@ -30,7 +30,7 @@ from workers.engine.execution.failure import classify_command
 from workers.engine.execution.node import execute_node
 from workers.engine.execution.plan import check_models, make_plan
 from workers.engine.execution.retry import Previous, arguments, command_of, what_to_retry
-from workers.engine.execution.run_state import TASKS, RunView, build_view
+from workers.engine.execution.run_state import TASKS, RunState, build_view
 from workers.engine.interface import (
     Finished,
     OnEvent,
@@ -76,7 +76,7 @@ class Engine:
         """
         self._exiting = exiting
         self._contexts = ContextStore(shared, contexts)
-        self._views: OrderedDict[str, RunView] = OrderedDict()
+        self._views: OrderedDict[str, RunState] = OrderedDict()
         self._most_views = max(MAX_VIEWS, contexts)
         self._worker = worker
 
@@ -248,7 +248,7 @@ class Engine:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _view(self, spec: RunSpec, facts: RunFacts) -> RunView:
+    def _view(self, spec: RunSpec, facts: RunFacts) -> RunState:
         view = self._views.get(spec.run_id)
         if view is None:
             with self._sink.muted():  # the plan said it
@@ -271,13 +271,13 @@ class Engine:
             view.facts = facts
         return view
 
-    def _keep(self, view: RunView) -> None:
+    def _keep(self, view: RunState) -> None:
         self._views[view.run_id] = view
         self._views.move_to_end(view.run_id)
         while len(self._views) > self._most_views:
             self._views.popitem(last=False)
 
-    def _refresh_cache(self, view: RunView) -> str:
+    def _refresh_cache(self, view: RunState) -> str:
         """Ask the warehouse: whoever tried before may have died in the middle of its changes, and what
         another run did is in nobody's cache."""
         adapter = view.context.adapter

@@ -30,7 +30,7 @@ MESSAGE_SECONDS = 3600
 """Messages that nobody takes go after so long; the ledger misses them long before."""
 
 
-def pass_on(held: Runtime, run_id: str, step: str) -> None:
+def pass_on(runtime: Runtime, run_id: str, step: str) -> None:
     """See to a message whose step this worker may not execute.
 
     Where no worker has the release that planned the run, nothing is sent: the ledger misses the message after some
@@ -38,25 +38,25 @@ def pass_on(held: Runtime, run_id: str, step: str) -> None:
     ends without dbt.
     """
     try:
-        needed = held.ledger.fact(run_id, "dbt")
+        needed = runtime.ledger.fact(run_id, "dbt")
         if needed is None:
-            held.publish(run_id, (step,))  # anybody may, since a moment ago
-        elif needed in (releases := _releases(held)):
+            runtime.publish(run_id, (step,))  # anybody may, since a moment ago
+        elif needed in (releases := _releases(runtime)):
             queue = release_queue(settings.queue, needed)
-            held.ledger.publish(run_id, (step,), queue)
-            held.ledger.client.expire(queue_key(queue, held.ledger.priority(run_id)), MESSAGE_SECONDS)
-        elif held.ledger.call("disown", run_id):
-            held.publish(run_id, (step,))
+            runtime.ledger.publish(run_id, (step,), queue)
+            runtime.ledger.client.expire(queue_key(queue, runtime.ledger.priority(run_id)), MESSAGE_SECONDS)
+        elif runtime.ledger.call("disown", run_id):
+            runtime.publish(run_id, (step,))
         else:
-            _tell(held, run_id, step, needed, releases)
+            _tell(runtime, run_id, step, needed, releases)
     except redis.RedisError as error:
         log("message not passed on, the reaper will send it", run=run_id, node=step, error=str(error))
 
 
-def _releases(held: Runtime) -> set[str]:
+def _releases(runtime: Runtime) -> set[str]:
     """Releases of dbt that workers of this queue have who take messages."""
-    raw: Any = held.ledger.client.hgetall(held.ledger.keys.workers())
-    now, found = held.ledger.server_time(), set()
+    raw: Any = runtime.ledger.client.hgetall(runtime.ledger.keys.workers())
+    now, found = runtime.ledger.server_time(), set()
     for value in raw.values():
         with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
             hello = json.loads(value)
@@ -67,10 +67,10 @@ def _releases(held: Runtime) -> set[str]:
     return found
 
 
-def _tell(held: Runtime, run_id: str, step: str, needed: str, releases: set[str]) -> None:
+def _tell(runtime: Runtime, run_id: str, step: str, needed: str, releases: set[str]) -> None:
     """Say once a minute that the run waits for a worker."""
     with contextlib.suppress(redis.OutOfMemoryError):
-        if not held.ledger.client.set(held.ledger.keys.told(run_id), b"1", nx=True, ex=TOLD_SECONDS):
+        if not runtime.ledger.client.set(runtime.ledger.keys.told(run_id), b"1", nx=True, ex=TOLD_SECONDS):
             return
     there = ", ".join(sorted(releases - {""})) or "none"
     text = (
@@ -78,7 +78,7 @@ def _tell(held: Runtime, run_id: str, step: str, needed: str, releases: set[str]
         "start one, or cancel the run"
     )
     log("no worker has the dbt that planned the run", run=run_id, node=step, needs=needed)
-    held.progress.emit(
+    runtime.progress.emit(
         Event(kind=STATE, run_id=run_id, node=step, state=WAITING, text=text, level="warn", at=time.time(),
-              worker=held.owner)
+              worker=runtime.owner)
     )  # fmt: skip

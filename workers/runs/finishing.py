@@ -31,7 +31,7 @@ from workers.runs.runtime import Run, Runtime
 from workers.supervision.lease_renewal import DRAIN, LOST, StepInterrupted
 
 
-def when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -> None:
+def when_there_is_room(runtime: Runtime, claim: Claim, write: Callable[[], None]) -> None:
     """Do what a full Redis refuses; the step keeps its lease meanwhile, and can be stopped."""
     while True:
         try:
@@ -39,64 +39,66 @@ def when_there_is_room(held: Runtime, claim: Claim, write: Callable[[], None]) -
         except redis.OutOfMemoryError:  # noqa: PERF203 - once a second
             log("Redis is full (maxmemory), waiting for room", level=logging.WARNING, run=claim.run_id,
                 node=claim.step)  # fmt: skip
-            with held.heart.interruptible():
+            with runtime.leases.interruptible():
                 time.sleep(1)
 
 
-def attempt_of(held: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
+def attempt_of(runtime: Runtime, claim: Claim, began: float, status: str, error: ErrorInfo | None) -> Attempt:
     """What the run keeps of one execution of a step, which ends now. `began`: seconds since the epoch, UTC."""
     return Attempt(
-        step=claim.step, number=claim.tries, worker=held.owner, started_at=began,
+        step=claim.step, number=claim.tries, worker=runtime.owner, started_at=began,
         finished_at=time.time(), status=status, error=error,
     )  # fmt: skip
 
 
-def let_go(held: Runtime, *, interrupted: bool) -> None:
+def let_go(runtime: Runtime, *, interrupted: bool) -> None:
     """Close every connection, also those that an exception in the middle of dbt's work left to be collected."""
     if interrupted:
         gc.collect()
-    held.engine.release()
+    runtime.engine.release()
 
 
-def give_up(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+def give_up(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     """End a run one of whose own steps ended its worker too often: it would for ever."""
     began = time.time()
     error = final_record.worker_lost(claim, began).result.error
-    raw = held.ledger.results(claim.run_id)
+    raw = runtime.ledger.results(claim.run_id)
     raw.pop(STEP_START, None)
     steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
     finished = Finished(return_code=2, error=error and msgspec.structs.replace(error, node=None))
-    return end_run(held, run, claim, began, finished, steps, stop=held.ledger.fact(claim.run_id, "stop"))
+    return end_run(
+        runtime, run, claim, began, finished, steps, stop=runtime.ledger.fact(claim.run_id, "stop")
+    )
 
 
-def end_orphaned(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+def end_orphaned(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     """End a run that was stopped, without its dbt: no worker has the release that planned it. Its end hooks do
     not run."""
-    raw, attempts, stop = held.ledger.outcomes(claim.run_id)
+    raw, attempts, stop = runtime.ledger.outcomes(claim.run_id)
     raw.pop(STEP_START, None)
     steps = [msgspec.json.decode(body, type=StepResult) for body in raw.values()]
     finished = Finished(return_code=1)
     return end_run(
-        held, run, claim, time.time(), finished, steps, stop=stop or "cancelled", attempts=attempts
+        runtime, run, claim, time.time(), finished, steps, stop=stop or "cancelled", attempts=attempts
     )
 
 
-def end_cancelled(held: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
+def end_cancelled(runtime: Runtime, run: Run, claim: Claim, began: float) -> dict[str, Any]:
     """End a run that was cancelled before any of it executed."""
-    reason = held.ledger.fact(claim.run_id, "stop") or "cancelled"
-    return end_run(held, run, claim, began, Finished(return_code=1), [], stop=reason)
+    reason = runtime.ledger.fact(claim.run_id, "stop") or "cancelled"
+    return end_run(runtime, run, claim, began, Finished(return_code=1), [], stop=reason)
 
 
-def _stopped(held: Runtime, run: Run, reason: str, steps: list[StepResult]) -> ErrorInfo:
+def _stopped(runtime: Runtime, run: Run, reason: str, steps: list[StepResult]) -> ErrorInfo:
     run_id = run.request.run_id
-    if held.ledger.fact(run_id, "late") is None:
+    if runtime.ledger.fact(run_id, "late") is None:
         return final_record.cancelled(reason)
     planned = run.facts.flattened if run.facts is not None else ()
     return final_record.late(reason, run_id, planned, {step.unique_id for step in steps})
 
 
 def end_run(
-    held: Runtime,
+    runtime: Runtime,
     run: Run,
     claim: Claim,
     began: float,
@@ -112,48 +114,52 @@ def end_run(
         stop: why it was stopped, where it was.
         attempts: those that ended before, where they were read already.
     """
-    let_go(held, interrupted=stop is not None)  # the caller may open the file the moment the result is there
+    let_go(
+        runtime, interrupted=stop is not None
+    )  # the caller may open the file the moment the result is there
     cancelled = stop is not None and stop != "fail_fast"
     if cancelled:
         finished.return_code = finished.return_code or 1
-        finished.error = _stopped(held, run, stop or "cancelled", steps)
+        finished.error = _stopped(runtime, run, stop or "cancelled", steps)
     state = RUN_CANCELLED if cancelled else RUN_SUCCEEDED if finished.return_code == 0 else RUN_FAILED
     if finished.error is not None and claim.tries > 1:
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
-    attempt = attempt_of(held, claim, began, state, finished.error)
-    before = held.ledger.attempts(claim.run_id) if attempts is None else attempts
+    attempt = attempt_of(runtime, claim, began, state, finished.error)
+    before = runtime.ledger.attempts(claim.run_id) if attempts is None else attempts
     warnings = final_record.repetitions(run.request.word, finished, [*before, attempt])
     final = final_record.final_of(finished, steps, [*before, attempt], warnings)
     if run.request.return_artifacts:
         when_there_is_room(
-            held,
+            runtime,
             claim,
-            lambda: final_record.return_artifacts(held.ledger, run.request, run.spec, finished.target_path),
+            lambda: final_record.return_artifacts(
+                runtime.ledger, run.request, run.spec, finished.target_path
+            ),
         )
     move = Move(
         word="done" if finished.return_code == 0 else "error", final_state=state,
         final=final.decode(), facts=_without_environment(run.request),
     )  # fmt: skip
-    _warn(held, claim, warnings)
-    held.ledger.finish(claim, move, attempt=attempt)
+    _warn(runtime, claim, warnings)
+    runtime.ledger.finish(claim, move, attempt=attempt)
     if run.request.env_file is not None:  # its caller may be gone
         env_file.remove(run.request.env_file, settings)
-    held.forget(claim.run_id)
-    held.engine.forget(claim.run_id)
-    log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=held.owner)
+    runtime.forget(claim.run_id)
+    runtime.engine.forget(claim.run_id)
+    log("run ended", run=claim.run_id, state=state, return_code=finished.return_code, worker=runtime.owner)
     return {"run": claim.run_id, "state": state, "return_code": finished.return_code}
 
 
-def _warn(held: Runtime, claim: Claim, warnings: dict[str, str]) -> None:
+def _warn(runtime: Runtime, claim: Claim, warnings: dict[str, str]) -> None:
     """Publish warnings about steps of a run, before its result."""
     for step, text in warnings.items():
         log("executed again", level=logging.WARNING, run=claim.run_id, node=step, reason=text)
-        held.progress.emit(
+        runtime.progress.emit(
             Event(kind=STATE, run_id=claim.run_id, node=step, state=REPEATED, text=text, level="warn",
-                  at=time.time(), worker=held.owner)
+                  at=time.time(), worker=runtime.owner)
         )  # fmt: skip
     if warnings:
-        held.progress.flush()
+        runtime.progress.flush()
 
 
 def _without_environment(request: RunRequest) -> dict[str, str | int | float] | None:
@@ -168,40 +174,40 @@ def _without_environment(request: RunRequest) -> dict[str, str | int | float] | 
     return {"request": encode_request(kept).decode(), ENV_NAMES: names}
 
 
-def end_unread(held: Runtime, claim: Claim, error: DbtError) -> None:
+def end_unread(runtime: Runtime, claim: Claim, error: DbtError) -> None:
     """End a run whose request this worker cannot use."""
-    let_go(held, interrupted=False)
+    let_go(runtime, interrupted=False)
     finished = Finished(
         return_code=2,
         error=final_record.refused(str(error), Category.MESSAGE if isinstance(error, InvalidMessageError)
                               else Category.USAGE),
     )  # fmt: skip
     final = final_record.bare_final(finished)
-    held.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))
+    runtime.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))
 
 
 def end_interrupted(
-    held: Runtime, claim: Claim, interruption: StepInterrupted, began: float
+    runtime: Runtime, claim: Claim, interruption: StepInterrupted, began: float
 ) -> dict[str, Any]:
     """Give back, or end, what must not go on here; the task's answer says why."""
     answer = {"run": claim.run_id, "step": claim.step, "interrupted": interruption.why}
     try:
         if interruption.why in (DRAIN, LOST):
-            held.engine.release()  # nothing of it goes on when the next one begins
+            runtime.engine.release()  # nothing of it goes on when the next one begins
         if interruption.why == DRAIN:
-            attempt = attempt_of(held, claim, began, "handed back", None)
-            held.publish(claim.run_id, held.ledger.give_back(claim, "handback", attempt=attempt))
-            log("handed back", run=claim.run_id, node=claim.step, worker=held.owner)
+            attempt = attempt_of(runtime, claim, began, "handed back", None)
+            runtime.publish(claim.run_id, runtime.ledger.give_back(claim, "handback", attempt=attempt))
+            log("handed back", run=claim.run_id, node=claim.step, worker=runtime.owner)
         elif interruption.why == LOST:
             # where Redis was only out of reach and nobody has it yet; it did begin, so this counts as a try
-            following = held.ledger.give_back(claim, "retry")
-            held.publish(claim.run_id, (claim.step, *following))
+            following = runtime.ledger.give_back(claim, "retry")
+            runtime.publish(claim.run_id, (claim.step, *following))
         elif claim.step in (STEP_PLAN, STEP_COMMAND):
-            request = held.run(claim.run_id)
+            request = runtime.run(claim.run_id)
             if request is not None:
-                end_cancelled(held, request, claim, began)
+                end_cancelled(runtime, request, claim, began)
         else:
-            held.publish(claim.run_id, held.ledger.give_back(claim, "release"))
+            runtime.publish(claim.run_id, runtime.ledger.give_back(claim, "release"))
     except FenceLostError:
         answer["interrupted"] = LOST
     return answer

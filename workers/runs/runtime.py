@@ -35,7 +35,7 @@ from workers.ledger.ledger import Ledger
 from workers.runs import env_file
 from workers.runs.local_paths import paths_here
 from workers.runs.progress import Progress
-from workers.sessions.stale_lock_holders import Strays
+from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.sessions.warehouse_lock import WarehouseLock
 from workers.supervision.child_lease_renewal import (
     HeldLeases,
@@ -44,7 +44,7 @@ from workers.supervision.child_lease_renewal import (
     held_leases,
     renewed_leases,
 )
-from workers.supervision.lease_renewal import DRAIN, Heart
+from workers.supervision.lease_renewal import DRAIN, LeaseRenewer
 from workers.supervision.shared_table import board
 from workers.supervision.time_limit_enforcement import Watched
 
@@ -118,12 +118,12 @@ class Runtime:
         self.progress = Progress(self.ledger)
         # a beat that waits is no beat: the heart must know in time that the server does not answer
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
-        self.heart = Heart(
+        self.leases = LeaseRenewer(
             Ledger(impatient, keys=keys, lease_ms=lease_ms), self.engine.cancel, too_long=TimeLimitError,
             note=_note, post=_post_leases, renewed=lambda: decode_leases(renewed_leases.note(_slot())),
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
-        self.strays = Strays(self.ledger.client, self.ledger.keys)
+        self.strays = StaleLockHolders(self.ledger.client, self.ledger.keys)
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._late: list[Event] = []
 
@@ -168,7 +168,7 @@ class Runtime:
 
     def say(self, event: Event) -> None:
         """Publish what dbt says; what it says of a step that is being handed back waits for `settle`."""
-        if self.heart.why == DRAIN:
+        if self.leases.why == DRAIN:
             self._late.append(event)
         else:
             self.progress.emit(event)
@@ -267,11 +267,11 @@ _making = threading.Lock()
 
 
 @functools.cache
-def _runtime() -> Runtime:
+def _created_runtime() -> Runtime:
     return Runtime()
 
 
-def runtime() -> Runtime:
+def process_runtime() -> Runtime:
     """This process's runtime, made when it is first needed (after the pool has forked)."""
     with _making:
-        return _runtime()
+        return _created_runtime()

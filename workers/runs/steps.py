@@ -80,7 +80,7 @@ def _failed(step: str, result: StepResult) -> StepFailedError:
 
 
 def _execute(
-    held: Runtime, work: Callable[[], Answer], limits: NodeLimits | None = None, *, fail_fast: bool = False
+    runtime: Runtime, work: Callable[[], Answer], limits: NodeLimits | None = None, *, fail_fast: bool = False
 ) -> Answer:
     """Run the engine where it may be interrupted; its lines are on Redis before its result is.
 
@@ -89,17 +89,17 @@ def _execute(
     """
     kept = False
     try:
-        with held.heart.interruptible(limits, owner=held.owner, fail_fast=fail_fast):
+        with runtime.leases.interruptible(limits, owner=runtime.owner, fail_fast=fail_fast):
             answer = work()
-        kept = held.heart.why != DRAIN or not _is_bad(answer)
+        kept = runtime.leases.why != DRAIN or not _is_bad(answer)
     except CommandFailedError:
-        kept = held.heart.why != DRAIN
+        kept = runtime.leases.why != DRAIN
         if kept:
-            held.heart.check()
+            runtime.leases.check()
             raise
     finally:
-        held.settle(kept=kept or held.heart.why != DRAIN)
-        held.progress.flush()
+        runtime.settle(kept=kept or runtime.leases.why != DRAIN)
+        runtime.progress.flush()
     if not kept:
         raise StepInterrupted(DRAIN)
     return answer
@@ -112,21 +112,21 @@ def _is_bad(answer: object) -> bool:
 
 
 def _try_again(
-    held: Runtime, run: Run, claim: Claim, began: float, error: ErrorInfo | None
+    runtime: Runtime, run: Run, claim: Claim, began: float, error: ErrorInfo | None
 ) -> PassingError | None:
     """Give a step back for another attempt when its failure may pass; the exception to raise then."""
     policy, tries = run.request.retry, claim.tries - claim.handed
     if error is None or not may_retry(claim.step, error, tries, policy):
         return None
     delay = delay_before(tries, policy)
-    attempt = attempt_of(held, claim, began, "error", error)
-    held.publish(claim.run_id, held.ledger.give_back(claim, "retry", wait=delay, attempt=attempt))
+    attempt = attempt_of(runtime, claim, began, "error", error)
+    runtime.publish(claim.run_id, runtime.ledger.give_back(claim, "retry", wait=delay, attempt=attempt))
     log("will be tried again", run=claim.run_id, node=claim.step, attempt=claim.tries,
         reason=error.code, wait=round(delay, 2))  # fmt: skip
     return PassingError(f"{error.code}: {error.message}", delay, claim.run_id, claim.step)
 
 
-def _wait_for_files(held: Runtime, run: Run, claim: Claim, began: float) -> None:
+def _wait_for_files(runtime: Runtime, run: Run, claim: Claim, began: float) -> None:
     """Give a step back, with one line, where another program has a file of the run open.
 
     dbt would say it with its banner and a traceback for each connection, in each attempt. In the last attempt it does:
@@ -135,56 +135,60 @@ def _wait_for_files(held: Runtime, run: Run, claim: Claim, began: float) -> None
     Raises:
         PassingError: the step is tried again.
     """
-    if run.lock is None or held.engine.has_files_open():
+    if run.lock is None or runtime.engine.has_files_open():
         return
     locked = first_locked(run.lock)
     if locked is None:
         return
     error = classify(Failure(message=locked.as_duckdb_says, command=run.request.word, adapter="duckdb"))
-    again = _try_again(held, run, claim, began, error)
+    again = _try_again(runtime, run, claim, began, error)
     if again is None:
         return
     text = f"waiting for {locked.path}: {locked.who} has it open; tried again in {again.delay:.1f} s"
-    held.progress.emit(
+    runtime.progress.emit(
         Event(kind=STATE, run_id=claim.run_id, node=claim.step, state=WAITING, text=text, level="warn",
-              attempt=claim.tries, at=time.time(), worker=held.owner)
+              attempt=claim.tries, at=time.time(), worker=runtime.owner)
     )  # fmt: skip
-    held.progress.flush()
+    runtime.progress.flush()
     raise again
 
 
-def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+def plan(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.stopping:
-        return end_cancelled(held, run, claim, began)
+        return end_cancelled(runtime, run, claim, began)
     if run.whole:
-        return command(held, run, claim)
+        return command(runtime, run, claim)
     run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
     try:
-        check_project(run, held.owner)
-        previous = _previous(held, run)
+        check_project(run, runtime.owner)
+        previous = _previous(runtime, run)
         planned = _execute(
-            held,
-            lambda: held.engine.plan(run.spec, held.say, attempt=claim.tries, previous=previous),
+            runtime,
+            lambda: runtime.engine.plan(run.spec, runtime.say, attempt=claim.tries, previous=previous),
         )
     except CommandFailedError as failed:
-        return end_run(held, run, claim, began, failed.finished, [])
+        return end_run(runtime, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {
         # digits that a script would round: every process has the same moment
         "invocation_id": run.spec.invocation_id, "started_at": repr(began),
         "mode": "session" if planned.warehouse else "message", "lock": planned.warehouse or "",
-        "dbt": held.ledger.dbt,
+        "dbt": runtime.ledger.dbt,
     }  # fmt: skip
     if planned.whole is not None:
-        held.forget(claim.run_id)
-        held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts={**facts, "whole": "1"}))
+        runtime.forget(claim.run_id)
+        runtime.publish(
+            claim.run_id, runtime.ledger.give_back(claim, "release", facts={**facts, "whole": "1"})
+        )
         return {"run": claim.run_id, "whole": planned.whole}
     if not planned.nodes:
         finished = _execute(
-            held,
-            lambda: held.engine.close(run.spec, planned.facts, None, [], held.say, changes=lambda _: []),
+            runtime,
+            lambda: runtime.engine.close(
+                run.spec, planned.facts, None, [], runtime.say, changes=lambda _: []
+            ),
         )
-        return end_run(held, run, claim, began, finished, [])
+        return end_run(runtime, run, claim, began, finished, [])
     facts["facts"] = msgspec.json.encode(planned.facts).decode()
     facts["parallel"] = planned.threads
     facts["relation_locks"] = settings.relation_locks
@@ -201,30 +205,30 @@ def plan(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         )
         for each in planned.nodes
     ]
-    when_there_is_room(held, claim, lambda: held.ledger.stage(claim, nodes, roots=roots))
-    due = held.ledger.finish(
+    when_there_is_room(runtime, claim, lambda: runtime.ledger.stage(claim, nodes, roots=roots))
+    due = runtime.ledger.finish(
         claim, Move(word="planned", facts=facts, nodes=len(nodes)),
-        attempt=attempt_of(held, claim, began, "success", None),
+        attempt=attempt_of(runtime, claim, began, "success", None),
     )  # fmt: skip
-    goes_on = _hand_out(held, claim.run_id, due)
-    held.learn(run, facts)
+    goes_on = _hand_out(runtime, claim.run_id, due)
+    runtime.learn(run, facts)
     return {"run": claim.run_id, "nodes": len(nodes), GOES_ON: goes_on}
 
 
-def _hand_out(held: Runtime, run_id: str, due: tuple[str, ...]) -> bool:
+def _hand_out(runtime: Runtime, run_id: str, due: tuple[str, ...]) -> bool:
     """Send the messages of steps that are due, but for the run's session: this process has the project by now, and
     any other would have to load it. The answer is True then. What waits in the queue meanwhile waits no longer than
     ``DBT_RELAY_SESSION_SECONDS``."""
     goes_on = SESSION in due
-    held.publish(run_id, tuple(step for step in due if step != SESSION or not goes_on))
+    runtime.publish(run_id, tuple(step for step in due if step != SESSION or not goes_on))
     return goes_on
 
 
-def _previous(held: Runtime, run: Run) -> dict[str, Any] | None:
+def _previous(runtime: Runtime, run: Run) -> dict[str, Any] | None:
     """Run results of the run that this one repeats in part, where it does."""
     if run.request.retry_of is None:
         return None
-    last = held.ledger.final(run.request.retry_of)
+    last = runtime.ledger.final(run.request.retry_of)
     if last is None or last.run_results is None:
         error = final_record.refused(
             f"run {run.request.retry_of}, which was to be retried, is no longer kept", Category.USAGE
@@ -239,77 +243,77 @@ def _facts(run: Run) -> RunFacts:
     return run.facts
 
 
-def start(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+def start(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
-    _wait_for_files(held, run, claim, began)
+    _wait_for_files(runtime, run, claim, began)
     try:
-        check_project(run, held.owner)
+        check_project(run, runtime.owner)
         outcome = _execute(
-            held,
-            lambda: held.engine.start(run.spec, _facts(run), held.say, attempt=claim.tries),
+            runtime,
+            lambda: runtime.engine.start(run.spec, _facts(run), runtime.say, attempt=claim.tries),
         )
     except CommandFailedError as failed:
-        again = _try_again(held, run, claim, began, failed.finished.error)
+        again = _try_again(runtime, run, claim, began, failed.finished.error)
         if again is not None:
             raise again from None  # Celery sends the traceback to Flower, with the text of what caused it
-        return end_run(held, run, claim, began, failed.finished, [])
+        return end_run(runtime, run, claim, began, failed.finished, [])
     facts: dict[str, str | int | float] = {"began": repr(began)}
-    answer = _store(held, claim, began, outcome, facts=facts)
-    held.learn(run, facts)
+    answer = _store(runtime, claim, began, outcome, facts=facts)
+    runtime.learn(run, facts)
     return answer
 
 
-def node(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+def node(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.losses >= settings.max_losses:
-        return _store(held, claim, began, final_record.worker_lost(claim, began))
+        return _store(runtime, claim, began, final_record.worker_lost(claim, began))
     if claim.busy:
-        refused = final_record.relation_busy(claim, held.owner, began)
-        _store(held, claim, began, refused)
+        refused = final_record.relation_busy(claim, runtime.owner, began)
+        _store(runtime, claim, began, refused)
         raise _failed(claim.step, refused.result)
     if not claim.skip:
-        _wait_for_files(held, run, claim, began)
-    cause = held.ledger.result(claim.run_id, claim.cause) if claim.skip else None
+        _wait_for_files(runtime, run, claim, began)
+    cause = runtime.ledger.result(claim.run_id, claim.cause) if claim.skip else None
     facts = _facts(run)
     limits = limits_of(run.request.limits, facts.limits.get(claim.step))
     try:
         if not claim.skip:
-            check_project(run, held.owner)
+            check_project(run, runtime.owner)
         outcome = _execute(
-            held,
-            lambda: held.engine.node(
-                run.spec, facts, claim.step, claim.index, held.say,
-                changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
+            runtime,
+            lambda: runtime.engine.node(
+                run.spec, facts, claim.step, claim.index, runtime.say,
+                changes=lambda position: runtime.ledger.cache_changes(claim.run_id, position),
                 attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
-                overran=lambda: held.heart.overrun.text if held.heart.overrun else None,
+                overran=lambda: runtime.leases.overrun.text if runtime.leases.overrun else None,
             ),
             limits,
             fail_fast=facts.fail_fast,
         )  # fmt: skip
     except CommandFailedError as failed:
-        outcome = final_record.failed_node(claim, failed.finished, held.owner, began)
+        outcome = final_record.failed_node(claim, failed.finished, runtime.owner, began)
     if outcome.result.error is not None:
-        held.heart.check()
-    overrun = held.heart.overrun
+        runtime.leases.check()
+    overrun = runtime.leases.overrun
     if overrun is not None and outcome.result.error is not None and outcome.result.status != "fail":
         # it was cancelled: whatever dbt says of that, this is why (a test that found rows was done in time)
         outcome.result.error = overrun.error(claim.step, outcome.result.error)
-    again = _try_again(held, run, claim, began, outcome.result.error)
+    again = _try_again(runtime, run, claim, began, outcome.result.error)
     if again is not None:
         raise again
-    answer = _store(held, claim, began, outcome)
+    answer = _store(runtime, claim, began, outcome)
     if overrun is not None:
         # the exception may have come at any moment: nothing of what it met is used again
-        held.engine.forget(claim.run_id)
-        let_go(held, interrupted=True)
+        runtime.engine.forget(claim.run_id)
+        let_go(runtime, interrupted=True)
     if outcome.result.status in {"error", "fail", "partial success"}:
         raise _failed(claim.step, outcome.result)
     return answer
 
 
 def _store(
-    held: Runtime,
+    runtime: Runtime,
     claim: Claim,
     began: float,
     outcome: StepOutcome,
@@ -321,18 +325,18 @@ def _store(
     move = Move(
         word=result.status, blocks=outcome.blocks, stop=outcome.stop, cache=outcome.cache, facts=facts
     )
-    publish = held.ledger.finish(
+    publish = runtime.ledger.finish(
         claim, move, result=encode(result),
-        attempt=attempt_of(held, claim, began, result.status, result.error),
+        attempt=attempt_of(runtime, claim, began, result.status, result.error),
     )  # fmt: skip
-    held.publish(claim.run_id, publish)
+    runtime.publish(claim.run_id, publish)
     return {"run": claim.run_id, "node": claim.step, "status": result.status}
 
 
-def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+def close(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
-    _wait_for_files(held, run, claim, began)
-    raw, attempts, stop = held.ledger.outcomes(claim.run_id)
+    _wait_for_files(runtime, run, claim, began)
+    raw, attempts, stop = runtime.ledger.outcomes(claim.run_id)
     started = msgspec.json.decode(raw.pop(STEP_START), type=StepResult) if STEP_START in raw else None
     order = {attempt.step: place for place, attempt in enumerate(attempts)}
     steps = sorted(
@@ -341,54 +345,54 @@ def close(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     )
     try:
         finished = _execute(
-            held,
-            lambda: held.engine.close(
-                run.spec, _facts(run), started, steps, held.say,
-                changes=lambda position: held.ledger.cache_changes(claim.run_id, position),
+            runtime,
+            lambda: runtime.engine.close(
+                run.spec, _facts(run), started, steps, runtime.say,
+                changes=lambda position: runtime.ledger.cache_changes(claim.run_id, position),
                 stop=stop, attempt=claim.tries,
             ),
         )  # fmt: skip
     except CommandFailedError as failed:
-        again = _try_again(held, run, claim, began, failed.finished.error)
+        again = _try_again(runtime, run, claim, began, failed.finished.error)
         if again is not None:
             raise again from None
         finished = failed.finished
-    return end_run(held, run, claim, began, finished, steps, stop=stop, attempts=attempts)
+    return end_run(runtime, run, claim, began, finished, steps, stop=stop, attempts=attempts)
 
 
-def command(held: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
+def command(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
     began = time.time()
     if claim.stopping:
-        return end_cancelled(held, run, claim, began)
+        return end_cancelled(runtime, run, claim, began)
     try:
-        check_project(run, held.owner)
+        check_project(run, runtime.owner)
     except CommandFailedError as failed:
-        return end_run(held, run, claim, began, failed.finished, [])
+        return end_run(runtime, run, claim, began, failed.finished, [])
     name = run.request.word
     if not run.spec.invocation_id:
-        warehouse = _execute(held, lambda: held.engine.warehouse(run.spec, name))
+        warehouse = _execute(runtime, lambda: runtime.engine.warehouse(run.spec, name))
         run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)
         if warehouse is not None and run.lock is None:
             facts: dict[str, str | int | float] = {
                 "mode": "session", "lock": warehouse, "invocation_id": run.spec.invocation_id,
-                "started_at": repr(began), "dbt": held.ledger.dbt,
+                "started_at": repr(began), "dbt": runtime.ledger.dbt,
             }  # fmt: skip
-            held.forget(claim.run_id)
-            held.publish(claim.run_id, held.ledger.give_back(claim, "release", facts=facts))
+            runtime.forget(claim.run_id)
+            runtime.publish(claim.run_id, runtime.ledger.give_back(claim, "release", facts=facts))
             return {"run": claim.run_id, "warehouse": warehouse}
-    _wait_for_files(held, run, claim, began)
+    _wait_for_files(runtime, run, claim, began)
     try:
         finished = _execute(
-            held,
-            lambda: held.engine.command(
-                run.spec, name, held.say, attempt=claim.tries, previous=_previous(held, run)
+            runtime,
+            lambda: runtime.engine.command(
+                run.spec, name, runtime.say, attempt=claim.tries, previous=_previous(runtime, run)
             ),
         )
     except CommandFailedError as failed:
         finished = failed.finished
     if finished.return_code:
-        held.heart.check()
-    again = _try_again(held, run, claim, began, finished.error)
+        runtime.leases.check()
+    again = _try_again(runtime, run, claim, began, finished.error)
     if again is not None:
         raise again
-    return end_run(held, run, claim, began, finished, finished.results)
+    return end_run(runtime, run, claim, began, finished, finished.results)

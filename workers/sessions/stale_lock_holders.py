@@ -64,7 +64,7 @@ def this_process(warehouse: str, owner: str) -> str:
     return msgspec.json.encode(holder).decode()
 
 
-class Strays:
+class StaleLockHolders:
     """Holders whose session was lost, from Redis."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:

@@ -24,7 +24,7 @@ from workers.contract.connection import serves_nobody
 from workers.contract.log import log
 from workers.ledger.ledger import Ledger, lease_clock
 from workers.supervision.child_processes import can_execute
-from workers.supervision.shared_table import Board
+from workers.supervision.shared_table import SharedTable
 
 T = TypeVar("T")
 
@@ -57,10 +57,10 @@ class HeldLeases(msgspec.Struct, frozen=True, array_like=True):
     leases: list[Lease] = []
 
 
-held_leases = Board(item_bytes=4096)
+held_leases = SharedTable(item_bytes=4096)
 """`HeldLeases` of each pool process of this worker; the pool process writes it."""
 
-renewed_leases = Board(item_bytes=4096)
+renewed_leases = SharedTable(item_bytes=4096)
 """The `Lease`s of each pool process that the main process renewed last; the main process writes it."""
 
 
@@ -109,8 +109,8 @@ class ChildLeases:
     def __init__(
         self,
         ledger: Ledger,
-        held: Board = held_leases,
-        renewed: Board = renewed_leases,
+        held: SharedTable = held_leases,
+        renewed: SharedTable = renewed_leases,
         *,
         can_execute: Callable[[int], bool] = can_execute,
     ) -> None:

@@ -17,7 +17,7 @@ from workers.supervision import memory
 Publish = Callable[[str, Sequence[str]], None]
 
 
-class Warden:
+class ChildMonitor:
     """Looks at the pool's processes, in rounds of `INTERVAL` (seconds).
 
     Args:

@@ -32,7 +32,7 @@ from workers.ledger.ledger import Claim, Ledger, lease_clock
 from workers.sessions.warehouse_lock import Session
 from workers.supervision.child_lease_renewal import Key, Lease, interval_of, renew
 from workers.supervision.drain import seconds_left
-from workers.supervision.periodic_thread import Rounds
+from workers.supervision.periodic_thread import PeriodicThread
 from workers.supervision.time_limit_enforcement import Watched, no_note
 from workers.supervision.time_limits import GRACE, NodeLimits, Overrun
 
@@ -53,7 +53,7 @@ class LeaseLostError(Exception):
     """This process cannot show that a step is still its own."""
 
 
-class Heart:
+class LeaseRenewer:
     """Renews the leases that this process holds, and looks at the clock of what it executes."""
 
     def __init__(
@@ -306,8 +306,10 @@ class Heart:
         if self._beating:
             return
         self._beating, self._looked = True, lease_clock()
-        Rounds("heart", self._beat, interval=self._interval, failed="beat failed", phase="beat").start()
-        Rounds("guard", self._guard, interval=self._interval / 4, failed="leases not looked at",
+        PeriodicThread(
+            "heart", self._beat, interval=self._interval, failed="beat failed", phase="beat"
+        ).start()
+        PeriodicThread("guard", self._guard, interval=self._interval / 4, failed="leases not looked at",
                phase="beat").start()  # fmt: skip
 
     def _guard(self) -> None:

@@ -14,7 +14,7 @@ import redis
 from workers.contract.log import log
 
 
-class Rounds:
+class PeriodicThread:
     """Calls `look` every `interval` seconds.
 
     Args:

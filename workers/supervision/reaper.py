@@ -20,7 +20,7 @@ import redis
 from workers.contract.log import log
 from workers.contract.tolerant_reading import is_damaged, is_wrong_type
 from workers.ledger.ledger import Ledger, lease_clock
-from workers.sessions.stale_lock_holders import Strays
+from workers.sessions.stale_lock_holders import StaleLockHolders
 
 Publish = Callable[[str, Sequence[str]], None]
 
@@ -29,7 +29,13 @@ class Reaper:
     """Looks at overdue watches, in rounds of `interval` seconds."""
 
     def __init__(
-        self, ledger: Ledger, publish: Publish, *, queue: str, interval: float, strays: Strays | None = None
+        self,
+        ledger: Ledger,
+        publish: Publish,
+        *,
+        queue: str,
+        interval: float,
+        strays: StaleLockHolders | None = None,
     ) -> None:
         self._ledger, self._publish = ledger, publish
         self._queue, self._interval, self._strays = queue, interval, strays

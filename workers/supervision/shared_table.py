@@ -15,7 +15,7 @@ _ITEM_BYTES = 16 * 1024
 _HEAD = struct.Struct("<II")  # length and checksum: a reader may come in the middle of a write
 
 
-class Board:
+class SharedTable:
     """A note for each process of the pool, by its place in the pool. One process writes each note."""
 
     def __init__(self, slots: int = SLOTS, item_bytes: int = _ITEM_BYTES) -> None:
@@ -60,5 +60,5 @@ class Board:
         return (note for _, note in self.items())
 
 
-board = Board()
+board = SharedTable()
 """What each pool process of this worker executes under a time limit (`workers.supervision.time_limit_enforcement`)."""

@@ -51,7 +51,7 @@ class Watched(msgspec.Struct, kw_only=True):
         return (self.pid, self.claim.run_id, self.claim.step, self.claim.fence)
 
 
-class Timekeeper:
+class TimeLimitEnforcer:
     """Looks at what the processes of this worker execute, in rounds of `INTERVAL` (seconds)."""
 
     INTERVAL = 0.25

@@ -56,7 +56,7 @@ def turns_of(workers: Iterable[Hello], now: float) -> int:
     return max(1, kept // 2, sum(each.processes for each in alive))
 
 
-class Presence:
+class WorkerRegistration:
     """What `dbt-relay workers` and the producers know of this worker."""
 
     INTERVAL = 5.0

@@ -9,7 +9,7 @@ from dbt.cli.exceptions import DbtUsageException
 
 from workers.contract.errors import ErrorInfo
 from workers.contract.errors.classify import Failure, classify
-from workers.engine.execution.run_state import RunView
+from workers.engine.execution.run_state import RunState
 from workers.engine.output.masking import secrets_here
 
 
@@ -27,7 +27,7 @@ def exception_names(error: BaseException | None) -> tuple[str, ...]:
 
 
 def classify_node(
-    view: RunView, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
+    view: RunState, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
 ) -> ErrorInfo:
     """The classified error of a node that failed."""
     config = getattr(node, "config", None)
@@ -72,7 +72,7 @@ def classify_command(
     )
 
 
-def known_names(view: RunView) -> tuple[str, ...]:
+def known_names(view: RunState) -> tuple[str, ...]:
     """Unique ids that a reference may have meant."""
     nodes = (
         unique_id

@@ -22,7 +22,7 @@ from dbt_common.context import get_invocation_context
 
 from workers.contract.results import BAD_STATUSES
 from workers.engine.execution.failure import classify_node
-from workers.engine.execution.run_state import RunView
+from workers.engine.execution.run_state import RunState
 from workers.engine.interface import StepOutcome, StepResult
 from workers.engine.project.time_limits import TimeLimitError
 from workers.engine.warehouse.concurrency import open_warehouse
@@ -65,7 +65,7 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
 
 
 def execute_node(
-    view: RunView,
+    view: RunState,
     unique_id: str,
     index: int,
     *,
@@ -139,7 +139,7 @@ def _lets_children_run(node: Any) -> bool:
     return node.resource_type is NodeType.Model and getattr(on_error, "value", None) == "continue"
 
 
-def _is_retry(view: RunView) -> bool:
+def _is_retry(view: RunState) -> bool:
     # in a retry, unit tests of a build are nodes of dbt's own queue, apart from their model
     return view.facts is not None and view.facts.retry is not None
 
@@ -152,7 +152,7 @@ class _BatchQueue:
         self.in_progress_microbatch = {unique_id}
 
 
-def _pool(view: RunView, task: Any) -> DbtThreadPool:
+def _pool(view: RunState, task: Any) -> DbtThreadPool:
     # batches of one model run side by side in dbt's threads; they do so here, within one process
     task.job_queue = _BatchQueue("")
     return DbtThreadPool(view.config.threads, task._pool_thread_initializer, [get_invocation_context()])
@@ -175,7 +175,7 @@ def plain_result(result: RunResult) -> dict[str, Any]:
     }
 
 
-def step_result(view: RunView, unique_id: str, result: RunResult, started: float, **more: Any) -> StepResult:
+def step_result(view: RunState, unique_id: str, result: RunResult, started: float, **more: Any) -> StepResult:
     """A node's result for the ledger."""
     node: Any = result.node
     also = {
@@ -223,7 +223,7 @@ def apply_patch(node: Any, patch: dict[str, Any]) -> None:
             setattr(node, name, value)
 
 
-def run_result(view: RunView, step: StepResult) -> RunResult:
+def run_result(view: RunState, step: StepResult) -> RunResult:
     """dbt's RunResult again, from what the ledger kept."""
     plain = step.result
     if step.node is not None:

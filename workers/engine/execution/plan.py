@@ -17,14 +17,14 @@ from dbt_common.events.contextvars import task_contextvars
 from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
 from workers.engine.execution.retry import select_again
-from workers.engine.execution.run_state import RunView
+from workers.engine.execution.run_state import RunState
 from workers.engine.interface import OwnLimits, Plan, PlannedNode, Retry, RunFacts
 from workers.engine.project.time_limits import own_limits
 from workers.engine.warehouse.concurrency import warehouse_of, whole_reason
 from workers.engine.warehouse.relation_names import RelationLocks
 
 
-def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] = frozenset()) -> Plan:
+def make_plan(view: RunState, retry: Retry | None = None, again: frozenset[str] = frozenset()) -> Plan:
     """What dbt's own selector picks for the run, and the edges between the picked nodes.
 
     Unit tests of ``dbt build`` become nodes before their model, one after another: dbt runs them when
@@ -91,13 +91,13 @@ def make_plan(view: RunView, retry: Retry | None = None, again: frozenset[str] =
     )
 
 
-def _limits(view: RunView, planned: Iterable[str]) -> dict[str, OwnLimits]:
+def _limits(view: RunState, planned: Iterable[str]) -> dict[str, OwnLimits]:
     found = ((unique_id, own_limits(view.node(unique_id))) for unique_id in planned)
     return {unique_id: own for unique_id, own in found if own is not None}
 
 
 def _planned(
-    view: RunView,
+    view: RunState,
     unique_id: str,
     priority: int,
     parents: list[str],

@@ -34,13 +34,13 @@ from dbt_common.utils.encoding import ForgivingJSONEncoder
 from workers.contract.log import log
 from workers.engine.execution.manifest_file import write_bytes, write_json
 from workers.engine.execution.node import apply_patch, patch_of, plain_result, run_result
-from workers.engine.execution.run_state import RunView
+from workers.engine.execution.run_state import RunState
 from workers.engine.interface import Finished, StepOutcome, StepResult
 from workers.engine.template_state.calls import as_parsed
 from workers.engine.warehouse import fencing
 
 
-def start(view: RunView) -> StepOutcome:
+def start(view: RunState) -> StepOutcome:
     """Schemas, relation cache and on-run-start hooks (dbt.task.runnable.execute_with_hooks).
 
     Raises:
@@ -77,7 +77,7 @@ def start(view: RunView) -> StepOutcome:
     )  # fmt: skip
 
 
-def _numbered(view: RunView) -> int:
+def _numbered(view: RunState) -> int:
     """How many nodes dbt counts before a build adds its unit tests (GraphRunnableTask.num_nodes)."""
     nodes = [view.node(unique_id) for unique_id in (view.facts.flattened if view.facts else ())]
     return sum(not node.is_ephemeral_model for node in nodes)
@@ -97,7 +97,7 @@ def _hook_result(result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _hook(view: RunView, plain: dict[str, Any]) -> RunResult:
+def _hook(view: RunState, plain: dict[str, Any]) -> RunResult:
     node = view.own(plain["unique_id"])
     node.index = plain["index"]
     step = StepResult(
@@ -108,7 +108,7 @@ def _hook(view: RunView, plain: dict[str, Any]) -> RunResult:
 
 
 def close(
-    view: RunView,
+    view: RunState,
     started: StepResult | None,
     results: Sequence[StepResult],
     *,
@@ -164,14 +164,14 @@ def close(
     return _report(view, _execution_result(view, task.node_results, elapsed))
 
 
-def _recall(view: RunView, step: StepResult) -> None:
+def _recall(view: RunState, step: StepResult) -> None:
     for unique_id, patch in step.also.items():
         apply_patch(view.own(unique_id), patch)
     if step.ephemeral:
         apply_patch(view.own(step.unique_id), step.patch)
 
 
-def _skip_all(view: RunView) -> None:
+def _skip_all(view: RunState) -> None:
     """What dbt says and records when on-run-start failed and the project wants nothing run then."""
     task, facts, total = view.task, view.facts, _numbered(view)
     for index, unique_id in enumerate(facts.flattened if facts else (), 1):
@@ -186,7 +186,7 @@ def _skip_all(view: RunView) -> None:
         task.node_results.append(skipped)
 
 
-def _skip_the_rest(view: RunView, results: Sequence[StepResult], message: str) -> None:
+def _skip_the_rest(view: RunState, results: Sequence[StepResult], message: str) -> None:
     """What dbt records for nodes that an early end kept from running."""
     task, facts = view.task, view.facts
     executed = {result.node.unique_id for result in task.node_results}
@@ -200,7 +200,7 @@ def _skip_the_rest(view: RunView, results: Sequence[StepResult], message: str) -
         print_run_result_error(run_result(view, culprit))
 
 
-def _execution_result(view: RunView, results: list[Any], elapsed: float) -> RunExecutionResult:
+def _execution_result(view: RunState, results: list[Any], elapsed: float) -> RunExecutionResult:
     result: RunExecutionResult = view.task.get_result(
         results=results,
         elapsed_time=elapsed,
@@ -209,7 +209,7 @@ def _execution_result(view: RunView, results: list[Any], elapsed: float) -> RunE
     return result
 
 
-def _report(view: RunView, result: RunExecutionResult) -> Finished:
+def _report(view: RunState, result: RunExecutionResult) -> Finished:
     task = view.task
     fire_event(
         EndRunResult(
@@ -233,7 +233,7 @@ def _report(view: RunView, result: RunExecutionResult) -> Finished:
     )  # fmt: skip
 
 
-def write_manifest(view: RunView, changed: set[str]) -> None:
+def write_manifest(view: RunState, changed: set[str]) -> None:
     """manifest.json and semantic_manifest.json (dbt.parser.manifest.write_manifest).
 
     Args:

@@ -1,7 +1,7 @@
 """A run as one process executes it: dbt's task object over a view of the parsed manifest.
 
 A run changes the nodes that it compiles: the node itself, the ephemeral models it inlines, hooks. A
-warm manifest serves many runs, so each run copies those before they are touched (`RunView.own`), and
+warm manifest serves many runs, so each run copies those before they are touched (`RunState.own`), and
 what one run compiled can never reach another.
 """
 
@@ -67,7 +67,7 @@ def view_of(manifest: Manifest) -> Manifest:
     return view
 
 
-class RunView(msgspec.Struct, kw_only=True):
+class RunState(msgspec.Struct, kw_only=True):
     """Everything this process holds of a run.
 
     Attributes:
@@ -210,11 +210,11 @@ class RunView(msgspec.Struct, kw_only=True):
 
 def build_view(
     run_id: str, flags: Flags, config: RuntimeConfig, context: Context, console: Flags | None = None
-) -> RunView:
+) -> RunState:
     """dbt's task for the command of `flags` over a fresh view.
 
     Args:
-        console: see `RunView`, where those are others.
+        console: see `RunState`, where those are others.
     """
     manifest = view_of(context.manifest)
     task = _sharing_graph(TASKS[str(flags.WHICH)])(flags, config, manifest)
@@ -224,7 +224,7 @@ def build_view(
     # a query comment may name the invocation: it is the run's own
     connections.profile = config
     connections.set_query_header(generate_query_header_context(config, manifest))
-    return RunView(
+    return RunState(
         run_id=run_id, flags=flags, console=console or flags, config=config, context=context, manifest=manifest, task=task,
         recorder=CacheRecorder(context.adapter), query_header=connections.query_header,
     )  # fmt: skip

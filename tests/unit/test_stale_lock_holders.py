@@ -15,7 +15,7 @@ import pytest
 
 from workers.contract.keys import Keys
 from workers.sessions import stale_lock_holders
-from workers.sessions.stale_lock_holders import Holder, Strays, this_process
+from workers.sessions.stale_lock_holders import Holder, StaleLockHolders, this_process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file locks are looked up as Linux has them")
 
@@ -23,7 +23,7 @@ HOLD = (
     "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True);"
     "sys.stdin.read()"
 )
-Stray = Callable[..., Holder]
+StaleLockHolder = Callable[..., Holder]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def stray(client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], tmp_path: Path) -> Stray:
+def stray(client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], tmp_path: Path) -> StaleLockHolder:
     """Records the process, or something like it, as one that lost a session."""
 
     def record(**changes: object) -> Holder:
@@ -65,10 +65,10 @@ def known(client: fakeredis.FakeRedis) -> int:
 
 
 def test_a_stopped_process_that_holds_the_file_is_killed(
-    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: StaleLockHolder
 ) -> None:
     assert stale_lock_holders.holds(stray())
-    assert Strays(client, Keys("t")).end() == []
+    assert StaleLockHolders(client, Keys("t")).end() == []
     assert process.wait(10) == -signal.SIGKILL
     assert known(client) == 0
 
@@ -76,59 +76,61 @@ def test_a_stopped_process_that_holds_the_file_is_killed(
 def test_without_pidfds_too(
     client: fakeredis.FakeRedis,
     process: subprocess.Popen[bytes],
-    stray: Stray,
+    stray: StaleLockHolder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     stray()
-    assert Strays(client, Keys("t")).end() == []
+    assert StaleLockHolders(client, Keys("t")).end() == []
     assert process.wait(10) == -signal.SIGKILL
 
 
 def test_a_process_of_the_same_number_is_somebody_else(
-    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: StaleLockHolder
 ) -> None:
     stray(started="17")
-    assert Strays(client, Keys("t")).end() == []
+    assert StaleLockHolders(client, Keys("t")).end() == []
     assert process.poll() is None
     assert known(client) == 0
 
 
 def test_one_that_let_go_lives(
-    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray, tmp_path: Path
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: StaleLockHolder, tmp_path: Path
 ) -> None:
     (tmp_path / "other.duckdb").touch()
     stray(warehouse=f"duckdb:{tmp_path / 'other.duckdb'}")
     stray(warehouse=f"duckdb:{tmp_path / 'never.duckdb'}")
-    assert Strays(client, Keys("t")).end() == []
+    assert StaleLockHolders(client, Keys("t")).end() == []
     assert process.poll() is None
     assert known(client) == 0
 
 
 def test_one_of_another_machine_is_waited_for(
-    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: Stray
+    client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: StaleLockHolder
 ) -> None:
     elsewhere = stray(place="elsewhere", pid=1)
-    assert Strays(client, Keys("t")).end(elsewhere.warehouse) == [elsewhere]
-    assert Strays(client, Keys("t")).end("duckdb:/other") == []
+    assert StaleLockHolders(client, Keys("t")).end(elsewhere.warehouse) == [elsewhere]
+    assert StaleLockHolders(client, Keys("t")).end("duckdb:/other") == []
     process.kill()
     process.wait(10)
-    assert Strays(client, Keys("t")).end(elsewhere.warehouse) == []
+    assert StaleLockHolders(client, Keys("t")).end(elsewhere.warehouse) == []
     assert known(client) == 1  # it says itself that it left, or it is forgotten after a day
 
 
 def test_one_that_may_not_be_killed_is_waited_for(
-    client: fakeredis.FakeRedis, stray: Stray, monkeypatch: pytest.MonkeyPatch
+    client: fakeredis.FakeRedis, stray: StaleLockHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: Holder) -> bool:
         raise PermissionError
 
     monkeypatch.setattr(stale_lock_holders, "_kill", refuse)
     other = stray()
-    assert Strays(client, Keys("t")).end() == [other]
+    assert StaleLockHolders(client, Keys("t")).end() == [other]
 
 
-def test_a_file_that_is_open_here_is_not_looked_at(stray: Stray, process: subprocess.Popen[bytes]) -> None:
+def test_a_file_that_is_open_here_is_not_looked_at(
+    stray: StaleLockHolder, process: subprocess.Popen[bytes]
+) -> None:
     holder = stray()
     with open(holder.path, "rb"):
         assert stale_lock_holders.holds(holder) is False

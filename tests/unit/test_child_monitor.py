@@ -15,7 +15,7 @@ import redis
 from workers.ledger.ledger import Claim, Death
 from workers.runs import final_record
 from workers.supervision import memory
-from workers.supervision.child_monitor import Warden
+from workers.supervision.child_monitor import ChildMonitor
 
 GB = 2**30
 
@@ -34,11 +34,11 @@ class Ledger:
         return [("run", "model.p.a", ("model.p.a",))]
 
 
-def warden_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> Warden:
+def warden_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> ChildMonitor:
     def publish(run_id: str, steps: Sequence[str]) -> None:
         sent.append((run_id, tuple(steps)))
 
-    made: Any = Warden(ledger, publish, lambda: processes)  # type: ignore[arg-type]
+    made: Any = ChildMonitor(ledger, publish, lambda: processes)  # type: ignore[arg-type]
     return made  # type: ignore[no-any-return]
 
 

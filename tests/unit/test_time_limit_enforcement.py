@@ -21,8 +21,8 @@ from workers.contract.messages import RunRequest
 from workers.engine.interface import StepResult
 from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
-from workers.supervision.shared_table import Board
-from workers.supervision.time_limit_enforcement import Timekeeper, Watched
+from workers.supervision.shared_table import SharedTable
+from workers.supervision.time_limit_enforcement import TimeLimitEnforcer, Watched
 from workers.supervision.time_limits import NodeLimits
 
 A, B = "model.p.a", "model.p.b"
@@ -35,8 +35,8 @@ class World:
         self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=60_000)
         self.published: list[tuple[str, str]] = []
         self.killed: list[tuple[int, int]] = []
-        self.board = Board(4)
-        self.timekeeper = Timekeeper(self.ledger, self.publish, self.board.notes, kill=self.kill)
+        self.board = SharedTable(4)
+        self.timekeeper = TimeLimitEnforcer(self.ledger, self.publish, self.board.notes, kill=self.kill)
         self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         self.run_id = new_run_id()
         self.session: Session | None = None
@@ -201,7 +201,7 @@ def test_nobody_is_killed_whose_node_could_not_be_recorded(make: Callable[..., W
 
 
 def test_a_board_gives_whole_notes_only() -> None:
-    board = Board(3)
+    board = SharedTable(3)
     assert list(board.notes()) == []
     assert board.post(0, b"first")
     assert board.post(2, b"third")

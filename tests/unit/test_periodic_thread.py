@@ -9,7 +9,7 @@ import redis
 
 from tests.support.waiting import wait_until
 from workers.contract.log import configure
-from workers.supervision.periodic_thread import Rounds
+from workers.supervision.periodic_thread import PeriodicThread
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_they_outlive_an_error_and_say_it(
         if errors:
             raise errors.pop()
 
-    rounds = Rounds("looking", look, interval=0.01, failed="could not look", phase="reap")
+    rounds = PeriodicThread("looking", look, interval=0.01, failed="could not look", phase="reap")
     rounds.start()
     wait_until(lambda: len(looks) > 2, 5)
     rounds.stop()
@@ -38,5 +38,5 @@ def test_they_outlive_an_error_and_say_it(
 
 
 def test_stopping_what_never_began_is_nothing() -> None:
-    Rounds("looking", lambda: None, interval=1, failed="", phase="").stop()
+    PeriodicThread("looking", lambda: None, interval=1, failed="", phase="").stop()
     assert not any(thread.name == "looking" for thread in threading.enumerate())
