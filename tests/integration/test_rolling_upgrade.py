@@ -27,7 +27,10 @@ EARLIER = "f80b898008627ebcf28dd2108cdb919aa43bea29"
 
 SUBMIT = """
 import os, pathlib, sys
-from producer.dbt_cli.arguments import parse_invocation
+try:
+    from producer.dbt_cli.arguments import parse_invocation
+except ImportError:  # the earlier release has another layout
+    from producer.dbt_args import parse_invocation
 from producer.session import Follower, Stack
 from workers.contract.settings import Settings
 url, project, *args = sys.argv[1:]
