@@ -124,7 +124,7 @@ def version_text(environ: Mapping[str, str]) -> str:
     """The text of ``--version``: of dbt-relay, and of the dbt that its workers have."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from producer.dbt_cli.tables import installations
+    from producer.worker_tables import installations
 
     try:
         own = version("dbt-relay")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.cli import broker
-from producer.cli.runs import find_run
+from producer.cli.known_runs import find_run
 from producer.usage_errors import usage_error
 
 if TYPE_CHECKING:

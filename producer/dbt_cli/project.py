@@ -7,16 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from producer.broker import configured_broker
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import command_names
 from producer.dbt_cli.vars import load_yaml
-from producer.embedded.runtime_dirs import configured_broker
 from producer.usage_errors import did_you_mean, usage_error
 from workers.contract.errors import DbtUsageError
-
-if TYPE_CHECKING:
-    from producer.dbt_cli.arguments import Invocation
 
 PROJECT_FILE = "dbt_project.yml"
 PROFILES_FILE = "profiles.yml"

@@ -37,22 +37,6 @@ OVERRIDE = "DBT_RELAY_RUNTIME_DIR"
 _FIX = f"Set {OVERRIDE} to a folder on a local disk that is yours and that only you can write."
 
 
-def configured_broker(environ: Mapping[str, str] | None = None) -> str | None:
-    """``DBT_RELAY_BROKER_URL``, else ``REDIS_URL``; None when neither says anything.
-
-    Raises:
-        DbtUsageError: it is no broker URL.
-    """
-    environ = os.environ if environ is None else environ
-    for name in ("DBT_RELAY_BROKER_URL", "REDIS_URL"):
-        url = environ.get(name, "").strip()
-        if url:
-            from workers.contract.settings import checked_broker_url
-
-            return checked_broker_url(url, name)
-    return None
-
-
 @dataclass(frozen=True)
 class StackDir:
     """The folders of one stack, locked.

@@ -16,7 +16,6 @@ from producer.embedded.errors import setup_error
 from producer.embedded.guardian import answers
 from producer.embedded.handle import Handle, failure_error, hellos, patience, wait_for_worker
 from producer.embedded.launch import (
-    StackInfo,
     checked_workers,
     default_workers,
     grace,
@@ -25,6 +24,7 @@ from producer.embedded.launch import (
     queue_of,
 )
 from producer.embedded.server import ask
+from producer.embedded.stack_info import StackInfo
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-from producer.client import Record, RelayClient, Said, result_of
+from producer.client import ConsoleLines, Record, RelayClient, result_of
 from producer.following.streams import say
+from producer.stacks import Stack
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError, RelayError
 from workers.contract.events import Event
 from workers.contract.results import RUN_TERMINAL, DbtResult
-
-if TYPE_CHECKING:
-    from producer.session import Stack
 
 IDLE_SECONDS = 2.0
 NO_WORKER_SECONDS = 60.0
@@ -55,7 +52,7 @@ class Reader:
             RelayError: there is no such run, or Redis cannot be reached.
             what `on_event` and `on_idle` raise.
         """
-        said = Said()
+        console = ConsoleLines()
         self._thread.start()
         while True:
             try:
@@ -67,8 +64,9 @@ class Reader:
             if isinstance(item, BaseException):
                 raise item
             if not isinstance(item, Event):
-                return result_of(*item, said.lines, said.errors, said.missing)
-            said.take(item)
+                request, last, facts = item
+                return result_of(request, last, facts, console)
+            console.add(item)
             if on_event is not None:
                 on_event(item)
 

@@ -133,7 +133,7 @@ def test_threads_of_a_call(submit: Submit, options: Any, call: Any, args: Any, s
 
 
 def test_threads_that_contradict_the_command_are_refused() -> None:
-    with pytest.raises(DbtUsageError, match="The command says --threads 3, and threads=8 was given too"):
+    with pytest.raises(DbtUsageError, match="The command has --threads 3, and threads=8 was given too"):
         DbtRunner(PROJECT).execute_command(["run", "--threads", "3"], threads=8)
 
 
@@ -177,7 +177,7 @@ def test_a_given_folder_that_is_not_there_is_named(shop: Path, monkeypatch: pyte
     """The project above it is not what was asked for."""
     monkeypatch.chdir(shop)
     with pytest.raises(
-        DbtUsageError, match=f"There is no folder {shop}/elsewhere, which DbtRunner was given"
+        DbtUsageError, match=f"There is no folder {shop}/elsewhere, the working_dir of this DbtRunner"
     ):
         DbtRunner("elsewhere").execute_command(["run"])
 

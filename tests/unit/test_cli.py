@@ -19,10 +19,11 @@ import pytest
 import producer.session
 from producer.cli import broker, commands
 from producer.cli import main as cli
+from producer.cli.console import describe_error
 from producer.cli.help import DBT_COMMANDS, OWN_COMMANDS, command_help
 from producer.client import Record, RunSummary, WorkerInfo
 from producer.dbt_cli import arguments
-from producer.dbt_cli.arguments import Invocation
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import command_names
 from producer.embedded import stack as embedded
 from workers.contract.errors import BrokerUnavailableError, DbtUsageError, ErrorInfo, NoWorkerError
@@ -172,11 +173,11 @@ def test_a_failure_without_a_classified_error_is_dbts_alone(
 
 def test_an_error_without_a_place_is_told_in_one_line() -> None:
     bare = ErrorInfo(code="internal", category="internal", error_class="DbtExecutionError", message="no")
-    assert cli.describe_error(bare) == "internal: no"
+    assert describe_error(bare) == "internal: no"
 
 
 def test_lines_that_the_terminal_cannot_show_do_not_stop_the_run() -> None:
-    script = "from producer.cli.main import main, print_line, _lenient; import sys; _lenient(sys.stdout); print_line('a\\u2713')"
+    script = "from producer.cli.main import main, print_line, _escape_unencodable; import sys; _escape_unencodable(sys.stdout); print_line('a\\u2713')"
     environ = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True
@@ -663,7 +664,7 @@ def test_the_newest_run(client: Client, capsys: pytest.CaptureFixture[str]) -> N
 def test_cancelling_what_has_ended(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     client.active = False
     assert cli.main(["cancel", RUN_ID, "--reason", "x"]) == 1
-    assert "has ended already" in capsys.readouterr().out
+    assert "has ended, or is being cancelled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -770,8 +771,8 @@ def test_up(
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
     assert cli.main(["up", "--workers", "3"]) == 0
     captured = capsys.readouterr()
-    assert "was up already: 2 worker processes" in captured.out
-    assert "dbt-relay down, then up again" in captured.out
+    assert "is already up: 2 worker processes" in captured.out
+    assert "dbt-relay down, then dbt-relay up --workers N" in captured.out
     assert "commands go there" in captured.err
 
 
@@ -794,10 +795,10 @@ def test_status_of_the_stack(stack: dict[str, Any], capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert "2 worker processes" in text
     assert "runs in progress: 1, messages waiting: 4" in text
-    assert "has not said hello" not in text
+    assert "No worker process has registered" not in text
     stack["status"] = embedded.StackStatus(INFO)
     assert cli.main(["status"]) == 0
-    assert "has not said hello" in capsys.readouterr().out
+    assert "No worker process has registered" in capsys.readouterr().out
 
 
 def test_status_of_a_broker(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
@@ -818,7 +819,7 @@ def test_status_of_a_broker(client: Client, capsys: pytest.CaptureFixture[str]) 
     client.reasons = {"not a message": 7} | {f"unknown task {number}": 1 for number in range(9)}
     assert cli.main(["status"]) == 0
     text = capsys.readouterr().out
-    assert f"of these, runs that wait for their turn: 1 (next: {RUN_ID})" in text
+    assert f"of these, waiting for their turn: 1 (next: {RUN_ID})" in text
     assert "messages refused: 16\n  7 x not a message\n  1 x unknown task 0\n" in text
     assert text.count(" x ") == 5
 

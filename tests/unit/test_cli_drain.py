@@ -11,10 +11,9 @@ from typing import Any
 import fakeredis
 import pytest
 
-from producer import drain
 from producer.cli import broker
 from producer.cli import main as cli
-from producer.client import RelayClient, WorkerInfo
+from producer.client import RelayClient, WorkerInfo, drain
 from workers.contract.keys import CONTROL_DRAIN, Keys
 from workers.contract.run_store import RunStore
 
@@ -87,8 +86,8 @@ def test_workers_are_told_by_name_and_waited_for(stage: Stage, capsys: pytest.Ca
     assert cli.main(["drain", "w@one", "--grace", "5"]) == 0
     assert stage.asked == [(["w@one"], CONTROL_DRAIN, {"grace": 5.0})]
     assert capsys.readouterr().out.splitlines() == [
-        f"w@one: draining, executes model.p.a of {RUN}",
-        "w@one: draining, executes nothing that is known",
+        f"w@one: draining, executing model.p.a of {RUN}",
+        "w@one: draining, executing no known step",
         "w@one: drained",
     ]
 
@@ -127,15 +126,15 @@ def test_one_that_does_not_answer_and_one_that_is_gone(
     assert cli.main(["drain", "--all"]) == 1
     said = capsys.readouterr()
     assert "w@deaf: does not answer" in said.out
-    assert f"w@dying: ended without a goodbye; it executed model.p.b of {RUN}" in said.out
+    assert f"w@dying: ended without deregistering; it was executing model.p.b of {RUN}" in said.out
     assert "Not drained: w@deaf, w@dying" in said.err
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "Name the workers to drain, or say --all."),
-        (["--all", "w@one"], "Name the workers to drain, or say --all."),
+        ([], "Name the workers to drain, or give --all."),
+        (["--all", "w@one"], "Name the workers to drain, or give --all."),
         (["w@onne"], "There is no worker 'w@onne'. Did you mean 'w@one'?"),
     ],
 )

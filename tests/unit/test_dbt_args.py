@@ -18,17 +18,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from producer.dbt_cli.arguments import (
-    Invocation,
-    check_project,
-    parse_invocation,
-    profiles_dir,
-    project_dir,
-    target_path,
-    with_vars,
-)
+from producer.dbt_cli.arguments import parse_invocation, with_vars
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import Table, command, command_names, dbt_versions, packaged, subcommands
-from producer.dbt_cli.project import render
+from producer.dbt_cli.project import check_project, profiles_dir, project_dir, render, target_path
 from producer.dbt_cli.vars import dump_vars, load_mapping
 from workers.contract.errors import DbtUsageError
 

@@ -13,18 +13,20 @@ from typing import Any
 import fakeredis
 import pytest
 
-from producer import client as client_module
+from producer import worker_tables
 from producer.client import RelayClient
-from producer.dbt_cli import tables
-from producer.dbt_cli.arguments import Invocation, parse_invocation
+from producer.client import relay_client as client_module
+from producer.dbt_cli import options
+from producer.dbt_cli.arguments import parse_invocation
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import Table, packaged
-from producer.dbt_cli.tables import judged
+from producer.dbt_cli.tables import read_with_tables
 from producer.embedded import stack as embedded
 from workers.contract.command_line import MAX_BYTES, pack, unpack
 from workers.contract.errors import DbtUsageError
 from workers.contract.keys import Keys
 
-PACKAGED = json.loads((Path(client_module.__file__).with_name("dbt_cli") / "options.json").read_text("utf-8"))
+PACKAGED = json.loads((Path(options.__file__).parent / "options.json").read_text("utf-8"))
 LATER = "1.99.0"
 BROKER = {"DBT_RELAY_BROKER_URL": "redis://nowhere:1/0"}
 
@@ -75,7 +77,10 @@ def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
 
 def read(*words: str, environ: dict[str, str] | None = None, cwd: Path = Path(__file__).parent) -> Invocation:
     environ = BROKER if environ is None else environ
-    return judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
+    return read_with_tables(
+        lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table),
+        lambda: worker_tables.worker_tables(environ),
+    )
 
 
 def lenient(*words: str) -> Invocation:
@@ -83,12 +88,12 @@ def lenient(*words: str) -> Invocation:
 
 
 def test_what_the_packaged_table_takes_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_workers", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(worker_tables, "worker_tables", lambda _: pytest.fail("asked"))
     assert read("run", "--select", "a").options["select"] == ("a",)
 
 
 @pytest.mark.parametrize(
-    ("words", "options"),
+    ("words", "expected"),
     [
         (("seed", "--empty"), {"empty": True}),
         (("run-operation", "--sql", "select 1"), {"sql": "select 1"}),
@@ -97,10 +102,10 @@ def test_what_the_packaged_table_takes_asks_nobody(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_what_the_workers_dbt_takes_is_taken(
-    tell: Tell, words: tuple[str, ...], options: dict[str, Any]
+    tell: Tell, words: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
     tell(LATER, pack(later_dbt()))
-    assert read(*words).options == options
+    assert read(*words).options == expected
 
 
 def test_a_misspelt_option_is_refused_where_the_workers_told_what_they_take(tell: Tell) -> None:
@@ -132,15 +137,15 @@ def test_workers_of_another_queue_have_no_say(tell: Tell) -> None:
 
 def test_without_a_broker_the_dbt_of_this_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "find_running", lambda _: None)
-    monkeypatch.setattr(tables, "_own_release", lambda: [packaged().dbt_versions()[-1]])
+    monkeypatch.setattr(worker_tables, "_installed_release", lambda: [packaged().dbt_versions()[-1]])
     with pytest.raises(DbtUsageError, match="--empty"):
         read("seed", "--empty", environ={})
-    monkeypatch.setattr(tables, "_own_release", lambda: [LATER])
+    monkeypatch.setattr(worker_tables, "_installed_release", lambda: [LATER])
     assert read("seed", "--empty", environ={}).options == {"empty": True}
 
 
 def test_a_mistake_that_no_dbt_would_take_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_workers", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(worker_tables, "worker_tables", lambda _: pytest.fail("asked"))
     with pytest.raises(DbtUsageError, match="YAML"):
         read("run", "--vars", "{a: ")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from producer import kept_runs
-from producer.kept_runs import KeptRun, keep, kept_run, kept_summaries
+from producer.following import kept_runs
+from producer.following.kept_runs import KeptRun, keep, kept_run, kept_summaries
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, encode_request
 from workers.contract.run_store import LastWord

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from producer.cli.retry import named_run
 from producer.client import RelayClient
-from producer.retry_run import named_run
 from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.keys import new_run_id, submitted_at
@@ -90,8 +90,8 @@ def test_a_run_that_is_still_going(relay: RelayClient) -> None:
 @pytest.mark.parametrize(
     ("args", "which", "code", "refused"),
     [
-        (["ls"], None, 0, "left no run results, for it runs no nodes"),
-        (["run", "--select", "bad:method"], None, 2, "left no run results, for dbt gave it up"),
+        (["ls"], None, 0, "left no run results: it runs no nodes"),
+        (["run", "--select", "bad:method"], None, 2, "left no run results: dbt stopped before"),
         (["show", "-s", "a"], "show", 1, r"was `dbt show -s a`, which dbt cannot retry"),
     ],
 )

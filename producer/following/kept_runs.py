@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from producer.client import RunSummary, result_of
+from producer.client import ConsoleLines, RunSummary, result_of
 from producer.embedded.runtime_dirs import base_dir, check_private, existing_base
 from workers.contract.errors import DbtError
 from workers.contract.keys import is_run_id
@@ -42,7 +42,7 @@ class KeptRun(msgspec.Struct, frozen=True, kw_only=True):
     def result(self) -> DbtResult:
         """The result as `RelayClient.result` gives it."""
         last = msgspec.json.decode(self.fields["final"], type=LastWord)
-        return result_of(decode_request(self.fields["request"]), last, self.fields, self.lines)
+        return result_of(decode_request(self.fields["request"]), last, self.fields, ConsoleLines(self.lines))
 
     def summary(self) -> RunSummary:
         """The run as `RelayClient.runs` lists it."""
