@@ -68,10 +68,10 @@ class Progress:
     waiting: dict[str, str] = field(default_factory=dict)
     state: str = ""
 
-    def take(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         """Learn from the next event of the run."""
         if event.kind == STATE:
-            self._take_state(event)
+            self._apply_state(event)
         elif event.kind == RUN:
             self.state = event.state
             if event.state in RUN_TERMINAL:
@@ -82,7 +82,7 @@ class Progress:
             if found:
                 self.total = max(self.total, int(found[1]))
 
-    def _take_state(self, event: Event) -> None:
+    def _apply_state(self, event: Event) -> None:
         step, state = event.node, event.state
         self.running.pop(step, None)
         self.retrying.discard(step)
@@ -152,7 +152,7 @@ class LiveView:
         with self._lock:
             if event.run_id != self.progress.run_id:
                 self.progress = Progress(event.run_id)
-            self.progress.take(event)
+            self.progress.apply(event)
         if event.kind == LINE:
             self._live.console.print(Text.from_ansi(event.text), soft_wrap=True)
         elif event.kind in (STATE, RUN):

@@ -75,7 +75,7 @@ class Config(TypedDict):
     failure: str | None
 
 
-def say(path: str, line: str, timeout: float) -> bytes:
+def send_command(path: str, line: str, timeout: float) -> bytes:
     """The server's first line of answer to an inline command, or nothing if it cannot be reached."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -87,9 +87,11 @@ def say(path: str, line: str, timeout: float) -> bytes:
         return b""
 
 
-def answers(path: str, timeout: float = 1.0) -> bool:
-    """Whether a Redis-compatible server answers PING on the unix socket `path` within `timeout` seconds."""
-    return say(path, "PING", timeout).startswith((b"+PONG", b"-BUSY"))  # a long script: busy, not dead
+def answers_ping(path: str, timeout: float = 1.0) -> bool:
+    """Whether a Redis-compatible server answers_ping PING on the unix socket `path` within `timeout` seconds."""
+    return send_command(path, "PING", timeout).startswith(
+        (b"+PONG", b"-BUSY")
+    )  # a long script: busy, not dead
 
 
 def tail(path: str, lines: int = 20) -> str:
@@ -103,7 +105,7 @@ def tail(path: str, lines: int = 20) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
-def how_it_ended(status: int) -> str:
+def describe_exit(status: int) -> str:
     """A wait status in words."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
@@ -125,7 +127,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def group_alive(group: int) -> bool:
-    """Whether any process of the group is left. macOS answers EPERM for a group of zombies."""
+    """Whether any process of the group is left. macOS answers_ping EPERM for a group of zombies."""
     try:
         os.killpg(group, 0)
     except OSError:
@@ -145,10 +147,10 @@ def kill_groups(groups: list[int], reap: Callable[[], None] = lambda: None) -> N
         reap()
 
 
-def is_there(folder: str, facts: os.stat_result) -> bool:
-    """Whether `folder` is still the one that had these `facts`, and was not removed or replaced since."""
+def same_folder(folder: str, folder_stat: os.stat_result) -> bool:
+    """Whether `folder` is still the one that had these `folder_stat`, and was not removed or replaced since."""
     try:
-        return os.path.samestat(os.stat(folder), facts)
+        return os.path.samestat(os.stat(folder), folder_stat)
     except OSError:
         return False
 
@@ -160,8 +162,8 @@ def remove(folders: list[tuple[str, os.stat_result]]) -> None:
     """
     import shutil
 
-    for folder, facts in folders:
-        if is_there(folder, facts):
+    for folder, folder_stat in folders:
+        if same_folder(folder, folder_stat):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, "stack.json"))
             shutil.rmtree(folder, ignore_errors=True)
@@ -193,7 +195,7 @@ class Guardian:
         self.started: dict[str, float] = {}
         self.exits: list[tuple[str, int]] = []  # name and wait status, not yet acted on
         self.ended: list[int] = []  # pids whose group is not yet known to be gone
-        self.hurry = False
+        self.force = False
         self.folders = [(folder, os.stat(folder)) for folder in config["folders"]]
         self.sweeper = 0
         self.to_sweeper = -1
@@ -201,34 +203,34 @@ class Guardian:
 
     def run(self) -> None:
         """Returns when nothing of the stack is left."""
-        self._listen()
+        self._install_signal_handlers()
         try:
             self._start_sweeper()
             if self._start_server():
-                self._keep_worker()
+                self._supervise_worker()
         finally:
-            self._end()
+            self._shut_down()
 
     # signals, and the one place where it waits
 
-    def _listen(self) -> None:
+    def _install_signal_handlers(self) -> None:
         self.wake = os.pipe()
         os.set_blocking(self.wake[0], False)
         os.set_blocking(self.wake[1], False)
         signal.set_wakeup_fd(self.wake[1], warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked_to_end)
+            signal.signal(number, self._on_stop_signal)
         # Handlers, not SIG_IGN: an ignored signal stays ignored in the server and the worker.
         for number in (signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda _number, _frame: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the caller's mask came with the exec
         prctl(PR_SET_CHILD_SUBREAPER, 1)
 
-    def _asked_to_end(self, number: int, _frame: FrameType | None) -> None:
-        self.hurry = bool(self.reason)  # the second time: no more grace
+    def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.force = bool(self.reason)  # the second time: no more grace
         self.reason = self.reason or signal.Signals(number).name
 
-    def _pause(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> None:
         """Wait for a signal, an ended child or the caller's end, `seconds` at most."""
         fds = [self.wake[0]] + ([] if self.lifeline is None else [self.lifeline])
         readable, _, _ = select.select(fds, [], [], max(0.0, seconds))
@@ -322,10 +324,10 @@ class Guardian:
         self._spawn("server")
         deadline = time.monotonic() + SERVER_START_SECONDS
         while not self.reason:
-            self._pause(0.005)
+            self._wait(0.005)
             if self.exits:
-                self._fail("server", f"ended at once ({how_it_ended(self.exits[0][1])})")
-            elif answers(self.config["socket"]):
+                self._fail("server", f"ended at once ({describe_exit(self.exits[0][1])})")
+            elif answers_ping(self.config["socket"]):
                 self._ready()
                 return not self.reason
             elif time.monotonic() > deadline:
@@ -340,7 +342,7 @@ class Guardian:
         os.rename(f"{path}.new", path)
         self._report({"event": "ready", "info": info})
 
-    def _keep_worker(self) -> None:
+    def _supervise_worker(self) -> None:
         exits = quick = 0
         restart_at: float | None = time.monotonic()
         while not self.reason:
@@ -348,24 +350,26 @@ class Guardian:
             if restart_at is not None and now >= restart_at:
                 self._spawn("worker")
                 restart_at = None
-            self._pause(10.0 if self.lifeline is None and restart_at is None else 0.5)
+            self._wait(10.0 if self.lifeline is None and restart_at is None else 0.5)
             for name, status in self.exits:
                 if name == "server":
-                    self._fail("server", f"ended ({how_it_ended(status)})")
+                    self._fail("server", f"ended ({describe_exit(status)})")
                     break
                 exits += 1
                 quick = quick + 1 if time.monotonic() - self.started["worker"] < QUICK_EXIT_SECONDS else 1
                 if quick >= MAX_QUICK_EXITS:
-                    self._fail("worker", f"ended {quick} times in a row ({how_it_ended(status)})")
+                    self._fail("worker", f"ended {quick} times in a row ({describe_exit(status)})")
                     break
                 if exits <= 3:  # enough to tell what is wrong, and never a full pipe
                     log = tail(self.log("worker"))
-                    self._report({"event": "worker_exit", "how": how_it_ended(status), "log": log})
+                    self._report({"event": "worker_exit", "how": describe_exit(status), "log": log})
                 restart_at = time.monotonic() + BACKOFF_SECONDS[quick - 1]
             self.exits.clear()
             for name in ("server", "worker"):
                 self._trim(self.log(name))
-            if not all(is_there(*each) for each in self.folders):  # no client could find this stack any more
+            if not all(
+                same_folder(*each) for each in self.folders
+            ):  # no client could find this stack any more
                 self._fail("folder", "was removed or replaced while the stack was running")
 
     def _trim(self, path: str) -> None:
@@ -391,8 +395,8 @@ class Guardian:
                 json.dump(event, file)
         self._report(event)
 
-    def _end(self) -> None:
-        if is_there(*self.folders[0]):
+    def _shut_down(self) -> None:
+        if same_folder(*self.folders[0]):
             with suppress(OSError):  # nobody shall start using what is ending
                 os.unlink(os.path.join(self.config["folders"][0], "stack.json"))
         # The worker's parent alone: pool children have no SIGTERM handler and would drop their task.
@@ -409,7 +413,7 @@ class Guardian:
         keys = self.config["idle_if_empty"]
         if keys is None:
             return False
-        return all(say(self.config["socket"], f"ZCARD {key}", 1.0) == b":0\r\n" for key in keys)
+        return all(send_command(self.config["socket"], f"ZCARD {key}", 1.0) == b":0\r\n" for key in keys)
 
     def _stop(self, name: str, grace: float) -> None:
         pid = self.pids.get(name)
@@ -418,8 +422,8 @@ class Guardian:
         with suppress(OSError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + grace
-        while name in self.pids and not self.hurry and time.monotonic() < deadline:
-            self._pause(min(0.5, deadline - time.monotonic()))
+        while name in self.pids and not self.force and time.monotonic() < deadline:
+            self._wait(min(0.5, deadline - time.monotonic()))
         if name in self.pids:
             with suppress(OSError):  # it may not have come as far as its own group
                 os.kill(pid, signal.SIGKILL)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from workers.contract.errors import RelayError
 
 
-def patience(grace: float) -> float:
+def shutdown_seconds(grace: float) -> float:
     """Seconds within which a guardian whose worker gets `grace` seconds must have ended everything."""
     return grace + SERVER_STOP_SECONDS + 2 * GROUP_GONE_SECONDS
 
@@ -34,7 +34,7 @@ class Handle:
     def __init__(self, process: subprocess.Popen[bytes], grace: float) -> None:
         self.owner = os.getpid()
         self.process = process
-        self.patience = patience(grace)
+        self.shutdown_seconds = shutdown_seconds(grace)
         self.lifeline = cast(FileIO, process.stdin)  # both are pipes, unbuffered
         self.reports = cast(FileIO, process.stdout)
         self.ended = False  # guardian and sweeper are gone, and the stack with them
@@ -46,7 +46,7 @@ class Handle:
         self._poll = select.poll()
         self._poll.register(self.reports, select.POLLIN)
 
-    def listen(self, seconds: float = 0.0) -> None:
+    def read_reports(self, seconds: float = 0.0) -> None:
         """Take in what was reported, waiting `seconds` at most for something new."""
         with self._lock:
             self.ended = self.ended or self.reports.closed
@@ -55,10 +55,10 @@ class Handle:
                 self.ended = not piece
                 *lines, self._unread = (self._unread + piece).split(b"\n")
                 for line in lines:
-                    self._take(json.loads(line))
+                    self._record_report(json.loads(line))
                 seconds = 0.0
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _record_report(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready":
             self.ready = event["info"]
         elif event["event"] == "worker_exit":
@@ -70,17 +70,17 @@ class Handle:
         """Whether the stack was gone within `seconds`."""
         deadline = time.monotonic() + seconds
         while not self.ended and time.monotonic() < deadline:
-            self.listen(deadline - time.monotonic())
+            self.read_reports(deadline - time.monotonic())
         return self.ended
 
-    def tell(self, line: bytes) -> None:
+    def send(self, line: bytes) -> None:
         """Write a line to the guardian; if it is gone, the end of its reports says so."""
         line += b"\n"
         with contextlib.suppress(BrokenPipeError):
             while line:
                 line = line[self.lifeline.write(line) or 0 :]
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Close the pipes: a guardian that lives with its caller ends now."""
         with self._lock:
             for pipe in (self.lifeline, self.reports):
@@ -91,17 +91,17 @@ class Handle:
         """In a fork of the caller: the pipes and the guardian are the parent's, and so is a held lock."""
         self._lock = threading.Lock()
         self.process.returncode = 0  # not our child to wait for
-        self.let_go()
+        self.close()
 
     def stop(self) -> None:
         """End the stack and wait until nothing of it is left; a guardian that takes too long is killed."""
         with contextlib.suppress(OSError):
             self.lifeline.close()
-        if not self.wait_end(self.patience):
+        if not self.wait_end(self.shutdown_seconds):
             self.process.kill()  # its sweeper does the rest
             self.wait_end(2 * GROUP_GONE_SECONDS)
         self.process.wait()
-        self.let_go()
+        self.close()
 
 
 def failure_error(failure: Mapping[str, Any]) -> RelayError:
@@ -135,7 +135,7 @@ def _worker_error(event: Mapping[str, Any]) -> RelayError:
 
 def check(handle: Handle, info: StackInfo, namespace: str) -> None:
     """Raise RelayError when the stack has failed, or its worker ended twice and none ever said hello."""
-    handle.listen()
+    handle.read_reports()
     if handle.failure is not None:
         raise failure_error(handle.failure)
     if handle.ended:
@@ -144,12 +144,12 @@ def check(handle: Handle, info: StackInfo, namespace: str) -> None:
             f"The embedded stack (guardian {info.pid}) was ended from outside.",
             "Run the command again: a new stack is started.",
         )
-    if len(handle.worker_exits) > 1 and not hellos(info, namespace):
+    if len(handle.worker_exits) > 1 and not registered_workers(info, namespace):
         event = handle.worker_exits[-1]
         raise _worker_error({**event, "how": f"ended before it could take work ({event['how']})"})
 
 
-def hellos(info: StackInfo, namespace: str) -> list[str]:
+def registered_workers(info: StackInfo, namespace: str) -> list[str]:
     """Names of the worker processes that said hello (hash ``<namespace>:workers``); none if unreachable."""
     from workers.contract.keys import Keys
 
@@ -166,7 +166,7 @@ def wait_for_worker(handle: Handle | None, info: StackInfo, namespace: str, time
     Without a `handle` (somebody else started the stack) only the time decides.
     """
     deadline = time.monotonic() + timeout
-    while not hellos(info, namespace):
+    while not registered_workers(info, namespace):
         if handle is not None:
             check(handle, info, namespace)
         if time.monotonic() > deadline:

@@ -172,18 +172,18 @@ def launch(
     try:
         config = _config(directory, workers, environ, command, failure_file, detached)
         handle = Handle(_start(directory, environ), config["grace"])
-        handle.tell(json.dumps(config).encode())
+        handle.send(json.dumps(config).encode())
         if detached:
             handle.process.wait()  # the first of its two forks; nothing of it stays a child of ours
         deadline = time.monotonic() + START_SECONDS
         while handle.ready is None and handle.failure is None and not handle.ended:
             if time.monotonic() > deadline:
                 break
-            handle.listen(deadline - time.monotonic())
+            handle.read_reports(deadline - time.monotonic())
         if handle.ready is None:
             raise _start_failure(handle, directory)  # noqa: TRY301 - cleaned up below like all else
         if detached:
-            handle.tell(guardian_program.KEEP)
+            handle.send(guardian_program.KEEP)
     except BaseException:  # KeyboardInterrupt too: nothing may stay behind
         if handle is not None:
             handle.stop()

@@ -105,7 +105,7 @@ def base_dir(environ: Mapping[str, str]) -> Path:
         try:
             return check_private(path)
         except OSError as error:  # noqa: PERF203 - three at most
-            refused.append(f"{path}: {_why(error)}")
+            refused.append(f"{path}: {_reason(error)}")
     raise setup_error(
         "runtime_dir_unusable", f"No private folder for the embedded stack ({'; '.join(refused)}).", _FIX
     )
@@ -132,12 +132,12 @@ def _bases(environ: Mapping[str, str]) -> Iterator[Path]:
 def check_private(path: Path) -> Path:
     """`path`, made (mode 0700) if missing. Raises OSError unless it is the user's and only they may write."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = os.lstat(path)
-    if not stat.S_ISDIR(facts.st_mode):
+    folder_stat = os.lstat(path)
+    if not stat.S_ISDIR(folder_stat.st_mode):
         raise NotADirectoryError("is no folder, or a symbolic link")
-    if facts.st_uid != os.geteuid():
+    if folder_stat.st_uid != os.geteuid():
         raise PermissionError("belongs to another user")
-    if facts.st_mode & 0o022:
+    if folder_stat.st_mode & 0o022:
         raise PermissionError("others may write there")
     return path
 
@@ -194,7 +194,7 @@ def sweep_stale(base: Path) -> None:
                 os.close(fd)
 
 
-def _fresh(base: Path) -> tuple[Path, int]:
+def _make_stack_folder(base: Path) -> tuple[Path, int]:
     sweep_stale(base)
     while True:
         path = base / f"s-{os.urandom(4).hex()}"
@@ -216,7 +216,7 @@ def _with_socket(path: Path, fd: int, environ: Mapping[str, str]) -> StackDir:
     for base in short_bases(environ):
         with suppress(OSError):
             if fits(base / "s-01234567" / SOCKET_NAME):
-                short, short_fd = _fresh(check_private(base))
+                short, short_fd = _make_stack_folder(check_private(base))
                 return StackDir(path, short / SOCKET_NAME, (path, short), (fd, short_fd))
     shutil.rmtree(path, ignore_errors=True)
     os.close(fd)
@@ -231,7 +231,7 @@ def new_stack_dir(environ: Mapping[str, str], base: Path | None = None) -> Stack
     """Folders for a stack that lives with its caller. Raises RelayError when there is no place for them."""
     base = base_dir(environ) if base is None else base.absolute()
     try:
-        path, fd = _fresh(check_private(base))
+        path, fd = _make_stack_folder(check_private(base))
     except OSError as error:
         raise _unusable(base, error) from None
     return _with_socket(path, fd, environ)
@@ -270,10 +270,10 @@ def empty(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
 def _unusable(path: Path, error: OSError) -> RelayError:
-    message = f"The folder {path} cannot be used for the embedded stack: {_why(error)}."
+    message = f"The folder {path} cannot be used for the embedded stack: {_reason(error)}."
     return setup_error("runtime_dir_unusable", message, _FIX)

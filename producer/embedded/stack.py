@@ -88,7 +88,7 @@ class EmbeddedStack:
             if self._handle is not None and self._handle.owner != os.getpid():
                 self.forget()  # a fork that ran no Python hook
             if self._handle is not None and self._info is not None:
-                self._handle.listen()
+                self._handle.read_reports()
                 if not self._handle.ended and self._handle.failure is None:
                     return self._info
                 self.stop()

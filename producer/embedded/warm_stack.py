@@ -13,8 +13,14 @@ from pathlib import Path
 
 from producer.embedded import runtime_dirs
 from producer.embedded.errors import setup_error
-from producer.embedded.guardian import answers
-from producer.embedded.handle import Handle, failure_error, hellos, patience, wait_for_worker
+from producer.embedded.guardian import answers_ping
+from producer.embedded.handle import (
+    Handle,
+    failure_error,
+    registered_workers,
+    shutdown_seconds,
+    wait_for_worker,
+)
 from producer.embedded.launch import (
     StackInfo,
     checked_workers,
@@ -47,7 +53,7 @@ class StackStatus:
 
 
 def find_running(environ: Mapping[str, str] | None = None) -> StackInfo | None:
-    """The warm stack of `up`, if its server answers now. Takes about a millisecond; imports next to nothing.
+    """The warm stack of `up`, if its server answers_ping now. Takes about a millisecond; imports next to nothing.
 
     What a killed stack left behind is removed.
     """
@@ -58,7 +64,7 @@ def find_running(environ: Mapping[str, str] | None = None) -> StackInfo | None:
     info = _read(folder)
     if info is None:
         return None
-    if answers(info.socket):
+    if answers_ping(info.socket):
         return info
     fd = runtime_dirs.lock(folder)
     if fd is not None:  # its guardian is gone as well
@@ -86,7 +92,7 @@ def up(
 
     `workers` defaults to ``DBT_RELAY_WORKERS`` or the cores (4 at most) and changes nothing in a stack
     that runs. `command` replaces the worker's command line. With `wait_ready` (seconds) it returns
-    when a worker is ready to take work, else when the server answers. Raises RelayError, also when
+    when a worker is ready to take work, else when the server answers_ping. Raises RelayError, also when
     another process has been starting or stopping the stack for `timeout` seconds.
     """
     environ = os.environ if environ is None else environ
@@ -108,14 +114,14 @@ def up(
             )
             break
         if time.monotonic() > deadline:
-            raise _held(runtime_dirs.warm_dir(runtime_dirs.base_dir(environ)), timeout)
+            raise _busy_error(runtime_dirs.warm_dir(runtime_dirs.base_dir(environ)), timeout)
         time.sleep(0.02)
     try:
         if wait_ready is not None:
             wait_for_worker(handle, info, namespace_of(environ), wait_ready)
     finally:
         if handle is not None:
-            handle.let_go()
+            handle.close()
     return info
 
 
@@ -126,7 +132,7 @@ def down(timeout: float | None = None, environ: Mapping[str, str] | None = None)
     (``DBT_RELAY_STOP_SECONDS``, or 5). Raises RelayError when even that does not help.
     """
     environ = os.environ if environ is None else environ
-    timeout = patience(grace(environ)) if timeout is None else timeout
+    timeout = shutdown_seconds(grace(environ)) if timeout is None else timeout
     base = runtime_dirs.existing_base(environ)
     if base is None:
         return False
@@ -136,7 +142,7 @@ def down(timeout: float | None = None, environ: Mapping[str, str] | None = None)
     if fd is None:
         return False
     try:
-        ran = _end_holder(fd, folder, timeout)
+        ran = _stop_owner(fd, folder, timeout)
         if runtime_dirs.is_at(fd, folder):  # whoever held it was killed
             runtime_dirs.empty(folder)
             folder.rmdir()
@@ -145,7 +151,7 @@ def down(timeout: float | None = None, environ: Mapping[str, str] | None = None)
         os.close(fd)
 
 
-def _end_holder(fd: int, folder: Path, timeout: float) -> bool:
+def _stop_owner(fd: int, folder: Path, timeout: float) -> bool:
     started = time.monotonic()
     pid = sent = 0
     while not runtime_dirs.try_lock(fd):
@@ -157,13 +163,13 @@ def _end_holder(fd: int, folder: Path, timeout: float) -> bool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
             sent = number
-        if waited > timeout + patience(0):
-            raise _held(folder, waited)
+        if waited > timeout + shutdown_seconds(0):
+            raise _busy_error(folder, waited)
         time.sleep(0.01)
     return sent != 0
 
 
-def _held(folder: Path, waited: float) -> Exception:
+def _busy_error(folder: Path, waited: float) -> Exception:
     return setup_error(
         "warm_stack_busy",
         f"Another process has been starting or stopping the warm stack in {folder} for {waited:.0f} s.",
@@ -182,7 +188,7 @@ def status(environ: Mapping[str, str] | None = None) -> StackStatus:
     namespace = namespace_of(environ)
     return StackStatus(
         info,
-        ready=tuple(hellos(info, namespace)),
+        ready=tuple(registered_workers(info, namespace)),
         queued=_count(info, "LLEN", queue_of(environ)),
         active=_count(info, "ZCARD", Keys(namespace).active()),
     )

@@ -31,7 +31,7 @@ class _Stopped(Exception):
     """The reader was told to stop."""
 
 
-class Reader:
+class EventReader:
     """Reads the events of one run, and its record once it has ended, in a thread of its own."""
 
     def __init__(self, client: RelayClient, run_id: str) -> None:
@@ -106,14 +106,14 @@ class Reader:
                 return self._client.record(self._run_id)
 
 
-class Patience:
+class WorkerCheck:
     """Checks, while a run publishes nothing, that something is there to execute it."""
 
     def __init__(self, client: RelayClient, stack: Stack, run_id: str) -> None:
         self._client, self._stack, self._run_id = client, stack, run_id
         self._alone_since: float | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check once.
 
         Raises:

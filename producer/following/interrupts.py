@@ -42,7 +42,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.getsignal(signal.SIGINT)
             if self._previous is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self._hear)
+                signal.signal(signal.SIGINT, self._on_sigint)
             else:
                 self._previous = None
         return self
@@ -53,41 +53,43 @@ class Interrupts:
         """Raises KeyboardInterrupt where the run was cancelled, Detached where it was not waited for."""
         try:
             if isinstance(error, Detached):
-                raise Detached(self._farewell()) from None
+                raise Detached(self._detached_message()) from None
             if self.count and error is None:
                 raise KeyboardInterrupt(f"run {self._run_id} was cancelled")
         finally:
             if self._previous is not None:
                 signal.signal(signal.SIGINT, self._previous)
 
-    def _hear(self, _signum: int, _frame: object) -> None:
+    def _on_sigint(self, _signum: int, _frame: object) -> None:
         self.count += 1
         if self.count > 1:
             raise Detached
-        self._begin()
+        self._start_cancelling()
         again = "stops its private stack" if self._private else "stops waiting for its end"
         say(sys.stderr, f"cancelling run {self._run_id}; Ctrl-C again {again}")
 
-    def _begin(self) -> threading.Thread:
-        thread = threading.Thread(target=self._try, name="cancel", daemon=True)
+    def _start_cancelling(self) -> threading.Thread:
+        thread = threading.Thread(target=self._cancel_run, name="cancel", daemon=True)
         thread.start()
         self._cancelling = thread
         return thread
 
-    def _try(self) -> None:
+    def _cancel_run(self) -> None:
         try:
             self._cancel()
         except Exception as error:  # noqa: BLE001 - said when the caller leaves; else the run tells
             self._failure = error
 
-    def _farewell(self) -> str:
+    def _detached_message(self) -> str:
         run_id = self._run_id
         if self._private:
             return (
                 f"run {run_id} was not waited for: the private stack that executes it ends with this process, "
                 "and keeps nothing of it"
             )
-        cancelling = self._cancelling or self._begin()  # the second may come in the middle of the first
+        cancelling = (
+            self._cancelling or self._start_cancelling()
+        )  # the second may come in the middle of the first
         cancelling.join(_PATIENCE)
         if cancelling.is_alive():
             self._failure = TimeoutError("Redis does not answer")

@@ -41,7 +41,7 @@ def write(stream: TextIO | None, text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError:
-        give_up(stream)
+        redirect_to_null(stream)
         raise
     except ValueError:  # closed
         return
@@ -53,7 +53,7 @@ def say(stream: TextIO | None, line: str) -> None:
         write(stream, f"{line}\n")
 
 
-def give_up(stream: TextIO) -> None:
+def redirect_to_null(stream: TextIO) -> None:
     """Point the stream at the null device: what it still holds would fail again, at the latest at our exit."""
     with suppress(OSError, ValueError):  # no file behind it
         null = os.open(os.devnull, os.O_WRONLY)

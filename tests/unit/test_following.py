@@ -12,7 +12,7 @@ import pytest
 
 from producer.client import RelayClient
 from producer.dbt_cli.arguments import parse_invocation
-from producer.following.follow import Reader
+from producer.following.follow import EventReader
 from producer.session import Follower, Stack
 from tests.support.fake_worker import FakeWorker
 from tests.support.projects import PROJECTS
@@ -228,7 +228,7 @@ def test_a_reader_that_is_stopped_ends(worker: FakeWorker) -> None:
     with pytest.raises(LeftError):
         follow(when_a_runs(leave))
     (run_id,) = worker.ledger.active_runs()
-    reader = Reader(relay, run_id)
+    reader = EventReader(relay, run_id)
     with pytest.raises(LeftError):
         reader.follow(leave)
     reader.stop()

@@ -34,7 +34,7 @@ def line(text: str, *, run_id: str = RUN_ID) -> Event:
 def learned(events: Iterable[Event]) -> Progress:
     progress = Progress(RUN_ID)
     for event in events:
-        progress.take(event)
+        progress.apply(event)
     return progress
 
 
@@ -49,7 +49,7 @@ def test_a_node_runs_and_ends() -> None:
     progress = learned([line("1 of 2 START sql table model main.orders ... [RUN]"), state(ORDERS, "running")])
     assert progress.total == 2
     assert progress.running[ORDERS].worker == "h:1"
-    progress.take(state(ORDERS, "success"))
+    progress.apply(state(ORDERS, "success"))
     assert progress.running == {}
     assert progress.done == {ORDERS: "success"}
     assert progress.counts() == {"success": 1}
@@ -65,7 +65,7 @@ def test_a_retry_waits_and_runs_again() -> None:
     assert progress.retrying == {ORDERS}
     assert progress.running == {}
     assert "1 waiting to retry" in shown(progress)
-    progress.take(state(ORDERS, "running", attempt=2))
+    progress.apply(state(ORDERS, "running", attempt=2))
     assert progress.retrying == set()
     assert "attempt 2" in shown(progress)
 
@@ -81,7 +81,7 @@ def test_a_node_that_waits_is_shown_with_the_run_that_it_waits_for() -> None:
     )
     progress = learned([waiting])
     assert "orders waits: run 20260101T000000-0123456789ab is writing its relation" in shown(progress)
-    progress.take(state(ORDERS, "running"))
+    progress.apply(state(ORDERS, "running"))
     assert "waits" not in shown(progress)
     many = learned(
         [
@@ -90,7 +90,7 @@ def test_a_node_that_waits_is_shown_with_the_run_that_it_waits_for() -> None:
         ]
     )
     assert "and 3 more wait" in shown(many)
-    many.take(Event(kind=RUN, run_id=RUN_ID, state="cancelled"))
+    many.apply(Event(kind=RUN, run_id=RUN_ID, state="cancelled"))
     assert many.waiting == {}
 
 
@@ -98,9 +98,9 @@ def test_steps_that_are_no_nodes_are_a_phase() -> None:
     progress = learned([state("@plan", "running")])
     assert progress.phase() == "planning"
     assert "planning" in shown(progress)
-    progress.take(state("@plan", "success"))
+    progress.apply(state("@plan", "success"))
     assert (progress.phase(), progress.done) == ("", {})
-    progress.take(state("@session", "running"))
+    progress.apply(state("@session", "running"))
     assert progress.phase() == ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from producer.following.own_locks import explained, parents
+from producer.following.own_locks import ancestors, explain_own_locks
 from workers.contract.errors.classify import Failure, classify
 from workers.contract.results import Attempt, DbtResult
 
@@ -40,19 +40,19 @@ def result_of(pid: int, host: str) -> DbtResult:
 def test_who_has_the_file(find: Callable[[], int], message: str) -> None:
     pid = find()
     message = message.format(pid=pid)
-    told = explained(result_of(pid, socket.gethostname()))
+    told = explain_own_locks(result_of(pid, socket.gethostname()))
     assert told.error is not None
     assert told.error.message == told.stderr == message
     assert "tried again" not in told.error.suggested_fix
 
 
 def test_a_number_of_another_machine_is_not_this_process() -> None:
-    told = explained(result_of(os.getpid(), "elsewhere"))
+    told = explain_own_locks(result_of(os.getpid(), "elsewhere"))
     assert told.error is not None
     assert told.error.message == "another process has /w.duckdb open"
 
 
 def test_parents_are_those_that_started_this_process() -> None:
-    code = "from producer.following.own_locks import parents; print(*parents())"
+    code = "from producer.following.own_locks import ancestors; print(*ancestors())"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert [int(pid) for pid in told.split()] == [os.getpid(), *parents()]
+    assert [int(pid) for pid in told.split()] == [os.getpid(), *ancestors()]
