@@ -1,7 +1,7 @@
-"""A DuckDB file that the caller of a command keeps from it.
+"""Explains a DuckDB lock error when the caller itself has the file open.
 
-DuckDB names the process that has a file open. Where that is the process that called dbt-relay, or one that started
-it, nobody else can be told to close it, and to wait for it is in vain.
+DuckDB's error names the process that has the file open. If that is the process that called dbt-relay or one of its
+parents, waiting is useless: the caller must close its connection.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PATH = re.compile(r"lock on file \"([^\"]+)\"")
 
 
 def explain_own_locks(result: DbtResult) -> DbtResult:
-    """The result, where its errors say so that the caller itself has the file open."""
+    """Rewrite the lock errors of a result that the caller or one of its parents caused. Returns the result."""
     here = socket.gethostname()
     workers = {node.worker for node in result.nodes} | {attempt.worker for attempt in result.attempts}
     if not any(worker.rpartition(":")[0] == here for worker in workers):
-        return result  # another machine's numbers
+        return result  # the pids are another machine's
     if result.error is not None:
         before, result.error = result.error, _explain(result.error)
         if result.stderr == before.message:
@@ -59,7 +59,7 @@ def _explain(error: ErrorInfo) -> ErrorInfo:
 
 
 def ancestors() -> list[int]:
-    """The process that started this one, the one that started that, and so on."""
+    """Process ids of this process' parent, its parent, and so on."""
     found: list[int] = []
     pid = os.getppid()
     while pid > 1 and pid not in found:
@@ -79,9 +79,9 @@ def _parent_of(pid: int) -> int:
 
 def _parent_from_ps(pid: int) -> int:
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             ["ps", "-o", "ppid=", "-p", str(pid)], check=False, capture_output=True, text=True
         ).stdout
-        return int(told)
+        return int(output)
     except (OSError, ValueError):
         return 0

@@ -288,7 +288,7 @@ def test_a_second_ctrl_c_leaves_the_run_alone(
     finally:
         end_process(process, signal.SIGKILL, 5)
     assert process.returncode == 130
-    assert f"left run {run_id}, which is being cancelled" in stderr.decode()
+    assert f"stopped waiting for run {run_id}, which is being cancelled" in stderr.decode()
     assert there.store.fact(run_id, "state") == "stopping"
 
 

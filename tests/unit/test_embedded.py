@@ -155,10 +155,10 @@ def test_base_folder_of_the_setting_wins(base: Path) -> None:
 
 def test_folder_that_others_may_write_is_refused_with_what_to_do(base: Path) -> None:
     base.chmod(0o777)
-    with pytest.raises(RelayError, match=r"(?s)others may write there.*DBT_RELAY_RUNTIME_DIR"):
+    with pytest.raises(RelayError, match=r"(?s)other users may write there.*DBT_RELAY_RUNTIME_DIR"):
         runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
     assert runtime_dirs.existing_base({"DBT_RELAY_RUNTIME_DIR": str(base)}) is None
-    with pytest.raises(RelayError, match="others may write there"):
+    with pytest.raises(RelayError, match="other users may write there"):
         runtime_dirs.new_stack_dir({}, base)
 
 
@@ -392,7 +392,7 @@ def test_ask(base: Path, answer: bytes, expected: object) -> None:
     assert server.heard == "*2\r\n$3\r\nGET\r\n$2\r\nü\r\n".encode()
 
 
-@pytest.mark.parametrize(("answer", "message"), [(b"-ERR no\r\n", "ERR no"), (b"", "hung up")])
+@pytest.mark.parametrize(("answer", "message"), [(b"-ERR no\r\n", "ERR no"), (b"", "closed the connection")])
 def test_ask_a_server_that_refuses(base: Path, answer: bytes, message: str) -> None:
     server = Answering(base, answer)
     with pytest.raises(ConnectionError, match=message):
