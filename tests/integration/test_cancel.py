@@ -60,7 +60,7 @@ def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerPool:
-    return module_worker_pool(2, env={**database.env, "DBT_RELAY_LEASE_SECONDS": str(LEASE)}, measured=True)
+    return module_worker_pool(2, env={**database.env, "DBT_RELAY_LEASE_SECONDS": str(LEASE)}, coverage=True)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 from producer import DbtUsageError
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import runner
@@ -72,7 +72,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     project = copy_project("small", tmp_path_factory.mktemp("plain") / "small")
 
     def run(*args: str) -> Path:
-        env = {**unmeasured(), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        env = {**without_coverage(), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
         subprocess.run([BIN / "dbt", *args], cwd=project, env=env, check=True, capture_output=True)
         return project
 

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import ROOT, copy_project
 from tests.support.waiting import wait_until
 from workers.contract.errors import DbtUsageError
@@ -48,7 +48,7 @@ def command(*words: str) -> list[str]:
 
 
 def environment(scratch: Path, env: Mapping[str, str] | None = None) -> dict[str, str]:
-    return {**unmeasured(), "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), **(env or {})}
+    return {**without_coverage(), "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), **(env or {})}
 
 
 def verify(

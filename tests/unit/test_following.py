@@ -45,7 +45,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> Iterato
         assert release.wait(30)
         return None
 
-    with FakeWorker({"a": (), "b": ("a",)}, {"a": blocked}).at_work(monkeypatch) as worker:
+    with FakeWorker({"a": (), "b": ("a",)}, {"a": blocked}).running(monkeypatch) as worker:
         yield worker
         release.set()
 

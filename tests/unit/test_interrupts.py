@@ -45,7 +45,7 @@ def blocked() -> Iterator[BlockedNode]:
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch, blocked: BlockedNode) -> Iterator[FakeWorker]:
-    with FakeWorker({"a": (), "b": ("a",)}, {"a": blocked}).at_work(monkeypatch) as worker:
+    with FakeWorker({"a": (), "b": ("a",)}, {"a": blocked}).running(monkeypatch) as worker:
         yield worker
         blocked.release.set()
 
