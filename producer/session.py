@@ -16,9 +16,9 @@ from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.tables import read_with_tables
 from producer.following.artifacts import write_artifacts
 from producer.following.file_log import LogWriter, open_log
-from producer.following.follow import Patience, Reader, abandon
+from producer.following.follow import EventReader, WorkerCheck, abandon
 from producer.following.interrupts import Detached, Interrupts
-from producer.following.own_locks import explained
+from producer.following.own_locks import explain_own_locks
 from producer.following.streams import say
 from producer.request import new_request
 from producer.stacks import Stack, find_stack
@@ -127,7 +127,7 @@ class Follower:
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
         began, run_id = time.monotonic(), request.run_id
-        reader = Reader(self.client, run_id)
+        reader = EventReader(self.client, run_id)
         recorded = ended = False
         log_writer: LogWriter | None = None
 
@@ -147,7 +147,7 @@ class Follower:
                 if interrupts.count:  # Ctrl-C before the submission: there was no run to cancel
                     cancel()
                 with phase("follow", run=run_id):
-                    result = reader.follow(on_event, Patience(self.client, self.stack, run_id).look)
+                    result = reader.follow(on_event, WorkerCheck(self.client, self.stack, run_id).check)
                 ended = True
         except Detached:
             env_file = None  # the run still needs it; the worker that ends the run removes it
@@ -165,7 +165,7 @@ class Follower:
                 say(sys.stderr, f"dbt-relay: {problem}")
         result.execution_time = time.monotonic() - began
         if result.error is not None:
-            result = explained(result)
+            result = explain_own_locks(result)
         if request.return_artifacts:
             write_artifacts(self.client, invocation, result, cwd=Path(request.cwd), environ=environ)
         return result

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.cli.console import describe_error, print_error, print_line, working_directory
 from producer.cli.help import OWN_COMMANDS, command_help, root_help, version_text
-from producer.following.streams import give_up, is_refusal, open_missing, say, write
+from producer.following.streams import is_refusal, open_missing, redirect_to_null, say, write
 from workers.contract.errors import DbtError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not is_refusal(error):
             raise
-        give_up(sys.stdout)
+        redirect_to_null(sys.stdout)
         say(sys.stderr, f"Error: stdout cannot be written: {error.strerror}")
         return EXIT_ABORTED
     finally:

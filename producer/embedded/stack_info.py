@@ -16,7 +16,7 @@ class StackInfo:
     Attributes:
         broker_url: for Celery, ``redis+socket://…``.
         redis_url: for redis-py, ``unix://…``.
-        runtime_dir: logs (``worker.log``, ``server.log``, ``guardian.log``) and state; private to the user.
+        runtime_dir: folder with logs (``worker.log``, ``server.log``, ``guardian.log``) and state; private to the user.
         pid: of the guardian; SIGTERM ends the stack.
         server: path of the server's binary.
         workers: number of worker processes.
@@ -40,5 +40,5 @@ class StackInfo:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StackInfo:
-        """Decode the guardian's report. Raises TypeError or KeyError for anything else."""
+        """Decode the guardian's report or ``stack.json``. Raises TypeError or KeyError for anything else."""
         return cls(**{**data, "runtime_dir": Path(data["runtime_dir"])})

@@ -1,4 +1,4 @@
-"""What several integration tests stand on."""
+"""Fixtures of integration tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.projects import copy_project
 
 @pytest.fixture(params=["duckdb", "postgres"])
 def slow_project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The slow project on either kind of warehouse: executed in a session, or node by node."""
+    """The slow project on DuckDB, where a session executes it, and on Postgres, where each node is a task."""
     monkeypatch.setenv("RELAY_TEST_TARGET", request.param)
     if request.param == "postgres":
         request.getfixturevalue("postgres_database")

@@ -1,4 +1,4 @@
-"""A worker that executes nothing: it plays the steps of runs on a ledger in fakeredis, by a script."""
+"""A worker without dbt: it executes the steps of runs on a ledger in fakeredis with scripted outcomes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from workers.runs import final_record
 from workers.runs.retry_policy import delay_before, may_retry
 
 Behaviour = Callable[[Claim], ErrorInfo | None]
-"""What a node does: None for success."""
+"""Outcome of a node: an error, or None for success."""
 
 
 class FakeWorker:
-    """Plays every run that is submitted in this process.
+    """Executes every run that is submitted in this process.
 
     Args:
-        nodes: what the project holds: name → names of its parents.
-        behaviour: name → what the node does; others succeed.
-        threads: how many steps at once.
+        nodes: nodes of the project: name → names of its parents.
+        behaviour: name → outcome of the node; other nodes succeed.
+        threads: number of steps that are executed at once.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class FakeWorker:
             self._due.put(addressed(run_id, step))
 
     @contextmanager
-    def at_work(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
-        """Clients of this process talk to it."""
+    def running(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
+        """Connect the clients of this process to this worker, and execute runs in the block."""
         monkeypatch.setattr(client_module, "connect", lambda _, **__: self.redis())
         monkeypatch.setattr(RelayClient, "publish", lambda _, run_id, steps: self.publish(run_id, steps))
         for thread in self._threads:
@@ -77,12 +77,12 @@ class FakeWorker:
                 thread.join(10)
             assert self.failure is None, self.failure
 
-    def say_hello(self) -> None:
-        """Say which dbt it has: one whose options are packaged."""
+    def register(self) -> None:
+        """Register a worker with a dbt release whose options are packaged."""
         now = time.time()
-        hello = {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
+        entry = {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
                 "seen": now + 3600, "dbt": dbt_versions()[-1]}  # fmt: skip
-        self.redis().hset(self.ledger.keys.workers(), "fake:1", json.dumps(hello))
+        self.redis().hset(self.ledger.keys.workers(), "fake:1", json.dumps(entry))
 
     def _work(self) -> None:
         try:
@@ -91,15 +91,20 @@ class FakeWorker:
                 claim = self.ledger.claim(run_id, step, f"fake:{threading.get_ident()}")
                 if isinstance(claim, Claim):
                     self._step(claim)
-        except BaseException as error:  # noqa: BLE001 - the test shows it
+        except BaseException as error:  # noqa: BLE001 - raised in `running`
             self.failure = error
 
     def _step(self, claim: Claim) -> None:
-        play = {"@plan": self._plan, "@start": self._start, "@close": self._close, "@command": self._command}
-        self.publish(claim.run_id, play.get(claim.step, self._node)(claim))
+        methods = {
+            "@plan": self._plan,
+            "@start": self._start,
+            "@close": self._close,
+            "@command": self._command,
+        }
+        self.publish(claim.run_id, methods.get(claim.step, self._node)(claim))
 
-    def say(self, claim: Claim, text: str) -> None:
-        """A line."""
+    def log_line(self, claim: Claim, text: str) -> None:
+        """Publish a console line."""
         event = Event(
             kind=LINE, run_id=claim.run_id, node=claim.step, text=text, at=time.time(), worker="fake"
         )
@@ -123,7 +128,7 @@ class FakeWorker:
         names = self._selected(claim.run_id)
         args = list(request.args)
         threads = int(args[args.index("--threads") + 1]) if "--threads" in args else 1
-        self.say(claim, f"Found {len(self.nodes)} models")
+        self.log_line(claim, f"Found {len(self.nodes)} models")
         staged = [
             StagedNode(
                 unique(name), place, max(1, sum(parent in names for parent in self.nodes[name])),
@@ -145,7 +150,7 @@ class FakeWorker:
         began, name = time.time(), claim.step.rpartition(".")[2]
         if claim.skip:
             return self._store(claim, StepResult(unique_id=claim.step, status="skipped", name=name), began)
-        self.say(claim, f"{claim.index} START model main.{name} [RUN]")
+        self.log_line(claim, f"{claim.index} START model main.{name} [RUN]")
         error = self.behaviour.get(name, lambda _: None)(claim)
         request = self.ledger.request(claim.run_id)
         assert request is not None
@@ -155,7 +160,7 @@ class FakeWorker:
             self.ledger.give_back(claim, "retry", wait=wait, attempt=attempt(claim, began, "error", error))
             return (claim.step,)
         status = "success" if error is None else "fail" if error.category == "data_quality" else "error"
-        self.say(claim, f"{claim.index} {'OK' if error is None else 'ERROR'} model main.{name} [..]")
+        self.log_line(claim, f"{claim.index} {'OK' if error is None else 'ERROR'} model main.{name} [..]")
         result = StepResult(
             unique_id=claim.step, status=status, name=name, resource_type="model", error=error,
             message="OK" if error is None else error.message,
@@ -178,11 +183,11 @@ class FakeWorker:
         finished = Finished(
             return_code=0 if good else 1, error=final_record.cancelled(stop) if stop else None
         )
-        self.say(claim, f"Done. TOTAL={len(steps)}")
+        self.log_line(claim, f"Done. TOTAL={len(steps)}")
         return self._end(claim, finished, steps)
 
     def _command(self, claim: Claim) -> tuple[str, ...]:
-        self.say(claim, "a line of the command")
+        self.log_line(claim, "a line of the command")
         return self._end(claim, Finished(return_code=0), [])
 
     def _end(self, claim: Claim, finished: Finished, steps: list[StepResult]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Messages that nobody of ours sends: entries of a queue and requests that are wrong in some places."""
+"""Generates invalid messages: queue entries and requests with wrong fields or bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.contract.messages import RunRequest, encode_request
 
 RUN = "20250101T000000-0123456789ab"
 FAMILY = 50
-"""Mutants of one entry, itself included."""
+"""Number of mutants of one entry, including itself."""
 
 TEXT = st.one_of(
     st.text(max_size=20),
@@ -46,8 +46,8 @@ EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 ENVELOPE = {"content-encoding": "utf-8", "content-type": "application/json"}
 
 
-def bent(good: dict[str, Any], most: int = 3) -> st.SearchStrategy[dict[str, Any]]:
-    """A good mapping with some fields replaced, removed or added."""
+def mutated(good: dict[str, Any], most: int = 3) -> st.SearchStrategy[dict[str, Any]]:
+    """A valid mapping with some fields replaced, removed or added."""
     names = st.one_of(st.sampled_from(sorted(good)), TEXT)
     changes = st.dictionaries(names, ANYTHING, max_size=most)
     gone = st.sets(st.sampled_from(sorted(good)), max_size=1)
@@ -58,7 +58,7 @@ def bent(good: dict[str, Any], most: int = 3) -> st.SearchStrategy[dict[str, Any
 
 @st.composite
 def entries(draw: st.DrawFn) -> bytes:
-    """Bytes of a queue entry: from noise to a message that is wrong in one place."""
+    """Bytes of a queue entry: from random bytes to a message with one wrong field."""
     kind = draw(st.sampled_from(["noise", "json", "body", "message", "message", "message", "message"]))
     if kind == "noise":
         return draw(st.binary(max_size=60))
@@ -72,13 +72,13 @@ def entries(draw: st.DrawFn) -> bytes:
             st.just([RUN, "@plan"]), ANYTHING,
         ))  # fmt: skip
         kwargs = draw(st.one_of(st.just({}), ANYTHING))
-        body = json.dumps([args, kwargs, draw(st.one_of(st.just(EMBED), bent(EMBED), ANYTHING))]).encode()
+        body = json.dumps([args, kwargs, draw(st.one_of(st.just(EMBED), mutated(EMBED), ANYTHING))]).encode()
     exact = kind == "body"
     message = {
-        **draw(st.just(ENVELOPE) if exact else st.one_of(st.just(ENVELOPE), bent(ENVELOPE, 1))),
+        **draw(st.just(ENVELOPE) if exact else st.one_of(st.just(ENVELOPE), mutated(ENVELOPE, 1))),
         "body": base64.b64encode(body).decode(),
-        "headers": HEADERS if exact else draw(st.one_of(st.just(HEADERS), bent(HEADERS))),
-        "properties": PROPERTIES if exact else draw(st.one_of(st.just(PROPERTIES), bent(PROPERTIES, 1))),
+        "headers": HEADERS if exact else draw(st.one_of(st.just(HEADERS), mutated(HEADERS))),
+        "properties": PROPERTIES if exact else draw(st.one_of(st.just(PROPERTIES), mutated(PROPERTIES, 1))),
     }
     return json.dumps(message).encode()
 
@@ -98,7 +98,7 @@ POOL: list[Any] = [
 
 
 def mutants(raw: bytes, chance: random.Random) -> Iterator[bytes]:
-    """`raw`, and what it becomes with bytes or values replaced, in the envelope or in the body."""
+    """Yield `raw`, then copies with replaced bytes or values in the envelope or in the body."""
     yield raw
     for _ in range(FAMILY - 1):
         with contextlib.suppress(ValueError, RecursionError):
@@ -108,17 +108,17 @@ def mutants(raw: bytes, chance: random.Random) -> Iterator[bytes]:
                     body = base64.b64decode(message["body"])
                     with contextlib.suppress(ValueError, RecursionError):
                         body = json.dumps(replaced(json.loads(body), chance)).encode()
-                    body = body if chance.random() < 0.8 else torn(body, chance)
+                    body = body if chance.random() < 0.8 else corrupted(body, chance)
                     message["body"] = base64.b64encode(body).decode()
                 else:
                     message = replaced(message, chance)
                 yield json.dumps(message).encode()
                 continue
-        yield torn(raw, chance)
+        yield corrupted(raw, chance)
 
 
 def replaced(value: Any, chance: random.Random) -> Any:
-    """`value` with something in it replaced."""
+    """Replace one random element in `value`."""
     inner = (
         list(value.items())
         if isinstance(value, dict)
@@ -133,8 +133,8 @@ def replaced(value: Any, chance: random.Random) -> Any:
     return value
 
 
-def torn(raw: bytes, chance: random.Random) -> bytes:
-    """`raw` cut, or with a few bytes of noise in it."""
+def corrupted(raw: bytes, chance: random.Random) -> bytes:
+    """Truncate `raw`, or replace a few of its bytes."""
     place, width = chance.randrange(len(raw) + 1), chance.randrange(4)
     return (
         raw[:place] if chance.random() < 0.2 else raw[:place] + chance.randbytes(width) + raw[place + width :]
@@ -148,6 +148,6 @@ REQUEST = json.loads(
 )
 REQUESTS = st.one_of(
     st.binary(max_size=60), ANYTHING.map(lambda each: json.dumps(each).encode()),
-    bent({**REQUEST, "version": 1, "env_file": None, "retry": {}, "priority": 0})
+    mutated({**REQUEST, "version": 1, "env_file": None, "retry": {}, "priority": 0})
     .map(lambda each: json.dumps(each).encode()),
 )  # fmt: skip

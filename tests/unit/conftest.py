@@ -1,4 +1,4 @@
-"""What several unit tests stand on."""
+"""Fixtures of unit tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.ledger.ledger import Ledger
 
 @pytest.fixture(params=["fakeredis", "server"])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    """A ledger on an empty server: in this process, and a real one."""
+    """A ledger on an empty server: fakeredis, and a real one."""
     client: redis.Redis
     if request.param == "fakeredis":
         client = fakeredis.FakeRedis()
