@@ -39,7 +39,7 @@ def parse_invocation(
     name = levels[-1].command.words
     for level in levels:
         for eager in (HELP, VERSION):
-            if level.asked_for(eager):
+            if level.has(eager):
                 return Invocation(words, level.command.words, {eager: True}, table=table)
     if not table.lenient:
         check_arguments(levels[-1])
