@@ -26,7 +26,7 @@ from workers.ledger.ledger import Ledger
 from workers.runs.runtime import forget_predecessor, publish
 from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.supervision import memory
-from workers.supervision.child_lease_renewal import ChildLeases
+from workers.supervision.child_lease_renewal import ChildLeaseRenewer
 from workers.supervision.child_monitor import ChildMonitor
 from workers.supervision.drain import drain, seconds_left
 from workers.supervision.message_guard import count_with
@@ -120,7 +120,7 @@ def _ready(sender: Any = None, **_: Any) -> None:
     count_with(ledger.count_rejected)
     timekeeper = TimeLimitEnforcer(ledger, send, board.notes)
     impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
-    child_leases = ChildLeases(Ledger(impatient, keys=keys, lease_ms=lease_ms))
+    child_leases = ChildLeaseRenewer(Ledger(impatient, keys=keys, lease_ms=lease_ms))
     presence.say()
     _presence.append(presence)
     _rounds.extend(

@@ -23,7 +23,7 @@ import pytest
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.processes import unmeasured
 from workers.contract.events import STDERR
-from workers.contract.inherited import SOFT_LIMITS, Surroundings
+from workers.contract.process_attributes import SOFT_LIMITS, ProcessAttributes
 from workers.engine.engine import Engine
 from workers.engine.warehouse.concurrency import close_warehouse
 
@@ -112,7 +112,7 @@ def test_inherited_attributes_are_those_that_plain_dbt_has(
     with soft_limit(resource.RLIMIT_NOFILE, 700):
         before = attributes()
         warm.run("zone")
-        warm.run("inherited", "zone", env=env, surroundings=Surroundings(umask=0o077, limits=limits))
+        warm.run("inherited", "zone", env=env, surroundings=ProcessAttributes(umask=0o077, limits=limits))
         assert attributes() == before
     ((here,),), ((there,),) = rows("inherited"), rows("inherited", tmp_path / "beside.duckdb")
     assert json.loads(here) == json.loads(there.replace(str(beside), str(warm.project)))

@@ -21,7 +21,7 @@ from workers.contract.messages import RunRequest
 from workers.ledger.ledger import Claim, Ledger, Move, StagedNode, lease_clock
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 from workers.supervision import child_processes
-from workers.supervision.child_lease_renewal import ChildLeases, HeldLeases, Lease, decode_leases
+from workers.supervision.child_lease_renewal import ChildLeaseRenewer, HeldLeases, Lease, decode_leases
 from workers.supervision.shared_table import SharedTable
 
 A = "model.p.a"
@@ -34,7 +34,7 @@ class World:
     def __init__(self) -> None:
         self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=int(LEASE * 1000))
         self.held, self.renewed = SharedTable(4), SharedTable(4)
-        self.keeper = ChildLeases(self.ledger, self.held, self.renewed)
+        self.keeper = ChildLeaseRenewer(self.ledger, self.held, self.renewed)
         self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         self.run_id = new_run_id()
         self.session, self.claim = self._begin()

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from workers.contract.errors import Category, exception_of
 from workers.contract.errors.classify import Failure, classify, classify_text
-from workers.contract.errors.codes import KINDS
-from workers.contract.errors.database_errors import SQL_EXCEPTIONS, sql_rules
-from workers.contract.errors.dbt_errors import DBT_EXCEPTIONS, DBT_RULES
-from workers.contract.errors.fixes import FIXES
+from workers.contract.errors.error_codes import ERROR_CODES
+from workers.contract.errors.rules.databases import SQL_EXCEPTIONS, sql_rules
+from workers.contract.errors.rules.dbt import DBT_EXCEPTIONS, DBT_RULES
+from workers.contract.errors.suggested_fixes import FIXES
 
 COMPILATION = ("CompilationError", "DbtRuntimeError", "RuntimeError", "DbtBaseException")
 PARSING = ("ParsingError", "DbtRuntimeError", "RuntimeError", "DbtBaseException")
@@ -174,7 +174,7 @@ TEXTS = [
     ("nosuchwarehouse", "Database Error in model a (models/a.sql)\n  whatever", "database_error"),
     # dbt
     ("duckdb", "Compilation Error\n  Documentation for 'model.small.orders' depends on doc 'nope'  which was not found", "missing_doc"),
-    ("duckdb", "Compilation Error\n  Reached EOF without finding a close tag for macro (searched from line 1)", "jinja_syntax"),
+    ("duckdb", "Compilation Error\n  Reached EOF without diagnosis a close tag for macro (searched from line 1)", "jinja_syntax"),
     ("duckdb", "Compilation Error in model orders (models/orders.sql)\n  maximum recursion depth exceeded", "macro_recursion"),
     ("duckdb", ("Compilation Error\n  Could not render {{ var('scenario') }}: Required var 'scenario' not found in config:\n"
      "  Vars supplied to <Configuration> = {}"), "undefined_variable"),
@@ -201,7 +201,7 @@ TEXTS = [
 def test_a_text_alone_tells(adapter: str, text: str, code: str) -> None:
     info = classify(Failure(message=text, adapter=adapter))
     assert info.code == code
-    assert info.category == KINDS[code].category.value
+    assert info.category == ERROR_CODES[code].category.value
     assert info.retryable == (code in PASSING)
     assert info.suggested_fix
 
@@ -832,21 +832,21 @@ def test_what_looks_like_a_credential_stays() -> None:
 
 
 def test_only_what_passes_by_itself_is_tried_again() -> None:
-    assert {code for code, kind in KINDS.items() if kind.retryable} == PASSING
+    assert {code for code, kind in ERROR_CODES.items() if kind.retryable} == PASSING
 
 
 def test_every_code_has_a_fix_and_every_rule_a_code() -> None:
-    assert set(FIXES) == set(KINDS)
+    assert set(FIXES) == set(ERROR_CODES)
     used = {rule.code for adapter in ("duckdb", "postgres") for rule in (*DBT_RULES, *sql_rules(adapter))}
     used |= {code for codes in (*DBT_EXCEPTIONS.values(), *SQL_EXCEPTIONS.values()) for code in codes}
-    assert used <= set(KINDS)
+    assert used <= set(ERROR_CODES)
 
 
 def test_every_category_has_a_code() -> None:
-    assert {kind.category for kind in KINDS.values()} == set(Category)
+    assert {kind.category for kind in ERROR_CODES.values()} == set(Category)
 
 
-@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("code", sorted(ERROR_CODES))
 def test_every_fix_can_do_without_any_fact(code: str) -> None:
     """A driver's class may tell the code while its text, in another language, tells nothing."""
     for name, codes in {**DBT_EXCEPTIONS, **SQL_EXCEPTIONS}.items():
@@ -876,7 +876,7 @@ def test_any_failure_can_be_classified(
         compiled_code=code, node=f"{resource_type}.shop.a",
     )  # fmt: skip
     info = classify(failure)
-    assert info.code in KINDS
+    assert info.code in ERROR_CODES
     assert info.message
     assert info.suggested_fix
 
@@ -896,7 +896,7 @@ def test_no_text_takes_long(piece: str) -> None:
 
 @given(stdout=st.text(), stderr=st.text(), return_code=st.integers(-64, 255))
 def test_any_console_can_be_classified(stdout: str, stderr: str, return_code: int) -> None:
-    assert classify_text(stdout, stderr, return_code).code in KINDS
+    assert classify_text(stdout, stderr, return_code).code in ERROR_CODES
 
 
 @given(

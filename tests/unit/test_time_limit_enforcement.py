@@ -22,7 +22,7 @@ from workers.engine.interface import StepResult
 from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 from workers.supervision.shared_table import SharedTable
-from workers.supervision.time_limit_enforcement import TimeLimitEnforcer, Watched
+from workers.supervision.time_limit_enforcement import TimedNode, TimeLimitEnforcer
 from workers.supervision.time_limits import NodeLimits
 
 A, B = "model.p.a", "model.p.b"
@@ -74,7 +74,7 @@ class World:
     def post(self, *, ran: float, hard: float = 5.0, pid: int | None = None) -> None:
         """What the process says: it has run its node for `ran` seconds."""
         now = time.monotonic()
-        watched = Watched(
+        watched = TimedNode(
             pid=pid or self.process.pid, owner="h:1", claim=self.claim,
             limits=NodeLimits(1.0, hard), began=time.time() - ran, since=now - ran,
         )  # fmt: skip

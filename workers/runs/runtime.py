@@ -21,10 +21,10 @@ from workers.app import settings
 from workers.contract.connection import connect
 from workers.contract.environment import CALLERS, Withheld, allowed, withheld_by
 from workers.contract.events import Event
-from workers.contract.inherited import read_surroundings
 from workers.contract.keys import Keys
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
+from workers.contract.process_attributes import decode_process_attributes
 from workers.engine.caller.invocation import dbt_environment
 from workers.engine.dbt_release import release
 from workers.engine.engine import Engine
@@ -46,7 +46,7 @@ from workers.supervision.child_lease_renewal import (
 )
 from workers.supervision.lease_renewal import DRAIN, LeaseRenewer
 from workers.supervision.shared_table import board
-from workers.supervision.time_limit_enforcement import Watched
+from workers.supervision.time_limit_enforcement import TimedNode
 
 CONTEXT_TTL = 7 * 24 * 3600
 MAX_RUNS = 32
@@ -214,7 +214,7 @@ def _post_leases(leases: list[Lease]) -> None:
             phase="beat")  # fmt: skip
 
 
-def _note(watched: Watched | None) -> None:
+def _note(watched: TimedNode | None) -> None:
     """Tell the parent of this process what it executes."""
     slot = _slot()
     if watched is None:
@@ -259,7 +259,7 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
         run_id=request.run_id, args=there.args, cwd=there.cwd, project_dir=there.project_dir,
         env=dbt_environment(there.env), invocation_id=invocation_id, started_at=started_at,
         debug=request.debug, file_log=request.file_log, required_models=request.required_models,
-        surroundings=read_surroundings(env), withheld=withheld,
+        surroundings=decode_process_attributes(env), withheld=withheld,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from dbt_common.events.base_types import BaseEvent, EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.contract.log import log
-from workers.contract.tolerant_reading import text_of, unpack
+from workers.contract.redis_values import text_of, unpack
 from workers.engine.caller.missing_environment import environment
 from workers.engine.execution.graph_files import LinkedGraph
 from workers.engine.execution.manifest_file import ManifestFile

@@ -6,7 +6,8 @@ import json
 import re
 from typing import Final
 
-from workers.contract.errors.finding import Finding, Fix, did_you_mean, listed, nearest
+from workers.contract.errors.diagnosis import Diagnosis, Fix
+from workers.contract.errors.suggested_fixes.similar_names import did_you_mean, listed, nearest
 
 _JINJA_NAMES: Final = (
     "adapter", "api", "as_number", "config", "dbt", "dbt_version", "doc", "env_var", "exceptions", "execute",
@@ -29,88 +30,90 @@ _METHODS: Final = (
 )  # fmt: skip
 
 
-def _missing_ref(finding: Finding) -> str:
-    name = finding.named("name")
-    if finding.fact("version"):
+def _missing_ref(diagnosis: Diagnosis) -> str:
+    name = diagnosis.named("name")
+    if diagnosis.fact("version"):
         return (
-            f"Add version {finding.named('version')} to the versions of {name} in its YAML, or refer to one "
-            f"that is there, in {finding.place}."
+            f"Add version {diagnosis.named('version')} to the versions of {name} in its YAML, or refer to one "
+            f"that is there, in {diagnosis.place}."
         )
-    if finding.fact("what", "node") != "node":
-        return f"Correct the reference to {finding.named('what')} '{name}' in {finding.place}."
-    hint = did_you_mean(name, finding.known())
-    return f"{hint} Correct the ref in {finding.place}, or add the model or seed '{name}'.".strip()
+    if diagnosis.fact("what", "node") != "node":
+        return f"Correct the reference to {diagnosis.named('what')} '{name}' in {diagnosis.place}."
+    hint = did_you_mean(name, diagnosis.known())
+    return f"{hint} Correct the ref in {diagnosis.place}, or add the model or seed '{name}'.".strip()
 
 
-def _missing_source(finding: Finding) -> str:
-    name = finding.named("name")
-    hint = did_you_mean(name, finding.known())
+def _missing_source(diagnosis: Diagnosis) -> str:
+    name = diagnosis.named("name")
+    hint = did_you_mean(name, diagnosis.known())
     source, _, table = name.partition(".")
     return (
-        f"{hint} Correct source('{source}', '{table}') in {finding.place}, or declare table {table} "
+        f"{hint} Correct source('{source}', '{table}') in {diagnosis.place}, or declare table {table} "
         f"under source {source} in a YAML file of the models."
     ).strip()
 
 
-def _undefined_macro(finding: Finding) -> str:
-    name = finding.named("name")
+def _undefined_macro(diagnosis: Diagnosis) -> str:
+    name = diagnosis.named("name")
     if name.startswith("test_"):
         hint = did_you_mean(name.removeprefix("test_"), _GENERIC_TESTS)
         test = name.removeprefix("test_")
         return (
-            f"{hint} There is no generic test '{test}': correct it in {finding.place}, or install the package "
+            f"{hint} There is no generic test '{test}': correct it in {diagnosis.place}, or install the package "
             f"that has it with `dbt-relay deps`."
         ).strip()
-    if re.search(rf"\b{re.escape(name)}\.\w", finding.failure.raw_code or "") and name not in _JINJA_NAMES:
+    if re.search(rf"\b{re.escape(name)}\.\w", diagnosis.failure.raw_code or "") and name not in _JINJA_NAMES:
         return (
             f"'{name}' looks like a package: list it in packages.yml and run `dbt-relay deps`, "
-            f"or correct the name in {finding.place}."
+            f"or correct the name in {diagnosis.place}."
         )
     hint = did_you_mean(name, _JINJA_NAMES)
     return (
-        f"{hint} Correct the name in {finding.place}, or define macro {name} in macros/; "
+        f"{hint} Correct the name in {diagnosis.place}, or define macro {name} in macros/; "
         "if it comes from a package, run `dbt-relay deps`."
     ).strip()
 
 
-def _undefined_attribute(finding: Finding) -> str:
-    owner, name = finding.fact("owner"), finding.named("name")
+def _undefined_attribute(diagnosis: Diagnosis) -> str:
+    owner, name = diagnosis.fact("owner"), diagnosis.named("name")
     if owner == "None":
         return (
-            f"The value that {finding.place} takes '{name}' of is none: look where it is set. If a query or `graph` "
+            f"The value that {diagnosis.place} takes '{name}' of is none: look where it is set. If a query or `graph` "
             "gives it, it has no value while dbt parses: put the code inside {% if execute %} … {% endif %}."
         )
-    return f"Correct '{name}' in {finding.place}: the {owner.removesuffix(' object')} there has nothing of that name."
+    return f"Correct '{name}' in {diagnosis.place}: the {owner.removesuffix(' object')} there has nothing of that name."
 
 
-def _undefined_variable(finding: Finding) -> str:
-    name = finding.named("name")
+def _undefined_variable(diagnosis: Diagnosis) -> str:
+    name = diagnosis.named("name")
     given = json.dumps({name: "<value>"})
     return f"Give it a value: `--vars '{given}'`, or a default under vars: in dbt_project.yml."
 
 
-def _jinja_syntax(finding: Finding) -> str:
-    said = finding.reading.core
+def _jinja_syntax(diagnosis: Diagnosis) -> str:
+    said = diagnosis.parsed.core
     unknown = re.search(r"unknown tag '(\w+)'", said)
     innermost = re.search(r"needs to be closed is '(\w+)'", said)
     unclosed = re.search(r"close tag for (\w+)", said)
     if innermost is not None:
         tag = innermost[1]
-        return f"Close the {{% {tag} %}} block with {{% end{tag} %}} in {finding.place}."
+        return f"Close the {{% {tag} %}} block with {{% end{tag} %}} in {diagnosis.place}."
     if unknown is not None:
         hint = did_you_mean(unknown[1], _JINJA_TAGS)
-        return f"{hint} '{unknown[1]}' is no Jinja tag: correct it in {finding.place}.".strip()
+        return f"{hint} '{unknown[1]}' is no Jinja tag: correct it in {diagnosis.place}.".strip()
     if unclosed is not None:
-        where = finding.file or f"the {unclosed[1]} that lacks it (dbt does not say in which file)"
+        where = diagnosis.file or f"the {unclosed[1]} that lacks it (dbt does not say in which file)"
         return f"Add {{% end{unclosed[1]} %}} at the end of {where}."
     if "end of print statement" in said:
-        return f"Close the {{{{ … }}}} that is open in {finding.place}: a '}}}}' or a comma is missing before it."
-    return f"Correct the Jinja in {finding.place}."
+        return f"Close the {{{{ … }}}} that is open in {diagnosis.place}: a '}}}}' or a comma is missing before it."
+    return f"Correct the Jinja in {diagnosis.place}."
 
 
-def _duplicate_name(finding: Finding) -> str:
+def _duplicate_name(diagnosis: Diagnosis) -> str:
     paths = re.findall(
-        r"\(([^()\s]+/[^()\s]+)\)|^\s*(?:- )?(\S+\.(?:sql|ya?ml|csv|py))$", finding.reading.core, re.MULTILINE
+        r"\(([^()\s]+/[^()\s]+)\)|^\s*(?:- )?(\S+\.(?:sql|ya?ml|csv|py))$",
+        diagnosis.parsed.core,
+        re.MULTILINE,
     )
     files = sorted({one or other for one, other in paths})
     if len(files) > 1:
@@ -118,45 +121,45 @@ def _duplicate_name(finding: Finding) -> str:
     return f"Rename or remove one of the two in {files[0]}." if files else "Rename or remove one of the two."
 
 
-def _yaml_syntax(finding: Finding) -> str:
-    file = finding.file or "the YAML file that dbt names"
-    line = f" near line {finding.line}" if finding.line is not None else ""
-    if "cannot start any token" in finding.reading.core:
+def _yaml_syntax(diagnosis: Diagnosis) -> str:
+    file = diagnosis.file or "the YAML file that dbt names"
+    line = f" near line {diagnosis.line}" if diagnosis.line is not None else ""
+    if "cannot start any token" in diagnosis.parsed.core:
         return f"Correct {file}{line}: YAML allows no tabs; indent with spaces."
-    if "quoted scalar" in finding.reading.core:
+    if "quoted scalar" in diagnosis.parsed.core:
         return f"Correct {file}{line}: a quotation mark is not closed."
-    if "duplicate" in finding.reading.core.lower():
+    if "duplicate" in diagnosis.parsed.core.lower():
         return f"Correct {file}{line}: the same key is there twice."
     return f"Correct {file}{line}: entries of the same level must be indented alike."
 
 
-def _invalid_config(finding: Finding) -> str:
-    path, problem = finding.fact("path").replace("']['", ".").strip("'\""), finding.fact("problem")
+def _invalid_config(diagnosis: Diagnosis) -> str:
+    path, problem = diagnosis.fact("path").replace("']['", ".").strip("'\""), diagnosis.fact("problem")
     if path:
-        return f"Correct {path} in {finding.place}{': ' + problem if problem else ''}."
-    return f"Correct the configuration in {finding.place}."
+        return f"Correct {path} in {diagnosis.place}{': ' + problem if problem else ''}."
+    return f"Correct the configuration in {diagnosis.place}."
 
 
-def _dependency_cycle(finding: Finding) -> str:
-    names = [part.split(".")[-1] for part in re.split(r"\s*-->\s*", finding.fact("cycle")) if part]
+def _dependency_cycle(diagnosis: Diagnosis) -> str:
+    names = [part.split(".")[-1] for part in re.split(r"\s*-->\s*", diagnosis.fact("cycle")) if part]
     if not names:
         return "Remove one of the ref() calls that close the circle."
     circle = " → ".join([*names, names[0]])
     return f"Remove one of the ref() calls that close the circle {circle}."
 
 
-def _missing_package(finding: Finding) -> str:
-    versions = finding.fact("versions")
+def _missing_package(diagnosis: Diagnosis) -> str:
+    versions = diagnosis.fact("versions")
     if versions:
-        return f"Ask for a version of {finding.named('name')} that exists, in packages.yml: {versions}."
+        return f"Ask for a version of {diagnosis.named('name')} that exists, in packages.yml: {versions}."
     return (
-        f"Correct {finding.fact('name', 'the package')} in packages.yml (name, version, path or git address), "
+        f"Correct {diagnosis.fact('name', 'the package')} in packages.yml (name, version, path or git address), "
         "then run `dbt-relay deps`."
     )
 
 
-def _no_profile(finding: Finding) -> str:
-    name = finding.fact("name")
+def _no_profile(diagnosis: Diagnosis) -> str:
+    name = diagnosis.fact("name")
     if not name:
         return "Add `profile: <name>` to dbt_project.yml, or give --profile."
     return (
@@ -165,63 +168,59 @@ def _no_profile(finding: Finding) -> str:
     )
 
 
-def _no_target(finding: Finding) -> str:
-    targets = re.findall(r"^\s*-\s*(\S+)", finding.fact("names"), re.MULTILINE)
-    likely = nearest(finding.fact("name"), targets) or targets
+def _no_target(diagnosis: Diagnosis) -> str:
+    targets = re.findall(r"^\s*-\s*(\S+)", diagnosis.fact("names"), re.MULTILINE)
+    likely = nearest(diagnosis.fact("name"), targets) or targets
     given = f"`--target {likely[0]}`" if likely else "a target that is there"
     there = f" (targets: {', '.join(targets)})" if targets else ""
-    return (
-        f"Use {given}, or add target '{finding.named('name')}' to profile {finding.named('profile')}{there}."
-    )
+    return f"Use {given}, or add target '{diagnosis.named('name')}' to profile {diagnosis.named('profile')}{there}."
 
 
-def _unknown_selector(finding: Finding) -> str:
-    names = listed(finding.fact("names"))
-    hint = did_you_mean(finding.fact("name"), names)
+def _unknown_selector(diagnosis: Diagnosis) -> str:
+    names = listed(diagnosis.fact("names"))
+    hint = did_you_mean(diagnosis.fact("name"), names)
     there = f"Selectors that there are: {', '.join(names)}." if names else "selectors.yml defines none."
     return f"{hint} {there}".strip()
 
 
-def _invalid_selector(finding: Finding) -> str:
-    method = finding.fact("method")
+def _invalid_selector(diagnosis: Diagnosis) -> str:
+    method = diagnosis.fact("method")
     if method:
         return f"{did_you_mean(method, _METHODS)} Methods are: {', '.join(_METHODS)}.".strip()
-    if finding.fact("name"):
-        return f"Correct {finding.named('name')} in --select, --exclude or selectors.yml."
+    if diagnosis.fact("name"):
+        return f"Correct {diagnosis.named('name')} in --select, --exclude or selectors.yml."
     return "Correct selectors.yml."
 
 
-def _unknown_option(finding: Finding) -> str:
-    near = [name.strip("'") for name in listed(finding.fact("names"))]
-    likely = nearest(finding.fact("name"), near)
+def _unknown_option(diagnosis: Diagnosis) -> str:
+    near = [name.strip("'") for name in listed(diagnosis.fact("names"))]
+    likely = nearest(diagnosis.fact("name"), near)
     return (
         f"Did you mean {likely[0]}?"
         if likely
-        else f"See `dbt-relay {finding.failure.command or '<command>'} --help`."
+        else f"See `dbt-relay {diagnosis.failure.command or '<command>'} --help`."
     )
 
 
-def _unknown_command(finding: Finding) -> str:
-    near = [name.strip("'") for name in listed(finding.fact("names"))]
+def _unknown_command(diagnosis: Diagnosis) -> str:
+    near = [name.strip("'") for name in listed(diagnosis.fact("names"))]
     return f"Did you mean {near[0]}?" if near else "See `dbt-relay --help` for the commands there are."
 
 
-def _hidden_dependency(finding: Finding) -> str:
-    return f"Add `-- depends_on: {finding.named('hint')}` at the top of {finding.place}."
+def _hidden_dependency(diagnosis: Diagnosis) -> str:
+    return f"Add `-- depends_on: {diagnosis.named('hint')}` at the top of {diagnosis.place}."
 
 
-def _missing_materialization(finding: Finding) -> str:
-    name = finding.named("name")
+def _missing_materialization(diagnosis: Diagnosis) -> str:
+    name = diagnosis.named("name")
     hint = did_you_mean(name, _MATERIALIZATIONS)
-    return f"{hint} Correct materialized='{name}' in {finding.place} or in dbt_project.yml.".strip()
+    return f"{hint} Correct materialized='{name}' in {diagnosis.place} or in dbt_project.yml.".strip()
 
 
-def _general(finding: Finding) -> str:
-    if finding.node or finding.reading.name:
-        return (
-            f"Correct {finding.place}; `dbt-relay compile --select {finding.select}` shows the same sooner."
-        )
-    return f"Correct {finding.place} as the message says; `dbt-relay parse` shows the same sooner."
+def _general(diagnosis: Diagnosis) -> str:
+    if diagnosis.node or diagnosis.parsed.name:
+        return f"Correct {diagnosis.place}; `dbt-relay compile --select {diagnosis.select}` shows the same sooner."
+    return f"Correct {diagnosis.place} as the message says; `dbt-relay parse` shows the same sooner."
 
 
 PROJECT_FIXES: Final[dict[str, Fix]] = {

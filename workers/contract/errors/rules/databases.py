@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from workers.contract.errors.dbt_errors import Rule, rules
+from workers.contract.errors.rules import Rule, make_rules
 
 SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     # psycopg2.errors: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -77,7 +77,7 @@ SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
 
-_OURS: Final = rules(
+_OURS: Final = make_rules(
     (
         "earlier_attempt_alive",
         (
@@ -89,7 +89,7 @@ _OURS: Final = rules(
 )
 """What `engine.warehouse.fencing` says in the place of a driver."""
 
-_DUCKDB: Final = rules(
+_DUCKDB: Final = make_rules(
     ("duckdb_file_locked", (r"Could not set lock on file \"(?P<path>[^\"]+)\": Conflicting lock is held in "
                            r"(?P<program>.*?) \(PID (?P<pid>\d+)\)")),
     ("duckdb_file_locked", r"Could not set lock on file \"(?P<path>[^\"]+)\""),
@@ -143,7 +143,7 @@ _DUCKDB: Final = rules(
     ("dependent_objects", r"^Dependency Error: "),
 )  # fmt: skip
 
-_POSTGRES: Final = rules(
+_POSTGRES: Final = make_rules(
     # two sessions make the same schema or table at once: the catalogue's own indexes, not the user's
     ("serialization_failure", r"unique constraint \"pg_\w+_index\"|tuple concurrently (?:updated|deleted)"),
     ("authentication_failed", r"authentication failed for user \"(?P<user>[^\"]+)\""),
@@ -197,7 +197,7 @@ _POSTGRES: Final = rules(
     ("transaction_aborted", r"current transaction is aborted"),
 )  # fmt: skip
 
-_ANY: Final = rules(
+_ANY: Final = make_rules(
     ("authentication_failed", r"(?i)authentication failed|(?:incorrect|invalid) (?:user ?name|password|credentials)"),
     ("permission_denied", r"(?i)(?:permission|access) denied|insufficient privileges?|not authorized to"),
     ("deadlock", r"(?i)\bdeadlock"),

@@ -20,7 +20,6 @@ from typing import Final
 
 import msgspec
 
-from workers.contract.credentials import escaped
 from workers.contract.errors.sql_excerpt import Quoted, quoted
 
 LONGEST: Final = 20_000
@@ -45,53 +44,7 @@ _FRAME = re.compile(
 )
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts about one failure, as the engine saw them.
-
-    Attributes:
-        message: dbt's text: ``RunResult.message``, or ``str(exception)``.
-        exceptions: class names: the exception's own, its bases, then its causes'
-            (``__cause__``/``__context__``), as ``("CompilationError", "DbtRuntimeError", …)``.
-        status: dbt's word for the node (`dbt.artifacts.schemas.results.NodeStatus`).
-        command: dbt's sub-command: run, build, deps ….
-        adapter: dbt's name of it: duckdb, postgres ….
-        node: dbt's unique id.
-        resource_type: model, test, unit_test, seed, snapshot, operation (a hook), source ….
-        materialized: of a model: table, view, incremental ….
-        language: sql or python.
-        file: the node's ``original_file_path``.
-        raw_code: what the file says.
-        compiled_code: what dbt made of it.
-        failures: failing rows of a test.
-        known_names: names that a reference may have meant (models, seeds, snapshots, sources). Unique
-            ids are fine too, and better: a seed is loaded otherwise than a model is built.
-        target: the folder that dbt writes to.
-        secrets: values that message, detail and suggested fix of the classified error must not show. The SQL stays as it is.
-    """
-
-    message: str
-    exceptions: tuple[str, ...] = ()
-    status: str = "error"
-    command: str = ""
-    adapter: str = ""
-    node: str | None = None
-    resource_type: str = ""
-    materialized: str = ""
-    language: str = "sql"
-    file: str | None = None
-    raw_code: str | None = None
-    compiled_code: str | None = None
-    failures: int | None = None
-    known_names: tuple[str, ...] = ()
-    target: str = ""
-    secrets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """What is made of the message is stored as JSON."""
-        msgspec.structs.force_setattr(self, "message", escaped(self.message))
-
-
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """An error text, taken apart.
 
     Attributes:
@@ -131,7 +84,7 @@ class Frame(msgspec.Struct, frozen=True):
     code: str
 
 
-def read(message: str) -> Reading:
+def parse_message(message: str) -> ParsedMessage:
     """`message` taken apart. Any text is fine: what is not there stays empty."""
     text = _COLOUR.sub("", message).strip("\n").rstrip()
     if len(text) > LONGEST:
@@ -149,17 +102,17 @@ def read(message: str) -> Reading:
         within = _HEADER.match(body.partition("\n")[0])
         if not resource and within is not None and within["resource"]:
             # an error that dbt raised once more (dbt.task.runnable, as ``compile`` does): this one says where
-            return msgspec.structs.replace(read(body), text=text, place=place)
-        return Reading(
+            return msgspec.structs.replace(parse_message(body), text=text, place=place)
+        return ParsedMessage(
             text=text, kind=kind, resource=resource, name=name, path=path, core=_core(body), place=place
         )
     hook = _HOOK.match(first)
     if hook is not None:
-        return Reading(
+        return ParsedMessage(
             text=text, resource="operation", name=hook["name"], core=_core(rest.strip()), place=place,
             hook=hook["hook"], hook_index=int(hook["index"]),
         )  # fmt: skip
-    return Reading(text=text, core=_core(text), place=place)
+    return ParsedMessage(text=text, core=_core(text), place=place)
 
 
 def _core(body: str) -> str:

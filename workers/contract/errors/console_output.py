@@ -33,7 +33,7 @@ _WORDED = re.compile(
 _TEST_WORDED = re.compile(r"^.*\btests? failed\b.*$", re.IGNORECASE | re.MULTILINE)
 
 
-class Printed(msgspec.Struct, frozen=True, kw_only=True):
+class ConsoleFailure(msgspec.Struct, frozen=True, kw_only=True):
     """A failure as the console shows it; what it does not show is empty."""
 
     message: str
@@ -44,7 +44,7 @@ class Printed(msgspec.Struct, frozen=True, kw_only=True):
     failures: int | None = None
 
 
-def first_failure(stdout: str, stderr: str) -> Printed | None:
+def first_failure(stdout: str, stderr: str) -> ConsoleFailure | None:
     """The first failure that dbt printed, or None where it printed none."""
     for text in (stdout, stderr):
         entries = _entries(text)
@@ -86,53 +86,55 @@ def _message_of_json(line: str) -> str:
     return _COLOUR.sub("", message).rstrip() if isinstance(message, str) else line
 
 
-def _in_entries(entries: list[str]) -> Printed | None:
+def _in_entries(entries: list[str]) -> ConsoleFailure | None:
     for number, entry in enumerate(entries):
         encountered = _ENCOUNTERED.match(entry)
         if encountered is not None:
-            return Printed(message=entry[encountered.end() :].strip("\n"))
+            return ConsoleFailure(message=entry[encountered.end() :].strip("\n"))
         node = _NODE.match(entry.strip())
         if node is not None and entry.startswith("Failure") and number + 1 < len(entries):
             return _of_node(node, entries[number + 1])
     return None
 
 
-def _of_node(node: re.Match[str], entry: str) -> Printed:
+def _of_node(node: re.Match[str], entry: str) -> ConsoleFailure:
     lines = entry.strip("\n").splitlines()
     message = "\n".join([lines[0].lstrip(), *lines[1:]]) if lines else ""
     failed = _TEST_FAILED.match(message)
     status = "fail" if failed is not None or _UNIT_TEST_FAILED.search(message) else "error"
-    return Printed(
+    return ConsoleFailure(
         message=message, status=status, resource=node["resource"], name=node["name"], path=node["path"] or "",
         failures=int(failed["failures"]) if failed is not None else None,
     )  # fmt: skip
 
 
-def _usage(text: str) -> Printed | None:
+def _usage(text: str) -> ConsoleFailure | None:
     found = _USAGE.search(text)
     if found is None or "Usage: " not in text[: found.start()]:
         return None
-    return Printed(message=f"Usage Error\n  {found['text'].strip()}")
+    return ConsoleFailure(message=f"Usage Error\n  {found['text'].strip()}")
 
 
-def _unframed(text: str) -> Printed | None:
+def _unframed(text: str) -> ConsoleFailure | None:
     """Text that is not of dbt's console: an exception's own words, or Python's traceback."""
     header = _HEADER.search(text)
     if header is not None:
-        return Printed(message=text[header.start() :].strip("\n"))
+        return ConsoleFailure(message=text[header.start() :].strip("\n"))
     last = None
     if "Traceback (most recent call last)" in text:
         last = max(_LAST_LINE_OF_TRACEBACK.finditer(text), key=lambda found: found.start(), default=None)
     if last is not None:
-        return Printed(message=text[last.start("text") :].strip())
+        return ConsoleFailure(message=text[last.start("text") :].strip())
     return None
 
 
-def _worded(text: str) -> Printed | None:
+def _worded(text: str) -> ConsoleFailure | None:
     """Another program's words about a failure of dbt: ``dbt failed: Database Error: …``, ``1 test failed``."""
     found = _WORDED.search(text)
     if found is not None:
         header = f"{found['kind']} Error{found['place'] or ''}"
-        return Printed(message=f"{header}\n  {found['rest'].strip()}")
+        return ConsoleFailure(message=f"{header}\n  {found['rest'].strip()}")
     failed = _TEST_WORDED.search(text)
-    return None if failed is None else Printed(message=failed[0].strip(), status="fail", resource="test")
+    return (
+        None if failed is None else ConsoleFailure(message=failed[0].strip(), status="fail", resource="test")
+    )

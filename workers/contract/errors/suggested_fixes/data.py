@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from workers.contract.errors.finding import Finding, Fix, listed, nearest
+from workers.contract.errors.diagnosis import Diagnosis, Fix
+from workers.contract.errors.suggested_fixes.similar_names import listed, nearest
 
 _MISMATCH: Final = re.compile(
     r"^\s*\|\s*(?P<column>\S+)\s*\|\s*(?P<definition>[^|]*?)\s*\|\s*(?P<contract>[^|]*?)\s*\|\s*"
@@ -29,25 +30,25 @@ _OLD_COLUMNS: Final = re.compile(r"Target columns not in source: \[(?P<columns>.
 _COLUMN_NAME: Final = re.compile(r"column='([^']+)'|<Column (\w+) ")
 
 
-def _test_failed(finding: Finding) -> str:
-    count = finding.failure.failures
+def _test_failed(diagnosis: Diagnosis) -> str:
+    count = diagnosis.failure.failures
     rows = "the failing rows" if count is None else f"the {count} failing row{'s' if count != 1 else ''}"
     return (
-        f"`dbt-relay show --select {finding.select}` shows {rows}; put the data right where they come from, or the "
-        f"test in {finding.place}."
+        f"`dbt-relay show --select {diagnosis.select}` shows {rows}; put the data right where they come from, or the "
+        f"test in {diagnosis.place}."
     )
 
 
-def _unit_test_failed(finding: Finding) -> str:
+def _unit_test_failed(diagnosis: Diagnosis) -> str:
     return (
         f"Compare actual and expected rows in the detail; correct the model's SQL, or the expected rows in "
-        f"{finding.place}, then run `dbt-relay test --select {finding.select}`."
+        f"{diagnosis.place}, then run `dbt-relay test --select {diagnosis.select}`."
     )
 
 
-def _contract_violation(finding: Finding) -> str:
+def _contract_violation(diagnosis: Diagnosis) -> str:
     todo = []
-    for row in _MISMATCH.finditer(finding.reading.text):
+    for row in _MISMATCH.finditer(diagnosis.parsed.text):
         column, is_now, agreed = row["column"], row["definition"], row["contract"]
         if row["reason"] == "data type mismatch":
             todo.append(f"cast {column} to {agreed} (it is {is_now})")
@@ -56,32 +57,30 @@ def _contract_violation(finding: Finding) -> str:
         else:
             todo.append(f"leave {column} out, or add it to the contract as {is_now}")
     if not todo:
-        return f"List every column with its data_type under columns: in the YAML of {finding.where or finding.place}."
+        return f"List every column with its data_type under columns: in the YAML of {diagnosis.where or diagnosis.place}."
     steps = "; ".join(todo)
-    return f"In {finding.place}: {steps}."
+    return f"In {diagnosis.place}: {steps}."
 
 
-def _constraint_violation(finding: Finding) -> str:
-    text = finding.reading.text
+def _constraint_violation(diagnosis: Diagnosis) -> str:
+    text = diagnosis.parsed.text
     null, duplicate, check, foreign = (p.search(text) for p in (_NULL, _DUPLICATE, _CHECK, _FOREIGN))
     if null is not None:
-        return (
-            f"Filter or fill the rows where {null['duckdb'] or null['postgres']} is null, in {finding.place}."
-        )
+        return f"Filter or fill the rows where {null['duckdb'] or null['postgres']} is null, in {diagnosis.place}."
     if foreign is not None:
         key = foreign["duckdb"] or f"{foreign['columns']}={foreign['values']}"
-        return f"Key {key} is not in the parent table: build the parent first, or filter such rows in {finding.place}."
+        return f"Key {key} is not in the parent table: build the parent first, or filter such rows in {diagnosis.place}."
     if duplicate is not None:
         key = duplicate["duckdb"] or f"{duplicate['columns']}={duplicate['values']}"
-        return f"Key {key} is there more than once: make the rows unique in {finding.place}."
+        return f"Key {key} is there more than once: make the rows unique in {diagnosis.place}."
     if check is not None:
         rule = check["rule"] or f"constraint {check['name']}"
-        return f"Filter or correct the rows that break {rule}, in {finding.place}."
-    return f"Filter or correct the rows that break the constraint, in {finding.place}."
+        return f"Filter or correct the rows that break {rule}, in {diagnosis.place}."
+    return f"Filter or correct the rows that break the constraint, in {diagnosis.place}."
 
 
-def _schema_change(finding: Finding) -> str:
-    text = finding.reading.text
+def _schema_change(diagnosis: Diagnosis) -> str:
+    text = diagnosis.parsed.text
     changes = []
     for pattern, word in ((_NEW_COLUMNS, "new"), (_OLD_COLUMNS, "gone")):
         found = pattern.search(text)
@@ -92,65 +91,67 @@ def _schema_change(finding: Finding) -> str:
             changes.append(f"{word}: {', '.join(names)}")
     about = f" ({'; '.join(changes)})" if changes else ""
     return (
-        f"Rebuild it with its changed columns{about}: `dbt-relay run --full-refresh --select {finding.select}`, or set "
+        f"Rebuild it with its changed columns{about}: `dbt-relay run --full-refresh --select {diagnosis.select}`, or set "
         "on_schema_change to append_new_columns or sync_all_columns."
     )
 
 
-def _source_stale(finding: Finding) -> str:
+def _source_stale(diagnosis: Diagnosis) -> str:
     return (
-        f"Load {finding.name} again, then run `dbt-relay source freshness --select {finding.select}`; or "
-        f"allow more time under freshness: in {finding.place}."
+        f"Load {diagnosis.name} again, then run `dbt-relay source freshness --select {diagnosis.select}`; or "
+        f"allow more time under freshness: in {diagnosis.place}."
     )
 
 
-def _snapshot_error(finding: Finding) -> str:
-    place = finding.file or "the snapshot's configuration"
-    if finding.fact("missing"):
+def _snapshot_error(diagnosis: Diagnosis) -> str:
+    place = diagnosis.file or "the snapshot's configuration"
+    if diagnosis.fact("missing"):
         return (
-            f"The table that {finding.name or 'the snapshot'} writes to was not made by a snapshot (it has no "
-            f"{finding.named('missing')}): drop or rename it, or give the snapshot another alias or schema."
+            f"The table that {diagnosis.name or 'the snapshot'} writes to was not made by a snapshot (it has no "
+            f"{diagnosis.named('missing')}): drop or rename it, or give the snapshot another alias or schema."
         )
-    if finding.fact("strategy"):
-        likely = nearest(finding.fact("strategy"), ("timestamp", "check"))
+    if diagnosis.fact("strategy"):
+        likely = nearest(diagnosis.fact("strategy"), ("timestamp", "check"))
         return f"Use strategy '{likely[0] if likely else 'timestamp'}' (timestamp or check) in {place}."
-    if "updated_at" in finding.reading.core:
+    if "updated_at" in diagnosis.parsed.core:
         return f"Set updated_at, the column that says when a row changed, in {place}; or use strategy check."
     return f"Correct {place}."
 
 
-def seed_error(finding: Finding) -> str:
+def seed_error(diagnosis: Diagnosis) -> str:
     """For a seed whose CSV file is not as it should be."""
-    column = finding.fact("column")
-    if finding.fact("value"):
+    column = diagnosis.fact("column")
+    if diagnosis.fact("value"):
         return (
-            f"Correct '{finding.named('value')}'{' in column ' + column if column else ''} of {finding.place}, or give the "
+            f"Correct '{diagnosis.named('value')}'{' in column ' + column if column else ''} of {diagnosis.place}, or give the "
             "column another type under +column_types."
         )
-    if finding.fact("row"):
-        return f"Correct {finding.file or 'the CSV file'}, line {finding.line}: it has another number of values than the header."
-    return f"Correct {finding.file or 'the CSV file'}: header in the first line, as many values in every other one."
+    if diagnosis.fact("row"):
+        return f"Correct {diagnosis.file or 'the CSV file'}, line {diagnosis.line}: it has another number of values than the header."
+    return f"Correct {diagnosis.file or 'the CSV file'}: header in the first line, as many values in every other one."
 
 
-def _test_errored(finding: Finding) -> str:
-    column = finding.fact("column")
+def _test_errored(diagnosis: Diagnosis) -> str:
+    column = diagnosis.fact("column")
     if not column:
-        return f"Correct the test in {finding.place}."
-    there = listed(finding.fact("candidates"))
+        return f"Correct the test in {diagnosis.place}."
+    there = listed(diagnosis.fact("candidates"))
     likely = nearest(column, there)
     hint = f"Did you mean '{likely[0]}'? " if likely else ""
-    return f"{hint}Correct '{column}' in the given rows in {finding.place}: {finding.named('table')} has {', '.join(there)}."
+    return f"{hint}Correct '{column}' in the given rows in {diagnosis.place}: {diagnosis.named('table')} has {', '.join(there)}."
 
 
-def _python_model_error(finding: Finding) -> str:
-    line = f" at line {finding.line}" if finding.line is not None else ""
-    return f"Correct {finding.file or finding.where or 'the model'}{line}: the traceback is in the detail."
+def _python_model_error(diagnosis: Diagnosis) -> str:
+    line = f" at line {diagnosis.line}" if diagnosis.line is not None else ""
+    return (
+        f"Correct {diagnosis.file or diagnosis.where or 'the model'}{line}: the traceback is in the detail."
+    )
 
 
-def _batches_failed(finding: Finding) -> str:
+def _batches_failed(diagnosis: Diagnosis) -> str:
     return (
         f"Run `dbt-relay retry`: it runs only the batches that failed. Their errors are in the lines of "
-        f"{finding.name or 'the model'}."
+        f"{diagnosis.name or 'the model'}."
     )
 
 

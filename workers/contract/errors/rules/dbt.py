@@ -7,29 +7,9 @@ Sources: dbt-core 1.11 `dbt/exceptions.py`, `dbt/config/`, `dbt/graph/`, `dbt/pa
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+from typing import Final
 
-
-class Rule(NamedTuple):
-    """A wording: when it is found in the text the error has this code, and its groups are facts."""
-
-    code: str
-    wording: str
-
-    def search(self, text: str) -> re.Match[str] | None:
-        """Where `text` has the wording; ``^`` and ``$`` are those of a line.
-
-        It is compiled when it is first needed (and kept by `re`): most programs that import this
-        never see an error.
-        """
-        return re.search(self.wording, text, re.MULTILINE)
-
-
-def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
-    """Rules from pairs of code and wording."""
-    return tuple(Rule(code, wording) for code, wording in pairs)
-
+from workers.contract.errors.rules import make_rules
 
 DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "RequiredVarNotFoundError": ("undefined_variable",),
@@ -106,7 +86,7 @@ DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
 
-DBT_RULES: Final = rules(
+DBT_RULES: Final = make_rules(
     ("test_failed", r"^(?P<found>Got \d+ results?, configured to .*)"),
     ("unit_test_failed", r"^actual differs from expected:"),
     ("batches_failed", r"PARTIAL SUCCESS \((?P<done>\d+)/(?P<total>\d+)\)"),
@@ -210,7 +190,7 @@ DBT_RULES: Final = rules(
     ("invalid_encoding", r"'utf-8' codec can't decode"),
     ("file_access", r"\[Errno (?:1|13|30)\] (?P<problem>[\w -]+): '(?P<path>[^']+)'"),  # EPERM, EACCES, EROFS
     ("jinja_syntax", (r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
-                     r"|Reached EOF without finding a close tag|unexpected EOF, expected "
+                     r"|Reached EOF without diagnosis a close tag|unexpected EOF, expected "
                      r"|unexpected control flow end tag|Got nested tags|unexpected '.'$")),
 )  # fmt: skip
 """dbt's wordings, the particular before the general."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from workers.contract.errors.finding import Finding, Fix, did_you_mean, nearest
+from workers.contract.errors.diagnosis import Diagnosis, Fix
+from workers.contract.errors.suggested_fixes.similar_names import did_you_mean, nearest
 
 _CANDIDATES: Final = re.compile(r"Candidate (?:bindings|tables|columns): *:? *(?P<names>.*)")
 _PERHAPS: Final = re.compile(r"Perhaps you meant to reference the (?:column|table alias) (?P<names>.*)")
@@ -14,9 +15,9 @@ _SUGGESTION: Final = re.compile(
 )
 
 
-def candidates(finding: Finding) -> list[str]:
+def candidates(diagnosis: Diagnosis) -> list[str]:
     """The names that the database itself proposes, without the table before them."""
-    text = finding.reading.core
+    text = diagnosis.parsed.core
     names: list[str] = []
     for pattern in (_CANDIDATES, _PERHAPS):
         found = pattern.search(text)
@@ -28,27 +29,27 @@ def candidates(finding: Finding) -> list[str]:
     return [name.rpartition(".")[2] for name in names]
 
 
-def _missing_column(finding: Finding) -> str:
-    column = finding.named("column").rpartition(".")[2]
-    there = candidates(finding)
+def _missing_column(diagnosis: Diagnosis) -> str:
+    column = diagnosis.named("column").rpartition(".")[2]
+    there = candidates(diagnosis)
     likely = nearest(column, there) or there[:1]
     if likely:
         others = [name for name in there if name != likely[0]]
         also = f" (columns like it: {', '.join(others)})" if others else ""
-        return f'Did you mean "{likely[0]}"{also}? Correct "{column}" in {finding.place_in_sql}.'
-    upstream = finding.refs()
+        return f'Did you mean "{likely[0]}"{also}? Correct "{column}" in {diagnosis.place_in_sql}.'
+    upstream = diagnosis.refs()
     if upstream:
         return (
-            f'Correct "{column}" in {finding.place_in_sql}; `dbt-relay show --select {upstream[0]} --limit 1` '
+            f'Correct "{column}" in {diagnosis.place_in_sql}; `dbt-relay show --select {upstream[0]} --limit 1` '
             f"shows which columns {upstream[0]} has."
         )
-    return f'Correct "{column}" in {finding.place_in_sql}, or add the column to what it reads from.'
+    return f'Correct "{column}" in {diagnosis.place_in_sql}, or add the column to what it reads from.'
 
 
-def _missing_relation(finding: Finding) -> str:
-    name = finding.named("relation").rpartition(".")[2].strip('"')
-    known = finding.known()
-    source = finding.source_of(name)
+def _missing_relation(diagnosis: Diagnosis) -> str:
+    name = diagnosis.named("relation").rpartition(".")[2].strip('"')
+    known = diagnosis.known()
+    source = diagnosis.source_of(name)
     kind = known.get(name, "")
     if source is not None or kind == "source":
         return (
@@ -59,103 +60,99 @@ def _missing_relation(finding: Finding) -> str:
         return f"Load the seed first: `dbt-relay seed --select {name}`."
     if kind == "snapshot":
         return f"Take the snapshot first: `dbt-relay snapshot --select {name}`."
-    if name in known or name in finding.refs():
+    if name in known or name in diagnosis.refs():
         return f"Build it first: `dbt-relay run --select +{name}`."
     likely = nearest(name, known)
     if likely:
         return (
-            f"Did you mean {' or '.join(repr(one) for one in likely)}? Use ref('{likely[0]}') in {finding.place_in_sql}; if "
+            f"Did you mean {' or '.join(repr(one) for one in likely)}? Use ref('{likely[0]}') in {diagnosis.place_in_sql}; if "
             f"it is not built yet: `dbt-relay run --select +{likely[0]}`."
         )
     return (
-        f"Correct the name in {finding.place_in_sql}, or make {name} first; a model is named with ref() and a table "
+        f"Correct the name in {diagnosis.place_in_sql}, or make {name} first; a model is named with ref() and a table "
         "from outside with source(), so that dbt builds things in order."
     )
 
 
-def _missing_function(finding: Finding) -> str:
-    function = finding.named("function")
-    hint = did_you_mean(function, candidates(finding))
-    typed = " cast its arguments," if finding.fact("arguments") else ""
+def _missing_function(diagnosis: Diagnosis) -> str:
+    function = diagnosis.named("function")
+    hint = did_you_mean(function, candidates(diagnosis))
+    typed = " cast its arguments," if diagnosis.fact("arguments") else ""
     return (
-        f"{hint} Correct {function} in {finding.place_in_sql},{typed} or create the function first.".strip()
+        f"{hint} Correct {function} in {diagnosis.place_in_sql},{typed} or create the function first.".strip()
     )
 
 
-def _missing_alias(finding: Finding) -> str:
-    there = candidates(finding)
-    hint = did_you_mean(finding.fact("table"), there) or (f"There is: {', '.join(there)}." if there else "")
-    return (
-        f"{hint} Add {finding.named('table')} to FROM or correct the alias in {finding.place_in_sql}.".strip()
-    )
+def _missing_alias(diagnosis: Diagnosis) -> str:
+    there = candidates(diagnosis)
+    hint = did_you_mean(diagnosis.fact("table"), there) or (f"There is: {', '.join(there)}." if there else "")
+    return f"{hint} Add {diagnosis.named('table')} to FROM or correct the alias in {diagnosis.place_in_sql}.".strip()
 
 
-def _syntax_error(finding: Finding) -> str:
-    near = re.search(r"at or near \"([^\"]*)\"", finding.reading.core)
-    if "unterminated quoted" in finding.reading.core:
-        return f"Close the quotation mark in {finding.place_in_sql}."
-    at_its_end = near is not None and near[1] in {";", ")"} and not finding.in_sql
-    if "end of input" in finding.reading.core or at_its_end:
-        return (
-            f"The SQL of {finding.place} ends too soon: look for an open parenthesis, CASE or CTE at its end."
-        )
+def _syntax_error(diagnosis: Diagnosis) -> str:
+    near = re.search(r"at or near \"([^\"]*)\"", diagnosis.parsed.core)
+    if "unterminated quoted" in diagnosis.parsed.core:
+        return f"Close the quotation mark in {diagnosis.place_in_sql}."
+    at_its_end = near is not None and near[1] in {";", ")"} and not diagnosis.in_sql
+    if "end of input" in diagnosis.parsed.core or at_its_end:
+        return f"The SQL of {diagnosis.place} ends too soon: look for an open parenthesis, CASE or CTE at its end."
     what = f", just before '{near[1]}'" if near is not None else ""
-    return f"Correct the SQL of {finding.place_in_sql}{what}: often a comma too many or a misspelt keyword."
+    return f"Correct the SQL of {diagnosis.place_in_sql}{what}: often a comma too many or a misspelt keyword."
 
 
-def _type_mismatch(finding: Finding) -> str:
-    value, column = finding.fact("value"), finding.fact("column")
+def _type_mismatch(diagnosis: Diagnosis) -> str:
+    value, column = diagnosis.fact("value"), diagnosis.fact("column")
     if value:
         return (
             f"Clean or filter values such as '{value}' in {f'column {column}' if column else 'the column'} before the "
-            f"cast, or use try_cast where there is one, in {finding.place_in_sql}."
+            f"cast, or use try_cast where there is one, in {diagnosis.place_in_sql}."
         )
-    return f"Cast one side to the type of the other in {finding.place_in_sql}."
+    return f"Cast one side to the type of the other in {diagnosis.place_in_sql}."
 
 
-def _cardinality(finding: Finding) -> str:
-    if "affect row a second time" in finding.reading.core:
+def _cardinality(diagnosis: Diagnosis) -> str:
+    if "affect row a second time" in diagnosis.parsed.core:
         return (
-            f"The new rows have the same unique_key twice: make them unique in {finding.place}, or add a column "
+            f"The new rows have the same unique_key twice: make them unique in {diagnosis.place}, or add a column "
             "to unique_key."
         )
-    return f"Make the subquery of {finding.place} return one row: aggregate, or add limit 1 with an order."
+    return f"Make the subquery of {diagnosis.place} return one row: aggregate, or add limit 1 with an order."
 
 
-def _raised(finding: Finding) -> str:
-    return f"The database's own code refused: {finding.reading.reason}."
+def _raised(diagnosis: Diagnosis) -> str:
+    return f"The database's own code refused: {diagnosis.parsed.reason}."
 
 
-def _file_locked(finding: Finding) -> str:
-    path, pid = finding.fact("path", "the file"), finding.fact("pid")
+def _file_locked(diagnosis: Diagnosis) -> str:
+    path, pid = diagnosis.fact("path", "the file"), diagnosis.fact("pid")
     if not pid:
         return f"Close the program that has {path} open."
-    program = finding.fact("program")
+    program = diagnosis.fact("program")
     return f"Close the program with PID {pid} ({program}), which has {path} open (`ps -p {pid}`)."
 
 
-def _refused(finding: Finding) -> str:
-    host, port = finding.fact("host", "the host"), finding.fact("port", "the port")
+def _refused(diagnosis: Diagnosis) -> str:
+    host, port = diagnosis.fact("host", "the host"), diagnosis.fact("port", "the port")
     return f"Start the database at {host}, port {port}, or correct host and port in profiles.yml."
 
 
-def _out_of_memory(finding: Finding) -> str:
-    if finding.failure.adapter == "duckdb" or "memory_limit" in finding.reading.core:
+def _out_of_memory(diagnosis: Diagnosis) -> str:
+    if diagnosis.failure.adapter == "duckdb" or "memory_limit" in diagnosis.parsed.core:
         return (
             "Raise memory_limit or lower threads under settings: in profiles.yml, and set temp_directory so that "
-            f"DuckDB can go to disk; or make {finding.where or 'the model'} smaller."
+            f"DuckDB can go to disk; or make {diagnosis.where or 'the model'} smaller."
         )
-    return f"Give the database or the worker more memory, run fewer nodes at once, or make {finding.where or 'the model'} smaller."
+    return f"Give the database or the worker more memory, run fewer nodes at once, or make {diagnosis.where or 'the model'} smaller."
 
 
-def _disk_full(finding: Finding) -> str:
-    if "max_temp_directory_size" in finding.reading.core:
+def _disk_full(diagnosis: Diagnosis) -> str:
+    if "max_temp_directory_size" in diagnosis.parsed.core:
         return "Raise max_temp_directory_size under settings: in profiles.yml, or make the model smaller."
-    if "temp_file_limit" in finding.reading.core:
+    if "temp_file_limit" in diagnosis.parsed.core:
         return "Raise temp_file_limit in Postgres, or make the model sort and join less at once."
-    own = re.search(r"\[Errno 28\] No space left on device(?:: '(?P<path>[^']+)')?", finding.reading.core)
+    own = re.search(r"\[Errno 28\] No space left on device(?:: '(?P<path>[^']+)')?", diagnosis.parsed.core)
     if own is not None:  # Python's words: not the database, dbt itself could not write
-        where = own["path"] or finding.failure.target or "the target folder"
+        where = own["path"] or diagnosis.failure.target or "the target folder"
         return (
             f"Free disk space on the worker, where {where} is, or have dbt write elsewhere (--target-path, "
             "--log-path); then run `dbt-relay retry`."
@@ -163,50 +160,50 @@ def _disk_full(finding: Finding) -> str:
     return "Free disk space where the database keeps its files, then run `dbt-relay retry`."
 
 
-def _permission(finding: Finding) -> str:
-    what, name = finding.fact("what"), finding.fact("name")
+def _permission(diagnosis: Diagnosis) -> str:
+    what, name = diagnosis.fact("what"), diagnosis.fact("name")
     if what in {"table", "view", "relation", "sequence"}:
         return f"Have its owner run `grant select on {name} to <user of the profile>;`, or use another user."
     if what == "schema":
         return f"Have its owner run `grant usage, create on schema {name} to <user of the profile>;`."
-    thing = finding.fact("object")
+    thing = diagnosis.fact("object")
     if "/" in thing:
         return f"Give the user that runs the worker access to {thing}."
     return f"Grant the profile's user what it needs{' on ' + thing if thing else ''}, or use another user."
 
 
-def _authentication(finding: Finding) -> str:
-    user = finding.fact("user")
+def _authentication(diagnosis: Diagnosis) -> str:
+    user = diagnosis.fact("user")
     who = f' of user "{user}"' if user else ""
     return f"Correct user and password{who} in profiles.yml, or in the environment variables that it reads."
 
 
-def _incompatible(finding: Finding) -> str:
-    version, supported = finding.fact("version"), finding.fact("supported").replace(" and ", " to ")
+def _incompatible(diagnosis: Diagnosis) -> str:
+    version, supported = diagnosis.fact("version"), diagnosis.fact("supported").replace(" and ", " to ")
     return (
         f"Install a newer duckdb where the workers run (the file has storage version {version}, this one reads "
         f"{supported}), or write the file with the older one: EXPORT DATABASE there, IMPORT DATABASE here."
     )
 
 
-def _missing_file(finding: Finding) -> str:
-    path = finding.fact("path", "the file")
+def _missing_file(diagnosis: Diagnosis) -> str:
+    path = diagnosis.fact("path", "the file")
     if path.endswith((".duckdb", ".db")):
         return f"Make the folder of {path}, or correct path: in profiles.yml."
-    return f"Put the file at {path}, or correct the path in {finding.place}; paths count from where dbt was started."
+    return f"Put the file at {path}, or correct the path in {diagnosis.place}; paths count from where dbt was started."
 
 
-def _other_type(finding: Finding) -> str:
+def _other_type(diagnosis: Diagnosis) -> str:
     return (
-        f"Drop {finding.fact('relation', 'the relation')} once, or run "
-        f"`dbt-relay run --full-refresh --select {finding.select}`."
+        f"Drop {diagnosis.fact('relation', 'the relation')} once, or run "
+        f"`dbt-relay run --full-refresh --select {diagnosis.select}`."
     )
 
 
-def _database_error(finding: Finding) -> str:
-    if finding.select == "<node>":
-        return f"Correct {finding.place} as the database says."
-    return f"Correct {finding.place} as the database says; `dbt-relay compile --select {finding.select}` shows the SQL."
+def _database_error(diagnosis: Diagnosis) -> str:
+    if diagnosis.select == "<node>":
+        return f"Correct {diagnosis.place} as the database says."
+    return f"Correct {diagnosis.place} as the database says; `dbt-relay compile --select {diagnosis.select}` shows the SQL."
 
 
 WAREHOUSE_FIXES: Final[dict[str, Fix]] = {

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import msgspec
 
-from workers.contract.errors.dbt_text import Failure, Reading
+from workers.contract.errors.failure import Failure
+from workers.contract.errors.message_parser import ParsedMessage
 
 _REF: Final = re.compile(r"\bref\(\s*(?:['\"][\w-]+['\"]\s*,\s*)?['\"](?P<name>[\w.-]+)['\"]")
 _SOURCE: Final = re.compile(r"\bsource\(\s*['\"](?P<source>[\w.-]+)['\"]\s*,\s*['\"](?P<table>[\w.-]+)['\"]")
 _RESOURCES: Final = frozenset({"model", "seed", "snapshot", "source"})
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a failure once it has a code.
 
     Attributes:
@@ -29,7 +29,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     failure: Failure
-    reading: Reading
+    parsed: ParsedMessage
     code: str
     cause: str
     facts: dict[str, str]
@@ -41,19 +41,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def resource(self) -> str:
         """model, test, hook …, or an empty string."""
-        if self.reading.hook or "-on-run-" in (self.node or ""):
+        if self.parsed.hook or "-on-run-" in (self.node or ""):
             return "hook"
-        return self.failure.resource_type or (self.node or "").partition(".")[0] or self.reading.resource
+        return self.failure.resource_type or (self.node or "").partition(".")[0] or self.parsed.resource
 
     @property
     def name(self) -> str:
         """What a person calls the node, and what ``--select`` takes; or an empty string."""
-        if self.reading.hook:
-            return f"{self.reading.hook} {self.reading.hook_index + 1}"
+        if self.parsed.hook:
+            return f"{self.parsed.hook} {self.parsed.hook_index + 1}"
         kind, _, rest = (self.node or "").partition(".")
         parts = rest.split(".")[1:]
         if not parts:
-            return self.reading.name
+            return self.parsed.name
         if kind == "unit_test":
             return parts[-1]
         if kind == "test":
@@ -117,25 +117,5 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return names
 
 
-Fix: TypeAlias = str | Callable[[Finding], str]
-"""What to do about an error: the same for all of its kind, or made from the finding."""
-
-
-def nearest(word: str, among: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` of `among` that look like `word`, the likeliest first; letter case does not matter."""
-    by_lower = {name.lower(): name for name in among}
-    found = difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=0.6)
-    return [by_lower[name] for name in found]
-
-
-def did_you_mean(word: str, among: Iterable[str]) -> str:
-    """``Did you mean 'name'?``, with up to two others, or an empty string when nothing comes near."""
-    found = nearest(word, among)
-    if not found:
-        return ""
-    return f"Did you mean {' or '.join(repr(name) for name in found)}?"
-
-
-def listed(text: str) -> list[str]:
-    """The names in ``"a", 'b', c``, without quotes."""
-    return [name.strip().strip("'\"") for name in text.split(",") if name.strip().strip("'\"")]
+Fix: TypeAlias = str | Callable[[Diagnosis], str]
+"""What to do about an error: the same for all of its kind, or made from the diagnosis."""
