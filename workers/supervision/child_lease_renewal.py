@@ -126,7 +126,7 @@ class ChildLeaseRenewer:
         self._stopping: set[Key] = set()  # answered stop
         self.interval = interval_of(ledger.lease_ms) / 2
 
-    def look(self) -> None:
+    def renew_overdue(self) -> None:
         """Renew what was not renewed for one and a half intervals.
 
         Raises:
@@ -147,7 +147,7 @@ class ChildLeaseRenewer:
             self._renew(due)
         for slot in {slot for slot, _, _ in due}:
             mine = [Lease(*lease.key, self._until.get(lease.key, 0.0)) for lease in processes[slot].leases]
-            self._renewed.post(slot, msgspec.msgpack.encode(mine))
+            self._renewed.write(slot, msgspec.msgpack.encode(mine))
 
     def _due(self, process: HeldLeases) -> dict[str, list[Lease]]:
         """What to renew for a process, by run."""

@@ -67,7 +67,7 @@ class TimeLimitEnforcer:
         self._ledger, self._publish, self._notes, self._kill = ledger, publish, notes, kill
         self._ended: dict[int, TimedNode] = {}
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look once.
 
         Raises:
