@@ -1,9 +1,11 @@
-"""Finds the first failure in what dbt printed on its console.
+"""Finds the first failure in the console output of a dbt command.
 
-dbt's lines begin with the time; what follows without one belongs to the line before. A command that
-dbt gave up says ``Encountered an error:`` and the exception's text; a node that failed is listed at
-the end as ``Failure in model orders (models/orders.sql)`` and its text (`dbt.task.printer`); click
-prints ``Error: …`` below its usage. With ``--log-format json`` each line is an object.
+dbt starts each message with the time; a line without a time continues the message before it. A command that
+dbt aborts prints ``Encountered an error:`` and the exception's text. A failed node is listed at the end as
+``Failure in model orders (models/orders.sql)`` with its error text (`dbt.task.printer`). click prints
+``Error: …`` below its usage. With ``--log-format json`` each line is an object.
+
+Every function here takes time proportional to the length of the output, which may be megabytes.
 """
 
 from __future__ import annotations
@@ -20,12 +22,10 @@ _ENCOUNTERED = re.compile(r"^Encountered an error(?: while running operation)?:[
 _USAGE = re.compile(r"^Error: (?P<text>.*(?:\n(?!\d{2}:).+)*)", re.MULTILINE)
 _TEST_FAILED = re.compile(r"^Got (?P<failures>\d+) results?, configured to fail if ")
 _UNIT_TEST_FAILED = re.compile(r"actual differs from expected:")
-_HEADER = re.compile(r"^[A-Z][A-Za-z ]*? Error(?: in \w+ \S+(?: \([^)]*\))?)?$", re.MULTILINE)
+_HEADER = re.compile(r"^[A-Z][A-Za-z ]*? Error(?: in \w+ \S+(?: \([^)\n]*\))?)?$", re.MULTILINE)
 _LAST_LINE_OF_TRACEBACK = re.compile(
     r"^(?:[A-Za-z_][\w.]*\.)?(?P<text>\w+(?:Error|Exception|Interrupt)(?:: .*)?)$", re.MULTILINE
 )
-
-
 _WORDED = re.compile(
     r"\b(?P<kind>Compilation|Database) Error(?P<place> in \w+ \S+(?: \([^)]*\))?(?=[:\n]))?:?\s*(?P<rest>.*)",
     re.DOTALL,
@@ -34,7 +34,7 @@ _TEST_WORDED = re.compile(r"^.*\btests? failed\b.*$", re.IGNORECASE | re.MULTILI
 
 
 class ConsoleFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A failure as the console shows it; what it does not show is empty."""
+    """A failure as printed on the console. What the console does not print is empty."""
 
     message: str
     status: str = "error"
@@ -45,7 +45,15 @@ class ConsoleFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def first_failure(stdout: str, stderr: str) -> ConsoleFailure | None:
-    """The first failure that dbt printed, or None where it printed none."""
+    """Find the first failure that dbt printed.
+
+    Args:
+        stdout: what the command wrote on stdout; may have colours.
+        stderr: what it wrote on stderr.
+
+    Returns:
+        The failure, or None where dbt printed none.
+    """
     for text in (stdout, stderr):
         entries = _entries(text)
         found = _in_entries(entries) or _usage("\n".join(entries))
@@ -59,27 +67,26 @@ def first_failure(stdout: str, stderr: str) -> ConsoleFailure | None:
 
 
 def _entries(text: str) -> list[str]:
-    """What dbt said, one string each time, without time and colours."""
-    entries: list[str] = []
+    """Split console output into dbt's messages, without time and colours."""
+    entries: list[list[str]] = []  # the lines of each message: a string that grows is copied for each line
     for raw in _COLOUR.sub("", text).splitlines():
         line = raw.rstrip()
-        if line.startswith("{"):
-            entries.append(_message_of_json(line))
-            continue
         timed = _TIME.match(line)
-        if timed is not None:
-            entries.append(line[timed.end() :])
+        if line.startswith("{"):
+            entries.append([_message_of_json(line)])
+        elif timed is not None:
+            entries.append([line[timed.end() :]])
         elif entries:
-            entries[-1] += "\n" + line
+            entries[-1].append(line)
         else:
-            entries.append(line)
-    return entries
+            entries.append([line])
+    return ["\n".join(lines) for lines in entries]
 
 
 def _message_of_json(line: str) -> str:
     try:
         event: Any = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return line
     info = event.get("info") if isinstance(event, dict) else None
     message = info.get("msg") if isinstance(info, dict) else None
@@ -116,7 +123,7 @@ def _usage(text: str) -> ConsoleFailure | None:
 
 
 def _unframed(text: str) -> ConsoleFailure | None:
-    """Text that is not of dbt's console: an exception's own words, or Python's traceback."""
+    """Find a failure in text that is not console output: the text of a dbt exception, or a Python traceback."""
     header = _HEADER.search(text)
     if header is not None:
         return ConsoleFailure(message=text[header.start() :].strip("\n"))
@@ -129,7 +136,7 @@ def _unframed(text: str) -> ConsoleFailure | None:
 
 
 def _worded(text: str) -> ConsoleFailure | None:
-    """Another program's words about a failure of dbt: ``dbt failed: Database Error: …``, ``1 test failed``."""
+    """Find another program's report of a dbt failure: ``dbt failed: Database Error: …``, ``1 test failed``."""
     found = _WORDED.search(text)
     if found is not None:
         header = f"{found['kind']} Error{found['place'] or ''}"

@@ -34,7 +34,7 @@ _HEADER = re.compile(
     r"(?: in (?P<resource>[a-z_ ]+?) (?P<name>\S+)(?: \((?P<path>[^)]*)\))?)?[ \t]*$"
 )
 _HOOK = re.compile(r"^(?P<name>\w+\.(?P<hook>on-run-(?:start|end))\.(?P<index>\d+)) failed, error:[ \t]*$")
-_ENCOUNTERED_IN = re.compile(r"\n*Error encountered in (?P<path>.*)\s*\Z")
+_ENCOUNTERED_IN = "Error encountered in "
 _STACK = re.compile(r"^(?:> in|> called by|compiled code at) .*$", re.MULTILINE)
 _PLACE = re.compile(r"^[ \t]*LINE \d+: .*$(?:\n[ \t]*\^[ \t]*$)?", re.MULTILINE)
 _DATA = re.compile(r"^(?:DETAIL: +Failing row contains .*|Original Line: .*)$", re.MULTILINE)
@@ -95,10 +95,11 @@ def parse_message(message: str) -> ParsedMessage:
     if header is not None:
         kind, resource, name, path = (header[g] or "" for g in ("kind", "resource", "name", "path"))
         body = textwrap.dedent(rest)
-        encountered = _ENCOUNTERED_IN.search(rest)
-        if encountered is not None:
-            path = path or encountered["path"].strip()
-            body = textwrap.dedent(rest[: encountered.start()])
+        last_line = rest.rpartition("\n")[2]
+        _, encountered, where = last_line.partition(_ENCOUNTERED_IN)
+        if encountered:
+            path = path or where.strip()
+            body = textwrap.dedent(rest[: -len(encountered + where)].rstrip("\n"))
         within = _HEADER.match(body.partition("\n")[0])
         if not resource and within is not None and within["resource"]:
             # an error that dbt raised once more (dbt.task.runnable, as ``compile`` does): this one says where

@@ -9,7 +9,7 @@ from workers.contract.errors.diagnosis import Diagnosis, Fix
 from workers.contract.errors.suggested_fixes.similar_names import listed, nearest
 
 _MISMATCH: Final = re.compile(
-    r"^\s*\|\s*(?P<column>\S+)\s*\|\s*(?P<definition>[^|]*?)\s*\|\s*(?P<contract>[^|]*?)\s*\|\s*"
+    r"^[ \t]*\|\s*(?P<column>\S+)\s*\|\s*(?P<definition>[^|]*?)\s*\|\s*(?P<contract>[^|]*?)\s*\|\s*"
     r"(?P<reason>missing in contract|missing in definition|data type mismatch)\s*\|",
     re.MULTILINE,
 )

@@ -111,11 +111,11 @@ def _jinja_syntax(diagnosis: Diagnosis) -> str:
 
 def _duplicate_name(diagnosis: Diagnosis) -> str:
     paths = re.findall(
-        r"\(([^()\s]+/[^()\s]+)\)|^\s*(?:- )?(\S+\.(?:sql|ya?ml|csv|py))$",
+        r"\(([^()\s]+)\)|^[ \t]*(?:- )?(\S+\.(?:sql|ya?ml|csv|py))$",
         diagnosis.parsed.core,
         re.MULTILINE,
     )
-    files = sorted({one or other for one, other in paths})
+    files = sorted({one or other for one, other in paths if other or "/" in one})
     if len(files) > 1:
         return f"Rename or remove one of the two: {' or '.join(files)}."
     return f"Rename or remove one of the two in {files[0]}." if files else "Rename or remove one of the two."
