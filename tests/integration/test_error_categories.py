@@ -191,7 +191,7 @@ NODES = {
     "undefined_variable": Expected(
         "undefined_variable", "compilation", ("""--vars '{"simulation_year": "<value>"}'""",)
     ),
-    "unique_violation": Expected("constraint_violation", "contract", ("is there more than once",)),
+    "unique_violation": Expected("constraint_violation", "contract", ("occurs more than once",)),
 }  # fmt: skip
 """Node → what becomes of it on DuckDB."""
 
@@ -201,7 +201,7 @@ ON_POSTGRES = {
     "adapter_macro_query": Expected("missing_column", "database", ("show --select employees",)),
     "bad_types": Expected("seed_error", "database", ("Correct 'ninety'", "seeds/bad_types.csv")),
     "division_by_zero": Expected("division_by_zero", "database", ("nullif",)),
-    "duplicate_merge_key": Expected("cardinality_violation", "database", ("unique_key twice",)),
+    "duplicate_merge_key": Expected("cardinality_violation", "database", ("same unique_key",)),
     "errors_missing_column": Expected(
         "test_errored", "database", ('Did you mean "employee_id"',), line=7, marked="select employe_id"
     ),
@@ -397,7 +397,7 @@ DUCKDB_TROUBLE = {
     "out_of_memory": Expected("out_of_memory", "resource", ("memory_limit",)),
     "disk_full": Expected("disk_full", "resource", ("max_temp_directory_size",)),
     "no_file": Expected("missing_file", "configuration", ("nowhere/*.csv",)),
-    "no_folder": Expected("missing_file", "configuration", ("Make the folder of", "x.duckdb")),
+    "no_folder": Expected("missing_file", "configuration", ("Create the folder of", "x.duckdb")),
     "newer": Expected("incompatible_database_version", "configuration", ("newer duckdb", "storage version 9999")),
     "garbage": Expected("invalid_database_file", "configuration", ("garbage.duckdb",)),
     "locked": Expected("duckdb_file_locked", "lock_contention", ("PID ", "locked.duckdb", "ps -p "), retryable=True),

@@ -1,4 +1,4 @@
-"""A recognised failure, with the questions that its message and its suggested fix ask of it."""
+"""A failure whose error code is known, and the wordings that messages and suggested fixes need."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ _RESOURCES: Final = frozenset({"model", "seed", "snapshot", "source"})
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a failure once it has a code.
+    """A failure whose error code is known.
 
     Attributes:
-        code: the error's.
-        cause: the code of what went wrong in it, where the node has a code of its own; else the same.
-        facts: what the text says, by name.
-        file, line: the place, where known.
-        in_sql: whether `line` is one of the compiled SQL, not of `file`.
+        failure: the facts that were given.
+        parsed: the parts of its text.
+        code: the error code.
+        cause: the code of the cause. It differs from `code` for tests, hooks, seeds and snapshots.
+        facts: names and values in the text, by the group of the rule.
+        file, line: the place of the error, where known.
+        in_sql: whether `line` is a line of the compiled SQL, not of `file`.
         node: dbt's unique id, where known.
     """
 
@@ -40,14 +42,14 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def resource(self) -> str:
-        """model, test, hook …, or an empty string."""
+        """The node's resource type (model, test, hook …), or an empty string."""
         if self.parsed.hook or "-on-run-" in (self.node or ""):
             return "hook"
         return self.failure.resource_type or (self.node or "").partition(".")[0] or self.parsed.resource
 
     @property
     def name(self) -> str:
-        """What a person calls the node, and what ``--select`` takes; or an empty string."""
+        """The node's name as ``--select`` accepts it, or an empty string."""
         if self.parsed.hook:
             return f"{self.parsed.hook} {self.parsed.hook_index + 1}"
         kind, _, rest = (self.node or "").partition(".")
@@ -57,17 +59,17 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
         if kind == "unit_test":
             return parts[-1]
         if kind == "test":
-            return parts[0]  # what follows is a hash
+            return parts[0]  # a hash follows
         return ".".join(parts)
 
     @property
     def where(self) -> str:
-        """``model orders``, or an empty string."""
+        """Resource type and name, ``model orders``, or an empty string."""
         return f"{self.resource} {self.name}".strip() if self.name else ""
 
     @property
     def place(self) -> str:
-        """``models/orders.sql``, with the line where it is a line of that file."""
+        """File and, where known, line of the file: ``models/orders.sql, line 3``."""
         if self.resource == "hook":
             return f"{self.file or 'dbt_project.yml'}, {self.where}"
         if self.file is None:
@@ -76,37 +78,37 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place_in_sql(self) -> str:
-        """`place`, and the line of the compiled SQL where that is what is known."""
+        """`place`, with the line of the compiled SQL where that is known."""
         return f"{self.place} (line {self.line} of its compiled SQL)" if self.in_sql else self.place
 
     @property
     def select(self) -> str:
-        """What selects the node on the command line, or a placeholder."""
+        """The value of ``--select`` for the node, or a placeholder."""
         if self.resource == "source":
             return f"source:{self.name}"
         return self.name if self.name and self.resource != "hook" else "<node>"
 
     def fact(self, name: str, default: str = "") -> str:
-        """What the text says, or `default`."""
+        """Return a fact from the text, or `default`."""
         return self.facts.get(name, default)
 
     def named(self, name: str) -> str:
-        """What the text says, or a placeholder to be shown in its stead."""
+        """Return a fact from the text, or the placeholder ``<name>``."""
         return self.facts.get(name) or f"<{name}>"
 
     def refs(self) -> list[str]:
-        """What the node's own code names in ref(), in order."""
+        """Return the names in the ref() calls of the node's code, in order."""
         return [found["name"] for found in _REF.finditer(self.failure.raw_code or "")]
 
     def source_of(self, table: str) -> str | None:
-        """``source.table`` when the node's own code reads `table` through source()."""
+        """Return ``source.table`` if the node's code reads `table` with source(), else None."""
         for found in _SOURCE.finditer(self.failure.raw_code or ""):
             if found["table"].lower() == table.lower():
                 return f"{found['source']}.{found['table']}"
         return None
 
     def known(self) -> dict[str, str]:
-        """Names that a reference may have meant → their resource type, or an empty string."""
+        """Return the project's names that a reference may mean → resource type, or an empty string."""
         names: dict[str, str] = {}
         for entry in self.failure.known_names:
             kind, _, rest = entry.partition(".")
@@ -118,4 +120,4 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Fix: TypeAlias = str | Callable[[Diagnosis], str]
-"""What to do about an error: the same for all of its kind, or made from the diagnosis."""
+"""A suggested fix: a fixed text, or a function of the diagnosis."""

@@ -1,11 +1,11 @@
-"""Every code of a classified error: its category, whether it passes by itself, and its sentence.
+"""The error codes: category, message and whether a retry may succeed.
 
-A code is a promise: it may be added, never renamed. The sentence is filled in with what was found in
-dbt's text; when something is missing there, dbt's own first line stands instead.
+Codes may be added, never renamed: callers compare them. The placeholders of a message are filled with facts from
+dbt's text. Where a fact is missing, the message is the first line of dbt's text instead.
 
-Retryable means that the same thing may succeed a moment later with nobody changing anything. A
-wrong query, a failed test, a refused login or a full disk do not pass; neither does a statement
-that ran into its time limit, which would take as long again.
+An error is retryable if the same step may succeed a moment later with nothing changed. A wrong query, a failed
+test, a refused login or a full disk are not retryable. Neither is a statement that ran into its time limit: it
+would take as long again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workers.contract.errors import Category
 
 
 class ErrorCode(NamedTuple):
-    """What a code means."""
+    """The meaning of an error code."""
 
     category: Category
     template: str
@@ -38,7 +38,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
     "unknown_option": ErrorCode(_USAGE, "no such option: {name}"),
     "invalid_vars": ErrorCode(_USAGE, "--vars is not a valid YAML dictionary"),
     "usage_error": ErrorCode(_USAGE, "{reason}"),
-    "missing_state": ErrorCode(_USAGE, "there is no earlier state to compare with or to defer to"),
+    "missing_state": ErrorCode(_USAGE, "the state to compare with or to defer to does not exist"),
     "missing_run_results": ErrorCode(_USAGE, "there are no results of an earlier run"),
     "incompatible_state": ErrorCode(_USAGE, "{path} was written by another release of dbt"),
     # compilation
@@ -47,17 +47,19 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
     "private_ref": ErrorCode(_COMPILATION, "{name} is {access} to {scope}"),
     "missing_source": ErrorCode(_COMPILATION, "source '{name}' was not found"),
     "missing_doc": ErrorCode(_COMPILATION, "doc('{name}') was not found"),
-    "hidden_dependency": ErrorCode(_COMPILATION, "dbt cannot see a ref() that is inside a condition"),
+    "hidden_dependency": ErrorCode(
+        _COMPILATION, "dbt does not see a ref() inside a condition when it parses"
+    ),
     "undefined_macro": ErrorCode(_COMPILATION, "'{name}' is undefined"),
     "undefined_attribute": ErrorCode(_COMPILATION, "{owner} has no attribute or element {name}"),
     "undefined_variable": ErrorCode(_COMPILATION, "required var '{name}' has no value"),
     "macro_arguments": ErrorCode(_COMPILATION, "macro {name} takes {rule}"),
-    "macro_recursion": ErrorCode(_COMPILATION, "a macro calls itself without an end"),
+    "macro_recursion": ErrorCode(_COMPILATION, "a macro calls itself endlessly"),
     "jinja_syntax": ErrorCode(_COMPILATION, "{reason}"),
     "duplicate_name": ErrorCode(_COMPILATION, "two resources have the same name: {name}"),
     "duplicate_relation": ErrorCode(_COMPILATION, "two nodes write to the same relation {name}"),
     "missing_materialization": ErrorCode(_COMPILATION, "no materialization '{name}' for {adapter}"),
-    "warning_as_error": ErrorCode(_COMPILATION, "a warning counts as an error: {reason}"),
+    "warning_as_error": ErrorCode(_COMPILATION, "dbt treats a warning as an error: {reason}"),
     "compilation_error": ErrorCode(_COMPILATION, "{reason}"),
     # parsing
     "yaml_syntax": ErrorCode(_PARSING, "not valid YAML"),
@@ -100,21 +102,23 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
     ),
     "invalid_database_file": ErrorCode(_CONFIGURATION, "the database file cannot be read"),
     # connection
-    "connection_refused": ErrorCode(_CONNECTION, "nothing answers at {host}, port {port}", True),
+    "connection_refused": ErrorCode(_CONNECTION, "no server listens at {host}, port {port}", True),
     "connection_lost": ErrorCode(_CONNECTION, "the database closed the connection", True),
     "connection_timeout": ErrorCode(_CONNECTION, "the database did not answer in time", True),
-    "dns_failure": ErrorCode(_CONNECTION, "the name of host {host} could not be looked up just now", True),
-    "unknown_host": ErrorCode(_CONNECTION, "host {host} is not known"),
+    "dns_failure": ErrorCode(
+        _CONNECTION, "the name server could not resolve host {host} at the moment", True
+    ),
+    "unknown_host": ErrorCode(_CONNECTION, "host {host} is unknown"),
     "server_unavailable": ErrorCode(_CONNECTION, "the database system is {state}", True),
-    "too_many_connections": ErrorCode(_CONNECTION, "the database takes no more connections", True),
+    "too_many_connections": ErrorCode(_CONNECTION, "the database accepts no more connections", True),
     # lock contention
     "duckdb_file_locked": ErrorCode(Category.LOCK, "another process has {path} open", True),
     "earlier_attempt_alive": ErrorCode(
-        Category.LOCK, "what is left of an earlier attempt does not end", True
+        Category.LOCK, "server processes of an earlier attempt do not end", True
     ),
     "deadlock": ErrorCode(Category.LOCK, "deadlock with another session", True),
-    "serialization_failure": ErrorCode(Category.LOCK, "another transaction changed the same thing", True),
-    "lock_timeout": ErrorCode(Category.LOCK, "another session holds a lock too long", True),
+    "serialization_failure": ErrorCode(Category.LOCK, "another transaction changed the same data", True),
+    "lock_timeout": ErrorCode(Category.LOCK, "another session held a lock for too long", True),
     # timeout
     "statement_timeout": ErrorCode(Category.TIMEOUT, "the statement ran into the database's time limit"),
     "time_limit": ErrorCode(Category.TIMEOUT, "the node ran into its time limit"),
@@ -134,8 +138,8 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
     "missing_function": ErrorCode(_DATABASE, "function {function} does not exist"),
     "missing_table_alias": ErrorCode(_DATABASE, 'table or alias "{table}" is not in the FROM clause'),
     "ambiguous_column": ErrorCode(_DATABASE, 'column "{column}" is ambiguous'),
-    "duplicate_column": ErrorCode(_DATABASE, 'column "{column}" is there twice'),
-    "column_count_mismatch": ErrorCode(_DATABASE, "the numbers of columns differ"),
+    "duplicate_column": ErrorCode(_DATABASE, 'column "{column}" occurs twice'),
+    "column_count_mismatch": ErrorCode(_DATABASE, "the number of columns differs"),
     "syntax_error": ErrorCode(_DATABASE, "{reason}"),
     "grouping_error": ErrorCode(_DATABASE, "{reason}"),
     "type_mismatch": ErrorCode(_DATABASE, "{reason}"),
@@ -144,7 +148,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
     "cardinality_violation": ErrorCode(_DATABASE, "{reason}"),
     "relation_exists": ErrorCode(_DATABASE, "{relation} exists already"),
     "wrong_relation_type": ErrorCode(_DATABASE, "{relation} is of another type than dbt expects"),
-    "dependent_objects": ErrorCode(_DATABASE, "other objects depend on what was to be dropped"),
+    "dependent_objects": ErrorCode(_DATABASE, "other objects depend on the object to drop"),
     "transaction_aborted": ErrorCode(_DATABASE, "an earlier statement of the transaction had failed"),
     "raised_error": ErrorCode(_DATABASE, "{reason}"),
     "batches_failed": ErrorCode(_DATABASE, "{done} of {total} batches succeeded"),
@@ -152,27 +156,27 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
     "hook_failed": ErrorCode(_DATABASE, "{reason}"),
     "seed_error": ErrorCode(_DATABASE, "{reason}"),
     "test_errored": ErrorCode(_DATABASE, "{reason}"),
-    # the data is not as it should be
+    # data quality
     "test_failed": ErrorCode(Category.DATA_QUALITY, "{found}"),
-    "unit_test_failed": ErrorCode(Category.DATA_QUALITY, "the model gave other rows than expected"),
+    "unit_test_failed": ErrorCode(Category.DATA_QUALITY, "the model returned other rows than expected"),
     "contract_violation": ErrorCode(Category.CONTRACT, "the model's columns are not those of its contract"),
     "contract_breaking_change": ErrorCode(
-        Category.CONTRACT, "the contract was broken since the compared state"
+        Category.CONTRACT, "the model breaks the contract that it has in the compared state"
     ),
     "constraint_violation": ErrorCode(Category.CONTRACT, "{reason}"),
     "schema_change": ErrorCode(Category.CONTRACT, "the columns of the incremental model have changed"),
     "source_stale": ErrorCode(Category.FRESHNESS, "the source's data is older than allowed"),
-    # nodes of their own kind
+    # snapshots and Python models
     "snapshot_error": ErrorCode(Category.SNAPSHOT, "{reason}"),
     "python_model_error": ErrorCode(Category.PYTHON_MODEL, "{exception}: {raised}"),
     "python_missing_package": ErrorCode(Category.PYTHON_MODEL, "Python package {name} is not installed"),
-    # the run, not dbt
+    # the run, the worker, the broker
     "cancelled": ErrorCode(Category.CANCELLED, "cancelled"),
-    "query_canceled": ErrorCode(Category.CANCELLED, "somebody cancelled the query"),
+    "query_canceled": ErrorCode(Category.CANCELLED, "the query was cancelled"),
     "fail_fast": ErrorCode(Category.CANCELLED, "stopped because another node failed (--fail-fast)"),
-    "worker_lost": ErrorCode(Category.WORKER_LOST, "the worker died under it"),
-    "broker_unavailable": ErrorCode(Category.BROKER, "the broker could not be reached", True),
+    "worker_lost": ErrorCode(Category.WORKER_LOST, "the worker process died while it executed this"),
+    "broker_unavailable": ErrorCode(Category.BROKER, "the broker cannot be reached", True),
     "invalid_message": ErrorCode(Category.MESSAGE, "{reason}"),
     "internal": ErrorCode(Category.INTERNAL, "{reason}"),
 }
-"""Code → what it means."""
+"""Code → its meaning."""

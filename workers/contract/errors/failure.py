@@ -1,4 +1,4 @@
-"""The facts about a failure, from which `classify` makes a classified error."""
+"""The facts about a failure: the input of `classify`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from workers.contract.credentials import escaped
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts about one failure, as the engine saw them.
+    """The facts about one failure, as the engine recorded them.
 
     Attributes:
         message: dbt's text: ``RunResult.message``, or ``str(exception)``.
-        exceptions: class names: the exception's own, its bases, then its causes'
+        exceptions: class names of the exception, its bases and then its causes
             (``__cause__``/``__context__``), as ``("CompilationError", "DbtRuntimeError", …)``.
-        status: dbt's word for the node (`dbt.artifacts.schemas.results.NodeStatus`).
+        status: dbt's status of the node (`dbt.artifacts.schemas.results.NodeStatus`).
         command: dbt's sub-command: run, build, deps ….
-        adapter: dbt's name of it: duckdb, postgres ….
+        adapter: dbt's name of the adapter: duckdb, postgres …; empty where unknown.
         node: dbt's unique id.
         resource_type: model, test, unit_test, seed, snapshot, operation (a hook), source ….
         materialized: of a model: table, view, incremental ….
         language: sql or python.
         file: the node's ``original_file_path``.
-        raw_code: what the file says.
-        compiled_code: what dbt made of it.
-        failures: failing rows of a test.
-        known_names: names that a reference may have meant (models, seeds, snapshots, sources). Unique
-            ids are fine too, and better: a seed is loaded otherwise than a model is built.
-        target: the folder that dbt writes to.
-        secrets: values that message, detail and suggested fix of the classified error must not show. The SQL stays as it is.
+        raw_code: the node's code in `file`.
+        compiled_code: the code that dbt compiled from it.
+        failures: number of failing rows of a test.
+        known_names: names of models, seeds, snapshots and sources, which a misspelt reference may mean. Give unique
+            ids where possible: they also say whether the node is a model or a seed.
+        target: dbt's target folder.
+        secrets: values to mask in message, detail and suggested fix of the classified error. The SQL is not masked.
     """
 
     message: str
@@ -49,5 +49,5 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """What is made of the message is stored as JSON."""
+        """Escape what UTF-8 cannot encode: parts of the message are stored as JSON."""
         msgspec.structs.force_setattr(self, "message", escaped(self.message))

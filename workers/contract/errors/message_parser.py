@@ -1,6 +1,6 @@
-"""Takes dbt's text of an error apart: who says it, about what, and the sentence that matters.
+"""Splits dbt's error text into its parts: kind, node, reason and quoted SQL.
 
-The form is dbt's (`dbt_common.exceptions.base.DbtRuntimeError.__str__`)::
+dbt's format (`dbt_common.exceptions.base.DbtRuntimeError.__str__`) is::
 
     Database Error in model orders (models/orders.sql)
       column "nmae" does not exist
@@ -8,7 +8,7 @@ The form is dbt's (`dbt_common.exceptions.base.DbtRuntimeError.__str__`)::
                    ^
       compiled code at target/run/shop/models/orders.sql
 
-and, for hooks, ``shop.on-run-start.1 failed, error:`` above the database's own words
+For hooks, the first line is ``shop.on-run-start.1 failed, error:`` and the database's text follows
 (`dbt.task.run.RunTask.safe_run_hooks`).
 """
 
@@ -26,7 +26,7 @@ LONGEST: Final = 20_000
 """Characters of dbt's text that are kept."""
 
 PYTHON_FAILED: Final = "Python model failed:"
-"""How dbt-duckdb begins the traceback of a Python model (`environments.run_python_job`)."""
+"""The text before the traceback of a Python model in dbt-duckdb (`environments.run_python_job`)."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _HEADER = re.compile(
@@ -45,14 +45,14 @@ _FRAME = re.compile(
 
 
 class ParsedMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """An error text, taken apart.
+    """The parts of dbt's error text.
 
     Attributes:
-        text: all of it, without colours.
-        kind: dbt's word before "Error": Database, Compilation, Parsing, Runtime …, or an empty string.
-        resource, name, path: the node that dbt names in the first line, or empty strings.
-        core: what is left for a person to read, and for the patterns to match: without the first
-            line, quoted SQL, rows of data, the macro stack and dbt's indentation.
+        text: the whole text, without colours.
+        kind: the word before "Error": Database, Compilation, Parsing, Runtime …, or an empty string.
+        resource, name, path: the node in the first line, or empty strings.
+        core: the text without the first line, quoted SQL, rows of data, the macro stack and dbt's indentation.
+            The rules are applied to it.
         place: the line of SQL that the database quotes.
         hook: ``on-run-start`` or ``on-run-end``, or an empty string.
         hook_index: position of that hook, from 0.
@@ -70,7 +70,7 @@ class ParsedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """The first sentence of `core`, without DuckDB's word for the kind of error."""
+        """The first line of `core` without DuckDB's prefix, such as ``Binder Error: ``."""
         for line in self.core.splitlines():
             if line.strip():
                 return re.sub(r"^[A-Z][A-Za-z ]* Error: ", "", line.strip())
@@ -78,14 +78,14 @@ class ParsedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """The place in a Python model where it failed: line of the model's file, and its code."""
+    """A line of a Python model in a traceback: its number in the model's file, from 1, and its code."""
 
     line: int
     code: str
 
 
 def parse_message(message: str) -> ParsedMessage:
-    """`message` taken apart. Any text is fine: what is not there stays empty."""
+    """Split an error text into its parts. Accepts any text; what it does not contain stays empty."""
     text = _COLOUR.sub("", message).strip("\n").rstrip()
     if len(text) > LONGEST:
         text = text[:LONGEST] + "\n…"
@@ -102,7 +102,7 @@ def parse_message(message: str) -> ParsedMessage:
             body = textwrap.dedent(rest[: -len(encountered + where)].rstrip("\n"))
         within = _HEADER.match(body.partition("\n")[0])
         if not resource and within is not None and within["resource"]:
-            # an error that dbt raised once more (dbt.task.runnable, as ``compile`` does): this one says where
+            # dbt wrapped the error in another one (dbt.task.runnable, as ``compile`` does): the inner one names the node
             return msgspec.structs.replace(parse_message(body), text=text, place=place)
         return ParsedMessage(
             text=text, kind=kind, resource=resource, name=name, path=path, core=_core(body), place=place
@@ -123,19 +123,31 @@ def _core(body: str) -> str:
 
 
 def raised_in_python(core: str) -> tuple[str, bool]:
-    """What a Python model raised, ``KeyError: 'sales'``, and whether DuckDB did (then in its own words)."""
+    """Find the exception of a Python model in its traceback.
+
+    Args:
+        core: `ParsedMessage.core`.
+
+    Returns:
+        The exception, such as ``KeyError: 'sales'``, and whether DuckDB raised it (then without the class name).
+    """
     lines = core.splitlines()
     last_frame = max((n for n, line in enumerate(lines) if line.startswith('  File "')), default=-1)
     for number in range(last_frame + 1, len(lines)):
         if lines[number].strip() and not lines[number].startswith(" "):
             raised = "\n".join(lines[number:]).strip()
-            own_words = _DUCKDB_CLASS.sub("", raised)
-            return own_words, own_words != raised
+            text = _DUCKDB_CLASS.sub("", raised)
+            return text, text != raised
     return core, False
 
 
 def frame_in_python(core: str, raw_code: str) -> Frame | None:
-    """The innermost line of the traceback that is in the model's own code, or None."""
+    """Find the innermost line of a traceback that is in the model's own code.
+
+    Args:
+        core: `ParsedMessage.core`.
+        raw_code: the model's code.
+    """
     source = raw_code.splitlines()
     for frame in reversed(list(_FRAME.finditer(core))):
         line, code = int(frame["line"]), (frame["code"] or "").strip()

@@ -1,4 +1,4 @@
-"""Rules that recognise errors: which exception class or wording has which error code."""
+"""Rules that recognise errors by exception class and by wording: dbt's in `dbt`, the databases' in `databases`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import NamedTuple
 
 
 class Rule(NamedTuple):
-    """A wording: when it is found in the text the error has this code, and its groups are facts."""
+    """A regular expression and the error code of a text that matches it. Its groups become facts of the error."""
 
     code: str
     wording: str
 
     def search(self, text: str) -> re.Match[str] | None:
-        """Where `text` has the wording; ``^`` and ``$`` are those of a line.
+        """Search `text`; ``^`` and ``$`` match at each line.
 
-        It is compiled when it is first needed (and kept by `re`): most programs that import this
-        never see an error.
+        The pattern is compiled at its first use (`re` caches it): most programs that import this module never
+        classify an error.
         """
         return re.search(self.wording, text, re.MULTILINE)
 
 
 def make_rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
-    """Rules from pairs of code and wording."""
+    """Make rules from pairs of code and regular expression."""
     return tuple(Rule(code, wording) for code, wording in pairs)

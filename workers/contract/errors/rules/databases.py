@@ -1,8 +1,8 @@
-"""What databases say: driver exception classes and wordings by adapter → codes.
+"""Error codes of database drivers' exception classes and of databases' error texts.
 
-Postgres: class names of psycopg2 and psycopg 3, one for each SQLSTATE, and the server's and libpq's
-own messages. DuckDB: classes of the `duckdb` module, and the messages of DuckDB 1.x and DuckLake.
-Other warehouses: the words that their messages have in common.
+Postgres: class names of psycopg2 and psycopg 3, one for each SQLSTATE, and the messages of the server and of
+libpq. DuckDB: classes of the `duckdb` module, and the messages of DuckDB 1.x and DuckLake. Other warehouses:
+wordings that their messages have in common.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "OutOfMemoryException": ("disk_full", "out_of_memory"),
     "PermissionException": ("permission_denied",),
     "SerializationException": ("serialization_failure",),
-    # Python's, from drivers of other warehouses
+    # Python's exceptions, raised by drivers of other warehouses
     "ConnectionRefusedError": ("connection_refused",),
     "ConnectionResetError": ("connection_lost",),
     "BrokenPipeError": ("connection_lost",),
 }
-"""Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
+"""Exception class → codes. Of several codes, the first one whose rule matches the text counts, else the last one."""
 
 _OURS: Final = make_rules(
     (
@@ -87,7 +87,7 @@ _OURS: Final = make_rules(
     ),
     ("connection_lost", r"was given to another worker: this one was away for too long"),
 )
-"""What `engine.warehouse.fencing` says in the place of a driver."""
+"""Texts of the errors that `engine.warehouse.fencing` raises."""
 
 _DUCKDB: Final = make_rules(
     ("duckdb_file_locked", (r"Could not set lock on file \"(?P<path>[^\"]+)\": Conflicting lock is held in "
@@ -144,7 +144,7 @@ _DUCKDB: Final = make_rules(
 )  # fmt: skip
 
 _POSTGRES: Final = make_rules(
-    # two sessions make the same schema or table at once: the catalogue's own indexes, not the user's
+    # two sessions create the same schema or table at once: an index of the catalogue, not of the user
     ("serialization_failure", r"unique constraint \"pg_\w+_index\"|tuple concurrently (?:updated|deleted)"),
     ("authentication_failed", r"authentication failed for user \"(?P<user>[^\"]+)\""),
     ("authentication_failed", r"no pg_hba\.conf entry for host|no password supplied"),
@@ -233,12 +233,12 @@ _WITH_DUCKDB: Final = frozenset({"duckdb", ""})
 
 
 def sql_rules(adapter: str) -> tuple[Rule, ...]:
-    """The wordings to look for, the most particular first.
+    """Return the rules for an adapter's error texts, special ones before general ones.
 
     Args:
-        adapter: dbt's name of it, or an empty string when it is not known.
+        adapter: dbt's name of the adapter; empty where unknown.
     """
     if adapter in _WITH_DUCKDB:
-        # DuckDB passes on what a Postgres server says that it has attached (DuckLake's catalog, say).
+        # DuckDB passes on the messages of an attached Postgres server, such as DuckLake's catalog.
         return (*_OURS, *_DUCKDB, *_POSTGRES, *_ANY)
     return (*_OURS, *_POSTGRES, *_ANY)

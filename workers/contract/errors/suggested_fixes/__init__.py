@@ -1,4 +1,8 @@
-"""What to do about an error: a sentence or two for each code, with the names that matter in it."""
+"""The suggested fix of each error code: one or two sentences with the names from the failure.
+
+`project`: code, files, configuration and selection of the dbt project. `warehouse`: connection, locks, limits and SQL.
+`data`: tests, contracts, freshness, seeds, snapshots and Python models. `run`: time limits, workers, the broker.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,15 @@ from typing import Final
 from workers.contract.errors.diagnosis import Diagnosis, Fix
 from workers.contract.errors.suggested_fixes.data import DATA_FIXES, seed_error
 from workers.contract.errors.suggested_fixes.project import PROJECT_FIXES
+from workers.contract.errors.suggested_fixes.run import RUN_FIXES
 from workers.contract.errors.suggested_fixes.warehouse import WAREHOUSE_FIXES
 
-FIXES: Final[dict[str, Fix]] = {**PROJECT_FIXES, **WAREHOUSE_FIXES, **DATA_FIXES}
-"""Code → what to do."""
+FIXES: Final[dict[str, Fix]] = {**PROJECT_FIXES, **WAREHOUSE_FIXES, **DATA_FIXES, **RUN_FIXES}
+"""Error code → suggested fix."""
 
 
 def suggest(diagnosis: Diagnosis) -> str:
-    """What to do about `diagnosis`: about the node first, where that is news, then about the cause."""
+    """Return the suggested fix for a diagnosis."""
     known = FIXES[diagnosis.cause]
     fix = known if isinstance(known, str) else known(diagnosis)
     if diagnosis.code == diagnosis.cause:
@@ -22,5 +27,5 @@ def suggest(diagnosis: Diagnosis) -> str:
     if diagnosis.code == "seed_error" and (diagnosis.fact("value") or diagnosis.cause == "compilation_error"):
         return seed_error(diagnosis)
     if diagnosis.code == "test_errored":
-        return f"The test itself could not run; no data was judged. {fix}"
+        return f"The test could not run, so no data was tested. {fix}"
     return fix

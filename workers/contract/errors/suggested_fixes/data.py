@@ -1,4 +1,4 @@
-"""What to do about data that is not as it should be, about nodes of their own kind, and about the run."""
+"""Suggested fixes for tests, contracts, freshness, seeds, snapshots, hooks and Python models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _test_failed(diagnosis: Diagnosis) -> str:
     count = diagnosis.failure.failures
     rows = "the failing rows" if count is None else f"the {count} failing row{'s' if count != 1 else ''}"
     return (
-        f"`dbt-relay show --select {diagnosis.select}` shows {rows}; put the data right where they come from, or the "
+        f"`dbt-relay show --select {diagnosis.select}` shows {rows}; correct the data at their source, or the "
         f"test in {diagnosis.place}."
     )
 
@@ -72,7 +72,7 @@ def _constraint_violation(diagnosis: Diagnosis) -> str:
         return f"Key {key} is not in the parent table: build the parent first, or filter such rows in {diagnosis.place}."
     if duplicate is not None:
         key = duplicate["duckdb"] or f"{duplicate['columns']}={duplicate['values']}"
-        return f"Key {key} is there more than once: make the rows unique in {diagnosis.place}."
+        return f"Key {key} occurs more than once: make the rows unique in {diagnosis.place}."
     if check is not None:
         rule = check["rule"] or f"constraint {check['name']}"
         return f"Filter or correct the rows that break {rule}, in {diagnosis.place}."
@@ -98,7 +98,7 @@ def _schema_change(diagnosis: Diagnosis) -> str:
 
 def _source_stale(diagnosis: Diagnosis) -> str:
     return (
-        f"Load {diagnosis.name} again, then run `dbt-relay source freshness --select {diagnosis.select}`; or "
+        f"Load new data into {diagnosis.name}, then run `dbt-relay source freshness --select {diagnosis.select}`; or "
         f"allow more time under freshness: in {diagnosis.place}."
     )
 
@@ -107,19 +107,19 @@ def _snapshot_error(diagnosis: Diagnosis) -> str:
     place = diagnosis.file or "the snapshot's configuration"
     if diagnosis.fact("missing"):
         return (
-            f"The table that {diagnosis.name or 'the snapshot'} writes to was not made by a snapshot (it has no "
+            f"The table that {diagnosis.name or 'the snapshot'} writes to was not created by a snapshot (it has no "
             f"{diagnosis.named('missing')}): drop or rename it, or give the snapshot another alias or schema."
         )
     if diagnosis.fact("strategy"):
         likely = nearest(diagnosis.fact("strategy"), ("timestamp", "check"))
         return f"Use strategy '{likely[0] if likely else 'timestamp'}' (timestamp or check) in {place}."
     if "updated_at" in diagnosis.parsed.core:
-        return f"Set updated_at, the column that says when a row changed, in {place}; or use strategy check."
+        return f"Set updated_at (the column with the time of a row's last change) in {place}, or use strategy check."
     return f"Correct {place}."
 
 
 def seed_error(diagnosis: Diagnosis) -> str:
-    """For a seed whose CSV file is not as it should be."""
+    """Return the suggested fix for an invalid CSV file of a seed."""
     column = diagnosis.fact("column")
     if diagnosis.fact("value"):
         return (
@@ -127,8 +127,8 @@ def seed_error(diagnosis: Diagnosis) -> str:
             "column another type under +column_types."
         )
     if diagnosis.fact("row"):
-        return f"Correct {diagnosis.file or 'the CSV file'}, line {diagnosis.line}: it has another number of values than the header."
-    return f"Correct {diagnosis.file or 'the CSV file'}: header in the first line, as many values in every other one."
+        return f"Correct {diagnosis.file or 'the CSV file'}, line {diagnosis.line}: its number of values differs from the header's."
+    return f"Correct {diagnosis.file or 'the CSV file'}: a header in the first line, the same number of values in each other line."
 
 
 def _test_errored(diagnosis: Diagnosis) -> str:
@@ -143,9 +143,7 @@ def _test_errored(diagnosis: Diagnosis) -> str:
 
 def _python_model_error(diagnosis: Diagnosis) -> str:
     line = f" at line {diagnosis.line}" if diagnosis.line is not None else ""
-    return (
-        f"Correct {diagnosis.file or diagnosis.where or 'the model'}{line}: the traceback is in the detail."
-    )
+    return f"Correct {diagnosis.file or diagnosis.where or 'the model'}{line}; the detail has the traceback."
 
 
 def _batches_failed(diagnosis: Diagnosis) -> str:
@@ -166,28 +164,11 @@ DATA_FIXES: Final[dict[str, Fix]] = {
     "source_stale": _source_stale,
     "snapshot_error": _snapshot_error,
     "seed_error": seed_error,
-    "hook_failed": lambda f: f"Correct {f.where or 'the hook'} in dbt_project.yml.",
+    "hook_failed": lambda d: f"Correct {d.where or 'the hook'} in dbt_project.yml.",
     "batches_failed": _batches_failed,
     "python_model_error": _python_model_error,
-    "python_missing_package": lambda f: (
-        f"Install it where every worker runs: `pip install {f.named('name')}`, or take the import out of {f.file or 'the model'}."
+    "python_missing_package": lambda d: (
+        f"Install it where every worker runs: `pip install {d.named('name')}`, or take the import out of {d.file or 'the model'}."
     ),
-    # the run
-    "time_limit": lambda f: f"Make {f.where or 'it'} faster, or raise the time limit of the workers.",
-    "deadline": "Give the run more time; `dbt-relay retry` runs what did not finish.",
-    "process_killed": (
-        "Most often the kernel killed it because memory ran out: look into the kernel's log, give it more memory or "
-        "run fewer nodes at once."
-    ),
-    "cancelled": "Submit it again, or run `dbt-relay retry` for what did not finish.",
-    "worker_lost": lambda f: (
-        f"The worker process died each time it ran {f.where or 'this'}: look for it in the kernel's log (out of memory) "
-        "and in the worker's; give it more memory or make the node smaller."
-    ),
-    "broker_unavailable": "Start the broker, or correct DBT_RELAY_BROKER_URL.",
-    "invalid_message": "Install the same dbt-relay release on producers and workers.",
-    "internal": (
-        "Run it again with --debug and read the lines before the error; it is neither your SQL nor your data as far as "
-        "can be told."
-    ),
+
 }  # fmt: skip

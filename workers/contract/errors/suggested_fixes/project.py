@@ -1,4 +1,4 @@
-"""What to do about errors of the project: its code, its files, its configuration, its selection."""
+"""Suggested fixes for errors of the dbt project: code, files, configuration, selection and command line."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _missing_ref(diagnosis: Diagnosis) -> str:
     name = diagnosis.named("name")
     if diagnosis.fact("version"):
         return (
-            f"Add version {diagnosis.named('version')} to the versions of {name} in its YAML, or refer to one "
-            f"that is there, in {diagnosis.place}."
+            f"Add version {diagnosis.named('version')} to the versions of {name} in its YAML, or refer to an existing "
+            f"version in {diagnosis.place}."
         )
     if diagnosis.fact("what", "node") != "node":
         return f"Correct the reference to {diagnosis.named('what')} '{name}' in {diagnosis.place}."
@@ -78,10 +78,10 @@ def _undefined_attribute(diagnosis: Diagnosis) -> str:
     owner, name = diagnosis.fact("owner"), diagnosis.named("name")
     if owner == "None":
         return (
-            f"The value that {diagnosis.place} takes '{name}' of is none: look where it is set. If a query or `graph` "
-            "gives it, it has no value while dbt parses: put the code inside {% if execute %} … {% endif %}."
+            f"{diagnosis.place} reads '{name}' of a value that is None: check where that value is set. Results of queries "
+            "and `graph` are None while dbt parses: put the code inside {% if execute %} … {% endif %}."
         )
-    return f"Correct '{name}' in {diagnosis.place}: the {owner.removesuffix(' object')} there has nothing of that name."
+    return f"Correct '{name}' in {diagnosis.place}: the {owner.removesuffix(' object')} there has no such attribute."
 
 
 def _undefined_variable(diagnosis: Diagnosis) -> str:
@@ -91,20 +91,20 @@ def _undefined_variable(diagnosis: Diagnosis) -> str:
 
 
 def _jinja_syntax(diagnosis: Diagnosis) -> str:
-    said = diagnosis.parsed.core
-    unknown = re.search(r"unknown tag '(\w+)'", said)
-    innermost = re.search(r"needs to be closed is '(\w+)'", said)
-    unclosed = re.search(r"close tag for (\w+)", said)
+    text = diagnosis.parsed.core
+    unknown = re.search(r"unknown tag '(\w+)'", text)
+    innermost = re.search(r"needs to be closed is '(\w+)'", text)
+    unclosed = re.search(r"close tag for (\w+)", text)
     if innermost is not None:
         tag = innermost[1]
         return f"Close the {{% {tag} %}} block with {{% end{tag} %}} in {diagnosis.place}."
     if unknown is not None:
         hint = did_you_mean(unknown[1], _JINJA_TAGS)
-        return f"{hint} '{unknown[1]}' is no Jinja tag: correct it in {diagnosis.place}.".strip()
+        return f"{hint} '{unknown[1]}' is not a Jinja tag: correct it in {diagnosis.place}.".strip()
     if unclosed is not None:
-        where = diagnosis.file or f"the {unclosed[1]} that lacks it (dbt does not say in which file)"
+        where = diagnosis.file or f"the {unclosed[1]} that lacks it (dbt's error does not name the file)"
         return f"Add {{% end{unclosed[1]} %}} at the end of {where}."
-    if "end of print statement" in said:
+    if "end of print statement" in text:
         return f"Close the {{{{ … }}}} that is open in {diagnosis.place}: a '}}}}' or a comma is missing before it."
     return f"Correct the Jinja in {diagnosis.place}."
 
@@ -129,8 +129,8 @@ def _yaml_syntax(diagnosis: Diagnosis) -> str:
     if "quoted scalar" in diagnosis.parsed.core:
         return f"Correct {file}{line}: a quotation mark is not closed."
     if "duplicate" in diagnosis.parsed.core.lower():
-        return f"Correct {file}{line}: the same key is there twice."
-    return f"Correct {file}{line}: entries of the same level must be indented alike."
+        return f"Correct {file}{line}: the same key occurs twice."
+    return f"Correct {file}{line}: entries of the same level need the same indentation."
 
 
 def _invalid_config(diagnosis: Diagnosis) -> str:
@@ -143,15 +143,15 @@ def _invalid_config(diagnosis: Diagnosis) -> str:
 def _dependency_cycle(diagnosis: Diagnosis) -> str:
     names = [part.split(".")[-1] for part in re.split(r"\s*-->\s*", diagnosis.fact("cycle")) if part]
     if not names:
-        return "Remove one of the ref() calls that close the circle."
-    circle = " → ".join([*names, names[0]])
-    return f"Remove one of the ref() calls that close the circle {circle}."
+        return "Remove one of the ref() calls of the cycle."
+    cycle = " → ".join([*names, names[0]])
+    return f"Remove one of the ref() calls of the cycle {cycle}."
 
 
 def _missing_package(diagnosis: Diagnosis) -> str:
     versions = diagnosis.fact("versions")
     if versions:
-        return f"Ask for a version of {diagnosis.named('name')} that exists, in packages.yml: {versions}."
+        return f"Require an existing version of {diagnosis.named('name')} in packages.yml: {versions}."
     return (
         f"Correct {diagnosis.fact('name', 'the package')} in packages.yml (name, version, path or git address), "
         "then run `dbt-relay deps`."
@@ -161,17 +161,17 @@ def _missing_package(diagnosis: Diagnosis) -> str:
 def _no_profile(diagnosis: Diagnosis) -> str:
     name = diagnosis.fact("name")
     if not name:
-        return "Add `profile: <name>` to dbt_project.yml, or give --profile."
+        return "Add `profile: <name>` to dbt_project.yml, or pass --profile."
     return (
-        f"Add profile '{name}' to profiles.yml, correct `profile:` in dbt_project.yml, or say where "
-        "profiles.yml is with --profiles-dir or DBT_PROFILES_DIR."
+        f"Add profile '{name}' to profiles.yml, correct `profile:` in dbt_project.yml, or give the folder of "
+        "profiles.yml with --profiles-dir or DBT_PROFILES_DIR."
     )
 
 
 def _no_target(diagnosis: Diagnosis) -> str:
     targets = re.findall(r"^\s*-\s*(\S+)", diagnosis.fact("names"), re.MULTILINE)
     likely = nearest(diagnosis.fact("name"), targets) or targets
-    given = f"`--target {likely[0]}`" if likely else "a target that is there"
+    given = f"`--target {likely[0]}`" if likely else "an existing target"
     there = f" (targets: {', '.join(targets)})" if targets else ""
     return f"Use {given}, or add target '{diagnosis.named('name')}' to profile {diagnosis.named('profile')}{there}."
 
@@ -179,7 +179,7 @@ def _no_target(diagnosis: Diagnosis) -> str:
 def _unknown_selector(diagnosis: Diagnosis) -> str:
     names = listed(diagnosis.fact("names"))
     hint = did_you_mean(diagnosis.fact("name"), names)
-    there = f"Selectors that there are: {', '.join(names)}." if names else "selectors.yml defines none."
+    there = f"Selectors: {', '.join(names)}." if names else "selectors.yml defines no selector."
     return f"{hint} {there}".strip()
 
 
@@ -219,104 +219,104 @@ def _missing_materialization(diagnosis: Diagnosis) -> str:
 
 def _general(diagnosis: Diagnosis) -> str:
     if diagnosis.node or diagnosis.parsed.name:
-        return f"Correct {diagnosis.place}; `dbt-relay compile --select {diagnosis.select}` shows the same sooner."
-    return f"Correct {diagnosis.place} as the message says; `dbt-relay parse` shows the same sooner."
+        return f"Correct {diagnosis.place}; `dbt-relay compile --select {diagnosis.select}` shows the error sooner."
+    return f"Correct {diagnosis.place} as the message says; `dbt-relay parse` shows the error sooner."
 
 
 PROJECT_FIXES: Final[dict[str, Fix]] = {
     "unknown_command": _unknown_command,
     "unknown_option": _unknown_option,
-    "invalid_vars": "Give --vars one YAML or JSON dictionary: `--vars '{\"simulation_year\": 2026}'`.",
-    "usage_error": lambda f: f"See `dbt-relay {f.failure.command or '<command>'} --help` for what it takes.",
+    "invalid_vars": "Pass one YAML or JSON dictionary: `--vars '{\"simulation_year\": 2026}'`.",
+    "usage_error": lambda d: f"See `dbt-relay {d.failure.command or '<command>'} --help` for its options.",
     "missing_ref": _missing_ref,
-    "disabled_ref": lambda f: (
-        f"Enable {f.named('name')} (config enabled: true), or take the ref out of {f.place}."
+    "disabled_ref": lambda d: (
+        f"Enable {d.named('name')} (config enabled: true), or take the ref out of {d.place}."
     ),
-    "private_ref": lambda f: (
-        f"Put both nodes into the same group, or set access: protected or public on {f.named('name')}."
+    "private_ref": lambda d: (
+        f"Put both nodes into the same group, or set access: protected or public on {d.named('name')}."
     ),
     "missing_source": _missing_source,
-    "missing_doc": lambda f: f"Add a {{% docs {f.named('name')} %}} block, or correct doc() in {f.place}.",
+    "missing_doc": lambda d: f"Add a {{% docs {d.named('name')} %}} block, or correct doc() in {d.place}.",
     "hidden_dependency": _hidden_dependency,
     "undefined_macro": _undefined_macro,
     "undefined_attribute": _undefined_attribute,
     "undefined_variable": _undefined_variable,
-    "macro_arguments": lambda f: f"Call {f.named('name')} with the arguments it takes, in {f.place}.",
-    "macro_recursion": lambda f: f"Give the macro that {f.place} calls an end to its recursion.",
+    "macro_arguments": lambda d: f"Call {d.named('name')} with its declared arguments in {d.place}.",
+    "macro_recursion": lambda d: f"End the recursion of the macro that {d.place} calls.",
     "jinja_syntax": _jinja_syntax,
     "duplicate_name": _duplicate_name,
     "duplicate_relation": "Give one of the two another alias, schema or database: see the detail.",
     "missing_materialization": _missing_materialization,
-    "warning_as_error": "Put right what the warning names, or leave --warn-error out.",
+    "warning_as_error": "Fix what the warning names, or omit --warn-error.",
     "compilation_error": _general,
     "yaml_syntax": _yaml_syntax,
-    "invalid_properties": lambda f: f"Correct {f.file or 'the YAML file'}: {f.fact('reason', 'see the detail')}.",
-    "python_syntax": lambda f: f"Correct the Python in {f.place}.",
+    "invalid_properties": lambda d: f"Correct {d.file or 'the YAML file'}: {d.fact('reason', 'see the detail')}.",
+    "python_syntax": lambda d: f"Correct the Python in {d.place}.",
     "invalid_encoding": (
-        "Save the project's files as UTF-8; `grep -rlaxv '.*' models seeds macros` names those that are not "
-        "(in a UTF-8 locale)."
+        "Save the project's files as UTF-8; `grep -rlaxv '.*' models seeds macros` (in a UTF-8 locale) lists the "
+        "files that are not."
     ),
     "parsing_error": _general,
     "dependency_cycle": _dependency_cycle,
     "deps_not_installed": "Run `dbt-relay deps` first.",
     "missing_package": _missing_package,
-    "package_unreachable": lambda f: (
-        f"Check the network to {f.fact('host') or f.fact('name') or 'the package index'} from the worker; "
-        "it may pass: try `dbt-relay deps` again."
+    "package_unreachable": lambda d: (
+        f"Check the network to {d.fact('host') or d.fact('name') or 'the package index'} from the worker; "
+        "if the failure was temporary, run `dbt-relay deps` again."
     ),
-    "invalid_packages": lambda f: f"Correct {f.fact('file', 'packages.yml')} as the detail says.",
+    "invalid_packages": lambda d: f"Correct {d.fact('file', 'packages.yml')} as the detail says.",
     "dependency_error": "Correct packages.yml as the message says, then run `dbt-relay deps`.",
     "unknown_selector": _unknown_selector,
     "invalid_selector": _invalid_selector,
-    "missing_state": lambda f: (
-        (f"There is no manifest.json in {f.fact('path')}. " if f.fact("path") else "")
-        + "Give `--state <folder>` (or DBT_STATE) with the manifest.json of an earlier run, for `result:` its "
-        "run_results.json, for `source_status:` its sources.json too."
+    "missing_state": lambda d: (
+        (f"There is no manifest.json in {d.fact('path')}. " if d.fact("path") else "")
+        + "Pass `--state <folder>` (or DBT_STATE) with the manifest.json of an earlier run; `result:` also needs its "
+        "run_results.json, `source_status:` its sources.json."
     ),
-    "incompatible_state": lambda f: (
-        f"Make the state anew with the dbt of the workers: it has {f.fact('found', 'another schema')}, and this dbt "
-        f"reads {f.fact('wanted', 'its own')}."
+    "incompatible_state": lambda d: (
+        f"Create the state again with the dbt release of the workers: it has {d.fact('found', 'another schema')}, and "
+        f"this dbt reads {d.fact('wanted', 'its own')}."
     ),
-    "missing_loaded_at": lambda f: (
-        f"Set loaded_at_field or loaded_at_query of {f.named('name')} in the YAML file of its source, or freshness: null."
+    "missing_loaded_at": lambda d: (
+        f"Set loaded_at_field or loaded_at_query of {d.named('name')} in the YAML file of its source, or freshness: null."
     ),
-    "missing_run_results": lambda f: (
-        f"Run a command first: there is no run_results.json in {f.fact('path', 'target')}; or give --state."
+    "missing_run_results": lambda d: (
+        f"Run a command first: there is no run_results.json in {d.fact('path', 'target')}; or pass --state."
     ),
     "invalid_config": _invalid_config,
-    "env_var_missing": lambda f: (
-        f"Set it where you start the command, `export {f.named('name')}=…`, or give a default: "
-        f"env_var('{f.named('name')}', '<default>')."
+    "env_var_missing": lambda d: (
+        f"Set it where you start the command, `export {d.named('name')}=…`, or add a default: "
+        f"env_var('{d.named('name')}', '<default>')."
     ),
-    "file_access": lambda f: (
-        f"Let the user of the worker write to {f.named('path')}, or choose other folders for what dbt writes: "
+    "file_access": lambda d: (
+        f"Allow the user of the worker to write {d.named('path')}, or choose other folders for dbt's files: "
         "--target-path and --log-path, or DBT_TARGET_PATH and DBT_LOG_PATH."
     ),
-    "env_var_not_sent": lambda f: (
-        f.fact("remedy")
-        or f"Set DBT_RELAY_ENV_SEND={f.named('name')} where you start the command, or the value on every worker."
+    "env_var_not_sent": lambda d: (
+        d.fact("remedy")
+        or f"Set DBT_RELAY_ENV_SEND={d.named('name')} where you start the command, or the value on every worker."
     ),
     "secret_env_var": "Use a variable whose name does not begin with DBT_ENV_SECRET_ there.",
     "no_project": (
-        "Run it in a folder with a dbt_project.yml, or say where the project is with --project-dir."
+        "Run it in a folder with a dbt_project.yml, or give the project's folder with --project-dir."
     ),
     "no_profile": _no_profile,
     "no_target": _no_target,
-    "invalid_profile": lambda f: (
-        f"Correct target {f.fact('target', '<target>')} of profile {f.named('profile')} in profiles.yml"
-        f"{': ' + f.fact('reason') if f.fact('reason') and f.fact('target') else ''}."
+    "invalid_profile": lambda d: (
+        f"Correct target {d.fact('target', '<target>')} of profile {d.named('profile')} in profiles.yml"
+        f"{': ' + d.fact('reason') if d.fact('reason') and d.fact('target') else ''}."
     ),
-    "missing_adapter": lambda f: (
-        f"Install it where the workers run, `pip install dbt-{f.named('name')}`, or correct type: in profiles.yml."
+    "missing_adapter": lambda d: (
+        f"Install it where the workers run, `pip install dbt-{d.named('name')}`, or correct type: in profiles.yml."
     ),
-    "unsupported_language": lambda f: (
-        f"Write {f.place} in {f.fact('languages', 'sql').strip(chr(39))}, or run it on a warehouse that takes "
-        f"{f.named('name')} models."
+    "unsupported_language": lambda d: (
+        f"Write {d.place} in {d.fact('languages', 'sql').strip(chr(39))}, or use a warehouse that runs "
+        f"{d.named('name')} models."
     ),
-    "dbt_version_mismatch": lambda f: (
-        f"Install a dbt-core that {f.named('name')} supports ({f.named('versions')}), or correct its "
+    "dbt_version_mismatch": lambda d: (
+        f"Install a dbt-core that {d.named('name')} supports ({d.named('versions')}), or correct its "
         "require-dbt-version."
     ),
-    "dbt_not_found": "Install dbt-core and the adapter in the environment that is used, or put dbt on PATH.",
-    "fail_fast": "Put right the node that failed first, then run `dbt-relay retry`.",
+    "dbt_not_found": "Install dbt-core and the adapter in the environment of the command, or add dbt to PATH.",
+
 }  # fmt: skip

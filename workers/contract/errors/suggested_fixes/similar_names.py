@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, among: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` of `among` that look like `word`, the likeliest first; letter case does not matter."""
+    """Return up to `count` names of `among` that resemble `word`, the most similar first. Case is ignored."""
     by_lower = {name.lower(): name for name in among}
     found = difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=0.6)
     return [by_lower[name] for name in found]
 
 
 def did_you_mean(word: str, among: Iterable[str]) -> str:
-    """``Did you mean 'name'?``, with up to two others, or an empty string when nothing comes near."""
+    """Return ``Did you mean 'name'?``, with up to two more names, or an empty string if no name is similar."""
     found = nearest(word, among)
     if not found:
         return ""
@@ -22,5 +22,5 @@ def did_you_mean(word: str, among: Iterable[str]) -> str:
 
 
 def listed(text: str) -> list[str]:
-    """The names in ``"a", 'b', c``, without quotes."""
+    """Split ``"a", 'b', c`` into names without quotes."""
     return [name.strip().strip("'\"") for name in text.split(",") if name.strip().strip("'\"")]

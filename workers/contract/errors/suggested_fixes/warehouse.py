@@ -1,4 +1,4 @@
-"""What to do about errors of the warehouse: reaching it, sharing it, its limits, and its SQL."""
+"""Suggested fixes for errors of the warehouse: connection, locks, limits, permissions and SQL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUGGESTION: Final = re.compile(
 
 
 def candidates(diagnosis: Diagnosis) -> list[str]:
-    """The names that the database itself proposes, without the table before them."""
+    """Return the names that the database's text proposes, without their table."""
     text = diagnosis.parsed.core
     names: list[str] = []
     for pattern in (_CANDIDATES, _PERHAPS):
@@ -43,7 +43,7 @@ def _missing_column(diagnosis: Diagnosis) -> str:
             f'Correct "{column}" in {diagnosis.place_in_sql}; `dbt-relay show --select {upstream[0]} --limit 1` '
             f"shows which columns {upstream[0]} has."
         )
-    return f'Correct "{column}" in {diagnosis.place_in_sql}, or add the column to what it reads from.'
+    return f'Correct "{column}" in {diagnosis.place_in_sql}, or add the column to the table that it reads.'
 
 
 def _missing_relation(diagnosis: Diagnosis) -> str:
@@ -69,8 +69,8 @@ def _missing_relation(diagnosis: Diagnosis) -> str:
             f"it is not built yet: `dbt-relay run --select +{likely[0]}`."
         )
     return (
-        f"Correct the name in {diagnosis.place_in_sql}, or make {name} first; a model is named with ref() and a table "
-        "from outside with source(), so that dbt builds things in order."
+        f"Correct the name in {diagnosis.place_in_sql}, or create {name} first. Refer to a model with ref() and to any "
+        "other table with source(), so that dbt builds nodes in order."
     )
 
 
@@ -85,7 +85,9 @@ def _missing_function(diagnosis: Diagnosis) -> str:
 
 def _missing_alias(diagnosis: Diagnosis) -> str:
     there = candidates(diagnosis)
-    hint = did_you_mean(diagnosis.fact("table"), there) or (f"There is: {', '.join(there)}." if there else "")
+    hint = did_you_mean(diagnosis.fact("table"), there) or (
+        f"Available: {', '.join(there)}." if there else ""
+    )
     return f"{hint} Add {diagnosis.named('table')} to FROM or correct the alias in {diagnosis.place_in_sql}.".strip()
 
 
@@ -95,9 +97,9 @@ def _syntax_error(diagnosis: Diagnosis) -> str:
         return f"Close the quotation mark in {diagnosis.place_in_sql}."
     at_its_end = near is not None and near[1] in {";", ")"} and not diagnosis.in_sql
     if "end of input" in diagnosis.parsed.core or at_its_end:
-        return f"The SQL of {diagnosis.place} ends too soon: look for an open parenthesis, CASE or CTE at its end."
+        return f"The SQL of {diagnosis.place} is incomplete: look for an open parenthesis, CASE or CTE at its end."
     what = f", just before '{near[1]}'" if near is not None else ""
-    return f"Correct the SQL of {diagnosis.place_in_sql}{what}: often a comma too many or a misspelt keyword."
+    return f"Correct the SQL of {diagnosis.place_in_sql}{what}: often an extra comma or a misspelt keyword."
 
 
 def _type_mismatch(diagnosis: Diagnosis) -> str:
@@ -113,14 +115,14 @@ def _type_mismatch(diagnosis: Diagnosis) -> str:
 def _cardinality(diagnosis: Diagnosis) -> str:
     if "affect row a second time" in diagnosis.parsed.core:
         return (
-            f"The new rows have the same unique_key twice: make them unique in {diagnosis.place}, or add a column "
+            f"Several new rows have the same unique_key: make them unique in {diagnosis.place}, or add a column "
             "to unique_key."
         )
-    return f"Make the subquery of {diagnosis.place} return one row: aggregate, or add limit 1 with an order."
+    return f"Make the subquery of {diagnosis.place} return one row: aggregate, or add order by and limit 1."
 
 
 def _raised(diagnosis: Diagnosis) -> str:
-    return f"The database's own code refused: {diagnosis.parsed.reason}."
+    return f"Code in the database (a trigger or function) raised this error: {diagnosis.parsed.reason}."
 
 
 def _file_locked(diagnosis: Diagnosis) -> str:
@@ -140,7 +142,7 @@ def _out_of_memory(diagnosis: Diagnosis) -> str:
     if diagnosis.failure.adapter == "duckdb" or "memory_limit" in diagnosis.parsed.core:
         return (
             "Raise memory_limit or lower threads under settings: in profiles.yml, and set temp_directory so that "
-            f"DuckDB can go to disk; or make {diagnosis.where or 'the model'} smaller."
+            f"DuckDB can spill to disk; or make {diagnosis.where or 'the model'} smaller."
         )
     return f"Give the database or the worker more memory, run fewer nodes at once, or make {diagnosis.where or 'the model'} smaller."
 
@@ -151,13 +153,13 @@ def _disk_full(diagnosis: Diagnosis) -> str:
     if "temp_file_limit" in diagnosis.parsed.core:
         return "Raise temp_file_limit in Postgres, or make the model sort and join less at once."
     own = re.search(r"\[Errno 28\] No space left on device(?:: '(?P<path>[^']+)')?", diagnosis.parsed.core)
-    if own is not None:  # Python's words: not the database, dbt itself could not write
+    if own is not None:  # Python's error: dbt could not write a file, not the database
         where = own["path"] or diagnosis.failure.target or "the target folder"
         return (
-            f"Free disk space on the worker, where {where} is, or have dbt write elsewhere (--target-path, "
+            f"Free disk space for {where} on the worker, or choose other folders for dbt's files (--target-path, "
             "--log-path); then run `dbt-relay retry`."
         )
-    return "Free disk space where the database keeps its files, then run `dbt-relay retry`."
+    return "Free disk space for the database's files, then run `dbt-relay retry`."
 
 
 def _permission(diagnosis: Diagnosis) -> str:
@@ -168,8 +170,8 @@ def _permission(diagnosis: Diagnosis) -> str:
         return f"Have its owner run `grant usage, create on schema {name} to <user of the profile>;`."
     thing = diagnosis.fact("object")
     if "/" in thing:
-        return f"Give the user that runs the worker access to {thing}."
-    return f"Grant the profile's user what it needs{' on ' + thing if thing else ''}, or use another user."
+        return f"Give the user of the worker access to {thing}."
+    return f"Grant the required privilege{' on ' + thing if thing else ''} to the profile's user, or use another user."
 
 
 def _authentication(diagnosis: Diagnosis) -> str:
@@ -182,95 +184,99 @@ def _incompatible(diagnosis: Diagnosis) -> str:
     version, supported = diagnosis.fact("version"), diagnosis.fact("supported").replace(" and ", " to ")
     return (
         f"Install a newer duckdb where the workers run (the file has storage version {version}, this one reads "
-        f"{supported}), or write the file with the older one: EXPORT DATABASE there, IMPORT DATABASE here."
+        f"{supported}), or convert the file: EXPORT DATABASE with the newer duckdb, IMPORT DATABASE with this one."
     )
 
 
 def _missing_file(diagnosis: Diagnosis) -> str:
     path = diagnosis.fact("path", "the file")
     if path.endswith((".duckdb", ".db")):
-        return f"Make the folder of {path}, or correct path: in profiles.yml."
-    return f"Put the file at {path}, or correct the path in {diagnosis.place}; paths count from where dbt was started."
+        return f"Create the folder of {path}, or correct path: in profiles.yml."
+    return (
+        f"Put the file at {path}, or correct the path in {diagnosis.place}; relative paths start at the folder in "
+        "which dbt was started."
+    )
 
 
 def _other_type(diagnosis: Diagnosis) -> str:
     return (
-        f"Drop {diagnosis.fact('relation', 'the relation')} once, or run "
+        f"Drop {diagnosis.fact('relation', 'the relation')}, or run "
         f"`dbt-relay run --full-refresh --select {diagnosis.select}`."
     )
 
 
 def _database_error(diagnosis: Diagnosis) -> str:
     if diagnosis.select == "<node>":
-        return f"Correct {diagnosis.place} as the database says."
-    return f"Correct {diagnosis.place} as the database says; `dbt-relay compile --select {diagnosis.select}` shows the SQL."
+        return f"Correct {diagnosis.place} as the database's message says."
+    return f"Correct {diagnosis.place} as the database's message says; `dbt-relay compile --select {diagnosis.select}` shows the SQL."
 
 
 WAREHOUSE_FIXES: Final[dict[str, Fix]] = {
-    # reaching it
+    # connection
     "connection_refused": _refused,
-    "connection_lost": "Look into the database's log for why it hung up.",
+    "connection_lost": "Read the database's log: it says why the server closed the connection.",
     "connection_timeout": "Check host, port and firewall between worker and database.",
     "dns_failure": "Check the name server of the worker's machine.",
-    "unknown_host": lambda f: f"Correct host: in profiles.yml ({f.fact('host', 'as it is')} has no address).",
-    "server_unavailable": "Wait until the database is up.",
+    "unknown_host": lambda d: f"Correct host: in profiles.yml (no address was found for {d.fact('host', 'it')}).",
+    "server_unavailable": "Wait until the database accepts connections.",
     "too_many_connections": "Lower threads or the number of workers, or raise the limit.",
     "authentication_failed": _authentication,
-    "missing_database": lambda f: (
-        f"Create database {f.named('database')}, or correct dbname: (database:) in profiles.yml."
+    "missing_database": lambda d: (
+        f"Create database {d.named('database')}, or correct dbname: (database:) in profiles.yml."
     ),
     "missing_file": _missing_file,
-    "missing_extension": lambda f: (
-        f"Run `INSTALL {f.named('extension')}` once where the workers run, and list it under extensions: in profiles.yml."
+    "missing_extension": lambda d: (
+        f"Run `INSTALL {d.named('extension')}` once where the workers run, and list it under extensions: in profiles.yml."
     ),
     "incompatible_database_version": _incompatible,
-    "invalid_database_file": lambda f: (
-        f"Correct path: in profiles.yml ({f.fact('path', 'it')} is no readable DuckDB file), or restore the file from a copy."
+    "invalid_database_file": lambda d: (
+        f"Correct path: in profiles.yml ({d.fact('path', 'it')} is not a readable DuckDB file), or restore the file from a copy."
     ),
-    # sharing it
+    # locks
     "duckdb_file_locked": _file_locked,
-    "earlier_attempt_alive": lambda f: (
-        f"End the server processes {f.fact('pids', 'it names')} by hand: they did not end when they were told to."
+    "earlier_attempt_alive": lambda d: (
+        f"End the server processes {d.fact('pids', 'in the message')} by hand: they did not end when dbt-relay "
+        "terminated them."
     ),
-    "deadlock": "If it comes back, run the nodes that write to the same tables one after the other.",
-    "serialization_failure": "If it comes back, let only one of them write at a time.",
-    "lock_timeout": lambda f: (
-        f"Find who holds the lock{' on ' + f.fact('relation').strip(chr(34)) if f.fact('relation') else ''} "
+    "deadlock": "If it recurs, run the nodes that write to the same tables one after the other.",
+    "serialization_failure": "If it recurs, allow only one transaction at a time to write.",
+    "lock_timeout": lambda d: (
+        f"Find the session that holds the lock{' on ' + d.fact('relation').strip(chr(34)) if d.fact('relation') else ''} "
         f"(pg_locks, pg_stat_activity), or raise lock_timeout."
     ),
-    "transaction_aborted": "Look for the first statement of this node that failed: this one is its echo.",
-    # its limits
-    "statement_timeout": lambda f: (
-        f"Make {f.where or 'the statement'} faster, or raise statement_timeout for the profile's user."
+    "transaction_aborted": "Find the first statement of this node that failed: this error only follows from it.",
+    # limits and permissions
+    "statement_timeout": lambda d: (
+        f"Make {d.where or 'the statement'} faster, or raise statement_timeout for the profile's user."
     ),
     "out_of_memory": _out_of_memory,
     "disk_full": _disk_full,
     "permission_denied": _permission,
-    "read_only": "Open the database for writing: take access_mode: read_only out of profiles.yml, or use the primary server.",
-    "query_canceled": "If nobody should have cancelled it, run `dbt-relay retry`.",
-    # its SQL
+    "read_only": "Open the database for writing: remove access_mode: read_only from profiles.yml, or use the primary server.",
+    "query_canceled": "If the query was cancelled by mistake, run `dbt-relay retry`.",
+    # SQL
     "missing_column": _missing_column,
     "missing_relation": _missing_relation,
-    "missing_schema": lambda f: (
-        f"Correct schema {f.named('schema')} in {f.place_in_sql}, or create it: `create schema {f.named('schema')}`."
+    "missing_schema": lambda d: (
+        f"Correct schema {d.named('schema')} in {d.place_in_sql}, or create it: `create schema {d.named('schema')}`."
     ),
     "missing_function": _missing_function,
     "missing_table_alias": _missing_alias,
-    "ambiguous_column": lambda f: (
-        f"Say which table {f.named('column')} is of, in {f.place_in_sql}"
-        f"{': ' + f.fact('choices').replace(chr(34), '') if f.fact('choices') else ''}."
+    "ambiguous_column": lambda d: (
+        f"Qualify {d.named('column')} with its table in {d.place_in_sql}"
+        f"{': ' + d.fact('choices').replace(chr(34), '') if d.fact('choices') else ''}."
     ),
-    "duplicate_column": lambda f: f"Rename one of the two columns {f.named('column')} in {f.place_in_sql} with `as`.",
-    "column_count_mismatch": lambda f: f"Give both sides the same columns in {f.place_in_sql}.",
+    "duplicate_column": lambda d: f"Rename one of the two columns {d.named('column')} in {d.place_in_sql} with `as`.",
+    "column_count_mismatch": lambda d: f"Give both sides the same columns in {d.place_in_sql}.",
     "syntax_error": _syntax_error,
-    "grouping_error": lambda f: f"Add the column to GROUP BY or aggregate it, in {f.place_in_sql}.",
+    "grouping_error": lambda d: f"Add the column to GROUP BY or aggregate it, in {d.place_in_sql}.",
     "type_mismatch": _type_mismatch,
-    "out_of_range": lambda f: f"Cast to a wider type before the arithmetic (bigint, numeric), in {f.place_in_sql}.",
-    "division_by_zero": lambda f: f"Divide by nullif(<divisor>, 0) in {f.place_in_sql}.",
+    "out_of_range": lambda d: f"Cast to a wider type before the arithmetic (bigint, numeric), in {d.place_in_sql}.",
+    "division_by_zero": lambda d: f"Divide by nullif(<divisor>, 0) in {d.place_in_sql}.",
     "cardinality_violation": _cardinality,
     "relation_exists": _other_type,
     "wrong_relation_type": _other_type,
-    "dependent_objects": "Drop or rebuild what depends on it first: the detail lists it.",
+    "dependent_objects": "Drop or rebuild the dependent objects first: the detail lists them.",
     "raised_error": _raised,
     "database_error": _database_error,
 }  # fmt: skip
