@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from tests.support.engine import Ran, Shared, drive, spec_for
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from workers.contract.events import STDERR
 from workers.contract.process_attributes import SOFT_LIMITS, ProcessAttributes
 from workers.engine.engine import Engine
@@ -71,7 +71,7 @@ def plain(project: Path, file: Path, *select: str, env: Mapping[str, str], limit
     """``dbt run --select …`` in a process of its own, started by a shell with the caller's umask and limits."""
     return subprocess.run(
         ["sh", "-c", f'{limits} exec "$0" "$@"', str(DBT), "run", "--select", *select],
-        cwd=project, env={**unmeasured(), "RELAY_TEST_DUCKDB": str(file), **env}, capture_output=True, check=True,
+        cwd=project, env={**without_coverage(), "RELAY_TEST_DUCKDB": str(file), **env}, capture_output=True, check=True,
     )  # fmt: skip
 
 

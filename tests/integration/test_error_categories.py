@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from tests.support.waiting import wait_until
 from workers.contract.errors import ErrorInfo
@@ -74,7 +74,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 def start_dbt(jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
     """Starts the helper with its jobs; `outcomes_of` waits for it."""
-    env = {**unmeasured(), "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
+    env = {**without_coverage(), "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, HELPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=env,
