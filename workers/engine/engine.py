@@ -25,12 +25,14 @@ from workers.engine.caller.invocation import (
 )
 from workers.engine.caller.missing_environment import collected
 from workers.engine.execution import command as commands
-from workers.engine.execution import run_ends
+from workers.engine.execution.artifacts import write_manifest
+from workers.engine.execution.close import close_run
 from workers.engine.execution.failure import classify_command
 from workers.engine.execution.node import execute_node
 from workers.engine.execution.plan import check_models, make_plan
 from workers.engine.execution.retry import Previous, arguments, command_of, what_to_retry
 from workers.engine.execution.run_state import TASKS, RunState, build_view
+from workers.engine.execution.start import start_run
 from workers.engine.interface import (
     Finished,
     OnEvent,
@@ -131,7 +133,7 @@ class Engine:
             view = self._view(seen, facts)
             view.templates.begin(view.own_hooks)
             with uncollected():
-                outcome = run_ends.start(view)
+                outcome = start_run(view)
             outcome.cache += view.recorder.take() + view.templates.take()
             return outcome
 
@@ -188,7 +190,7 @@ class Engine:
         with self._step(spec, "@close", emit, attempt) as seen:
             view = self._view(seen, facts)
             view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
-            finished = run_ends.close(view, started, results, stop=stop)
+            finished = close_run(view, started, results, stop=stop)
             postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
             return finished
 
@@ -290,7 +292,7 @@ class Engine:
         """dbt wrote its manifest when it had parsed, long before it gave the command up."""
         view = self._views.get(spec.run_id)
         if view is not None and view.flags.WRITE_JSON:
-            run_ends.write_manifest(view, set())
+            write_manifest(view, set())
 
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:

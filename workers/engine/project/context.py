@@ -30,17 +30,17 @@ from dbt_common.events.event_manager_client import get_event_manager
 from workers.contract.log import log
 from workers.contract.tolerant_reading import text_of, unpack
 from workers.engine.caller.missing_environment import environment
-from workers.engine.execution.graph_files import LinkedGraph
-from workers.engine.execution.manifest_file import ManifestFile
 from workers.engine.interface import RunSpec, SharedContexts
 from workers.engine.patches.registry import enabled
+from workers.engine.patches.unchanging_macros import remember_macros
+from workers.engine.project.graph_files import LinkedGraph
 from workers.engine.project.keys import ReadSet, family_of, key_of, read_set_of
+from workers.engine.project.manifest_file import ManifestFile
 from workers.engine.project.packing import pack, packed, uncollected, unpacked
 from workers.engine.project.parse_messages import CHECKS, Warnings
 from workers.engine.project.parse_reads import Recorder, watching
 from workers.engine.project.partial_reparse import Base, aside, digests, project_digest, reparse, say
-from workers.engine.project.unchanging_macros import remember_macros
-from workers.engine.project.unsharing import unshare
+from workers.engine.project.shared_containers import copy_shared_containers
 from workers.engine.template_state.state import GraphIndex
 from workers.engine.warehouse.fencing import FencedAdapters, require_fence
 
@@ -276,7 +276,7 @@ class ContextStore:
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
-        unshare(manifest)
+        copy_shared_containers(manifest)
         self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(

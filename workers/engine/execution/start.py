@@ -1,0 +1,74 @@
+"""The start step of a run: what dbt does once before the first node."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dbt.artifacts.schemas.results import RunStatus
+from dbt.artifacts.schemas.run import RunResult
+from dbt.events.types import ConcurrencyLine
+from dbt.flags import get_flags
+from dbt_common.events.functions import fire_event
+from dbt_common.events.types import Formatting
+
+from workers.engine.execution.node import patch_of, plain_result
+from workers.engine.execution.run_state import RunState
+from workers.engine.interface import StepOutcome, StepResult
+
+
+def start_run(view: RunState) -> StepOutcome:
+    """Schemas, relation cache and on-run-start hooks (dbt.task.runnable.execute_with_hooks).
+
+    Raises:
+        dbt's own errors: what dbt answers with exit code 2.
+    """
+    task, facts = view.task, view.facts
+    if facts is None:
+        raise RuntimeError("a start step needs what the plan learned")
+    began = time.time()
+    fire_event(Formatting(""))
+    fire_event(
+        ConcurrencyLine(
+            num_threads=view.config.threads, target_name=view.config.target_name,
+            node_count=numbered(view),
+        )
+    )  # fmt: skip
+    fire_event(Formatting(""))
+    view.own_hooks()
+    try:
+        status = task.before_run(view.context.adapter, frozenset(facts.flattened))
+    except BaseException:
+        task.print_results_line(task.node_results, time.time() - began)
+        raise
+    snapshot = view.recorder.snapshot()
+    hooks = [_hook_result(result) for result in task.node_results]
+    task.node_results = []
+    return StepOutcome(
+        result=StepResult(
+            unique_id="@start", status=str(status), hooks=hooks, started_at=began,
+            finished_at=time.time(),
+        ),
+        stop="fail_fast" if skips_all(str(status)) else None,
+        cache=(snapshot,),
+    )  # fmt: skip
+
+
+def numbered(view: RunState) -> int:
+    """How many nodes dbt counts before a build adds its unit tests (GraphRunnableTask.num_nodes)."""
+    nodes = [view.node(unique_id) for unique_id in (view.facts.flattened if view.facts else ())]
+    return sum(not node.is_ephemeral_model for node in nodes)
+
+
+def skips_all(status: str) -> bool:
+    """Whether dbt skips every node because an on-run-start hook ended with `status`."""
+    return status != str(RunStatus.Success) and bool(
+        getattr(get_flags(), "skip_nodes_if_on_run_start_fails", False)
+    )
+
+
+def _hook_result(result: RunResult) -> dict[str, Any]:
+    node: Any = result.node
+    return {
+        "unique_id": node.unique_id, "index": node.index, "patch": patch_of(node), **plain_result(result)
+    }  # fmt: skip
