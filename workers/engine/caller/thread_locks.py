@@ -1,30 +1,44 @@
 """Locks of threads where dbt asks for locks of processes.
 
-dbt makes the locks of its manifests and adapters with `multiprocessing` (dbt.mp_context) and shares them among
-threads alone. For them each process of a worker would start another one (multiprocessing.resource_tracker, 6 MB),
-and leave semaphores behind when it is killed. Imported before any other module of dbt: some ask for the factory
-of their locks when they are imported.
+dbt makes the locks of its manifests and adapters with `multiprocessing` (dbt.mp_context), but shares them among
+threads only. With dbt's own locks, each worker process would start another process
+(multiprocessing.resource_tracker, 6 MB), and leave semaphores behind when it is killed.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from multiprocessing.context import SpawnContext
 from typing import Any
 
-import dbt.mp_context
+from workers.contract.log import log
+
+_HAS_DBTS_LOCKS = "dbt.contracts.graph.manifest"
+"""A module of dbt that asks for the factory of its locks when it is imported."""
 
 
-class Threads(SpawnContext):
-    """As dbt's, but for the locks."""
+class ThreadContext(SpawnContext):
+    """The context of `multiprocessing` that dbt uses, with locks of threads."""
 
-    def Lock(self) -> Any:  # noqa: N802 - multiprocessing's
-        """Of threads."""
+    def Lock(self) -> Any:  # noqa: N802 - multiprocessing's name
+        """A lock of threads."""
         return threading.Lock()
 
-    def RLock(self) -> Any:  # noqa: N802 - multiprocessing's
-        """Of threads."""
+    def RLock(self) -> Any:  # noqa: N802 - multiprocessing's name
+        """A reentrant lock of threads."""
         return threading.RLock()
 
 
-dbt.mp_context._MP_CONTEXT = Threads()
+def install() -> None:
+    """Make dbt use locks of threads. Called before dbt's manifest module is imported.
+
+    After that it is too late for some locks: they stay dbt's, which are correct, and a log line says so.
+    """
+    dbt: Any = importlib.import_module("dbt.mp_context")
+    if isinstance(dbt._MP_CONTEXT, ThreadContext):
+        return
+    if _HAS_DBTS_LOCKS in sys.modules:
+        log("dbt was imported before its locks were replaced: each process starts a resource tracker")
+    dbt._MP_CONTEXT = ThreadContext()

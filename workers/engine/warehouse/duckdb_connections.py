@@ -22,8 +22,8 @@ _lock = threading.Lock()
 _steps = 0
 
 
-def record() -> None:
-    """Have `duckdb.connect` record what it opens in a step. Does nothing where `duckdb` is not imported."""
+def install() -> None:
+    """Make `duckdb.connect` record what it opens in a step. Does nothing where `duckdb` is not imported."""
     duckdb: Any = sys.modules.get("duckdb")
     if duckdb is None or hasattr(duckdb.connect, "__wrapped__"):
         return

@@ -203,7 +203,7 @@ class FencedAdapters(dict[str, Any]):
     """What dbt's factory keeps its adapters in: those that it makes open fenced connections."""
 
     def __setitem__(self, name: str, adapter: Any) -> None:
-        duckdb_connections.record()
+        duckdb_connections.install()  # an adapter has imported its driver
         _fence(adapter)
         mask_opening_errors(adapter)
         super().__setitem__(name, adapter)
