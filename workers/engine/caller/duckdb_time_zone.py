@@ -31,7 +31,7 @@ class _Imported:
 
 
 @contextlib.contextmanager
-def zone_of_duckdb() -> Iterator[None]:
+def duckdb_in_callers_zone() -> Iterator[None]:
     """Databases that are opened within have the zone of the environment's ``TZ``, as in a fresh process."""
     zone = os.environ.get("TZ")
     if not _Imported.known and "duckdb" in sys.modules:  # imported since, between two steps

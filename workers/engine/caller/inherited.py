@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from workers.contract.inherited import SOFT_LIMITS
-from workers.engine.caller.duckdb_time_zone import zone_of_duckdb
+from workers.engine.caller.duckdb_time_zone import duckdb_in_callers_zone
 from workers.engine.interface import RunSpec
 
 _LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")
@@ -22,7 +22,7 @@ _UTF8_LOCALE = "C.UTF-8"
 
 
 @contextlib.contextmanager
-def inherited(spec: RunSpec) -> Iterator[None]:
+def inherit_from_caller(spec: RunSpec) -> Iterator[None]:
     """Working directory, environment, and what derives from them, as the run's caller has them.
 
     Raises:
@@ -35,7 +35,7 @@ def inherited(spec: RunSpec) -> Iterator[None]:
         stack.enter_context(_temporary_folder())
         stack.enter_context(_umask(spec.surroundings.umask))
         stack.enter_context(_soft_limits(spec.surroundings.limits))
-        stack.enter_context(zone_of_duckdb())
+        stack.enter_context(duckdb_in_callers_zone())
         yield
 
 

@@ -46,12 +46,12 @@ from dbt_common.utils import cast_dict_to_dict_of_strings
 from sqlparse.engine import grouping
 
 from workers.engine.caller.env_file import load_env_file
-from workers.engine.caller.inherited import inherited
-from workers.engine.caller.missing_environment import Environment
-from workers.engine.caller.python_modules import CallersModules
+from workers.engine.caller.inherited import inherit_from_caller
+from workers.engine.caller.missing_environment import CheckedEnvironment
+from workers.engine.caller.python_modules import CallerModules
 from workers.engine.interface import RunSpec
-from workers.engine.output.console import StepConsole, stock_logging
-from workers.engine.output.events import LineSink, use_quiet_manager
+from workers.engine.output.console import StepConsole, default_logging
+from workers.engine.output.events import LineSink, install_event_manager
 from workers.engine.warehouse import duckdb_connections
 
 MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
@@ -59,7 +59,7 @@ MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
 
 _OUR_ENVIRONMENT = ("DBT_RELAY_",)
 
-_modules = CallersModules()
+_modules = CallerModules()
 _SQLPARSE_LIMITS = {
     name: getattr(grouping, name)
     for name in ("MAX_GROUPING_DEPTH", "MAX_GROUPING_TOKENS")
@@ -74,7 +74,7 @@ def dbt_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
+def dbt_invocation(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
     """Borrow the process for a step of `spec`'s run. Gives `spec` with the environment that dbt sees.
 
     Raises:
@@ -83,10 +83,10 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
     saved_argv, thread = sys.argv, threading.current_thread()
     saved_name = thread.name
     with (
-        inherited(spec),
-        _modules.of(spec.run_id, spec.env, spec.cwd),
-        StepConsole(sink.written) as console,
-        stock_logging(),
+        inherit_from_caller(spec),
+        _modules.for_run(spec.run_id, spec.env, spec.cwd),
+        StepConsole(sink.code_line) as console,
+        default_logging(),
         duckdb_connections.step(),
     ):
         sink.console = console
@@ -118,7 +118,7 @@ def _begin_invocation(spec: RunSpec) -> RunSpec:
     env = get_env()
     if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
         requires._cross_propagate_engine_env_vars(env)
-    get_invocation_context()._env = Environment(env, spec.withheld)
+    get_invocation_context()._env = CheckedEnvironment(env, spec.withheld)
     dbt_common.invocation._INVOCATION_ID = spec.invocation_id
     dbt_common.invocation._INVOCATION_STARTED_AT = datetime.fromtimestamp(
         spec.started_at, timezone.utc
@@ -126,7 +126,7 @@ def _begin_invocation(spec: RunSpec) -> RunSpec:
     dbt.tracking.initialize_from_flags(False, None)
     user: Any = dbt.tracking.active_user
     user.run_started_at = datetime.fromtimestamp(spec.started_at, timezone.utc)
-    use_quiet_manager()
+    install_event_manager()
     cleanup_event_logger()
     dbt.deprecations.reset_deprecations()
     dbt.deprecations.buffered_deprecations.clear()
@@ -225,7 +225,7 @@ def postflight(command: str, flags: Any, started_at: float, *, success: bool) ->
     fire_event(FlushEvents())  # dbt.tracking.track_run says so even where usage is not tracked
 
 
-def said_already(flags: Flags) -> None:
+def discard_reported_deprecations(flags: Flags) -> None:
     """Forget what `preflight` said when the run was planned (dbt.cli.flags.Flags.fire_deprecations)."""
     object.__delattr__(flags, "deprecated_env_var_warnings")
     dbt.deprecations.buffered_deprecations.clear()

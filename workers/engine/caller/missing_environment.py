@@ -1,4 +1,4 @@
-"""Environment values that a run's caller has and that did not reach this worker.
+"""CheckedEnvironment values that a run's caller has and that did not reach this worker.
 
 Which values a remote caller sends is found by reading the project's text, and some may not be sent at all. dbt would take
 the default of such a value, or this worker's own. So each lookup of such a name is an error, which names it.
@@ -34,12 +34,12 @@ class EnvironmentNotSentError(DbtRuntimeError):
         super().__init__(text)
 
 
-class Environment(dict[str, str]):
+class CheckedEnvironment(dict[str, str]):
     """dbt's environment of an invocation. dbt asks it for each ``env_var`` (dbt.context.base.BaseContext.env_var).
 
     Attributes:
         seen: names that dbt looked up.
-        collecting: whether a lookup of a value that was not sent is an error later (`collected`).
+        collecting: whether a lookup of a value that was not sent is an error later (`missing_values_at_end`).
     """
 
     def __init__(self, env: Mapping[str, str], withheld: Withheld) -> None:
@@ -52,10 +52,10 @@ class Environment(dict[str, str]):
         self._names = {name for name in names if not name.startswith("DBT_ENGINE_")}
 
     def __contains__(self, name: object) -> bool:
-        self.look_up((str(name),))
+        self.record_lookup((str(name),))
         return super().__contains__(name)
 
-    def look_up(self, names: Iterable[str]) -> None:
+    def record_lookup(self, names: Iterable[str]) -> None:
         """Note that dbt looks up `names`, or did when it parsed what is used again now.
 
         Raises:
@@ -75,21 +75,21 @@ class Environment(dict[str, str]):
             raise EnvironmentNotSentError(missing, self._withheld)
 
 
-def environment() -> Environment:
+def current_environment() -> CheckedEnvironment:
     """The environment of the step that is executed."""
     env = get_invocation_context().env
-    return env if isinstance(env, Environment) else Environment(env, Withheld())
+    return env if isinstance(env, CheckedEnvironment) else CheckedEnvironment(env, Withheld())
 
 
 @contextmanager
-def collected() -> Iterator[None]:
+def missing_values_at_end() -> Iterator[None]:
     """Name all values that dbt looks up and that were not sent in one error, at the end. Nothing may be written to the
     warehouse meanwhile.
 
     Raises:
         EnvironmentNotSentError: a value was not sent; also instead of dbt's error that it is missing.
     """
-    env = environment()
+    env = current_environment()
     env.collecting = True
     try:
         yield
@@ -102,10 +102,10 @@ def collected() -> Iterator[None]:
 
 
 @contextmanager
-def watching_command(withheld: Withheld) -> Iterator[None]:
+def checked_environment(withheld: Withheld) -> Iterator[None]:
     """Let a command that dbt executes whole read its environment from here (dbt.cli.requires.preflight)."""
     get_env = requires.get_env
-    requires.get_env = lambda: Environment(get_env(), withheld)
+    requires.get_env = lambda: CheckedEnvironment(get_env(), withheld)
     try:
         yield
     finally:

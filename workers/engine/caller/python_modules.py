@@ -25,7 +25,7 @@ from dbt.plugins import manager as dbt_plugins
 _CODE = (".py", ".pyc", ".so")
 
 
-class CallersModules:
+class CallerModules:
     """The modules of this process that came from its callers' paths."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class CallersModules:
         """Top-level names that steps imported."""
 
     @contextlib.contextmanager
-    def of(self, run_id: str, env: Mapping[str, str], cwd: str) -> Iterator[None]:
+    def for_run(self, run_id: str, env: Mapping[str, str], cwd: str) -> Iterator[None]:
         """The module path is the caller's, and their modules are those of this run alone.
 
         Args:

@@ -64,7 +64,7 @@ class CacheRecorder:
         if not getattr(self._local, "quiet", False):
             self.changes.append([what, *about])
 
-    def take(self) -> tuple[str, ...]:
+    def take_changes(self) -> tuple[str, ...]:
         """The changes since the last call, JSON each."""
         deprecated = Counter(active_deprecations) - self.deprecated
         if deprecated:
@@ -250,7 +250,7 @@ def _narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
             self._narrow = threading.local()
 
         @contextlib.contextmanager
-        def narrowed(self, identifier: str) -> Iterator[None]:
+        def only_identifier(self, identifier: str) -> Iterator[None]:
             """Within, this thread is told only of relations that are spelled like `identifier`."""
             self._narrow.to = _spelled(identifier)
             try:
@@ -271,12 +271,12 @@ def _narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
     return NarrowedCache
 
 
-MARKS = '"`'
+QUOTE_CHARACTERS = '"`'
 """What adapters quote names with."""
 
 
 def _spelled(identifier: str | None) -> str:
-    return (identifier or "").lower().strip(MARKS)
+    return (identifier or "").lower().strip(QUOTE_CHARACTERS)
 
 
 class _BySpelling(dict[Any, Any]):

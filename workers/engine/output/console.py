@@ -202,7 +202,7 @@ def _reader() -> _Reader:
 
 
 @contextlib.contextmanager
-def stock_logging() -> Iterator[None]:
+def default_logging() -> Iterator[None]:
     """Logging and warnings as a dbt process has them: on stderr, not in the worker's log.
 
     A library that dbt imports for its usage statistics calls ``logging.basicConfig()``; Celery takes warnings into

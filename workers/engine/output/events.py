@@ -31,7 +31,7 @@ MAX_RECORDS = 50
 """Records of the log file that are passed on together, at most."""
 
 
-class QuietManager(EventManager):
+class FilteringEventManager(EventManager):
     """dbt's event manager, which makes no message of a debug event where no callback needs one.
 
     Some forty of them are fired around each node. Everything that does more than pass a message on
@@ -42,7 +42,7 @@ class QuietManager(EventManager):
         """See `EventManager.fire_event`."""
         if not self.loggers and (level or e.level_tag()) == EventLevel.DEBUG:
             force = args[1] if len(args) > 1 else kwargs.get("force_warn_or_error_handling")
-            if not force and all(getattr(each, "take_debug", _needs_message)(e) for each in self.callbacks):
+            if not force and all(getattr(each, "handle_debug", _needs_message)(e) for each in self.callbacks):
                 return
         super().fire_event(e, level, *args, **kwargs)
 
@@ -51,10 +51,10 @@ def _needs_message(_: BaseEvent) -> bool:
     return False
 
 
-def use_quiet_manager() -> None:
-    """Make dbt's event manager of this process a `QuietManager`."""
-    if registry.enabled("debug-events") and not isinstance(get_event_manager(), QuietManager):
-        ctx_set_event_manager(QuietManager())
+def install_event_manager() -> None:
+    """Make dbt's event manager of this process a `FilteringEventManager`."""
+    if registry.enabled("debug-events") and not isinstance(get_event_manager(), FilteringEventManager):
+        ctx_set_event_manager(FilteringEventManager())
 
 
 @functools.cache
@@ -126,7 +126,7 @@ class LineSink:
             self._muted = False
 
     @contextlib.contextmanager
-    def held_back(self) -> Iterator[None]:
+    def buffered_until_success(self) -> Iterator[None]:
         """Pass on what is logged within when it has ended without an exception; drop it otherwise."""
         emit, events = self.emit, list[Event]()
         self.emit = events.append
@@ -137,7 +137,7 @@ class LineSink:
         for event in events:
             emit(event)
 
-    def take_debug(self, event: BaseEvent) -> bool:
+    def handle_debug(self, event: BaseEvent) -> bool:
         """Take an event that is fired at debug level, where dbt need not make a message of it.
 
         Returns:
@@ -149,7 +149,7 @@ class LineSink:
             self._silent or (self.level > RANK["debug"] and not _always_shown(type(event).__name__))
         ):
             return False
-        if self._file is None or not self._file.takes(event):
+        if self._file is None or not self._file.accepts(event):
             return True
         record = self._file.render_debug(event)
         if record is None:
@@ -182,7 +182,7 @@ class LineSink:
         for part in (begun + text).split("\n"):
             self._emit(LINE, part, level)
 
-    def written(self, text: str, stream: str) -> None:
+    def code_line(self, text: str, stream: str) -> None:
         """Pass on a line that code wrote on ``stdout`` or ``stderr`` itself."""
         self._emit(LINE, text, "info", stream if stream == STDERR else "")
 

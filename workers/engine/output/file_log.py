@@ -56,7 +56,7 @@ class FileRecords:
         text = _TextLogger(config)
         self._logger: _Logger = _JsonLogger(config) if json else text
         self._start = text._get_color_tag()
-        self.hears_debug = self._level in (EventLevel.DEBUG, EventLevel.TEST)
+        self.includes_debug = self._level in (EventLevel.DEBUG, EventLevel.TEST)
         self._plain = line_format == LineFormat.DebugText
         self._second, self._clock = 0, ""
 
@@ -67,9 +67,9 @@ class FileRecords:
             return None
         return self._logger.create_line(msg)
 
-    def takes(self, event: BaseEvent) -> bool:
+    def accepts(self, event: BaseEvent) -> bool:
         """Whether the file has a record of this event, which is fired at debug level."""
-        return self.hears_debug and _goes_to_file(type(event))  # type: ignore[arg-type] # a type is hashable
+        return self.includes_debug and _goes_to_file(type(event))  # type: ignore[arg-type] # a type is hashable
 
     def render_debug(self, event: BaseEvent) -> str | None:
         """The record of an event that is fired at debug level, without the message that dbt would make of it first
@@ -105,7 +105,7 @@ class _RecordStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def diverted(record: Callable[[str], None]) -> Iterator[None]:
+def divert_log_file(record: Callable[[str], None]) -> Iterator[None]:
     """Give `record` what dbt's programmatic interface would write to the log file, and leave the file alone."""
 
     def config(*args: Any, **kwargs: Any) -> LoggerConfig:

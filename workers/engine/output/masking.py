@@ -52,14 +52,14 @@ def _secrets_of(name: str, setting: Any) -> Iterator[str]:
         yield from credentials_in(setting)
 
 
-def secrets_here() -> tuple[str, ...]:
+def known_secrets() -> tuple[str, ...]:
     """The values that no error record may show: those that dbt masks, and credentials of the adapters in use."""
     adapters: list[Any] = list(FACTORY.adapters.values())
     own = (value for adapter in adapters for value in profile_secrets(adapter.config.credentials))
     return (*env_secrets(), *own)
 
 
-def mask_opening_errors(adapter: Any) -> None:
+def mask_connection_errors(adapter: Any) -> None:
     """Mask the credentials of an adapter's connections in the errors that it raises when it opens one."""
     opened = adapter.connections.open
 

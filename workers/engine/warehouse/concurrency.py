@@ -25,7 +25,7 @@ def warehouse_of(config: RuntimeConfig) -> str | None:
     return local_warehouse(credentials) if credentials.type == "duckdb" else None
 
 
-def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
+def unsplittable_reason(config: RuntimeConfig, flags: Any) -> str | None:
     """Why a run cannot be split over processes, or None when it can."""
     credentials: Any = config.credentials
     if credentials.type == "duckdb" and in_memory(credentials.path):
@@ -53,7 +53,7 @@ def open_warehouse(adapter: Any) -> None:
         _ = adapter.connections.get_thread_connection().handle
 
 
-def is_open() -> bool:
+def duckdb_is_open() -> bool:
     """Whether dbt-duckdb has opened what the profile names and not closed it since."""
     duckdb: Any = sys.modules.get("dbt.adapters.duckdb.connections")
     environment = duckdb.DuckDBConnectionManager._ENV if duckdb is not None else None

@@ -29,34 +29,34 @@ from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
 from workers.contract.errors import DbtUsageError
-from workers.engine.output.masking import mask_opening_errors
+from workers.engine.output.masking import mask_connection_errors
 from workers.engine.warehouse import duckdb_connections
 
 CANCELLING = "cancel"
 """Name of the connection over which queries of this process are cancelled. It is not fenced."""
 
-PATIENCE = 30.0
+TERMINATE_TIMEOUT = 30.0
 """Seconds that the server has to end what an earlier execution left."""
 
 _APPLICATION_NAME_BYTES = 63  # NAMEDATALEN - 1 of PostgreSQL
 
 
-class Tenure(msgspec.Struct, frozen=True, kw_only=True):
+class StepExecution(msgspec.Struct, frozen=True, kw_only=True):
     """An execution of a step, as its warehouse needs to know it.
 
     Attributes:
         fence: of the claim; each later execution of the step has a higher one.
-        follows: the step was executed before, and something of that may be left.
-        ends_run: it is the run's last step, and some execution of some step lost its lease.
-        assure: raises where this process cannot show that the step is still its own.
+        has_predecessors: the step was executed before, and something of that may be left.
+        supersedes_run: it is the run's last step, and some execution of some step lost its lease.
+        check_lease: raises where this process cannot show that the step is still its own.
     """
 
     run_id: str
     step: str
     fence: int
-    follows: bool = False
-    ends_run: bool = False
-    assure: Callable[[], None] = lambda: None
+    has_predecessors: bool = False
+    supersedes_run: bool = False
+    check_lease: Callable[[], None] = lambda: None
 
     @property
     def run_mark(self) -> str:
@@ -81,7 +81,7 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
         """
         if mark.startswith(self.step_mark):
             return int(mark[len(self.step_mark) :]) < self.fence
-        return self.ends_run and mark.startswith(self.run_mark)
+        return self.supersedes_run and mark.startswith(self.run_mark)
 
 
 def _short(text: str) -> str:
@@ -94,11 +94,11 @@ class WarehouseFence(Protocol):
     def marked(self, credentials: Any, mark: str) -> Any:
         """A copy of credentials whose connections carry a mark."""
 
-    def end_others(self, manager: Any, credentials: Any, tenure: Tenure) -> None:
-        """End every connection of executions that lost to this one (`Tenure.supersedes`).
+    def end_others(self, manager: Any, credentials: Any, execution: StepExecution) -> None:
+        """End every connection of executions that lost to this one (`StepExecution.supersedes`).
 
         Raises:
-            FailedToConnectError: they are there still after `PATIENCE` seconds.
+            FailedToConnectError: they are there still after `TERMINATE_TIMEOUT` seconds.
         """
 
 
@@ -116,7 +116,7 @@ class PostgresFence:
         marked.application_name = f"{name.decode(errors='ignore')} {mark}".strip()
         return marked
 
-    def end_others(self, manager: Any, credentials: Any, tenure: Tenure) -> None:
+    def end_others(self, manager: Any, credentials: Any, execution: StepExecution) -> None:
         """See `WarehouseFence`."""
         plain = copy.copy(credentials)
         plain.role, plain.autocommit = None, True
@@ -125,20 +125,22 @@ class PostgresFence:
         )  # fmt: skip
         manager.open(connection)  # the wrapped one, which masks credentials in its errors
         marked = "from pg_stat_activity where usename = current_user and strpos(application_name, %s) > 0"
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TERMINATE_TIMEOUT
         with closing(connection.handle) as handle, handle.cursor() as cursor:
             while True:
-                cursor.execute(f"select pid, application_name {marked}", (tenure.run_mark,))
-                left = [pid for pid, name in cursor.fetchall() if tenure.supersedes(name.rpartition(" ")[2])]
+                cursor.execute(f"select pid, application_name {marked}", (execution.run_mark,))
+                left = [
+                    pid for pid, name in cursor.fetchall() if execution.supersedes(name.rpartition(" ")[2])
+                ]
                 if not left:
                     return
                 cursor.execute(
-                    f"select pg_terminate_backend(pid) {marked} and pid = any(%s)", (tenure.run_mark, left)
+                    f"select pg_terminate_backend(pid) {marked} and pid = any(%s)", (execution.run_mark, left)
                 )
                 if time.monotonic() > give_up:
                     raise FailedToConnectError(
                         "An earlier execution still holds connections to the server after "
-                        f"{PATIENCE:g} s of asking for their end (pg_stat_activity.pid {', '.join(map(str, left))})"
+                        f"{TERMINATE_TIMEOUT:g} s of asking for their end (pg_stat_activity.pid {', '.join(map(str, left))})"
                     )
                 time.sleep(0.02)
 
@@ -151,7 +153,7 @@ class _Process:
     """What this process executes: one step at a time, its connections in one or several threads."""
 
     def __init__(self) -> None:
-        self.tenure: Tenure | None = None
+        self.execution: StepExecution | None = None
         self.cleared = True
         self.lock = threading.Lock()
 
@@ -160,42 +162,42 @@ _process = _Process()
 
 
 @contextlib.contextmanager
-def fenced(tenure: Tenure) -> Iterator[None]:
+def fenced(execution: StepExecution) -> Iterator[None]:
     """While a step executes: its connections are marked, and opened only while it is this process's."""
-    _process.tenure = tenure
-    _process.cleared = not (tenure.follows or tenure.ends_run)
+    _process.execution = execution
+    _process.cleared = not (execution.has_predecessors or execution.supersedes_run)
     try:
         yield
     finally:
-        _process.tenure = None
+        _process.execution = None
 
 
-def assure() -> None:
+def check_lease() -> None:
     """Make sure that the step that executes here is still this process's.
 
     Raises:
         FailedToConnectError: it cannot be shown.
     """
-    if _process.tenure is not None:
+    if _process.execution is not None:
         try:
-            _process.tenure.assure()
+            _process.execution.check_lease()
         except Exception as error:
             raise FailedToConnectError(str(error)) from error
 
 
-def clear(adapter: Any) -> None:
+def end_earlier_connections(adapter: Any) -> None:
     """End what earlier executions left on the server, where that was not done before.
 
     Raises:
         FailedToConnectError: the server cannot be asked, or does not do it.
     """
-    tenure, fence = _process.tenure, _FENCES.get(adapter.type())
-    if tenure is None or fence is None:
+    execution, fence = _process.execution, _FENCES.get(adapter.type())
+    if execution is None or fence is None:
         return
     with _process.lock:
         if not _process.cleared:
             manager = adapter.connections
-            fence.end_others(manager, manager.profile.credentials, tenure)
+            fence.end_others(manager, manager.profile.credentials, execution)
             _process.cleared = True
 
 
@@ -205,7 +207,7 @@ class FencedAdapters(dict[str, Any]):
     def __setitem__(self, name: str, adapter: Any) -> None:
         duckdb_connections.record()
         _fence(adapter)
-        mask_opening_errors(adapter)
+        mask_connection_errors(adapter)
         super().__setitem__(name, adapter)
 
 
@@ -213,19 +215,19 @@ def _fence(adapter: Any) -> None:
     opened = adapter.connections.open
 
     def fenced_open(connection: Any) -> Any:
-        tenure = _process.tenure
-        if tenure is None or connection.name == CANCELLING or connection.state == ConnectionState.OPEN:
+        execution = _process.execution
+        if execution is None or connection.name == CANCELLING or connection.state == ConnectionState.OPEN:
             return opened(connection)
         fence, profile = _FENCES.get(adapter.type()), connection.credentials
-        clear(adapter)
+        end_earlier_connections(adapter)
         if fence is not None:
-            connection.credentials = fence.marked(profile, tenure.mark)
+            connection.credentials = fence.marked(profile, execution.mark)
         try:
             opened(connection)
         finally:
             connection.credentials = profile
         try:
-            assure()
+            check_lease()
         except FailedToConnectError:
             connection.handle.close()
             connection.handle, connection.state = None, ConnectionState.FAIL
