@@ -1,10 +1,10 @@
-"""The ``.env`` file of the caller's working directory, as dbt-core 1.12 and later reads it (dbt.cli.main).
+"""Loads the ``.env`` file of the caller's working directory, as dbt-core 1.12 and later does (dbt.cli.main).
 
-dbt reads the nearest ``.env`` of its working directory and the folders above it when its command line is imported.
-In a worker that would be a file of the worker's folder, for every run. So the import leaves the environment as it
-was, and each step reads the file of its caller.
+dbt loads the nearest ``.env`` (working directory or a parent folder) when its command line is imported. In a worker
+that would be the worker's own file, for every run. So this module imports dbt's command line and restores the
+environment; each step then loads its caller's file.
 
-Imported before any other module of dbt but `locks`.
+Must be imported before any other module of dbt, except `thread_locks`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 _before = frozenset(os.environ)
 
-import dbt.cli.main  # noqa: E402 - the environment is noted first
+import dbt.cli.main  # noqa: E402 - after the environment was recorded
 
 _cli: Any = dbt.cli.main
 
@@ -23,13 +23,13 @@ for _name in os.environ.keys() - _before:
 
 
 def load_env_file() -> bool:
-    """Add the variables of the nearest ``.env`` that the environment of this process does not have.
+    """Add the variables of the nearest ``.env`` to `os.environ`; variables that are set keep their value.
 
     Returns:
-        Whether there are any. False with releases of dbt that read no such file.
+        Whether any variable was added. False for dbt before 1.12, which loads no such file.
 
     Raises:
-        OSError: the file cannot be read, or is not text in UTF-8.
+        OSError: the file cannot be read, or is not UTF-8.
     """
     if not hasattr(_cli, "load_dotenv"):
         return False

@@ -1,9 +1,8 @@
-"""Locks of threads where dbt asks for locks of processes.
+"""Replaces dbt's multiprocessing locks by thread locks.
 
-dbt makes the locks of its manifests and adapters with `multiprocessing` (dbt.mp_context) and shares them among
-threads alone. For them each process of a worker would start another one (multiprocessing.resource_tracker, 6 MB),
-and leave semaphores behind when it is killed. Imported before any other module of dbt: some ask for the factory
-of their locks when they are imported.
+dbt creates the locks of its manifests and adapters with `multiprocessing` (dbt.mp_context) but shares them among
+threads only. Each pool process would start multiprocessing's resource tracker for them (6 MB), and leave semaphores
+behind when it is killed. Must be imported before any other module of dbt: some create locks when they are imported.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from typing import Any
 import dbt.mp_context
 
 
-class Threads(SpawnContext):
-    """As dbt's, but for the locks."""
+class ThreadLockContext(SpawnContext):
+    """dbt's multiprocessing context, with thread locks."""
 
-    def Lock(self) -> Any:  # noqa: N802 - multiprocessing's
-        """Of threads."""
+    def Lock(self) -> Any:  # noqa: N802 - multiprocessing's name
+        """Return a thread lock."""
         return threading.Lock()
 
-    def RLock(self) -> Any:  # noqa: N802 - multiprocessing's
-        """Of threads."""
+    def RLock(self) -> Any:  # noqa: N802 - multiprocessing's name
+        """Return a reentrant thread lock."""
         return threading.RLock()
 
 
-dbt.mp_context._MP_CONTEXT = Threads()
+dbt.mp_context._MP_CONTEXT = ThreadLockContext()
