@@ -135,7 +135,7 @@ def test_code_may_close_what_is_not_its_own() -> None:
         print("before")
         sys.stdout.close()
         os.close(2)
-        heard.console.before_line()
+        heard.console.take_partial_line()
     assert heard.lines == [("stdout", "before")]
     assert all(
         os.path.samestat(os.fstat(number), facts) for number, facts in zip((1, 2), before, strict=True)
