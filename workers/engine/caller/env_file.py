@@ -1,8 +1,8 @@
-"""The ``.env`` file of the caller's working directory, as dbt-core 1.12 and later reads it (dbt.cli.main).
+"""Loads the ``.env`` file of the caller's working directory, as dbt-core 1.12 and later does (dbt.cli.main).
 
-dbt reads the nearest ``.env`` of its working directory and the folders above it when its command line is imported.
-In a worker that would be a file of the worker's folder, for every run. So `import_dbt` leaves the environment as it
-was, and each step reads the file of its caller.
+dbt loads the nearest ``.env`` (working directory or a parent folder) when its command line is imported. In a worker
+that would be the worker's own file, for every run. So `import_dbt` imports dbt's command line and restores the
+environment; each step then loads its caller's file.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def import_dbt() -> None:
 
 
 def load_env_file() -> bool:
-    """Add the variables of the nearest ``.env`` that the environment of this process does not have.
+    """Add the variables of the nearest ``.env`` to `os.environ`; variables that are set keep their value.
 
     Returns:
-        Whether there are any. False with releases of dbt that read no such file.
+        Whether any variable was added. False for dbt before 1.12, which loads no such file.
 
     Raises:
-        OSError: the file cannot be read, or is not text in UTF-8.
+        OSError: the file cannot be read, or is not UTF-8.
     """
     cli: Any = importlib.import_module(_COMMAND_LINE)
     if not hasattr(cli, "load_dotenv"):

@@ -1,8 +1,8 @@
-"""Locks of threads where dbt asks for locks of processes.
+"""Replaces dbt's multiprocessing locks by thread locks.
 
-dbt makes the locks of its manifests and adapters with `multiprocessing` (dbt.mp_context), but shares them among
-threads only. With dbt's own locks, each worker process would start another process
-(multiprocessing.resource_tracker, 6 MB), and leave semaphores behind when it is killed.
+dbt creates the locks of its manifests and adapters with `multiprocessing` (dbt.mp_context) but shares them among
+threads only. Each pool process would start multiprocessing's resource tracker for them (6 MB), and leave semaphores
+behind when it is killed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _HAS_DBTS_LOCKS = "dbt.contracts.graph.manifest"
 """A module of dbt that asks for the factory of its locks when it is imported."""
 
 
-class ThreadContext(SpawnContext):
-    """The context of `multiprocessing` that dbt uses, with locks of threads."""
+class ThreadLockContext(SpawnContext):
+    """dbt's multiprocessing context, with thread locks."""
 
     def Lock(self) -> Any:  # noqa: N802 - multiprocessing's name
-        """A lock of threads."""
+        """Return a thread lock."""
         return threading.Lock()
 
     def RLock(self) -> Any:  # noqa: N802 - multiprocessing's name
-        """A reentrant lock of threads."""
+        """Return a reentrant thread lock."""
         return threading.RLock()
 
 
@@ -37,8 +37,8 @@ def install() -> None:
     After that it is too late for some locks: they stay dbt's, which are correct, and a log line says so.
     """
     dbt: Any = importlib.import_module("dbt.mp_context")
-    if isinstance(dbt._MP_CONTEXT, ThreadContext):
+    if isinstance(dbt._MP_CONTEXT, ThreadLockContext):
         return
     if _HAS_DBTS_LOCKS in sys.modules:
         log("dbt was imported before its locks were replaced: each process starts a resource tracker")
-    dbt._MP_CONTEXT = ThreadContext()
+    dbt._MP_CONTEXT = ThreadLockContext()

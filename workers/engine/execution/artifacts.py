@@ -19,25 +19,25 @@ from workers.engine.project.manifest_file import write_bytes
 from workers.engine.template_state.calls import as_parsed
 
 
-def write_manifest(view: RunState, changed: set[str]) -> None:
+def write_manifest(run: RunState, changed: set[str]) -> None:
     """manifest.json and semantic_manifest.json (dbt.parser.manifest.write_manifest).
 
     Args:
         changed: nodes to be written as the run has them; the others are written as they were parsed.
     """
-    target = view.config.project_target_path
-    view.manifest.metadata = view.config.get_metadata()
-    view.manifest.fill_tracking_metadata()
+    target = run.config.project_target_path
+    run.manifest.metadata = run.config.get_metadata()
+    run.manifest.fill_tracking_metadata()
     path = os.path.join(target, MANIFEST_FILE_NAME)
-    write_bytes(path, view.context.manifest_file.render(view.manifest, changed))
+    write_bytes(path, run.context.manifest_file.render(run.manifest, changed))
     fire_event(ArtifactWritten(artifact_type="WritableManifest", artifact_path=path))
     path = os.path.join(target, SEMANTIC_MANIFEST_FILE_NAME)
-    if view.context.semantic_manifest is None:
+    if run.context.semantic_manifest is None:
         with as_parsed():
-            write_semantic_manifest(manifest=view.manifest, target_path=target)
-        view.context.semantic_manifest = Path(path).read_bytes()
+            write_semantic_manifest(manifest=run.manifest, target_path=target)
+        run.context.semantic_manifest = Path(path).read_bytes()
     else:
-        write_bytes(path, view.context.semantic_manifest)
+        write_bytes(path, run.context.semantic_manifest)
         fire_event(ArtifactWritten(artifact_type="SemanticManifest", artifact_path=path))
 
 

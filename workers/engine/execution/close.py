@@ -27,7 +27,7 @@ from workers.engine.warehouse import fencing
 
 
 def close_run(
-    view: RunState,
+    run: RunState,
     started: StepResult | None,
     results: Sequence[StepResult],
     *,
@@ -43,58 +43,58 @@ def close_run(
     Raises:
         dbt's own errors: an on-run-end hook that dbt answers with exit code 2.
     """
-    task, facts = view.task, view.facts
+    task, facts = run.task, run.facts
     if facts is None:
         raise RuntimeError("a close step needs what the plan learned")
     if started is None and not facts.flattened:
         warn_or_error(NothingToDo())
-        return _report(view, _execution_result(view, [], 0.0))
-    view.own_hooks()
+        return _report(run, _execution_result(run, [], 0.0))
+    run.copy_hooks()
     task.started_at = facts.began
-    task.node_results = [_hook(view, hook) for hook in started.hooks] if started else []
+    task.node_results = [_hook(run, hook) for hook in started.hooks] if started else []
     for step in results:
-        _recall(view, step)
+        _recall(run, step)
         if not step.ephemeral:
-            task.node_results.append(run_result(view, step))
+            task.node_results.append(run_result(run, step))
     cancelled = stop is not None and stop != "fail_fast"
     told = task.node_results
     if started is not None and not cancelled and skips_all(started.status):
-        _skip_all(view)
+        _skip_all(run)
         told = []  # dbt tells on-run-end hooks of nothing then
     elif stop is not None:
-        _skip_the_rest(view, results, "Skipping due to fail_fast" if not cancelled else stop)
-    adapter = view.context.adapter
+        _skip_the_rest(run, results, "Skipping due to fail_fast" if not cancelled else stop)
+    adapter = run.context.adapter
     try:
-        fencing.clear(adapter)
+        fencing.end_earlier_connections(adapter)
     except FailedToConnectError as error:  # hooks try again, and fail with it
-        log("connections of a lost execution may go on", run=view.run_id, error=str(error))
+        log("connections of a lost execution may go on", run=run.run_id, error=str(error))
     try:
         if not cancelled:  # dbt runs no on-run-end hooks after an interrupt
             task.after_run(adapter, told)
     except DbtRuntimeError:  # dbt leaves the results of what ran, and gives the command up
-        view.run_results = run_results_of(
-            _execution_result(view, task.node_results, time.time() - task.started_at)
+        run.run_results = run_results_of(
+            _execution_result(run, task.node_results, time.time() - task.started_at)
         )
         raise
     finally:
         adapter.cleanup_connections()
         elapsed = time.time() - task.started_at
         task.print_results_line(task.node_results, elapsed)
-    return _report(view, _execution_result(view, task.node_results, elapsed))
+    return _report(run, _execution_result(run, task.node_results, elapsed))
 
 
-def _recall(view: RunState, step: StepResult) -> None:
+def _recall(run: RunState, step: StepResult) -> None:
     for unique_id, patch in step.also.items():
-        apply_patch(view.own(unique_id), patch)
+        apply_patch(run.copy_node(unique_id), patch)
     if step.ephemeral:
-        apply_patch(view.own(step.unique_id), step.patch)
+        apply_patch(run.copy_node(step.unique_id), step.patch)
 
 
-def _skip_all(view: RunState) -> None:
+def _skip_all(run: RunState) -> None:
     """What dbt says and records when on-run-start failed and the project wants nothing run then."""
-    task, facts, total = view.task, view.facts, numbered(view)
+    task, facts, total = run.task, run.facts, numbered(run)
     for index, unique_id in enumerate(facts.flattened if facts else (), 1):
-        node = view.node(unique_id)
+        node = run.node(unique_id)
         fire_event(
             SkippingDetails(
                 resource_type=node.resource_type, schema=node.schema, node_name=node.name, index=index,
@@ -105,32 +105,32 @@ def _skip_all(view: RunState) -> None:
         task.node_results.append(skipped)
 
 
-def _skip_the_rest(view: RunState, results: Sequence[StepResult], message: str) -> None:
+def _skip_the_rest(run: RunState, results: Sequence[StepResult], message: str) -> None:
     """What dbt records for nodes that an early end kept from running."""
-    task, facts = view.task, view.facts
+    task, facts = run.task, run.facts
     executed = {result.node.unique_id for result in task.node_results}
     for unique_id in facts.flattened if facts else ():
-        node = view.node(unique_id)
+        node = run.node(unique_id)
         if unique_id not in executed:
             skipped: Any = mark_node_as_skipped(node, executed, message)
             task.node_results.append(skipped)
     culprit = next((step for step in results if step.status in {"error", "fail", "partial success"}), None)
     if culprit is not None and message == "Skipping due to fail_fast":
-        print_run_result_error(run_result(view, culprit))
+        print_run_result_error(run_result(run, culprit))
 
 
-def _hook(view: RunState, plain: dict[str, Any]) -> RunResult:
-    node = view.own(plain["unique_id"])
+def _hook(run: RunState, plain: dict[str, Any]) -> RunResult:
+    node = run.copy_node(plain["unique_id"])
     node.index = plain["index"]
     step = StepResult(
         unique_id=plain["unique_id"], status=plain["status"], resource_type="operation",
         patch=plain["patch"], result=plain,
     )  # fmt: skip
-    return run_result(view, step)
+    return run_result(run, step)
 
 
-def _execution_result(view: RunState, results: list[Any], elapsed: float) -> RunExecutionResult:
-    result: RunExecutionResult = view.task.get_result(
+def _execution_result(run: RunState, results: list[Any], elapsed: float) -> RunExecutionResult:
+    result: RunExecutionResult = run.task.get_result(
         results=results,
         elapsed_time=elapsed,
         generated_at=datetime.now(timezone.utc).replace(tzinfo=None),
@@ -138,8 +138,8 @@ def _execution_result(view: RunState, results: list[Any], elapsed: float) -> Run
     return result
 
 
-def _report(view: RunState, result: RunExecutionResult) -> Finished:
-    task = view.task
+def _report(run: RunState, result: RunExecutionResult) -> Finished:
+    task = run.task
     fire_event(
         EndRunResult(
             results=[each.to_msg_dict() for each in result.results],
@@ -149,14 +149,14 @@ def _report(view: RunState, result: RunExecutionResult) -> Finished:
         )
     )
     run_results = run_results_of(result)
-    fencing.assure()  # files have no fence: whoever was stopped for long writes none over those of others
+    fencing.check_lease()  # files have no fence: whoever was stopped for long writes none over those of others
     if task.args.write_json:
-        write_manifest(view, view.owned | view.templates.changed)
+        write_manifest(run, run.copied | run.templates.changed)
         path = task.result_path()
         write_json(path, run_results)
         fire_event(ArtifactWritten(artifact_type=type(result).__name__, artifact_path=path))
     task.task_end_messages(result.results)
     return Finished(
         return_code=0 if task.interpret_results(result.results) else 1, run_results=run_results,
-        target_path=view.config.project_target_path,
+        target_path=run.config.project_target_path,
     )  # fmt: skip

@@ -25,14 +25,14 @@ from workers.contract.errors.console import first_failure
 from workers.contract.events import LINE, STDERR, Event
 from workers.contract.keys import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES
-from workers.engine.caller.missing_environment import watching_command
+from workers.engine.caller.missing_environment import checked_environment
 from workers.engine.execution.artifacts import plain_artifact, run_results_of
 from workers.engine.execution.failure import classify_command
-from workers.engine.execution.retry import Previous, state_folder
+from workers.engine.execution.retry import PreviousResults, state_folder
 from workers.engine.interface import Finished, RunSpec, StepResult
 from workers.engine.output.events import LineSink
-from workers.engine.output.file_log import diverted
-from workers.engine.output.masking import secrets_here
+from workers.engine.output.file_log import divert_log_file
+from workers.engine.output.masking import known_secrets
 from workers.engine.warehouse.fencing import FencedAdapters
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
@@ -43,7 +43,7 @@ def execute_command(
     spec: RunSpec,
     command: str,
     sink: LineSink,
-    previous: Previous | None = None,
+    previous: PreviousResults | None = None,
     *,
     exiting: Callable[[], bool] = lambda: False,
 ) -> Finished:
@@ -60,11 +60,11 @@ def execute_command(
     FACTORY.adapters = FencedAdapters()
     said: list[str] = []
     with (
-        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(), watching_command(spec.withheld),
+        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(), checked_environment(spec.withheld),
         contextlib.ExitStack() as stack,
     ):  # fmt: skip
         if spec.file_log:
-            stack.enter_context(diverted(sink.record))
+            stack.enter_context(divert_log_file(sink.record))
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
         outcome = dbtRunner().invoke([*spec.args, *state])
     error: BaseException | None = outcome.exception
@@ -158,13 +158,13 @@ def _statuses_kept() -> Iterator[None]:
 def _error_said(text: str, command: str) -> ErrorInfo:
     """The error of a command that returned none, from its lines."""
     if first_failure(text, "") is not None:
-        return classify_text(text, "", 1, secrets=secrets_here())
+        return classify_text(text, "", 1, secrets=known_secrets())
     # dbt.task.debug.COULD_NOT_CONNECT_MESSAGE
     _, found, rest = text.partition("returned the following error:")
     said, end, _ = rest.partition("\nCheck your database")
     if found and end:
         said = said.strip().removeprefix(">").strip()
-        return classify(Failure(message=said, command=command, secrets=secrets_here()))
+        return classify(Failure(message=said, command=command, secrets=known_secrets()))
     return classify(Failure(message=f"dbt {command} failed: its lines say why", command=command))
 
 
@@ -181,7 +181,7 @@ def _step_result(result: Any, command: str) -> StepResult:
                 file=getattr(node, "original_file_path", None),
                 compiled_code=getattr(node, "compiled_code", None),
                 failures=getattr(result, "failures", None),
-                secrets=secrets_here(),
+                secrets=known_secrets(),
             )
         )  # fmt: skip
     return StepResult(

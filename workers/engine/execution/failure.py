@@ -10,7 +10,7 @@ from dbt.cli.exceptions import DbtUsageException
 from workers.contract.errors import ErrorInfo
 from workers.contract.errors.classify import Failure, classify
 from workers.engine.execution.run_state import RunState
-from workers.engine.output.masking import secrets_here
+from workers.engine.output.masking import known_secrets
 
 
 def exception_names(error: BaseException | None) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def exception_names(error: BaseException | None) -> tuple[str, ...]:
 
 
 def classify_node(
-    view: RunState, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
+    run: RunState, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
 ) -> ErrorInfo:
     """The classified error of a node that failed."""
     config = getattr(node, "config", None)
@@ -36,8 +36,8 @@ def classify_node(
             message=message,
             exceptions=exception_names(error),
             status=status,
-            command=str(view.flags.WHICH),
-            adapter=view.config.credentials.type,
+            command=str(run.flags.WHICH),
+            adapter=run.config.credentials.type,
             node=node.unique_id,
             resource_type=str(node.resource_type),
             materialized=str(getattr(config, "materialized", "") or ""),
@@ -46,9 +46,9 @@ def classify_node(
             raw_code=getattr(node, "raw_code", None),
             compiled_code=getattr(node, "compiled_code", None),
             failures=failures,
-            target=view.config.project_target_path,
-            known_names=known_names(view),
-            secrets=secrets_here(),
+            target=run.config.project_target_path,
+            known_names=known_names(run),
+            secrets=known_secrets(),
         )
     )
 
@@ -67,16 +67,16 @@ def classify_command(
             command=command,
             adapter=adapter,
             known_names=known,
-            secrets=secrets_here(),
+            secrets=known_secrets(),
         )
     )
 
 
-def known_names(view: RunState) -> tuple[str, ...]:
+def known_names(run: RunState) -> tuple[str, ...]:
     """Unique ids that a reference may have meant."""
     nodes = (
         unique_id
-        for unique_id, node in view.manifest.nodes.items()
+        for unique_id, node in run.manifest.nodes.items()
         if str(node.resource_type) in {"model", "seed", "snapshot"}
     )
-    return (*nodes, *view.manifest.sources)
+    return (*nodes, *run.manifest.sources)

@@ -40,7 +40,7 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
 
     class Recording(base):  # type: ignore[valid-type, misc]
         raised: BaseException | None = None
-        overran: Callable[[], str | None]
+        time_limit_message: Callable[[], str | None]
 
         def run(self, compiled_node: Any, manifest: Any) -> RunResult:
             if getattr(compiled_node, "language", "") == "python":
@@ -54,7 +54,7 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
             return super().execute(*args, **kwargs)
 
         def handle_exception(self, e: Exception, ctx: Any) -> str:
-            text = self.overran()
+            text = self.time_limit_message()
             if text is not None:  # what the cancelled query says is news to nobody
                 e = TimeLimitError(text)
             self.raised = e
@@ -65,13 +65,13 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
 
 
 def execute_node(
-    view: RunState,
+    run: RunState,
     unique_id: str,
     index: int,
     *,
     skip: bool = False,
     cause: StepResult | None = None,
-    overran: Callable[[], str | None] = lambda: None,
+    time_limit_message: Callable[[], str | None] = lambda: None,
 ) -> StepOutcome:
     """Execute (or skip) a node exactly as dbt's command does.
 
@@ -79,29 +79,29 @@ def execute_node(
         index: dbt's number of the node in the run.
         skip: a parent failed; dbt's runner only says so.
         cause: what made it skip. dbt reports an ephemeral model with the skip.
-        overran: what to say where the node took longer than it may.
+        time_limit_message: what to say where the node took longer than it may.
 
     Raises:
         KeyboardInterrupt, SystemExit: something stopped this process's work from outside.
     """
-    task = view.task
-    node = view.own(unique_id)
+    task = run.task
+    node = run.copy_node(unique_id)
     task.run_count = index
     runner_type = task.get_runner_type(node)
     if runner_type is None:
         raise ValueError(f"dbt has no runner for {unique_id}")
     number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
-    runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
-    runner.overran = overran
+    runner: Any = _recording(runner_type)(run.config, run.context.adapter, node, number, total)
+    runner.time_limit_message = time_limit_message
     # as dbt's own task does when it makes a runner, from dbt-core 1.12 on
     runner.compiler.selected_node_ids = getattr(task.compiler, "selected_node_ids", set())
     if skip:
-        with_model = isinstance(node, UnitTestDefinition) and not _is_retry(view)
+        with_model = isinstance(node, UnitTestDefinition) and not _is_retry(run)
         known = cause is not None and cause.ephemeral and not with_model
-        runner.do_skip(cause=run_result(view, cause) if cause is not None and known else None)
+        runner.do_skip(cause=run_result(run, cause) if cause is not None and known else None)
     pool = None
     if isinstance(runner, MicrobatchModelRunner):
-        pool = view.pool = _pool(view, task)
+        pool = run.pool = _pool(run, task)
         runner.set_parent_task(task)
         runner.set_pool(pool)
     started = time.time()
@@ -113,20 +113,20 @@ def execute_node(
                 pool.terminate()
             pool.close()
             pool.join()
-            view.pool = None
+            run.pool = None
     fail_fast, task._raise_next_tick = task._raise_next_tick is not None, None
-    if isinstance(task, BuildTask) and not _is_retry(view):
+    if isinstance(task, BuildTask) and not _is_retry(run):
         # a build takes a model and its unit tests in one go: the model is skipped before the run stops
         if isinstance(node, UnitTestDefinition):
             fail_fast = False
         elif skip and cause is not None and cause.resource_type == str(NodeType.Unit):
-            fail_fast = bool(view.flags.FAIL_FAST)
+            fail_fast = bool(run.flags.FAIL_FAST)
     status = str(result.status)
     error = None
     if status in BAD_STATUSES and status != "skipped":
-        error = classify_node(view, result.node, status, result.message or "", result.failures, runner.raised)
+        error = classify_node(run, result.node, status, result.message or "", result.failures, runner.raised)
     return StepOutcome(
-        result=step_result(view, unique_id, result, started, error=error),
+        result=step_result(run, unique_id, result, started, error=error),
         blocks=result.status in task.MARK_DEPENDENT_ERRORS_STATUSES and not _lets_children_run(result.node),
         stop="fail_fast" if fail_fast else None,
     )
@@ -139,9 +139,9 @@ def _lets_children_run(node: Any) -> bool:
     return node.resource_type is NodeType.Model and getattr(on_error, "value", None) == "continue"
 
 
-def _is_retry(view: RunState) -> bool:
+def _is_retry(run: RunState) -> bool:
     # in a retry, unit tests of a build are nodes of dbt's own queue, apart from their model
-    return view.facts is not None and view.facts.retry is not None
+    return run.facts is not None and run.facts.retry is not None
 
 
 class _BatchQueue:
@@ -152,10 +152,10 @@ class _BatchQueue:
         self.in_progress_microbatch = {unique_id}
 
 
-def _pool(view: RunState, task: Any) -> DbtThreadPool:
+def _pool(run: RunState, task: Any) -> DbtThreadPool:
     # batches of one model run side by side in dbt's threads; they do so here, within one process
     task.job_queue = _BatchQueue("")
-    return DbtThreadPool(view.config.threads, task._pool_thread_initializer, [get_invocation_context()])
+    return DbtThreadPool(run.config.threads, task._pool_thread_initializer, [get_invocation_context()])
 
 
 def plain_result(result: RunResult) -> dict[str, Any]:
@@ -175,13 +175,13 @@ def plain_result(result: RunResult) -> dict[str, Any]:
     }
 
 
-def step_result(view: RunState, unique_id: str, result: RunResult, started: float, **more: Any) -> StepResult:
+def step_result(run: RunState, unique_id: str, result: RunResult, started: float, **more: Any) -> StepResult:
     """A node's result for the ledger."""
     node: Any = result.node
     also = {
-        other: patch_of(view.manifest.nodes[other])
-        for other in view.inlined
-        if other != unique_id and getattr(view.manifest.nodes[other], "compiled", False)
+        other: patch_of(run.manifest.nodes[other])
+        for other in run.inlined_models
+        if other != unique_id and getattr(run.manifest.nodes[other], "compiled", False)
     }  # fmt: skip
     return StepResult(
         unique_id=unique_id, status=str(result.status), name=node.name,
@@ -223,13 +223,13 @@ def apply_patch(node: Any, patch: dict[str, Any]) -> None:
             setattr(node, name, value)
 
 
-def run_result(view: RunState, step: StepResult) -> RunResult:
+def run_result(run: RunState, step: StepResult) -> RunResult:
     """dbt's RunResult again, from what the ledger kept."""
     plain = step.result
     if step.node is not None:
         node: Any = UnitTestNode.from_dict(step.node)
     else:
-        node = view.own(step.unique_id)
+        node = run.copy_node(step.unique_id)
         apply_patch(node, step.patch)
     is_test = step.resource_type in {str(NodeType.Test), str(NodeType.Unit)}
     status: Any = plain["status"]

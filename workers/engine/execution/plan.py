@@ -16,15 +16,15 @@ from dbt_common.events.contextvars import task_contextvars
 
 from dbt import selected_resources
 from workers.contract.errors import DbtUsageError
-from workers.engine.execution.retry import select_again
+from workers.engine.execution.retry import select_only
 from workers.engine.execution.run_state import RunState
 from workers.engine.interface import OwnLimits, Plan, PlannedNode, Retry, RunFacts
 from workers.engine.project.time_limits import own_limits
-from workers.engine.warehouse.concurrency import warehouse_of, whole_reason
+from workers.engine.warehouse.concurrency import unsplittable_reason, warehouse_of
 from workers.engine.warehouse.relation_names import RelationLocks
 
 
-def make_plan(view: RunState, retry: Retry | None = None, again: frozenset[str] = frozenset()) -> Plan:
+def make_plan(run: RunState, retry: Retry | None = None, again: frozenset[str] = frozenset()) -> Plan:
     """What dbt's own selector picks for the run, and the edges between the picked nodes.
 
     Unit tests of ``dbt build`` become nodes before their model, one after another: dbt runs them when
@@ -38,10 +38,10 @@ def make_plan(view: RunState, retry: Retry | None = None, again: frozenset[str] 
         dbt's own errors: a selector it refuses, a cycle.
         DbtUsageError: a node's limits are none.
     """
-    task = view.task
+    task = run.task
     if retry is not None:
-        select_again(task, again)
-    with task_contextvars(project_root=view.config.project_root):  # path selectors start there
+        select_only(task, again)
+    with task_contextvars(project_root=run.config.project_root):  # path selectors start there
         task._runtime_initialize()
     graph: nx.DiGraph = task.job_queue.graph
     scores: dict[str, int] = task.job_queue._scores
@@ -62,49 +62,49 @@ def make_plan(view: RunState, retry: Retry | None = None, again: frozenset[str] 
             children[test], order[test] = [following], scores[model]
             parents[following] = [*parents[model], test] if following == model else [test]
 
-    warehouse = warehouse_of(view.config)
+    warehouse = warehouse_of(run.config)
     # a single-process warehouse is the run's as a whole
-    locks = None if warehouse else RelationLocks(view.config, view.context.adapter.Relation)
+    locks = None if warehouse else RelationLocks(run.config, run.context.adapter.Relation)
     flattened = [node.unique_id for node in task._flattened_nodes]
     nodes = tuple(
-        _planned(view, unique_id, order[unique_id], parents[unique_id], children[unique_id], locks)
+        _planned(run, unique_id, order[unique_id], parents[unique_id], children[unique_id], locks)
         for unique_id in parents
     )
     # BuildTask adds its unit tests when it starts its first node (handle_job_queue)
     total = task.num_nodes + (len(task.selected_unit_tests) if isinstance(task, BuildTask) else 0)
     facts = RunFacts(
-        context_key=view.context.key,
+        context_key=run.context.key,
         selected=tuple(selected_resources.SELECTED_RESOURCES),
         flattened=tuple(flattened),
         total=total,
         deprecations=dict(active_deprecations),
         retry=retry,
-        limits=_limits(view, parents),
-        fail_fast=bool(view.flags.FAIL_FAST),
+        limits=_limits(run, parents),
+        fail_fast=bool(run.flags.FAIL_FAST),
     )
     return Plan(
         facts=facts,
         nodes=nodes,
-        threads=view.config.threads or 1,
+        threads=run.config.threads or 1,
         warehouse=warehouse,
-        whole=whole_reason(view.config, view.flags),
+        whole=unsplittable_reason(run.config, run.flags),
     )
 
 
-def _limits(view: RunState, planned: Iterable[str]) -> dict[str, OwnLimits]:
-    found = ((unique_id, own_limits(view.node(unique_id))) for unique_id in planned)
+def _limits(run: RunState, planned: Iterable[str]) -> dict[str, OwnLimits]:
+    found = ((unique_id, own_limits(run.node(unique_id))) for unique_id in planned)
     return {unique_id: own for unique_id, own in found if own is not None}
 
 
 def _planned(
-    view: RunState,
+    run: RunState,
     unique_id: str,
     priority: int,
     parents: list[str],
     children: list[str],
     locks: RelationLocks | None,
 ) -> PlannedNode:
-    node: Any = view.node(unique_id)
+    node: Any = run.node(unique_id)
     return PlannedNode(
         unique_id=unique_id, name=node.name, resource_type=str(node.resource_type),
         priority=priority, parents=tuple(parents), children=tuple(children),

@@ -63,7 +63,7 @@ class CacheRecorder:
         if not getattr(self._local, "quiet", False):
             self.changes.append([what, *about])
 
-    def take(self) -> tuple[str, ...]:
+    def take_changes(self) -> tuple[str, ...]:
         """The changes since the last call, JSON each."""
         deprecated = Counter(active_deprecations) - self.deprecated
         if deprecated:

@@ -27,7 +27,7 @@ from dbt.task.run import RunTask
 
 from workers.engine.interface import Retry
 
-Previous = Mapping[str, Any]
+PreviousResults = Mapping[str, Any]
 """An earlier run's run_results.json."""
 
 _LEFT_OUT_WHEN_DEFAULT: dict[str, Any] = {
@@ -36,12 +36,12 @@ _LEFT_OUT_WHEN_DEFAULT: dict[str, Any] = {
 }
 
 
-def command_of(previous: Previous) -> str:
+def previous_command(previous: PreviousResults) -> str:
     """The command that is repeated: ``build``, ``generate``, …"""
     return str(previous.get("args", {}).get("which", ""))
 
 
-def what_to_retry(flags: Flags, previous: Previous) -> tuple[Retry, frozenset[str]]:
+def plan_retry(flags: Flags, previous: PreviousResults) -> tuple[Retry, frozenset[str]]:
     """What is taken over from the earlier run, and the nodes to run again.
 
     Args:
@@ -97,7 +97,7 @@ def _failed(results: RunResultsArtifact, flags: Flags) -> frozenset[str]:
     )
 
 
-def select_again(task: Any, nodes: frozenset[str]) -> None:
+def select_only(task: Any, nodes: frozenset[str]) -> None:
     """Let `task` select just these nodes, and no unit tests beside them."""
 
     def get_graph_queue() -> GraphQueue:
@@ -107,20 +107,20 @@ def select_again(task: Any, nodes: frozenset[str]) -> None:
     task.get_graph_queue = get_graph_queue
 
 
-def recall_batches(node: Any, retry: Retry | None) -> None:
+def restore_batches(node: Any, retry: Retry | None) -> None:
     """Let a microbatch model run again only the batches that failed."""
     if retry is not None and node.unique_id in retry.batches and isinstance(node, ModelNode):
         node.previous_batch_results = BatchResults.from_dict(retry.batches[node.unique_id])
 
 
-def recall_start(task: Any, retry: Retry | None) -> None:
+def restore_start_time(task: Any, retry: Retry | None) -> None:
     """Count batches up to the moment to which the earlier run counted them."""
     if retry is not None and isinstance(task, RunTask):
         task.original_invocation_started_at = datetime.fromisoformat(retry.started_at)
 
 
 @contextlib.contextmanager
-def state_folder(previous: Previous) -> Iterator[str]:
+def state_folder(previous: PreviousResults) -> Iterator[str]:
     """A folder with the run results, as ``dbt retry --state`` wants it."""
     with tempfile.TemporaryDirectory(prefix="dbt-relay-retry-") as folder:
         (Path(folder) / RUN_RESULTS_FILE_NAME).write_text(json.dumps(previous), encoding="utf-8")

@@ -1,7 +1,7 @@
 """A run as one process executes it: dbt's task object over a view of the parsed manifest.
 
 A run changes the nodes that it compiles: the node itself, the ephemeral models it inlines, hooks. A
-warm manifest serves many runs, so each run copies those before they are touched (`RunState.own`), and
+warm manifest serves many runs, so each run copies those before they are touched (`RunState.copy_node`), and
 what one run compiled can never reach another.
 """
 
@@ -34,7 +34,7 @@ from dbt_common.events import functions
 from dbt import selected_resources
 from workers.engine.caller.invocation import use_flags
 from workers.engine.execution.relation_cache import CacheRecorder
-from workers.engine.execution.retry import recall_batches, recall_start
+from workers.engine.execution.retry import restore_batches, restore_start_time
 from workers.engine.interface import RunFacts
 from workers.engine.project.context import Context
 from workers.engine.project.graph_files import LinkedGraph, linked_by_dbt
@@ -50,7 +50,7 @@ TASKS: dict[str, type[RunTask]] = {
 }
 
 
-def view_of(manifest: Manifest) -> Manifest:
+def manifest_for_run(manifest: Manifest) -> Manifest:
     """A manifest for one run: its mappings are its own, its values are shared until `own` copies them."""
     view: Manifest = Manifest.__new__(Manifest)
     view.__dict__.update(manifest.__dict__)
@@ -94,31 +94,31 @@ class RunState(msgspec.Struct, kw_only=True):
     pool: DbtThreadPool | None = None
     selected: list[str] | None = None
     environment: dict[str, str] | None = None
-    owned: set[str] = msgspec.field(default_factory=set)
-    inlined: set[str] = msgspec.field(default_factory=set)
+    copied: set[str] = msgspec.field(default_factory=set)
+    inlined_models: set[str] = msgspec.field(default_factory=set)
 
     def __post_init__(self) -> None:
         context = self.context
         self.templates = TemplateState(
-            context.adapter, context.graph_index, self.kept_beside_graph, self.own, self.macro_of
+            context.adapter, context.graph_index, self.other_roots, self.copy_node, self.macro_of
         )
 
-    def own(self, unique_id: str) -> Any:
+    def copy_node(self, unique_id: str) -> Any:
         """The run's own copy of a node, and of the ephemeral models that compiling it compiles."""
-        if unique_id in self.owned:
+        if unique_id in self.copied:
             return self.node(unique_id)
-        self.owned.add(unique_id)
+        self.copied.add(unique_id)
         node = copy.deepcopy(self.node(unique_id), self._shared_with_graph(unique_id))
         if self.facts is not None:
-            recall_batches(node, self.facts.retry)
+            restore_batches(node, self.facts.retry)
         self._mapping_of(unique_id)[unique_id] = node
         if unique_id in self.manifest.nodes and node.is_ephemeral_model:
-            self.inlined.add(unique_id)
+            self.inlined_models.add(unique_id)
         depends_on = getattr(node, "depends_on", None)
         for parent in getattr(depends_on, "nodes", ()):
             found = self.manifest.nodes.get(parent)
             if found is not None and found.is_ephemeral_model:
-                self.own(parent)
+                self.copy_node(parent)
         return node
 
     def _shared_with_graph(self, unique_id: str) -> dict[int, Any]:
@@ -128,30 +128,30 @@ class RunState(msgspec.Struct, kw_only=True):
         entry = graph.get("nodes", {}).get(unique_id) or graph.get("functions", {}).get(unique_id)
         return containers(entry)
 
-    def own_everything(self) -> None:
+    def copy_all_nodes(self) -> None:
         """Copies of all nodes, for what changes them all (deferral)."""
         for unique_id in list(self.manifest.nodes):
-            self.own(unique_id)
+            self.copy_node(unique_id)
 
-    def own_hooks(self) -> list[str]:
+    def copy_hooks(self) -> list[str]:
         """Copies of the project's on-run-start and on-run-end hooks; their ids."""
         hooks = [unique_id for unique_id, node in self.manifest.nodes.items() if isinstance(node, HookNode)]
         for unique_id in hooks:
-            self.own(unique_id)
+            self.copy_node(unique_id)
         return hooks
 
-    def adopt(self, facts: RunFacts) -> None:
+    def apply_plan(self, facts: RunFacts) -> None:
         """Take over what the plan learned."""
         self.facts = facts
         self.task.num_nodes = facts.total
         # what planning sets: dbt.task.runnable.GraphRunnableTask._runtime_initialize
         self.task.compiler.selected_node_ids = set(facts.selected)  # dbt-core >= 1.12
         self.task._flattened_nodes = [self.node(unique_id) for unique_id in facts.flattened]
-        recall_start(self.task, facts.retry)
+        restore_start_time(self.task, facts.retry)
         self.recorder.deprecated = Counter(facts.deprecations)
         self.use()
         if self.task.args.defer:
-            self.own_everything()
+            self.copy_all_nodes()
             self.task.defer_to_manifest()
             self.templates.graph = GraphIndex(self.manifest.flat_graph)  # dbt made another
 
@@ -177,7 +177,7 @@ class RunState(msgspec.Struct, kw_only=True):
             group_lookup._group_name_to_group_map.clear()
             group_lookup.init(self.manifest, set(self.facts.flattened))
 
-    def kept_beside_graph(self) -> dict[str, Any]:
+    def other_roots(self) -> dict[str, Any]:
         """Objects beside `graph` that templates can reach and that outlive their node, by names of ours."""
         config = self.config
         projects = {name: project.vars for name, project in config.load_dependencies().items()}
@@ -192,7 +192,7 @@ class RunState(msgspec.Struct, kw_only=True):
         macro = self.manifest.macros.get(unique_id)
         if macro is None or node not in self.manifest.nodes:
             return None
-        owner = self.own(node)
+        owner = self.copy_node(node)
         context = generate_runtime_model_context(owner, self.config, self.manifest)
         return MacroGenerator(macro, context, owner, context["context_macro_stack"])
 
@@ -208,7 +208,7 @@ class RunState(msgspec.Struct, kw_only=True):
         raise KeyError(unique_id)
 
 
-def build_view(
+def build_run_state(
     run_id: str, flags: Flags, config: RuntimeConfig, context: Context, console: Flags | None = None
 ) -> RunState:
     """dbt's task for the command of `flags` over a fresh view.
@@ -216,7 +216,7 @@ def build_view(
     Args:
         console: see `RunState`, where those are others.
     """
-    manifest = view_of(context.manifest)
+    manifest = manifest_for_run(context.manifest)
     task = _sharing_graph(TASKS[str(flags.WHICH)])(flags, config, manifest)
     task.catalogs = context.catalogs
     task.relay_graphs = context.graphs

@@ -17,31 +17,31 @@ from workers.engine.execution.run_state import RunState
 from workers.engine.interface import StepOutcome, StepResult
 
 
-def start_run(view: RunState) -> StepOutcome:
+def start_run(run: RunState) -> StepOutcome:
     """Schemas, relation cache and on-run-start hooks (dbt.task.runnable.execute_with_hooks).
 
     Raises:
         dbt's own errors: what dbt answers with exit code 2.
     """
-    task, facts = view.task, view.facts
+    task, facts = run.task, run.facts
     if facts is None:
         raise RuntimeError("a start step needs what the plan learned")
     began = time.time()
     fire_event(Formatting(""))
     fire_event(
         ConcurrencyLine(
-            num_threads=view.config.threads, target_name=view.config.target_name,
-            node_count=numbered(view),
+            num_threads=run.config.threads, target_name=run.config.target_name,
+            node_count=numbered(run),
         )
     )  # fmt: skip
     fire_event(Formatting(""))
-    view.own_hooks()
+    run.copy_hooks()
     try:
-        status = task.before_run(view.context.adapter, frozenset(facts.flattened))
+        status = task.before_run(run.context.adapter, frozenset(facts.flattened))
     except BaseException:
         task.print_results_line(task.node_results, time.time() - began)
         raise
-    snapshot = view.recorder.snapshot()
+    snapshot = run.recorder.snapshot()
     hooks = [_hook_result(result) for result in task.node_results]
     task.node_results = []
     return StepOutcome(
@@ -54,9 +54,9 @@ def start_run(view: RunState) -> StepOutcome:
     )  # fmt: skip
 
 
-def numbered(view: RunState) -> int:
+def numbered(run: RunState) -> int:
     """How many nodes dbt counts before a build adds its unit tests (GraphRunnableTask.num_nodes)."""
-    nodes = [view.node(unique_id) for unique_id in (view.facts.flattened if view.facts else ())]
+    nodes = [run.node(unique_id) for unique_id in (run.facts.flattened if run.facts else ())]
     return sum(not node.is_ephemeral_model for node in nodes)
 
 

@@ -24,7 +24,7 @@ def narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
             self._narrow = threading.local()
 
         @contextlib.contextmanager
-        def narrowed(self, identifier: str) -> Iterator[None]:
+        def only_identifier(self, identifier: str) -> Iterator[None]:
             """Within, this thread is told only of relations that are spelled like `identifier`."""
             self._narrow.to = _spelled(identifier)
             try:
@@ -45,12 +45,12 @@ def narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
     return NarrowedCache
 
 
-MARKS = '"`'
+QUOTE_CHARACTERS = '"`'
 """What adapters quote names with."""
 
 
 def _spelled(identifier: str | None) -> str:
-    return (identifier or "").lower().strip(MARKS)
+    return (identifier or "").lower().strip(QUOTE_CHARACTERS)
 
 
 class _BySpelling(dict[Any, Any]):

@@ -29,7 +29,7 @@ from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.contract.log import log
 from workers.contract.tolerant_reading import text_of, unpack
-from workers.engine.caller.missing_environment import environment
+from workers.engine.caller.missing_environment import current_environment
 from workers.engine.interface import RunSpec, SharedContexts
 from workers.engine.patches.registry import enabled
 from workers.engine.patches.unchanging_macros import remember_macros
@@ -98,7 +98,7 @@ class _Warnings:
     def __init__(self) -> None:
         self.count = 0
 
-    def take_debug(self, _: BaseEvent) -> bool:
+    def handle_debug(self, _: BaseEvent) -> bool:
         return True
 
     def __call__(self, msg: EventMsg) -> None:
@@ -186,7 +186,7 @@ class ContextStore:
         key = key_of(family, read, spec, flags)
         found = self._contexts.get(key) or self._unpack(key)
         if found is not None:
-            environment().look_up(read.env)  # as the parse did that is used again
+            current_environment().record_lookup(read.env)  # as the parse did that is used again
         return found
 
     def _unpack(self, key: str) -> Context | None:
@@ -221,7 +221,7 @@ class ContextStore:
     def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
         """The configuration of an invocation; what an equal key gave before is given again."""
         if context is not None and context.config is not None:
-            environment().look_up(context.names)
+            current_environment().record_lookup(context.names)
             # the key covers every file and value that it was read from; flags are the caller's own
             config = copy.copy(context.config)
             config.args = flags
@@ -229,7 +229,7 @@ class ContextStore:
         read: list[RuntimeConfig] = []
         quiet = _says_nothing(lambda: read.append(self.configure(click_context)))
         if context is not None and quiet:
-            context.config, context.names = read[0], frozenset(environment().seen)
+            context.config, context.names = read[0], frozenset(current_environment().seen)
         return read[0]
 
     def configure(self, click_context: Any) -> RuntimeConfig:
@@ -264,7 +264,7 @@ class ContextStore:
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
         read = read_set_of(config, manifest, flags)
-        environment().look_up(read.env)  # dbt may have taken files from its partial parse
+        current_environment().record_lookup(read.env)  # dbt may have taken files from its partial parse
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         warned = recorder.warnings()
@@ -339,7 +339,7 @@ class ContextStore:
             read = read_set_of(config, found.manifest, flags)
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
         context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
-        environment().look_up(read.env)
+        current_environment().record_lookup(read.env)
         self._shared.save_index(family, msgspec.json.encode(read))
         self._know(
             Base(key=context.key, vars=digests(config.cli_vars), project=base.project, seen=found.seen,

@@ -24,10 +24,10 @@ class _Executing:
     state: TemplateState | None = None
 
 
-def looked_at_graph() -> None:
+def note_graph_use() -> None:
     """Note that a template of the executing step named `graph`."""
     if _Executing.state is not None:
-        _Executing.state.looked = True
+        _Executing.state.graph_used = True
 
 
 def enter(state: TemplateState) -> None:

@@ -120,7 +120,7 @@ class GraphIndex:
 
 
 class TemplateState:
-    """A run's share of it in one process. `looked`: whether the step's templates named `graph`."""
+    """A run's share of it in one process. `graph_used`: whether the step's templates named `graph`."""
 
     def __init__(
         self, adapter: BaseAdapter, graph: GraphIndex, roots: Callable[[], Mapping[str, Any]],
@@ -132,7 +132,7 @@ class TemplateState:
             own: the run's own copy of a node.
         """
         self.adapter, self.macro = adapter, macro
-        self.looked = False
+        self.graph_used = False
         self.changed: set[str] = set()
         self.graph, self._roots, self._own = graph, roots, own
         self._origin, self._made = secrets.token_hex(4), 0
@@ -168,9 +168,9 @@ class TemplateState:
             for change in each:
                 self._repeat(change)
         self._before, self._fresh = {}, []
-        self._nodes, self._of_nodes, self.looked = nodes, None, False
+        self._nodes, self._of_nodes, self.graph_used = nodes, None, False
 
-    def take(self) -> tuple[str, ...]:
+    def take_changes(self) -> tuple[str, ...]:
         """What the step changed, as one change for the ledger."""
         if not self._changes:
             return ()
@@ -253,7 +253,7 @@ class TemplateState:
         """The reference of an object of the parsed project, or None for any other."""
         if container is self.graph.graph:
             return ("graph",)
-        if self.looked:
+        if self.graph_used:
             entry = self.graph.entry_of(container, self.hidden())
             if entry is not None:
                 with self.hidden():

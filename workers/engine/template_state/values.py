@@ -3,7 +3,7 @@
 Numbers, texts, truth values and none are written as they are, everything else as a list that begins with a tag.
 Each dict, list, set and namespace has a reference, by which a later change names it and by which two places
 hold the same object. A value without a JSON form is written as a reference to the object in the process that
-made it; in another process `Elsewhere` stands for it, and using that is an error.
+made it; in another process `RemoteValue` stands for it, and using that is an error.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Names(Protocol):
         """A macro as a node's context has it, or None."""
 
 
-class Elsewhere:
+class RemoteValue:
     """Stands for a value that stayed in another process. Every use of it is an error."""
 
     def __init__(self, ref: Ref, what: str) -> None:
@@ -68,7 +68,7 @@ def _refuse_everything() -> None:
         "getitem", "setitem", "delitem", "iter", "len", "str", "repr", "call", "eq", "ne", "lt", "le", "gt", "ge",
         "hash", "bool", "contains", "add", "radd", "sub", "rsub", "mul", "rmul", "int", "float", "html",
     ):  # fmt: skip
-        setattr(Elsewhere, f"__{name}__", Elsewhere._refuse)
+        setattr(RemoteValue, f"__{name}__", RemoteValue._refuse)
 
 
 _refuse_everything()
@@ -136,7 +136,7 @@ _WRITE: dict[type, Callable[[Any, Names], Any]] = {
     Markup: lambda value, _: ["markup", str(value)],
     dt.date: lambda value, _: ["date", value.isoformat()],
     dt.timedelta: lambda value, _: ["timedelta", [value.days, value.seconds, value.microseconds]],
-    Elsewhere: lambda value, _: ["elsewhere", list(value.__dict__["ref"]), value.__dict__["what"]],
+    RemoteValue: lambda value, _: ["elsewhere", list(value.__dict__["ref"]), value.__dict__["what"]],
 }
 
 
@@ -269,13 +269,13 @@ def _named(names: Names, ref: list[Any]) -> Any:
 def _elsewhere(names: Names, ref: list[Any], what: str) -> Any:
     found = names.named(tuple(ref))
     if found is None:
-        found = Elsewhere(tuple(ref), what)
+        found = RemoteValue(tuple(ref), what)
     return found
 
 
 def _macro(names: Names, unique_id: str, node: str) -> Any:
     found = names.macro(unique_id, node)
-    return found if found is not None else Elsewhere((), f"macro {unique_id}")
+    return found if found is not None else RemoteValue((), f"macro {unique_id}")
 
 
 def _table(names: Names, columns: list[str], types: list[str], rows: list[Any]) -> Any:
