@@ -44,6 +44,7 @@ from workers.engine.interface import (
     StepResult,
 )
 from workers.engine.output.events import LineSink
+from workers.engine.project.configuration import read_configuration
 from workers.engine.project.context import ContextStore, ProjectMismatchError
 from workers.engine.project.packing import uncollected
 from workers.engine.template_state import calls as template_calls
@@ -106,7 +107,7 @@ class Engine:
                 return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
             if previous is not None and previous_command(previous) not in TASKS:
                 use_flags(flags)
-                warehouse = warehouse_of(self._contexts.configure(click_context))
+                warehouse = warehouse_of(read_configuration(click_context))
                 return _whole("what is repeated is not made of nodes", warehouse)
             self._sink.configure(flags)
             use_flags(flags)
@@ -221,7 +222,7 @@ class Engine:
             try:
                 click_context, flags = parse_flags(spec.args)
                 use_flags(flags)
-                config = self._contexts.configure(click_context)
+                config = read_configuration(click_context)
                 return warehouse_of(config)
             except Exception:  # noqa: BLE001 - whatever it is, the command meets it again and reports it
                 return None
