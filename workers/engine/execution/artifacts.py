@@ -20,10 +20,10 @@ from workers.engine.template_state.calls import as_parsed
 
 
 def write_manifest(run: RunState, changed: set[str]) -> None:
-    """manifest.json and semantic_manifest.json (dbt.parser.manifest.write_manifest).
+    """Write manifest.json and semantic_manifest.json (dbt.parser.manifest.write_manifest).
 
     Args:
-        changed: nodes to be written as the run has them; the others are written as they were parsed.
+        changed: unique ids of entries to write in the run's state; all others are written as parsed.
     """
     target = run.config.project_target_path
     run.manifest.metadata = run.config.get_metadata()
@@ -42,7 +42,7 @@ def write_manifest(run: RunState, changed: set[str]) -> None:
 
 
 def run_results_of(result: RunExecutionResult) -> dict[str, Any]:
-    """dbt's run_results.json as plain data."""
+    """Convert results to the content of dbt's run_results.json."""
     artifact = RunResultsArtifact.from_execution_results(
         results=result.results, elapsed_time=result.elapsed_time,
         generated_at=result.generated_at, args=result.args,
@@ -51,7 +51,7 @@ def run_results_of(result: RunExecutionResult) -> dict[str, Any]:
 
 
 def plain_artifact(artifact: RunResultsArtifact) -> dict[str, Any]:
-    """An artifact of dbt as plain data."""
+    """Convert an artifact of dbt to JSON-compatible data."""
     plain: dict[str, Any] = json.loads(
         json.dumps(artifact.to_dict(omit_none=False), cls=ForgivingJSONEncoder)
     )

@@ -20,7 +20,7 @@ from workers.contract.log import log
 from workers.engine.execution.artifacts import run_results_of, write_manifest
 from workers.engine.execution.node import apply_patch, run_result
 from workers.engine.execution.run_state import RunState
-from workers.engine.execution.start import numbered, skips_all
+from workers.engine.execution.start import node_count, skips_all
 from workers.engine.interface import Finished, StepResult
 from workers.engine.project.manifest_file import write_json
 from workers.engine.warehouse import fencing
@@ -33,45 +33,45 @@ def close_run(
     *,
     stop: str | None,
 ) -> Finished:
-    """on-run-end hooks, summary and artifacts (the rest of dbt.task.runnable's run).
+    """Run on-run-end hooks, print the summary, write artifacts (the rest of dbt.task.runnable.GraphRunnableTask.run).
 
     Args:
-        started: the start step's result; None when there was nothing to run.
-        results: every node's, in the order in which they finished.
-        stop: ``fail_fast``, or why the run was cancelled; None for a run that went through.
+        started: result of the start step; None if there was nothing to run.
+        results: results of all nodes, in the order in which they finished.
+        stop: ``fail_fast``, or why the run was cancelled; None for a complete run.
 
     Raises:
-        dbt's own errors: an on-run-end hook that dbt answers with exit code 2.
+        dbt's own errors: an on-run-end hook ended the command with exit code 2.
     """
     task, facts = run.task, run.facts
     if facts is None:
-        raise RuntimeError("a close step needs what the plan learned")
+        raise RuntimeError("a close step needs the facts of the plan")
     if started is None and not facts.flattened:
         warn_or_error(NothingToDo())
-        return _report(run, _execution_result(run, [], 0.0))
+        return _finish(run, _execution_result(run, [], 0.0))
     run.copy_hooks()
     task.started_at = facts.began
-    task.node_results = [_hook(run, hook) for hook in started.hooks] if started else []
+    task.node_results = [_hook_run_result(run, hook) for hook in started.hooks] if started else []
     for step in results:
-        _recall(run, step)
+        _apply_ephemeral_patches(run, step)
         if not step.ephemeral:
             task.node_results.append(run_result(run, step))
     cancelled = stop is not None and stop != "fail_fast"
-    told = task.node_results
+    hook_results = task.node_results
     if started is not None and not cancelled and skips_all(started.status):
         _skip_all(run)
-        told = []  # dbt tells on-run-end hooks of nothing then
+        hook_results = []  # dbt passes no results to on-run-end hooks then
     elif stop is not None:
         _skip_the_rest(run, results, "Skipping due to fail_fast" if not cancelled else stop)
     adapter = run.context.adapter
     try:
         fencing.end_earlier_connections(adapter)
-    except FailedToConnectError as error:  # hooks try again, and fail with it
+    except FailedToConnectError as error:  # the first connection of a hook tries again and raises this
         log("connections of a lost execution may go on", run=run.run_id, error=str(error))
     try:
         if not cancelled:  # dbt runs no on-run-end hooks after an interrupt
-            task.after_run(adapter, told)
-    except DbtRuntimeError:  # dbt leaves the results of what ran, and gives the command up
+            task.after_run(adapter, hook_results)
+    except DbtRuntimeError:  # dbt ends the command, but writes the results of the nodes that ran
         run.run_results = run_results_of(
             _execution_result(run, task.node_results, time.time() - task.started_at)
         )
@@ -80,10 +80,10 @@ def close_run(
         adapter.cleanup_connections()
         elapsed = time.time() - task.started_at
         task.print_results_line(task.node_results, elapsed)
-    return _report(run, _execution_result(run, task.node_results, elapsed))
+    return _finish(run, _execution_result(run, task.node_results, elapsed))
 
 
-def _recall(run: RunState, step: StepResult) -> None:
+def _apply_ephemeral_patches(run: RunState, step: StepResult) -> None:
     for unique_id, patch in step.also.items():
         apply_patch(run.copy_node(unique_id), patch)
     if step.ephemeral:
@@ -91,8 +91,8 @@ def _recall(run: RunState, step: StepResult) -> None:
 
 
 def _skip_all(run: RunState) -> None:
-    """What dbt says and records when on-run-start failed and the project wants nothing run then."""
-    task, facts, total = run.task, run.facts, numbered(run)
+    """Skip all nodes as dbt does after a failed on-run-start hook, with ``skip_nodes_if_on_run_start_fails``."""
+    task, facts, total = run.task, run.facts, node_count(run)
     for index, unique_id in enumerate(facts.flattened if facts else (), 1):
         node = run.node(unique_id)
         fire_event(
@@ -106,7 +106,7 @@ def _skip_all(run: RunState) -> None:
 
 
 def _skip_the_rest(run: RunState, results: Sequence[StepResult], message: str) -> None:
-    """What dbt records for nodes that an early end kept from running."""
+    """Record the nodes that did not run because the run ended early as skipped, as dbt does."""
     task, facts = run.task, run.facts
     executed = {result.node.unique_id for result in task.node_results}
     for unique_id in facts.flattened if facts else ():
@@ -114,12 +114,12 @@ def _skip_the_rest(run: RunState, results: Sequence[StepResult], message: str) -
         if unique_id not in executed:
             skipped: Any = mark_node_as_skipped(node, executed, message)
             task.node_results.append(skipped)
-    culprit = next((step for step in results if step.status in {"error", "fail", "partial success"}), None)
-    if culprit is not None and message == "Skipping due to fail_fast":
-        print_run_result_error(run_result(run, culprit))
+    failed = next((step for step in results if step.status in {"error", "fail", "partial success"}), None)
+    if failed is not None and message == "Skipping due to fail_fast":
+        print_run_result_error(run_result(run, failed))
 
 
-def _hook(run: RunState, plain: dict[str, Any]) -> RunResult:
+def _hook_run_result(run: RunState, plain: dict[str, Any]) -> RunResult:
     node = run.copy_node(plain["unique_id"])
     node.index = plain["index"]
     step = StepResult(
@@ -138,7 +138,8 @@ def _execution_result(run: RunState, results: list[Any], elapsed: float) -> RunE
     return result
 
 
-def _report(run: RunState, result: RunExecutionResult) -> Finished:
+def _finish(run: RunState, result: RunExecutionResult) -> Finished:
+    """Fire the final events and write the artifacts."""
     task = run.task
     fire_event(
         EndRunResult(
@@ -149,7 +150,7 @@ def _report(run: RunState, result: RunExecutionResult) -> Finished:
         )
     )
     run_results = run_results_of(result)
-    fencing.check_lease()  # files have no fence: whoever was stopped for long writes none over those of others
+    fencing.check_lease()  # files have no fence: a process that lost its lease must not overwrite newer artifacts
     if task.args.write_json:
         write_manifest(run, run.copied | run.templates.changed)
         path = task.result_path()

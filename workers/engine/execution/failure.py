@@ -1,4 +1,4 @@
-"""What dbt raised, as the facts that `contract.errors.classify` works from."""
+"""Classifies failures of nodes and commands: collects from dbt what `contract.errors.classify` needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ def exception_names(error: BaseException | None) -> tuple[str, ...]:
 def classify_node(
     run: RunState, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
 ) -> ErrorInfo:
-    """The classified error of a node that failed."""
+    """Classify the error of a failed node.
+
+    Args:
+        status, message, failures: of dbt's result.
+        error: the exception behind the result, if known.
+    """
     config = getattr(node, "config", None)
     return classify(
         Failure(
@@ -56,8 +61,8 @@ def classify_node(
 def classify_command(
     error: BaseException, command: str, *, adapter: str = "", known: tuple[str, ...] = ()
 ) -> ErrorInfo:
-    """The classified error of a command that dbt gave up."""
-    if isinstance(error, click.UsageError):  # as dbt.cli.main.dbtRunner.invoke tells its callers
+    """Classify the error that ended a command."""
+    if isinstance(error, click.UsageError):  # as dbt.cli.main.dbtRunner.invoke converts it
         error = DbtUsageException(error.format_message())
     return classify(
         Failure(
@@ -73,7 +78,7 @@ def classify_command(
 
 
 def known_names(run: RunState) -> tuple[str, ...]:
-    """Unique ids that a reference may have meant."""
+    """Unique ids of models, seeds, snapshots and sources: candidates for a misspelt reference."""
     nodes = (
         unique_id
         for unique_id, node in run.manifest.nodes.items()

@@ -1,4 +1,4 @@
-"""dbt's selection as a plan: which nodes, in which order, after which others."""
+"""Plans a run: the nodes that dbt's selector picks, their order and their dependencies."""
 
 from __future__ import annotations
 
@@ -24,46 +24,25 @@ from workers.engine.warehouse.concurrency import unsplittable_reason, warehouse_
 from workers.engine.warehouse.relation_names import RelationLocks
 
 
-def make_plan(run: RunState, retry: Retry | None = None, again: frozenset[str] = frozenset()) -> Plan:
-    """What dbt's own selector picks for the run, and the edges between the picked nodes.
-
-    Unit tests of ``dbt build`` become nodes before their model, one after another: dbt runs them when
-    it is the model's turn, and skips the rest of them once one has failed
-    (dbt.task.build.BuildTask.call_model_and_unit_tests_runner).
+def make_plan(run: RunState, retry: Retry | None = None, node_ids: frozenset[str] = frozenset()) -> Plan:
+    """Plan a run: select nodes with dbt's selector, and find the edges between them.
 
     Args:
-        retry, again: for a run that repeats just these nodes of an earlier one.
+        retry: set where the run repeats part of an earlier run.
+        node_ids: the nodes to repeat then.
 
     Raises:
-        dbt's own errors: a selector it refuses, a cycle.
-        DbtUsageError: a node's limits are none.
+        dbt's own errors: dbt refuses a selector, or the graph has a cycle.
+        DbtUsageError: a node has invalid time limits.
     """
     task = run.task
     if retry is not None:
-        select_only(task, again)
+        select_only(task, node_ids)
     with task_contextvars(project_root=run.config.project_root):  # path selectors start there
         task._runtime_initialize()
-    graph: nx.DiGraph = task.job_queue.graph
-    scores: dict[str, int] = task.job_queue._scores
-    unit_tests: dict[str, list[str]] = getattr(task, "model_to_unit_test_map", {})
-
-    parents = {node: list(graph.predecessors(node)) for node in graph.nodes}
-    children = {node: list(graph.successors(node)) for node in graph.nodes}
-    order = dict(scores)
-    for model, tests in unit_tests.items():
-        if model not in parents:
-            continue
-        chain = [*sorted(tests), model]
-        above = list(parents[model])
-        parents[chain[0]] = above
-        for parent in above:
-            children[parent].append(chain[0])
-        for test, following in itertools.pairwise(chain):
-            children[test], order[test] = [following], scores[model]
-            parents[following] = [*parents[model], test] if following == model else [test]
-
+    parents, children, order = _edges(task)
     warehouse = warehouse_of(run.config)
-    # a single-process warehouse is the run's as a whole
+    # a run on a single-process warehouse locks the whole warehouse instead
     locks = None if warehouse else RelationLocks(run.config, run.context.adapter.Relation)
     flattened = [node.unique_id for node in task._flattened_nodes]
     nodes = tuple(
@@ -91,9 +70,36 @@ def make_plan(run: RunState, retry: Retry | None = None, again: frozenset[str] =
     )
 
 
+def _edges(task: Any) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, int]]:
+    """Parents, children and priority of the selected nodes.
+
+    Unit tests of ``dbt build`` become a chain of nodes before their model: dbt runs them one after another when it
+    reaches the model, and skips the rest once one has failed
+    (dbt.task.build.BuildTask.call_model_and_unit_tests_runner).
+    """
+    graph: nx.DiGraph = task.job_queue.graph
+    scores: dict[str, int] = task.job_queue._scores
+    unit_tests: dict[str, list[str]] = getattr(task, "model_to_unit_test_map", {})
+    parents = {node: list(graph.predecessors(node)) for node in graph.nodes}
+    children = {node: list(graph.successors(node)) for node in graph.nodes}
+    order = dict(scores)
+    for model, tests in unit_tests.items():
+        if model not in parents:
+            continue
+        chain = [*sorted(tests), model]
+        above = list(parents[model])
+        parents[chain[0]] = above
+        for parent in above:
+            children[parent].append(chain[0])
+        for test, following in itertools.pairwise(chain):
+            children[test], order[test] = [following], scores[model]
+            parents[following] = [*parents[model], test] if following == model else [test]
+    return parents, children, order
+
+
 def _limits(run: RunState, planned: Iterable[str]) -> dict[str, OwnLimits]:
-    found = ((unique_id, own_limits(run.node(unique_id))) for unique_id in planned)
-    return {unique_id: own for unique_id, own in found if own is not None}
+    limits = ((unique_id, own_limits(run.node(unique_id))) for unique_id in planned)
+    return {unique_id: limit for unique_id, limit in limits if limit is not None}
 
 
 def _planned(
@@ -113,10 +119,10 @@ def _planned(
 
 
 def check_models(manifest: Manifest, config: RuntimeConfig, names: tuple[str, ...]) -> None:
-    """Refuse model names that the project lacks.
+    """Check that the project has models (seeds, snapshots) of these names.
 
     Raises:
-        DbtUsageError: with the nearest names.
+        DbtUsageError: a name is unknown. Suggests similar names.
     """
     if not names:
         return

@@ -18,20 +18,20 @@ from workers.engine.interface import StepOutcome, StepResult
 
 
 def start_run(run: RunState) -> StepOutcome:
-    """Schemas, relation cache and on-run-start hooks (dbt.task.runnable.execute_with_hooks).
+    """Create schemas, fill the relation cache, run on-run-start hooks (dbt.task.runnable.execute_with_hooks).
 
     Raises:
-        dbt's own errors: what dbt answers with exit code 2.
+        dbt's own errors: errors that end dbt's command with exit code 2.
     """
     task, facts = run.task, run.facts
     if facts is None:
-        raise RuntimeError("a start step needs what the plan learned")
+        raise RuntimeError("a start step needs the facts of the plan")
     began = time.time()
     fire_event(Formatting(""))
     fire_event(
         ConcurrencyLine(
             num_threads=run.config.threads, target_name=run.config.target_name,
-            node_count=numbered(run),
+            node_count=node_count(run),
         )
     )  # fmt: skip
     fire_event(Formatting(""))
@@ -54,14 +54,14 @@ def start_run(run: RunState) -> StepOutcome:
     )  # fmt: skip
 
 
-def numbered(run: RunState) -> int:
-    """How many nodes dbt counts before a build adds its unit tests (GraphRunnableTask.num_nodes)."""
+def node_count(run: RunState) -> int:
+    """Number of nodes before a build adds its unit tests (dbt's GraphRunnableTask.num_nodes)."""
     nodes = [run.node(unique_id) for unique_id in (run.facts.flattened if run.facts else ())]
     return sum(not node.is_ephemeral_model for node in nodes)
 
 
 def skips_all(status: str) -> bool:
-    """Whether dbt skips every node because an on-run-start hook ended with `status`."""
+    """Whether dbt skips all nodes after an on-run-start hook ended with `status`."""
     return status != str(RunStatus.Success) and bool(
         getattr(get_flags(), "skip_nodes_if_on_run_start_fails", False)
     )
