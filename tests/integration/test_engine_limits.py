@@ -88,7 +88,7 @@ def test_limits_that_are_none_refuse_the_run(small: Path) -> None:
 def test_a_node_that_fails_of_its_limit_says_so_in_dbts_words(broken: Path) -> None:
     class Late(Changed):
         def before(self) -> dict[str, Any]:
-            return {"overran": lambda: TOO_LONG}
+            return {"time_limit_message": lambda: TOO_LONG}
 
     ran = run(Late(), broken, "build", "--select", "batches", "last", broken=("last",))
     assert ran.statuses["last"] == "error"
@@ -120,9 +120,9 @@ def test_a_python_model_may_be_the_first_thing_that_a_process_does(small: Path) 
         "def model(dbt, session):\n    return session.sql('select 1 as one')\n"
     )
 
-    class Elsewhere(Changed):
+    class Released(Changed):
         def before(self) -> dict[str, Any]:
             self.release()
             return {}
 
-    assert run(Elsewhere(), small, "run", "--select", "first").statuses["first"] == "success"
+    assert run(Released(), small, "run", "--select", "first").statuses["first"] == "success"

@@ -16,7 +16,7 @@ from dbt.context.query_header import generate_query_header_context
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
 from tests.support.engine import Shared, spec_for
-from workers.engine.caller.invocation import standing_in
+from workers.engine.caller.invocation import dbt_invocation
 from workers.engine.engine import Engine
 from workers.engine.execution.run_state import RunState
 from workers.engine.patches import registry, rendering
@@ -43,7 +43,7 @@ def view(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunSt
     engine, spec = Engine(Shared()), spec_for(project, "build")
     engine.plan(spec, lambda event: None)
     view = engine._views[spec.run_id]
-    with standing_in(spec, engine._sink):
+    with dbt_invocation(spec, engine._sink):
         view.use()
         yield view
     close_warehouse()

@@ -39,7 +39,7 @@ def names(recorder: CacheRecorder) -> list[str]:
 
 
 def tell(teller: CacheRecorder, *listeners: CacheRecorder) -> None:
-    changes = [change.encode() for change in teller.take()]
+    changes = [change.encode() for change in teller.take_changes()]
     for recorder in (teller, *listeners):
         recorder.replay(changes)
 
@@ -47,7 +47,7 @@ def tell(teller: CacheRecorder, *listeners: CacheRecorder) -> None:
 def test_the_adapter_uses_the_recorders_cache() -> None:
     recorder = process()
     recorder.adapter.cache.add(relation("a"))
-    assert len(recorder.take()) == 1
+    assert len(recorder.take_changes()) == 1
 
 
 def test_what_one_process_adds_and_drops_the_other_sees() -> None:
@@ -68,7 +68,7 @@ def test_a_replayed_change_is_not_told_again() -> None:
     one, other = process(), process()
     one.cache.add(relation("a"))
     tell(one, other)
-    assert one.take() == other.take() == ()
+    assert one.take_changes() == other.take_changes() == ()
     assert one.position == other.position == 1
 
 
@@ -78,8 +78,8 @@ def test_a_rename_is_told_whether_or_not_the_old_name_was_known() -> None:
         recorder.cache.update_schemas([("d", "s")])
     one.cache.add(relation("a__dbt_tmp"))
     knows.cache.add(relation("a__dbt_tmp"))
-    one.take()
-    knows.take()
+    one.take_changes()
+    knows.take_changes()
     one.cache.rename(relation("a__dbt_tmp"), relation("a"))
     tell(one, knows, does_not)
     assert names(one) == names(knows) == names(does_not) == ["a"]
@@ -116,9 +116,9 @@ def test_a_snapshot_replaces_all_that_was_known_links_included() -> None:
     one.cache.add(relation("view", kind=RelationType.View))
     one.cache.add_link(relation("table"), relation("view"))
     other.cache.add(relation("of_yesterday"))
-    other.take()
+    other.take_changes()
     snapshot = one.snapshot()
-    assert one.take() == (), "what led to the snapshot is in it"
+    assert one.take_changes() == (), "what led to the snapshot is in it"
     other.replay([snapshot.encode()])
     assert names(other) == ["table", "view"]
     assert ("d", "empty") in other.cache
@@ -148,10 +148,10 @@ def test_what_was_told_while_the_warehouse_was_asked_outlives_the_snapshot() -> 
     retrying, beside, third = process(), process(), process()
     for recorder in (retrying, beside, third):
         recorder.cache.update_schemas([("d", "s")])
-        recorder.take()
+        recorder.take_changes()
     snapshot = retrying.snapshot()  # the warehouse is asked, and a long node executed
     beside.cache.add(relation("made_beside"))
-    (made,) = beside.take()
+    (made,) = beside.take_changes()
     for recorder in (retrying, beside, third):
         recorder.replay([made.encode()])
         recorder.replay([snapshot.encode()])
@@ -165,14 +165,14 @@ def test_a_snapshot_may_have_seen_a_node_in_the_middle_of_its_renames() -> None:
     for recorder in (beside, retrying, third):
         recorder.cache.update_schemas([("d", "s")])
         recorder.cache.add(replaced)
-        recorder.take()
+        recorder.take_changes()
     beside.cache.add(new)
     beside.cache.rename(replaced, old)
     beside.cache.rename(new, replaced)
     retrying.cache.add(old)  # as the warehouse shows it: committed, and the backup not yet dropped
     snapshot = retrying.snapshot()
     beside.cache.drop(old)
-    told = [change.encode() for change in beside.take()]
+    told = [change.encode() for change in beside.take_changes()]
     third.replay([snapshot.encode(), *told])
     retrying.replay([snapshot.encode(), *told])
     beside.replay([snapshot.encode(), *told])
@@ -185,24 +185,24 @@ def test_a_recorder_on_an_adapter_that_was_recorded_before_starts_afresh() -> No
     second = CacheRecorder(first.adapter)
     second.use()
     second.cache.add(relation("b"))
-    assert len(second.take()) == 1
-    assert len(first.take()) == 1
+    assert len(second.take_changes()) == 1
+    assert len(first.take_changes()) == 1
 
 
 def test_a_deprecation_is_told_once_and_counted_everywhere() -> None:
     one, other = process(), process()
     one.use()
     active_deprecations["custom-key"] += 2
-    changes = [change.encode() for change in one.take()]
+    changes = [change.encode() for change in one.take_changes()]
     assert len(changes) == 1
-    assert one.take() == ()
+    assert one.take_changes() == ()
     one.replay(changes)
     assert one.deprecated["custom-key"] == 2
     other.use()  # as another process
     assert not active_deprecations
     other.replay(changes)
     assert active_deprecations["custom-key"] == 2
-    assert other.take() == ()
+    assert other.take_changes() == ()
 
 
 def test_a_relation_whose_type_a_macro_wrote_as_a_word_is_told_too() -> None:

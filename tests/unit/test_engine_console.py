@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 from workers.contract.events import STDERR, Event
-from workers.engine.output.console import StepConsole, stock_logging
+from workers.engine.output.console import StepConsole, default_logging
 from workers.engine.output.events import LineSink
 
 
@@ -75,7 +75,7 @@ def test_bytes_that_are_no_text_are_escaped_and_characters_are_whole() -> None:
 def test_a_line_that_is_not_complete_comes_before_the_next_of_dbt() -> None:
     events: list[Event] = []
     sink = LineSink(None, "run", "model.p.m", events.append)
-    with StepConsole(sink.written) as sink.console:
+    with StepConsole(sink.code_line) as sink.console:
         print("50% ", end="")
         os.write(2, b"half a secret")
         sink.line("12:00:00  1 of 1 OK")
@@ -135,7 +135,7 @@ def test_code_may_close_what_is_not_its_own() -> None:
         print("before")
         sys.stdout.close()
         os.close(2)
-        heard.console.before_line()
+        heard.console.take_partial_line()
     assert heard.lines == [("stdout", "before")]
     assert all(
         os.path.samestat(os.fstat(number), facts) for number, facts in zip((1, 2), before, strict=True)
@@ -170,7 +170,7 @@ def test_logging_and_warnings_are_those_of_a_dbt_process() -> None:
         root.addHandler(log)
         logging.captureWarnings(True)
         try:
-            with heard.console, stock_logging():
+            with heard.console, default_logging():
                 logging.getLogger("some.library").warning("logged")
                 logging.getLogger("some.library").info("not shown")
                 warnings.warn("warned", stacklevel=1)

@@ -11,7 +11,7 @@ from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.postgres.connections import PostgresCredentials
 
-from workers.engine.output.masking import mask_opening_errors, mask_while_opening, profile_secrets
+from workers.engine.output.masking import mask_connection_errors, mask_while_opening, profile_secrets
 
 
 def postgres(**changed: Any) -> PostgresCredentials:
@@ -61,7 +61,7 @@ class Adapter:
 
     def __init__(self, opened: Any) -> None:
         self.connections: Any = type("Manager", (), {"open": staticmethod(opened)})()
-        mask_opening_errors(self)
+        mask_connection_errors(self)
 
     def open(self) -> None:
         state = ConnectionState.INIT

@@ -13,7 +13,7 @@ from dbt.adapters.duckdb.credentials import DuckDBCredentials
 
 from workers.contract.keys import files_of_warehouse
 from workers.engine.warehouse import concurrency
-from workers.engine.warehouse.concurrency import cancel_queries, warehouse_of, whole_reason
+from workers.engine.warehouse.concurrency import cancel_queries, unsplittable_reason, warehouse_of
 
 
 def config(path: str = ":memory:", attach: list[dict[str, Any]] | None = None, **more: Any) -> Any:
@@ -87,12 +87,13 @@ def test_a_server_takes_many() -> None:
 
 def test_what_cannot_be_split() -> None:
     flags = SimpleNamespace(SHOW=False)
-    assert whole_reason(config(), flags) is not None
-    assert whole_reason(config(":memory:named"), flags) is not None
-    assert whole_reason(config("/data/a.duckdb"), flags) is None
-    assert whole_reason(config("/data/a.duckdb"), SimpleNamespace(SHOW=True)) is not None
+    assert unsplittable_reason(config(), flags) is not None
+    assert unsplittable_reason(config(":memory:named"), flags) is not None
+    assert unsplittable_reason(config("/data/a.duckdb"), flags) is None
+    assert unsplittable_reason(config("/data/a.duckdb"), SimpleNamespace(SHOW=True)) is not None
     assert (
-        whole_reason(SimpleNamespace(credentials=SimpleNamespace(type="postgres")), SimpleNamespace()) is None
+        unsplittable_reason(SimpleNamespace(credentials=SimpleNamespace(type="postgres")), SimpleNamespace())
+        is None
     )
 
 

@@ -143,13 +143,13 @@ def test_what_no_message_can_carry_is_refused_by_name(changed: dict[str, Any], n
 
 IN_LATIN_1 = """
 import os, sys
-from workers.engine.caller.inherited import inherited
+from workers.engine.caller.inherited import inherit_from_caller
 from workers.engine.interface import RunSpec
 
 def encoding(**env):
     spec = RunSpec(run_id="r", args=(), cwd="/", project_dir="/", env={**os.environ, **env}, invocation_id="",
                    started_at=0.0)
-    with inherited(spec):
+    with inherit_from_caller(spec):
         return open(os.devnull).encoding.lower()
 
 print(encoding(LC_ALL=sys.argv[1]), encoding(LC_ALL="C"), encoding(LC_ALL="xx_YY"), open(os.devnull).encoding.lower())

@@ -1,7 +1,7 @@
-"""What each method that changes a container did, as JSON, and how another process does the same.
+"""Describes the effect of each container method as JSON, and repeats it in another process.
 
-A change names what was added or removed and not what the container holds afterwards, where it can: so the changes of
-two nodes that executed side by side add up, as they do in dbt's threads.
+Where possible, a change contains what was added or removed, not the new content of the container. So the changes of
+two nodes that run at the same time are combined, as in dbt's threads.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ CHANGING = frozenset(
     {"add", "append", "clear", "difference_update", "discard", "extend", "insert", "intersection_update", "pop",
      "popitem", "remove", "reverse", "setdefault", "sort", "symmetric_difference_update", "update"}
 )  # fmt: skip
-"""Methods of dict, list and set that change it."""
+"""Methods that change a dict, list or set."""
 
 SET = "set"
-"""Stands for ``{% set namespace.name = value %}``, of which the arguments are name and value."""
+"""Method name for ``{% set namespace.name = value %}``, with the arguments name and value."""
 
 
 def is_there(container: Any, method: str, args: list[Any]) -> bool:
-    """Whether the key that a dict's `setdefault` or `pop` is given is in it."""
-    return isinstance(container, dict) and method in _UNLESS_THERE and bool(args) and args[0] in container
+    """Whether the key argument of a dict's `setdefault` or `pop` is in the dict."""
+    return isinstance(container, dict) and method in _NO_CHANGE_IF and bool(args) and args[0] in container
 
 
 def change_of(
@@ -43,58 +43,58 @@ def change_of(
     method: str,
     names: Names,
     args: list[Any],
-    more: dict[str, Any],
-    answer: Any,
+    kwargs: dict[str, Any],
+    returned: Any,
     *,
     was_there: bool,
 ) -> list[Any] | None:
-    """What a method has done to a container, or None if nothing.
+    """Describe what a method call changed in a container; None if nothing.
 
     Args:
-        args, more: what the method was given; `answer`: what it returned.
-        was_there: see `is_there`, before the call.
+        args, kwargs, returned: arguments and return value of the call.
+        was_there: result of `is_there` before the call.
     """
-    if method in _UNLESS_THERE and isinstance(container, dict) and was_there is _UNLESS_THERE[method]:
+    if method in _NO_CHANGE_IF and isinstance(container, dict) and was_there is _NO_CHANGE_IF[method]:
         return None
-    tell = _TOLD.get((type_of(container), method))
-    if tell is None:
+    describe = _DESCRIBE.get((type_of(container), method))
+    if describe is None:
         return ["contents", encode_all(container, names)]
-    return tell(names, answer, *args, **more)
+    return describe(names, returned, *args, **kwargs)
 
 
 def repeat(container: Any, method: str, names: Names, *written: Any) -> None:
-    """Do what `change_of` wrote."""
+    """Make a change that `change_of` described."""
     _REPEAT[method](container, names, *written)
 
 
-_UNLESS_THERE = {"setdefault": True, "pop": False}
-"""Methods of a dict that change nothing if their key is, or is not, there."""
+_NO_CHANGE_IF = {"setdefault": True, "pop": False}
+"""Methods of a dict that change nothing if the key was there (True) or was not there (False)."""
 
 
-def _with(name: str) -> Callable[..., list[Any]]:
+def _with_value(name: str) -> Callable[..., list[Any]]:
     return lambda names, _, value: [name, encode(value, names)]
 
 
-_TOLD: dict[tuple[type, str], Callable[..., list[Any]]] = {
+_DESCRIBE: dict[tuple[type, str], Callable[..., list[Any]]] = {
     (dict, "clear"): lambda *_: ["clear"],
-    (dict, "update"): lambda names, _, *given, **more: ["update", pairs(dict(*given, **more), names)],
-    (dict, "setdefault"): lambda names, answer, key, *_: ["update", pairs({key: answer}, names)],
+    (dict, "update"): lambda names, _, *args, **kwargs: ["update", pairs(dict(*args, **kwargs), names)],
+    (dict, "setdefault"): lambda names, returned, key, *_: ["update", pairs({key: returned}, names)],
     (dict, "pop"): lambda names, _, key, *__: ["delete", encode(key, names)],
-    (dict, "popitem"): lambda names, answer: ["delete", encode(answer[0], names)],
+    (dict, "popitem"): lambda names, returned: ["delete", encode(returned[0], names)],
     (list, "clear"): lambda *_: ["clear"],
-    (list, "append"): _with("append"),
-    (list, "remove"): _with("remove"),
+    (list, "append"): _with_value("append"),
+    (list, "remove"): _with_value("remove"),
     (list, "extend"): lambda names, _, values: ["extend", encode_all(values, names)],
     (list, "insert"): lambda names, _, place, value: ["insert", place, encode(value, names)],
     (list, "pop"): lambda _, __, *place: ["pop", *place],
     (set, "clear"): lambda *_: ["clear"],
-    (set, "add"): _with("add"),
-    (set, "discard"): _with("discard"),
-    (set, "remove"): _with("discard"),
-    (set, "pop"): lambda names, answer: ["discard", encode(answer, names)],
-    (set, "update"): lambda names, _, *given: [
+    (set, "add"): _with_value("add"),
+    (set, "discard"): _with_value("discard"),
+    (set, "remove"): _with_value("discard"),
+    (set, "pop"): lambda names, returned: ["discard", encode(returned, names)],
+    (set, "update"): lambda names, _, *args: [
         "add",
-        *(encode(value, names) for each in given for value in each),
+        *(encode(value, names) for each in args for value in each),
     ],
     (Namespace, SET): lambda names, _, name, value: ["update", pairs({name: value}, names)],
 }

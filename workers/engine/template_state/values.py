@@ -1,9 +1,9 @@
-"""JSON for the values that a template may keep between nodes.
+"""JSON encoding of the values that templates keep between nodes.
 
-Numbers, texts, truth values and none are written as they are, everything else as a list that begins with a tag.
-Each dict, list, set and namespace has a reference, by which a later change names it and by which two places
-hold the same object. A value without a JSON form is written as a reference to the object in the process that
-made it; in another process `Elsewhere` stands for it, and using that is an error.
+Numbers, strings, booleans and None are encoded as themselves, all other values as a list that begins with a tag. Each
+dict, list, set and namespace has a reference. Later changes use it, and it preserves the identity of an object that is
+stored in two places. A value without a JSON form is encoded as a reference to the object in the process that made it.
+In another process, a `RemoteValue` stands for it, and using that is an error.
 """
 
 from __future__ import annotations
@@ -25,29 +25,33 @@ from jinja2.utils import Namespace
 from markupsafe import Markup
 
 Ref = tuple[Any, ...]
-"""Names a container: ``("graph", "nodes", …)`` for one of the parsed project, ``("made", origin, number)`` otherwise."""
+"""Identifies a container in all processes of a run.
+
+``("graph" | "beside" | "node", …)`` is a path in the parsed project, ``("made", origin, number)`` an object that a
+template made.
+"""
 
 
 class Names(Protocol):
-    """Gives containers and values without a JSON form their references, and finds them again."""
+    """Registry of references: for containers, and for values without a JSON form."""
 
     adapter: BaseAdapter
 
     def ref_of(self, container: Any) -> Ref | None:
-        """The reference of a container that has one."""
+        """The reference of a container, or None."""
 
     def name(self, value: Any, ref: Ref | None = None) -> Ref:
-        """Give a value a reference: a new one, or the one that it has in another process."""
+        """Register a value under the reference that it has in another process, by default under a new one."""
 
     def named(self, ref: Ref) -> Any:
-        """The value of a reference, or None."""
+        """The value with this reference, or None."""
 
     def macro(self, unique_id: str, node: str) -> Any:
-        """A macro as a node's context has it, or None."""
+        """A macro in the context of a node, or None."""
 
 
-class Elsewhere:
-    """Stands for a value that stayed in another process. Every use of it is an error."""
+class RemoteValue:
+    """Stands for a value that exists only in another process. Any use of it raises an error."""
 
     def __init__(self, ref: Ref, what: str) -> None:
         self.__dict__.update(ref=ref, what=what)
@@ -57,35 +61,35 @@ class Elsewhere:
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise CompilationError(
-            f"a template kept a value of type {self.__dict__['what']} in an earlier node or hook, which "
-            "another process executed. dbt-relay cannot carry a value of that type to this process: keep texts, "
-            "numbers, dates, lists, dicts, sets, relations or macros."
+            f"an earlier node or hook, which another process executed, kept a value of type {self.__dict__['what']}. "
+            "dbt-relay cannot transfer values of that type between processes: keep strings, numbers, dates, lists, "
+            "dicts, sets, relations or macros."
         )
 
 
-def _refuse_everything() -> None:
+def _refuse_all_operators() -> None:
     for name in (
         "getitem", "setitem", "delitem", "iter", "len", "str", "repr", "call", "eq", "ne", "lt", "le", "gt", "ge",
         "hash", "bool", "contains", "add", "radd", "sub", "rsub", "mul", "rmul", "int", "float", "html",
     ):  # fmt: skip
-        setattr(Elsewhere, f"__{name}__", Elsewhere._refuse)
+        setattr(RemoteValue, f"__{name}__", RemoteValue._refuse)
 
 
-_refuse_everything()
+_refuse_all_operators()
 
-_EXACT = 2**53
+_EXACT = 2**53  # larger integers lose digits where JSON numbers are read as floats
 _ATTRS = "_Namespace__attrs"
 
 
 def contents(container: Any) -> Any:
-    """A shallow copy of what a container holds."""
+    """A shallow copy of the content of a container."""
     if isinstance(container, Namespace):
         return dict(getattr(container, _ATTRS))
     return list(container) if isinstance(container, list) else type_of(container)(container)
 
 
 def type_of(container: Any) -> Any:
-    """dict, list, set, or Namespace."""
+    """The kind of a container: dict, list, set or Namespace."""
     return next(kind for kind in CONTAINERS if isinstance(container, kind))
 
 
@@ -93,7 +97,7 @@ CONTAINERS = (dict, list, set, Namespace)
 
 
 def refill(container: Any, content: Any) -> None:
-    """Make a container hold just `content`, as `contents` returns it."""
+    """Replace the content of a container by `content`, which `contents` returned."""
     if isinstance(container, Namespace):
         container = getattr(container, _ATTRS)
     if isinstance(container, list):
@@ -105,17 +109,17 @@ def refill(container: Any, content: Any) -> None:
 
 
 def encode(value: Any, names: Names) -> Any:
-    """A value as JSON, now. Containers that have no reference yet get one."""
+    """Encode the current state of a value. Containers without a reference get one."""
     if value is None or type(value) in (bool, str):
         return value
     if isinstance(value, CONTAINERS):
         return _encode_container(value, names)
     if isinstance(value, str) and type(value) is not Markup:
-        return str(value.value if isinstance(value, Enum) else value)  # dbt's own kinds of text
+        return str(value.value if isinstance(value, Enum) else value)  # dbt's subclasses of `str`
     write = _WRITE.get(type(value))
     if write is not None:
         return write(value, names)
-    known = names.ref_of(value)  # a value without a JSON form that was met before
+    known = names.ref_of(value)  # set for a value without a JSON form that was encoded before
     written = None if known else _encode_other(value, names)
     if written is not None:
         return written
@@ -136,17 +140,17 @@ _WRITE: dict[type, Callable[[Any, Names], Any]] = {
     Markup: lambda value, _: ["markup", str(value)],
     dt.date: lambda value, _: ["date", value.isoformat()],
     dt.timedelta: lambda value, _: ["timedelta", [value.days, value.seconds, value.microseconds]],
-    Elsewhere: lambda value, _: ["elsewhere", list(value.__dict__["ref"]), value.__dict__["what"]],
+    RemoteValue: lambda value, _: ["elsewhere", list(value.__dict__["ref"]), value.__dict__["what"]],
 }
 
 
 def encode_all(values: Iterable[Any], names: Names) -> list[Any]:
-    """See `encode`."""
+    """Encode several values. See `encode`."""
     return [encode(each, names) for each in values]
 
 
 def pairs(mapping: Any, names: Names) -> list[list[Any]]:
-    """The entries of a dict as JSON."""
+    """Encode the entries of a dict."""
     return [[encode(key, names), encode(each, names)] for key, each in mapping.items()]
 
 
@@ -154,7 +158,7 @@ def _encode_container(value: Any, names: Names) -> Any:
     known = names.ref_of(value)
     if known is not None:
         return ["ref", list(known)]
-    ref = list(names.name(value))  # first: it may hold itself
+    ref = list(names.name(value))  # before its content: a container may contain itself
     if isinstance(value, (dict, Namespace)):
         kind = "dict" if isinstance(value, dict) else "namespace"
         return [kind, ref, pairs(contents(value), names)]
@@ -162,12 +166,12 @@ def _encode_container(value: Any, names: Names) -> Any:
 
 
 def _encode_other(value: Any, names: Names) -> Any:
-    """A value of a known class, if reading what is written gives an equal one; else None."""
+    """Encode a value of a known class, if decoding returns an equal value; None otherwise."""
     try:
         written = _written(value, names)
         read = None if written is None else decode(written, names)
         same = type(read) is type(value) and (written[0] in _UNCOMPARED or read == value)
-    except Exception:  # noqa: BLE001 - it comes from the value's own methods: the value has no JSON form then
+    except Exception:  # noqa: BLE001 - raised by the value's own methods: then it has no JSON form
         return None
     return written if same else None
 
@@ -194,7 +198,7 @@ def _written(value: Any, names: Names) -> Any:
 
 
 class _Plain:
-    """Names for JSON that nobody keeps: the fields of a relation."""
+    """Names that registers nothing, for the fields of a relation or column."""
 
     def __init__(self, names: Names) -> None:
         self.adapter, self.macro = names.adapter, names.macro
@@ -232,19 +236,19 @@ def _in_zone(value: Any, zone: Any) -> Any:
 
 
 def decode(written: Any, names: Names) -> Any:
-    """The value that `encode` wrote."""
+    """Decode a value that `encode` wrote."""
     if not isinstance(written, list):
         return written
     return _READ[written[0]](names, *written[1:])
 
 
 def decode_all(written: Iterable[Any], names: Names) -> list[Any]:
-    """See `decode`."""
+    """Decode several values. See `decode`."""
     return [decode(each, names) for each in written]
 
 
 def decode_pairs(written: Iterable[Any], names: Names) -> dict[Any, Any]:
-    """The dict that `pairs` wrote."""
+    """Decode a dict that `pairs` wrote."""
     return {decode(key, names): decode(each, names) for key, each in written}
 
 
@@ -262,20 +266,20 @@ def _container(kind: Callable[[], Any]) -> Callable[..., Any]:
 def _named(names: Names, ref: list[Any]) -> Any:
     found = names.named(tuple(ref))
     if found is None:
-        raise CompilationError(f"a template changed something that is not there in this process: {ref}")
+        raise CompilationError(f"a template changed an object that does not exist in this process: {ref}")
     return found
 
 
 def _elsewhere(names: Names, ref: list[Any], what: str) -> Any:
     found = names.named(tuple(ref))
     if found is None:
-        found = Elsewhere(tuple(ref), what)
+        found = RemoteValue(tuple(ref), what)
     return found
 
 
 def _macro(names: Names, unique_id: str, node: str) -> Any:
     found = names.macro(unique_id, node)
-    return found if found is not None else Elsewhere((), f"macro {unique_id}")
+    return found if found is not None else RemoteValue((), f"macro {unique_id}")
 
 
 def _table(names: Names, columns: list[str], types: list[str], rows: list[Any]) -> Any:
@@ -294,7 +298,7 @@ _READ: dict[str, Callable[..., Any]] = {
     "frozenset": lambda names, each: frozenset(decode_all(each, names)),
     "int": lambda _, text: int(text),
     "float": lambda _, text: float(text),
-    "markup": lambda _, text: Markup(text),  # noqa: S704 - it was one
+    "markup": lambda _, text: Markup(text),  # noqa: S704 - the encoded value was Markup
     "decimal": lambda _, text: Decimal(text),
     "bytes": lambda _, text: bytes.fromhex(text),
     "date": lambda _, text: dt.date.fromisoformat(text),
