@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 PROGRAM = """
+from workers.engine.startup import prepare_import
+prepare_import()
 import workers.engine.engine
 import multiprocessing.resource_tracker
 from types import SimpleNamespace

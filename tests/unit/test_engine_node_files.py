@@ -9,8 +9,7 @@ import dbt.contracts.graph.nodes
 import pytest
 from dbt_common.clients.system import write_file
 
-from workers.engine.patches import registry
-from workers.engine.patches.node_files import write_over
+from workers.engine.patches.node_files import install, write_over
 
 
 @pytest.mark.parametrize("text", ["select 1 as größer\n", "", "a\r\nb"])
@@ -47,5 +46,5 @@ def test_interrupt_after_open_keeps_the_existing_content(
 
 
 def test_nodes_write_their_files_with_it() -> None:
-    registry.apply()
+    install()
     assert dbt.contracts.graph.nodes.write_file is write_over

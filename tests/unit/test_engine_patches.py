@@ -36,10 +36,9 @@ from tests.support.untraced import parse_untraced
 from workers.contract.events import Event
 from workers.engine.execution.relation_cache import _recording
 from workers.engine.output.events import FilteringEventManager, LineSink
-from workers.engine.patches import registry, relations, templates
+from workers.engine.patches import registry, relations, templates, unchanging_macros
 from workers.engine.patches.events import _event_of_dbt
 from workers.engine.patches.graph import _subset_of_dbt
-from workers.engine.project import unchanging_macros
 
 parse_untraced()
 registry.apply()

@@ -25,12 +25,14 @@ from workers.engine.caller.invocation import (
 )
 from workers.engine.caller.missing_environment import missing_values_at_end
 from workers.engine.execution import command as commands
-from workers.engine.execution import run_ends
+from workers.engine.execution.artifacts import write_manifest
+from workers.engine.execution.close import close_run
 from workers.engine.execution.failure import classify_command
 from workers.engine.execution.node import execute_node
 from workers.engine.execution.plan import check_models, make_plan
 from workers.engine.execution.retry import PreviousResults, arguments, plan_retry, previous_command
 from workers.engine.execution.run_state import TASKS, RunState, build_run_state
+from workers.engine.execution.start import start_run
 from workers.engine.interface import (
     Finished,
     OnEvent,
@@ -42,6 +44,7 @@ from workers.engine.interface import (
     StepResult,
 )
 from workers.engine.output.events import LineSink
+from workers.engine.project.configuration import read_configuration
 from workers.engine.project.context import ContextStore, ProjectMismatchError
 from workers.engine.project.packing import uncollected
 from workers.engine.template_state import calls as template_calls
@@ -104,7 +107,7 @@ class Engine:
                 return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
             if previous is not None and previous_command(previous) not in TASKS:
                 use_flags(flags)
-                warehouse = warehouse_of(self._contexts.configure(click_context))
+                warehouse = warehouse_of(read_configuration(click_context))
                 return _whole("what is repeated is not made of nodes", warehouse)
             self._sink.configure(flags)
             use_flags(flags)
@@ -133,7 +136,7 @@ class Engine:
             view = self._view(seen, facts)
             view.templates.begin(view.copy_hooks)
             with uncollected():
-                outcome = run_ends.start(view)
+                outcome = start_run(view)
             outcome.cache += view.recorder.take_changes() + view.templates.take_changes()
             return outcome
 
@@ -192,7 +195,7 @@ class Engine:
         with self._step(spec, "@close", emit, attempt) as seen:
             view = self._view(seen, facts)
             view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
-            finished = run_ends.close(view, started, results, stop=stop)
+            finished = close_run(view, started, results, stop=stop)
             postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
             return finished
 
@@ -219,7 +222,7 @@ class Engine:
             try:
                 click_context, flags = parse_flags(spec.args)
                 use_flags(flags)
-                config = self._contexts.configure(click_context)
+                config = read_configuration(click_context)
                 return warehouse_of(config)
             except Exception:  # noqa: BLE001 - whatever it is, the command meets it again and reports it
                 return None
@@ -299,7 +302,7 @@ class Engine:
         """dbt wrote its manifest when it had parsed, long before it gave the command up."""
         view = self._views.get(spec.run_id)
         if view is not None and view.flags.WRITE_JSON:
-            run_ends.write_manifest(view, set())
+            write_manifest(view, set())
 
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:

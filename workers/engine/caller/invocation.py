@@ -160,7 +160,7 @@ def _limit_sqlparse(options: Mapping[str, Any] | None) -> None:
         setattr(grouping, name, None if str(value).lower() == "none" else int(value))
 
 
-def _inherit_help_names(group: click.Group) -> None:
+def inherit_help_names(group: click.Group = cli) -> None:
     """Set ``help_option_names`` of a group on each of its commands, so that ``-h`` keeps working.
 
     `args_to_context` creates a command's context without its parent, and click caches the help option of the first
@@ -169,10 +169,7 @@ def _inherit_help_names(group: click.Group) -> None:
     for command in group.commands.values():
         command.context_settings.setdefault("help_option_names", group.context_settings["help_option_names"])
         if isinstance(command, click.Group):
-            _inherit_help_names(command)
-
-
-_inherit_help_names(cli)
+            inherit_help_names(command)
 
 
 def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:

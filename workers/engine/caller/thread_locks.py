@@ -2,16 +2,21 @@
 
 dbt creates the locks of its manifests and adapters with `multiprocessing` (dbt.mp_context) but shares them among
 threads only. Each pool process would start multiprocessing's resource tracker for them (6 MB), and leave semaphores
-behind when it is killed. Must be imported before any other module of dbt: some create locks when they are imported.
+behind when it is killed.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from multiprocessing.context import SpawnContext
 from typing import Any
 
-import dbt.mp_context
+from workers.contract.log import log
+
+_HAS_DBTS_LOCKS = "dbt.contracts.graph.manifest"
+"""A module of dbt that asks for the factory of its locks when it is imported."""
 
 
 class ThreadLockContext(SpawnContext):
@@ -26,4 +31,14 @@ class ThreadLockContext(SpawnContext):
         return threading.RLock()
 
 
-dbt.mp_context._MP_CONTEXT = ThreadLockContext()
+def install() -> None:
+    """Make dbt use locks of threads. Called before dbt's manifest module is imported.
+
+    After that it is too late for some locks: they stay dbt's, which are correct, and a log line says so.
+    """
+    dbt: Any = importlib.import_module("dbt.mp_context")
+    if isinstance(dbt._MP_CONTEXT, ThreadLockContext):
+        return
+    if _HAS_DBTS_LOCKS in sys.modules:
+        log("dbt was imported before its locks were replaced: each process starts a resource tracker")
+    dbt._MP_CONTEXT = ThreadLockContext()

@@ -26,9 +26,9 @@ from workers.contract.events import LINE, STDERR, Event
 from workers.contract.keys import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES
 from workers.engine.caller.missing_environment import checked_environment
+from workers.engine.execution.artifacts import plain_artifact, run_results_of
 from workers.engine.execution.failure import classify_command
 from workers.engine.execution.retry import PreviousResults, state_folder
-from workers.engine.execution.run_ends import plain_artifact, run_results_of
 from workers.engine.interface import Finished, RunSpec, StepResult
 from workers.engine.output.events import LineSink
 from workers.engine.output.file_log import divert_log_file

@@ -33,11 +33,11 @@ from dbt_common.events import functions
 
 from dbt import selected_resources
 from workers.engine.caller.invocation import use_flags
-from workers.engine.execution.graph_files import LinkedGraph, linked_by_dbt
 from workers.engine.execution.relation_cache import CacheRecorder
 from workers.engine.execution.retry import restore_batches, restore_start_time
 from workers.engine.interface import RunFacts
 from workers.engine.project.context import Context
+from workers.engine.project.graph_files import LinkedGraph, linked_by_dbt
 from workers.engine.template_state import calls as template_calls
 from workers.engine.template_state.state import GraphIndex, TemplateState, containers
 

@@ -11,7 +11,7 @@ from dbt.adapters.cache import RelationsCache, _CachedRelation
 from dbt.adapters.contracts.relation import ComponentName
 from dbt.flags import get_flags
 
-from workers.engine.execution.relation_cache import QUOTE_CHARACTERS
+from workers.engine.patches.cached_relations import QUOTE_CHARACTERS
 
 _add_of_dbt = RelationsCache.add
 _schemas_of_dbt = BaseAdapter._get_cache_schemas

@@ -57,7 +57,8 @@ def as_parsed() -> Iterator[None]:
 _call_of_jinja: Callable[..., Any] = MacroFuzzEnvironment.call
 
 
-def _call(self: Any, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+def call(self: Any, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of a template; record the change if the call changes a container."""
     kind = type(called)
     if (
         (kind is BuiltinMethodType or kind is MethodDescriptorType)
@@ -81,12 +82,15 @@ _ADDED_BY_JINJA = ("_loop_vars", "_block_vars")
 _set_of_jinja = Namespace.__setitem__
 
 
-def _set(self: Namespace, name: str, value: Any) -> None:
+def set_attribute(self: Namespace, name: str, value: Any) -> None:
+    """Set an attribute of a Jinja namespace, recorded where the run keeps the namespace."""
     if _Executing.state is not None and _Executing.state.knows(self):
         _Executing.state.record(self, SET, lambda *both: _set_of_jinja(self, *both), (name, value), {})
     else:
         _set_of_jinja(self, name, value)
 
 
-MacroFuzzEnvironment.call = _call  # type: ignore[method-assign]
-Namespace.__setitem__ = _set  # type: ignore[method-assign]
+def install() -> None:
+    """Make Jinja record the changes of templates (`patches.catalog.NEEDED`)."""
+    MacroFuzzEnvironment.call = call  # type: ignore[method-assign]
+    Namespace.__setitem__ = set_attribute  # type: ignore[method-assign]

@@ -21,7 +21,7 @@ _lock = threading.Lock()
 _steps = 0
 
 
-def record() -> None:
+def install() -> None:
     """Make `duckdb.connect` record the connections that it opens in a step. No effect before `duckdb` is imported."""
     duckdb: Any = sys.modules.get("duckdb")
     if duckdb is None or hasattr(duckdb.connect, "__wrapped__"):

@@ -205,7 +205,7 @@ class FencedAdapters(dict[str, Any]):
     """The adapter registry of dbt's factory (`FACTORY.adapters`): every registered adapter opens fenced connections."""
 
     def __setitem__(self, name: str, adapter: Any) -> None:
-        duckdb_connections.record()
+        duckdb_connections.install()  # an adapter has imported its driver
         _fence(adapter)
         mask_connection_errors(adapter)
         super().__setitem__(name, adapter)

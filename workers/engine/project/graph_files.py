@@ -14,7 +14,7 @@ from dbt.flags import get_flags
 from dbt.graph import Graph
 from dbt_common.invocation import get_invocation_id
 
-from workers.engine.execution.manifest_file import write_bytes
+from workers.engine.project.manifest_file import write_bytes
 
 _SUMMARY = "graph_summary.json"
 _INVOCATION = "_invocation_id"
