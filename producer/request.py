@@ -13,12 +13,21 @@ import msgspec
 from producer.dbt_cli import options
 from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.project import PROFILES_FILE, profiles_dir, project_config, project_dir, target_path
-from workers.contract.environment import NAMES, allowed, encode_withheld, matching, names_noted, names_used
-from workers.contract.inherited import encode_environment, of_this_process, zone_name
+from workers.contract.environment import (
+    NAMES,
+    allowed,
+    encode_environment,
+    encode_withheld,
+    matching,
+    names_noted,
+    names_used,
+    zone_name,
+)
+from workers.contract.folder_identity import folder_identity
 from workers.contract.keys import new_run_id
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
+from workers.contract.process_attributes import encode_process_attributes
 from workers.contract.project_files import FILES, copy_of, encode_copy
-from workers.contract.same_folder import place_of
 from workers.contract.settings import Settings
 
 _DBT_OPTIONS = "DBT_ENGINE_"
@@ -55,7 +64,7 @@ def new_request(
         run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
         project_dir=str(project_dir(invocation, cwd, environ)), env=env, retry=retry or RetryPolicy(),
         return_artifacts=runtime_dir is None, required_models=required_models,
-        place=place_of(target_path(invocation, cwd, environ)),
+        place=folder_identity(target_path(invocation, cwd, environ)),
         priority=settings.priority, limits=limits or _limits(settings),
         debug=bool(invocation.options.get("debug")),
         description=description,
@@ -99,7 +108,7 @@ def _limits(settings: Settings) -> Limits:
 
 def _write_environment(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:
     """Write the caller's environment, umask, limits and so on to a file that only this user can read."""
-    raw = encode_environment({**environ, **of_this_process()})
+    raw = encode_environment({**environ, **encode_process_attributes()})
     path = runtime_dir / "env" / f"{run_id}.json"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)

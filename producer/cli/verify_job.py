@@ -18,7 +18,7 @@ from producer.dbt_cli.project import (
 )
 from producer.dbt_cli.words import read_words
 from producer.usage_errors import usage_error
-from workers.contract.verification import VerifyCommand, VerifyJob
+from workers.contract.verify_job import VerifyCommand, VerifyJob
 
 _REMOVED = frozenset({"project_dir", "profiles_dir", "log_path", "partial_parse_file_path"})
 """Options for which a copy has its own value."""

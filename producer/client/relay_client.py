@@ -22,10 +22,10 @@ from workers.contract.errors import BrokerUnavailableError, InvalidMessageError
 from workers.contract.events import Event
 from workers.contract.keys import Keys, submitted_at
 from workers.contract.messages import RunRequest
+from workers.contract.redis_values import number_of, text_of, value_of
 from workers.contract.results import DbtResult
 from workers.contract.run_store import RunStore
 from workers.contract.settings import Settings
-from workers.contract.tolerant_reading import number_of, text_of, value_of
 
 if TYPE_CHECKING:
     from workers.contract.purge import Purged

@@ -10,11 +10,11 @@ from workers.contract.errors import Category, ErrorInfo, RelayError
 from workers.contract.events import LINE, MISSING, STDERR, Event
 from workers.contract.keys import submitted_at
 from workers.contract.messages import RunRequest
+from workers.contract.redis_values import number_of
 from workers.contract.results import DbtResult
-from workers.contract.run_store import RESULT_TTL, LastWord
-from workers.contract.tolerant_reading import number_of
+from workers.contract.run_store import RESULT_TTL, FinalRecord
 
-Record = tuple[RunRequest, LastWord, dict[str, str]]
+Record = tuple[RunRequest, FinalRecord, dict[str, str]]
 """What Redis keeps of a run that has ended: its request, its final record, and all fields of its hash."""
 
 
@@ -41,7 +41,7 @@ class ConsoleLines:
 
 
 def result_of(
-    request: RunRequest, last: LastWord, facts: Mapping[str, str], console: ConsoleLines
+    request: RunRequest, last: FinalRecord, facts: Mapping[str, str], console: ConsoleLines
 ) -> DbtResult:
     """Build the result that callers receive.
 

@@ -8,7 +8,7 @@ import msgspec
 
 from producer.dbt_cli.vars import shown_args
 from workers.contract.messages import RunRequest
-from workers.contract.tolerant_reading import number_of
+from workers.contract.redis_values import number_of
 
 UNREADABLE = "unreadable"
 """The state shown for a run whose request or result this release cannot read."""

@@ -12,9 +12,9 @@ from producer.client.broker_errors import BrokerErrors
 from producer.client.results import no_such_run
 from workers.contract.errors import BrokerUnavailableError
 from workers.contract.events import MISSING, RUN, STATE, Event, decode_event
+from workers.contract.redis_values import number_of
 from workers.contract.results import RUN_TERMINAL
 from workers.contract.run_store import RunStore
-from workers.contract.tolerant_reading import number_of
 
 BLOCK_MS = 2000
 """Milliseconds that one read of a stream waits for entries."""

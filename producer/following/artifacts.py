@@ -14,8 +14,8 @@ from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.project import project_dir, target_path
 from workers.contract.keys import ARTIFACTS, RUN_RESULTS
 from workers.contract.log import log
+from workers.contract.redis_values import UnpackError, unpack
 from workers.contract.results import DbtResult
-from workers.contract.tolerant_reading import UnpackError, unpack
 
 if TYPE_CHECKING:
     from producer.client import RelayClient

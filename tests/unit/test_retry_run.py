@@ -17,7 +17,7 @@ from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.keys import new_run_id, submitted_at
 from workers.contract.messages import RetryPolicy, RunRequest
-from workers.contract.run_store import ENV_NAMES, LastWord
+from workers.contract.run_store import ENV_NAMES, FinalRecord
 from workers.ledger.ledger import Claim
 
 GONE = "20250101T000000-000000000000"
@@ -42,7 +42,7 @@ def ended(
     request = RunRequest(run_id=new_run_id(), args=tuple(args), **{**places, **options})
     relay.store.submit(request)
     results = None if which is None else {"args": {"which": which}, "results": []}
-    last = LastWord(return_code=code, run_results=results)
+    last = FinalRecord(return_code=code, run_results=results)
     key = relay.store.keys.run(request.run_id)
     relay.store.client.hset(key, mapping={"state": "failed", "final": msgspec.json.encode(last)})
     return request
