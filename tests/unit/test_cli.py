@@ -538,13 +538,20 @@ def test_version_of_a_source_tree_is_unknown(
     assert "dbt-relay from a source tree" in capsys.readouterr().out
 
 
-def test_python_m_producer_runs_dbt_relay() -> None:
+@pytest.mark.parametrize(
+    ("module", "words", "code", "text"),
+    [
+        ("producer", ["rnu"], 2, "Did you mean"),
+        ("producer.demo", ["--help"], 0, "Usage: dbt-relay demo"),
+    ],
+)
+def test_python_m_runs_dbt_relay(module: str, words: list[str], code: int, text: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "producer", "rnu"], env=environ, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, *words], env=environ, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
-    assert "Did you mean" in done.stderr
+    assert done.returncode == code
+    assert text in done.stdout + done.stderr
 
 
 # ---------------------------------------------------------------- runs
