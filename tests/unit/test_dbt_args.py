@@ -174,7 +174,7 @@ BAD_WORDS: list[tuple[list[Any], str, str]] = [
     (["--target", "a", "run", "--target", "a"], "option_given_twice", "both before and after the subcommand"),
     (["run", "--deprecated-favor-state", "x"], "deprecated_option", "environment variables"),
     (["run", "--vars", "{a: 1"], "invalid_yaml", "line 1, column 6"),
-    (["run", "--vars", "a:1"], "not_a_mapping", "YAML wants a space after the colon"),
+    (["run", "--vars", "a:1"], "not_a_mapping", "YAML needs a space after the colon"),
     (["run", "--vars", ""], "not_a_mapping", "is nothing"),
     (["run", "--vars", "[1, 2]"], "not_a_mapping", "is a list"),
     (["run", "--vars", "{a: \t@}"], "invalid_yaml", "--vars"),
@@ -269,7 +269,7 @@ def test_any_text_of_vars_is_parsed_as_by_dbt_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 400_000, "- " * 400_000 + "a", "? " * 400_000, "{a: " * 200_000])
 def test_nesting_that_would_crash_the_process_is_refused(text: str) -> None:
-    assert "more than 200 lists and mappings within each other" in str(
+    assert "more than 200 levels of nested lists and mappings" in str(
         refusal(lambda: load_mapping(text, "--vars"))
     )
 
@@ -673,7 +673,7 @@ BAD_PROJECTS: list[tuple[str | None, str | None, list[str], str, str]] = [
     ("profile: shop\n", PROFILES, ["run", "-t", "pord"], "no_such_target", "Did you mean 'prod'?"),
     ("profile: shop\n", PROFILES.replace("target: dev, ", ""), ["run"], "no_such_target", "named 'default'"),
     ("profile: shop\n", PROFILES, ["docs", "serve"], "needs_terminal", "docs generate --static"),
-    ("profile: shop\n", PROFILES, ["init"], "needs_terminal", "nobody to ask"),
+    ("profile: shop\n", PROFILES, ["init"], "needs_terminal", "has no terminal"),
 ]
 
 
