@@ -41,7 +41,7 @@ _LOG_SECONDS = 3600
 class RelayClient:
     """A producer's connection to Redis. Safe to use from several threads.
 
-    Every method raises BrokerUnavailableError when Redis cannot be reached.
+    Every method but `publish` raises BrokerUnavailableError when Redis cannot be reached.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RelayClient:
             self.publish(run_id, steps)
 
     def publish(self, run_id: str, steps: Sequence[str]) -> None:
-        """Send the Celery messages of steps of a run."""
+        """Send the Celery messages of steps of a run. Raises redis-py's errors."""
         self.store.publish(run_id, steps, self.queue)
 
     def cancel(self, run_id: str, reason: str = "cancelled") -> bool:

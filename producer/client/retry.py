@@ -41,7 +41,7 @@ def retry_request(store: RunStore, run_id: str, args: Sequence[str] = ("retry",)
         raise no_such_run(run_id)
     if state not in RUN_TERMINAL or last is None:
         raise usage_error(
-            "still_running", f"Run {run_id} is still going.", f"Follow it: dbt-relay watch {run_id}"
+            "still_running", f"Run {run_id} is still active.", f"Follow it: dbt-relay watch {run_id}"
         )
     _check_retryable(request, last)
     return msgspec.structs.replace(

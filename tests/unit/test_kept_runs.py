@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from producer.following import kept_runs
-from producer.following.kept_runs import KeptRun, keep, kept_run, kept_summaries
+from producer.following.kept_runs import KeptRun, keep, kept_run, kept_summaries, remove_kept
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, encode_request
 from workers.contract.run_store import FinalRecord
@@ -75,6 +75,21 @@ def test_kept_runs_expire_as_results_do(environ: dict[str, str], tmp_path: Path)
     assert kept_run({**environ, "DBT_RELAY_RESULT_TTL": "100000"}, old) is not None
     keep(environ, new, run(new))
     assert not file.exists()
+
+
+def test_remove_kept_does_not_report_expired_files_and_leaves_foreign_ones(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    old, new = new_run_id(now=1e9), new_run_id()
+    for run_id in (new, old):
+        keep(environ, run_id, run(run_id))
+    folder = tmp_path / "r" / "ended"
+    os.utime(folder / old, (1e9, 1e9))
+    (folder / "foreign").touch()
+    assert remove_kept(environ) == ([], [new])
+    assert remove_kept(environ, named=[old]) == ([], [])
+    assert remove_kept(environ, older_than=0) == ([new], [])
+    assert [each.name for each in folder.iterdir()] == ["foreign"]
 
 
 def test_keep_fails_without_a_usable_folder(environ: dict[str, str], tmp_path: Path) -> None:

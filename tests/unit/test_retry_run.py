@@ -83,7 +83,7 @@ def test_expired_run_is_refused_with_its_date(relay: RelayClient) -> None:
 def test_active_run_is_refused(relay: RelayClient) -> None:
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p")
     relay.store.submit(request)
-    with pytest.raises(DbtUsageError, match="is still going") as caught:
+    with pytest.raises(DbtUsageError, match="is still active") as caught:
         relay.retry(request.run_id)
     assert f"dbt-relay watch {request.run_id}" in caught.value.suggested_fix
 
