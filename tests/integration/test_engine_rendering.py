@@ -40,7 +40,7 @@ def run(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunSta
     )
     engine, spec = Engine(Shared()), spec_for(project, "build")
     engine.plan(spec, lambda event: None)
-    run = engine._views[spec.run_id]
+    run = engine._runs[spec.run_id]
     with dbt_invocation(spec, engine._sink):
         run.use()
         yield run
