@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 from producer import DbtRunner
-from tests.support.processes import short_directory, unmeasured
+from tests.support.processes import short_directory, without_coverage
 from tests.support.redis_server import RedisServer
 from tests.support.worker_pool import WorkerPools
 
@@ -32,7 +32,7 @@ def rows(file: Path, table: str) -> list[tuple[Any, ...]]:
 def stack() -> Iterator[dict[str, str]]:
     """Environment of a warm stack. Its first caller was in zone Berlin, in a folder that is deleted now."""
     base = short_directory("relay-call-")
-    env = {**unmeasured(), "DBT_RELAY_RUNTIME_DIR": str(base / "r"), "DBT_RELAY_WORKERS": "1"}
+    env = {**without_coverage(), "DBT_RELAY_RUNTIME_DIR": str(base / "r"), "DBT_RELAY_WORKERS": "1"}
     (base / "start").mkdir()
     subprocess.run([str(BIN / "dbt-relay"), "up"], cwd=base / "start",
                    env={**env, "TZ": "Europe/Berlin", "PYTHONPATH": "src"}, check=True, timeout=120)  # fmt: skip
@@ -137,7 +137,7 @@ def test_worker_continues_after_its_start_folder_was_replaced(
     worker_pool(n=1, cwd=start)
     start.rmdir()
     start.mkdir()
-    environ = {**unmeasured(), "TZ": "Asia/Kolkata"}
+    environ = {**without_coverage(), "TZ": "Asia/Kolkata"}
     runner = DbtRunner(project, environ=environ, broker_url=redis_server.broker_url)
     result = runner.execute_command(["run", "--select", "inherited", "zone"], stream_output=False)
     assert result.success, result.stdout + result.stderr

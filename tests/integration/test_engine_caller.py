@@ -21,9 +21,9 @@ import msgspec
 import pytest
 
 from tests.support.engine import Ran, Shared, drive, spec_for
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from workers.contract.events import STDERR
-from workers.contract.inherited import SOFT_LIMITS, Surroundings
+from workers.contract.process_attributes import SOFT_LIMITS, ProcessAttributes
 from workers.engine.engine import Engine
 from workers.engine.warehouse.concurrency import close_warehouse
 
@@ -71,7 +71,7 @@ def plain(project: Path, file: Path, *select: str, env: Mapping[str, str], limit
     """Run plain ``dbt run --select …`` from a shell that sets the caller's umask and limits."""
     return subprocess.run(
         ["sh", "-c", f'{limits} exec "$0" "$@"', str(DBT), "run", "--select", *select],
-        cwd=project, env={**unmeasured(), "RELAY_TEST_DUCKDB": str(file), **env}, capture_output=True, check=True,
+        cwd=project, env={**without_coverage(), "RELAY_TEST_DUCKDB": str(file), **env}, capture_output=True, check=True,
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_inherited_attributes_equal_those_of_plain_dbt(
     with soft_limit(resource.RLIMIT_NOFILE, 700):
         before = attributes()
         warm.run("zone")
-        warm.run("inherited", "zone", env=env, surroundings=Surroundings(umask=0o077, limits=limits))
+        warm.run("inherited", "zone", env=env, surroundings=ProcessAttributes(umask=0o077, limits=limits))
         assert attributes() == before
     ((here,),), ((there,),) = rows("inherited"), rows("inherited", tmp_path / "beside.duckdb")
     assert json.loads(here) == json.loads(there.replace(str(beside), str(warm.project)))

@@ -14,7 +14,7 @@ from dbt.version import installed
 
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.postgres_server import PostgresDatabase
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from workers.contract.events import LINE, Event
 from workers.engine.engine import Engine
 from workers.engine.warehouse.concurrency import close_warehouse
@@ -36,7 +36,7 @@ def plain_dbt(project: Path, *args: str) -> list[str]:
     """Run plain dbt; return its console lines."""
     done = subprocess.run(
         [*dbt_program(), "--no-use-colors", *args, "--target-path", "plain"],
-        cwd=project, env=unmeasured(), text=True, capture_output=True, check=False,
+        cwd=project, env=without_coverage(), text=True, capture_output=True, check=False,
     )  # fmt: skip
     return done.stdout.splitlines()
 

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from tests.support.waiting import wait_until
 from workers.contract.errors import ErrorInfo
@@ -74,7 +74,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 def start_dbt(jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
     """Start the helper process with jobs; `outcomes_of` waits for it."""
-    env = {**unmeasured(), "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
+    env = {**without_coverage(), "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, HELPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=env,
@@ -191,7 +191,7 @@ NODES = {
     "undefined_variable": Expected(
         "undefined_variable", "compilation", ("""--vars '{"simulation_year": "<value>"}'""",)
     ),
-    "unique_violation": Expected("constraint_violation", "contract", ("is there more than once",)),
+    "unique_violation": Expected("constraint_violation", "contract", ("occurs more than once",)),
 }  # fmt: skip
 """Expected classification by node, on DuckDB."""
 
@@ -201,7 +201,7 @@ ON_POSTGRES = {
     "adapter_macro_query": Expected("missing_column", "database", ("show --select employees",)),
     "bad_types": Expected("seed_error", "database", ("Correct 'ninety'", "seeds/bad_types.csv")),
     "division_by_zero": Expected("division_by_zero", "database", ("nullif",)),
-    "duplicate_merge_key": Expected("cardinality_violation", "database", ("unique_key twice",)),
+    "duplicate_merge_key": Expected("cardinality_violation", "database", ("same unique_key",)),
     "errors_missing_column": Expected(
         "test_errored", "database", ('Did you mean "employee_id"',), line=7, marked="select employe_id"
     ),
@@ -397,7 +397,7 @@ DUCKDB_TROUBLE = {
     "out_of_memory": Expected("out_of_memory", "resource", ("memory_limit",)),
     "disk_full": Expected("disk_full", "resource", ("max_temp_directory_size",)),
     "no_file": Expected("missing_file", "configuration", ("nowhere/*.csv",)),
-    "no_folder": Expected("missing_file", "configuration", ("Make the folder of", "x.duckdb")),
+    "no_folder": Expected("missing_file", "configuration", ("Create the folder of", "x.duckdb")),
     "newer": Expected("incompatible_database_version", "configuration", ("newer duckdb", "storage version 9999")),
     "garbage": Expected("invalid_database_file", "configuration", ("garbage.duckdb",)),
     "locked": Expected("duckdb_file_locked", "lock_contention", ("PID ", "locked.duckdb", "ps -p "), retryable=True),

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import psutil
 
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import ROOT, copy_project
 
 EXAMPLE = """\
@@ -38,7 +38,7 @@ def test_documented_example_runs_verbatim_and_leaves_no_process(tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "example.py"],
         cwd=tmp_path,
-        env={**unmeasured(), "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path), name: value},
+        env={**without_coverage(), "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path), name: value},
         capture_output=True,
         text=True,
         timeout=150,

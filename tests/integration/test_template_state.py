@@ -17,7 +17,7 @@ import duckdb
 import msgspec
 import pytest
 
-from tests.support.background import QUICK, Background
+from tests.support.background import SHORT_LEASES, Background
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.postgres_server import PostgresDatabase
 from tests.support.projects import copy_project
@@ -294,9 +294,9 @@ on-run-end: "{{ log('MARK ' ~ graph.get('mark').get('n') ~ graph['mark']['nested
 """)
     last = project / "models" / "last.sql"
     last.write_text("{% do graph['mark']['nested']['list'].append('last') if execute %}\n" + last.read_text())
-    worker_pool(n=2, env=QUICK)
+    worker_pool(n=2, env=SHORT_LEASES)
     run = Background(project, redis_server.broker_url, seconds=0.5)
-    wait_until(lambda: run.said("working on last"), 60, "the last node to run")
+    wait_until(lambda: run.has_line("working on last"), 60, "the last node to run")
     os.kill(run.worker_of("last"), signal.SIGKILL)
     result = run.wait()
     assert result.success, result.stdout[-2000:]
@@ -324,7 +324,7 @@ on-run-start: "{% do graph.update({'mark': invocation_id}) %}"
     code = "{{ config(materialized='table') }}\n{{ wait() }}\nselect '{{ graph.get('mark') == invocation_id }}' as ok"
     for name in names:
         (project / "models" / f"{name}.sql").write_text(code)
-    worker_pool(n=3, env={**QUICK, **env})
+    worker_pool(n=3, env={**SHORT_LEASES, **env})
     result = runner(redis_server, project, env=env).execute_command(
         ["run"], dbt_vars={"seconds": 0.5}, stream_output=False
     )

@@ -15,13 +15,18 @@ import pytest
 
 from producer.dbt_cli import arguments
 from producer.session import Follower, Stack
-from workers.contract import inherited
-from workers.contract.environment import NAMES
+from workers.contract.environment import NAMES, zone_name
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.events import Event, decode_event, encode_event
-from workers.contract.inherited import Surroundings, of_this_process, read_surroundings, zone_name
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, decode_request, encode_request
+from workers.contract.process_attributes import (
+    LIMITS,
+    UMASK,
+    ProcessAttributes,
+    decode_process_attributes,
+    encode_process_attributes,
+)
 from workers.contract.settings import Settings, read_settings
 from workers.engine.caller.invocation import dbt_environment
 from workers.runs import runtime
@@ -49,7 +54,7 @@ def request_of(
 def test_umask_and_limits_are_those_of_this_process() -> None:
     before = os.umask(0o037)
     try:
-        given = read_surroundings(of_this_process())
+        given = decode_process_attributes(encode_process_attributes())
     finally:
         os.umask(before)
     assert given.umask == 0o037
@@ -60,8 +65,8 @@ def test_umask_and_limits_are_those_of_this_process() -> None:
     "nonsense", ["", "rwx", "{", "[1]", '{"RLIMIT_NOFILE": "many"}', '{"RLIMIT_CPU": 1}']
 )
 def test_unreadable_surroundings_are_ignored(nonsense: str) -> None:
-    env = {inherited.UMASK: nonsense, inherited.LIMITS: nonsense}
-    assert read_surroundings(env) == Surroundings()
+    env = {UMASK: nonsense, LIMITS: nonsense}
+    assert decode_process_attributes(env) == ProcessAttributes()
 
 
 @pytest.fixture
@@ -76,13 +81,13 @@ def test_embedded_worker_gets_environment_and_surroundings(project: Path) -> Non
     request, env_file = request_of(project, environ, project)
     assert decode_request(encode_request(request)).env_file == str(env_file)
     spec = spec_of(request, invocation_id="", started_at=0.0)
-    assert spec.env == environ  # dbt does not see the variables that carry the surroundings
-    assert spec.surroundings == read_surroundings(of_this_process())
+    assert spec.env == environ  # dbt does not see the variables that carry the attributes
+    assert spec.surroundings == decode_process_attributes(encode_process_attributes())
 
 
 def test_older_release_ignores_unknown_names() -> None:
     # workers of all releases read the file as names and strings, and drop dbt-relay's names
-    assert dbt_environment({"A": "b", **of_this_process()}) == {"A": "b"}
+    assert dbt_environment({"A": "b", **encode_process_attributes()}) == {"A": "b"}
     raw = msgspec.json.decode(encode_event(Event(kind="line", run_id="r", text="x", stream="stderr")))
     assert decode_event(msgspec.json.encode({**raw, "of_a_later_release": 1})).text == "x"
 
@@ -94,7 +99,7 @@ def test_environment_file_of_an_older_release_is_accepted(project: Path) -> None
     env_file.write_text('{"A": "b"}')
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/", project_dir="/", env_file=str(env_file))
     spec = spec_of(request, invocation_id="", started_at=0.0)
-    assert (dict(spec.env), spec.surroundings) == ({"A": "b"}, Surroundings())
+    assert (dict(spec.env), spec.surroundings) == ({"A": "b"}, ProcessAttributes())
 
 
 def test_remote_worker_gets_only_the_time_zone(project: Path) -> None:
@@ -102,7 +107,7 @@ def test_remote_worker_gets_only_the_time_zone(project: Path) -> None:
     request, env_file = request_of(project, {"TZ": "Asia/Tokyo", "PYTHONPATH": "src", **off})
     assert (request.env, env_file) == ({"TZ": "Asia/Tokyo", NAMES: '[[],["PYTHONPATH"]]'}, None)
     spec = spec_of(request, invocation_id="", started_at=0.0)
-    assert (spec.env["TZ"], spec.surroundings) == ("Asia/Tokyo", Surroundings())
+    assert (spec.env["TZ"], spec.surroundings) == ("Asia/Tokyo", ProcessAttributes())
     denied, _ = request_of(project, {"TZ": "Asia/Tokyo", "DBT_RELAY_ENV_DENY": "TZ", **off})
     assert denied.env == {NAMES: '[[],["TZ"]]'}
 
