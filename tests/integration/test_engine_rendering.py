@@ -20,7 +20,7 @@ from workers.engine.caller.invocation import dbt_invocation
 from workers.engine.engine import Engine
 from workers.engine.execution.run_state import RunState
 from workers.engine.patches import registry, rendering
-from workers.engine.patches.lazy_dict import Later
+from workers.engine.patches.lazy_dict import LazyDict
 from workers.engine.warehouse.concurrency import close_warehouse
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +42,7 @@ def view(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunSt
     )
     engine, spec = Engine(Shared()), spec_for(project, "build")
     engine.plan(spec, lambda event: None)
-    view = engine._views[spec.run_id]
+    view = engine._runs[spec.run_id]
     with dbt_invocation(spec, engine._sink):
         view.use()
         yield view
@@ -51,8 +51,8 @@ def view(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunSt
 
 def as_in_dbt(monkeypatch: pytest.MonkeyPatch, made: Made) -> dict[str, Any]:
     with monkeypatch.context() as patch:
-        patch.setattr(ManifestContext, "to_dict", rendering._dict_of_dbt)
-        patch.setattr(ManifestContext, "_build_namespace", rendering._namespace_of_dbt)
+        patch.setattr(ManifestContext, "to_dict", rendering._dbt_to_dict)
+        patch.setattr(ManifestContext, "_build_namespace", rendering._dbt_build_namespace)
         return made()
 
 
@@ -73,7 +73,7 @@ def told(value: Any, ctx: dict[str, Any]) -> Any:
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    assert type(ours) is Later
+    assert type(ours) is LazyDict
     assert type(theirs) is dict
     own = list(theirs["builtins"])
     assert list(ours["builtins"]) == own
@@ -141,7 +141,7 @@ def test_templates_see_no_difference(view: RunState, monkeypatch: pytest.MonkeyP
         for native in (False, True):
             ours = rendered(made(), text, native=native)
             with monkeypatch.context() as patch:
-                patch.setattr(NativeSandboxTemplate, "new_context", rendering._context_of_jinja)
+                patch.setattr(NativeSandboxTemplate, "new_context", rendering._jinja_new_context)
                 assert ours == rendered(as_in_dbt(monkeypatch, made), text, native=native), text
 
 
