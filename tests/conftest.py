@@ -98,7 +98,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def lasting_server() -> Iterator[RedisServer]:
+def long_lived_server() -> Iterator[RedisServer]:
     """A server for workers that live through many files: on the shared one they would take others' work."""
     with _running() as server:
         yield server

@@ -32,7 +32,7 @@ TRANSPORT_ALIASES.update(
 app = Celery(
     "dbt-relay",
     broker=celery_url(settings.broker_url or "redis://127.0.0.1:6379/0"),
-    amqp="workers.supervision.message_guard:ReticentAMQP",
+    amqp="workers.supervision.message_guard:PasswordMaskingAMQP",
 )
 app.conf.update(
     # kombu verifies no certificate of rediss:// unless it is told to; Flower reads this, too.

@@ -1,4 +1,4 @@
-"""Fences on Postgres: what is left of an execution that lost its step is ended, and it opens nothing more."""
+"""Fences on Postgres: connections of an execution that lost its step are ended, and it opens no new ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def project(
 
 @pytest.fixture
 def connect(postgres_database: PostgresDatabase) -> Iterator[Connect]:
-    """Connections of executions that were stopped in the middle of a transaction."""
+    """Return a function that opens a connection in a transaction, as a paused execution has it."""
     with contextlib.ExitStack() as stack:
 
         def open_as(execution: StepExecution) -> Any:
@@ -78,12 +78,13 @@ def alive(connection: Any) -> bool:
     return True
 
 
-def test_a_successor_ends_the_execution_before_it_and_nobody_else(
+def test_retry_ends_connections_of_earlier_executions_of_the_step_only(
     project: Path, connect: Connect, postgres_database: PostgresDatabase
 ) -> None:
     postgres_database.query("create table public.first as select 'old' as application_name")
     stale = connect(execution(1))
-    stale.cursor().execute("insert into public.first values ('half done')")  # and so nobody may drop it
+    # locks the table, so that nobody can drop it
+    stale.cursor().execute("insert into public.first values ('half done')")
     others = [
         connect(execution(4)), connect(execution(2, "model.slow.left")),
         connect(execution(1, run_id="20250101T000000-ffffffffffff")),
@@ -96,7 +97,7 @@ def test_a_successor_ends_the_execution_before_it_and_nobody_else(
     assert rows == [(f"dbt {execution(3).mark}",)]
 
 
-def test_the_end_of_a_run_ends_all_that_lost_their_lease_in_it(project: Path, connect: Connect) -> None:
+def test_last_step_of_a_run_ends_connections_of_its_lost_executions(project: Path, connect: Connect) -> None:
     stale = [connect(execution(2, "model.slow.left")), connect(execution(1, "@close"))]
     newer, other = (
         connect(execution(3, "@close")),
@@ -107,13 +108,15 @@ def test_the_end_of_a_run_ends_all_that_lost_their_lease_in_it(project: Path, co
     assert [alive(each) for each in [*stale, newer, other]] == [False, False, True, True]
 
 
-def test_who_follows_nobody_ends_nobody(project: Path, connect: Connect) -> None:
+def test_first_execution_of_a_step_ends_no_connection(project: Path, connect: Connect) -> None:
     before = connect(execution(1))
     assert run(project, execution(2)).statuses == {"first": "success"}
     assert alive(before)
 
 
-def test_who_lost_the_step_opens_no_connection(project: Path, postgres_database: PostgresDatabase) -> None:
+def test_execution_that_lost_its_step_opens_no_connection(
+    project: Path, postgres_database: PostgresDatabase
+) -> None:
     def lost() -> None:
         raise RuntimeError(f"{STEP} was given to another worker: this one was away for too long")
 
@@ -126,7 +129,7 @@ def test_who_lost_the_step_opens_no_connection(project: Path, postgres_database:
     assert postgres_database.query(left) == []
 
 
-def test_a_server_process_that_does_not_end_keeps_the_successor_out(
+def test_backend_that_does_not_end_fails_the_next_execution(
     project: Path, connect: Connect, postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fencing, "TERMINATE_TIMEOUT", 0.2)
@@ -142,7 +145,7 @@ def test_a_server_process_that_does_not_end_keeps_the_successor_out(
     assert postgres_database.query("select to_regclass('public.first')") == [(None,)]
 
 
-def test_a_mark_fits_into_an_application_name(project: Path) -> None:
+def test_mark_fits_into_application_name(project: Path) -> None:
     class Credentials:
         application_name = "ünïcode" * 20
 

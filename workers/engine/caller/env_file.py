@@ -20,16 +20,16 @@ _imported_here = False
 
 
 class EnvFileReadError(Exception):
-    """dbt has read a ``.env`` file of this process's working directory into its environment."""
+    """dbt has loaded a ``.env`` file of this process's working directory."""
 
 
 def import_dbt() -> None:
     """Import dbt's command line, without the variables of a ``.env`` file.
 
     Raises:
-        EnvFileReadError: the command line was imported before, where a ``.env`` file was in reach.
+        EnvFileReadError: the command line was imported before, and has loaded a ``.env`` file.
     """
-    global _imported_here  # noqa: PLW0603 - of the process, as its environment is
+    global _imported_here  # noqa: PLW0603 - the environment belongs to the process, too
     if _COMMAND_LINE in sys.modules:
         cli: Any = sys.modules[_COMMAND_LINE]
         path = cli.find_dotenv(usecwd=True) if hasattr(cli, "find_dotenv") else ""

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
-from workers.contract.inherited import SOFT_LIMITS
+from workers.contract.process_attributes import SOFT_LIMITS
 from workers.engine.caller.duckdb_time_zone import duckdb_in_callers_zone
 from workers.engine.interface import RunSpec
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from workers.contract.log import log
 
-_HAS_DBTS_LOCKS = "dbt.contracts.graph.manifest"
-"""A module of dbt that asks for the factory of its locks when it is imported."""
+_BINDS_LOCKS = "dbt.contracts.graph.manifest"
+"""A module of dbt that binds the lock factory when it is imported."""
 
 
 class ThreadLockContext(SpawnContext):
@@ -32,13 +32,13 @@ class ThreadLockContext(SpawnContext):
 
 
 def install() -> None:
-    """Make dbt use locks of threads. Called before dbt's manifest module is imported.
+    """Make dbt use thread locks. Call this before dbt's manifest module is imported.
 
-    After that it is too late for some locks: they stay dbt's, which are correct, and a log line says so.
+    Afterwards some locks stay multiprocessing locks. They work, at the cost above, and the worker logs it.
     """
     dbt: Any = importlib.import_module("dbt.mp_context")
     if isinstance(dbt._MP_CONTEXT, ThreadLockContext):
         return
-    if _HAS_DBTS_LOCKS in sys.modules:
+    if _BINDS_LOCKS in sys.modules:
         log("dbt was imported before its locks were replaced: each process starts a resource tracker")
     dbt._MP_CONTEXT = ThreadLockContext()

@@ -21,7 +21,7 @@ from dbt_common.invocation import get_invocation_id
 
 from workers.contract.errors import ErrorInfo
 from workers.contract.errors.classify import Failure, classify, classify_text
-from workers.contract.errors.console import first_failure
+from workers.contract.errors.console_output import first_failure
 from workers.contract.events import LINE, STDERR, Event
 from workers.contract.keys import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES

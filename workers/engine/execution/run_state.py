@@ -52,17 +52,17 @@ TASKS: dict[str, type[RunTask]] = {
 
 def manifest_for_run(manifest: Manifest) -> Manifest:
     """A manifest for one run, with its own mappings; nodes are shared until `RunState.copy_node` copies them."""
-    own: Manifest = Manifest.__new__(Manifest)
-    own.__dict__.update(manifest.__dict__)
-    own.nodes = dict(manifest.nodes)
-    own.unit_tests = dict(manifest.unit_tests)
-    own.sources = dict(manifest.sources)
+    copied: Manifest = Manifest.__new__(Manifest)
+    copied.__dict__.update(manifest.__dict__)
+    copied.nodes = dict(manifest.nodes)
+    copied.unit_tests = dict(manifest.unit_tests)
+    copied.sources = dict(manifest.sources)
     if hasattr(manifest, "functions"):  # dbt-core >= 1.11
-        own.functions = dict(manifest.functions)
-    own.metadata = copy.copy(manifest.metadata)
+        copied.functions = dict(manifest.functions)
+    copied.metadata = copy.copy(manifest.metadata)
     if "unit_tests" in manifest.flat_graph:  # dbt-core >= 1.12: `graph` shows the current state of nodes
-        own.build_flat_graph()
-    return own
+        copied.build_flat_graph()
+    return copied
 
 
 class RunState(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""A relation cache that looks relations up by their names."""
+"""A relation cache with an index by identifier: dbt searches all relations of a schema for one."""
 
 from __future__ import annotations
 

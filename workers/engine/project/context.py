@@ -23,7 +23,7 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.mp_context import get_mp_context
 
 from workers.contract.log import log
-from workers.contract.tolerant_reading import text_of, unpack
+from workers.contract.redis_values import text_of, unpack
 from workers.engine.caller.missing_environment import current_environment
 from workers.engine.interface import RunSpec, SharedContexts
 from workers.engine.patches.frozen_macros import freeze_macros

@@ -57,25 +57,25 @@ def as_parsed() -> Iterator[None]:
 _jinja_call: Callable[..., Any] = MacroFuzzEnvironment.call
 
 
-def call(self: Any, context: Any, called: Any, /, *args: Any, **more: Any) -> Any:
-    """Call a function of a template, recorded where it changes a container."""
+def call(self: Any, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of a template; record the change if the call changes a container."""
     kind = type(called)
     if (
         (kind is BuiltinMethodType or kind is MethodDescriptorType)
         and called.__name__ in CHANGING
         and _Executing.state is not None
     ):
-        for own in _OF_JINJA:
-            more.pop(own, None)
+        for name in _ADDED_BY_JINJA:
+            kwargs.pop(name, None)
         if kind is BuiltinMethodType and isinstance(called.__self__, (dict, list, set)):
-            return _Executing.state.record(called.__self__, called.__name__, called, args, more)
+            return _Executing.state.record(called.__self__, called.__name__, called, args, kwargs)
         if kind is MethodDescriptorType and args and isinstance(args[0], (dict, list, set)):
             bound = called.__get__(args[0])  # `dict.update(graph, …)`
-            return _Executing.state.record(args[0], called.__name__, bound, args[1:], more)
-    return _jinja_call(self, context, called, *args, **more)
+            return _Executing.state.record(args[0], called.__name__, bound, args[1:], kwargs)
+    return _jinja_call(self, context, called, *args, **kwargs)
 
 
-_OF_JINJA = ("_loop_vars", "_block_vars")
+_ADDED_BY_JINJA = ("_loop_vars", "_block_vars")
 """Arguments that compiled templates add to calls within loops and blocks; jinja2.runtime.Context.call removes them."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2.utils import Namespace
 
 from workers.engine.template_state.values import (
-    Names,
+    References,
     decode,
     decode_all,
     decode_pairs,
@@ -41,7 +41,7 @@ def is_there(container: Any, method: str, args: list[Any]) -> bool:
 def change_of(
     container: Any,
     method: str,
-    names: Names,
+    refs: References,
     args: list[Any],
     kwargs: dict[str, Any],
     returned: Any,
@@ -58,13 +58,13 @@ def change_of(
         return None
     describe = _DESCRIBE.get((type_of(container), method))
     if describe is None:
-        return ["contents", encode_all(container, names)]
-    return describe(names, returned, *args, **kwargs)
+        return ["contents", encode_all(container, refs)]
+    return describe(refs, returned, *args, **kwargs)
 
 
-def repeat(container: Any, method: str, names: Names, *written: Any) -> None:
+def repeat(container: Any, method: str, refs: References, *written: Any) -> None:
     """Make a change that `change_of` described."""
-    _REPEAT[method](container, names, *written)
+    _REPEAT[method](container, refs, *written)
 
 
 _NO_CHANGE_IF = {"setdefault": True, "pop": False}
@@ -72,49 +72,49 @@ _NO_CHANGE_IF = {"setdefault": True, "pop": False}
 
 
 def _with_value(name: str) -> Callable[..., list[Any]]:
-    return lambda names, _, value: [name, encode(value, names)]
+    return lambda refs, _, value: [name, encode(value, refs)]
 
 
 _DESCRIBE: dict[tuple[type, str], Callable[..., list[Any]]] = {
     (dict, "clear"): lambda *_: ["clear"],
-    (dict, "update"): lambda names, _, *args, **kwargs: ["update", pairs(dict(*args, **kwargs), names)],
-    (dict, "setdefault"): lambda names, returned, key, *_: ["update", pairs({key: returned}, names)],
-    (dict, "pop"): lambda names, _, key, *__: ["delete", encode(key, names)],
-    (dict, "popitem"): lambda names, returned: ["delete", encode(returned[0], names)],
+    (dict, "update"): lambda refs, _, *args, **kwargs: ["update", pairs(dict(*args, **kwargs), refs)],
+    (dict, "setdefault"): lambda refs, returned, key, *_: ["update", pairs({key: returned}, refs)],
+    (dict, "pop"): lambda refs, _, key, *__: ["delete", encode(key, refs)],
+    (dict, "popitem"): lambda refs, returned: ["delete", encode(returned[0], refs)],
     (list, "clear"): lambda *_: ["clear"],
     (list, "append"): _with_value("append"),
     (list, "remove"): _with_value("remove"),
-    (list, "extend"): lambda names, _, values: ["extend", encode_all(values, names)],
-    (list, "insert"): lambda names, _, place, value: ["insert", place, encode(value, names)],
+    (list, "extend"): lambda refs, _, values: ["extend", encode_all(values, refs)],
+    (list, "insert"): lambda refs, _, place, value: ["insert", place, encode(value, refs)],
     (list, "pop"): lambda _, __, *place: ["pop", *place],
     (set, "clear"): lambda *_: ["clear"],
     (set, "add"): _with_value("add"),
     (set, "discard"): _with_value("discard"),
     (set, "remove"): _with_value("discard"),
-    (set, "pop"): lambda names, returned: ["discard", encode(returned, names)],
-    (set, "update"): lambda names, _, *args: [
+    (set, "pop"): lambda refs, returned: ["discard", encode(returned, refs)],
+    (set, "update"): lambda refs, _, *args: [
         "add",
-        *(encode(value, names) for each in args for value in each),
+        *(encode(value, refs) for each in args for value in each),
     ],
-    (Namespace, SET): lambda names, _, name, value: ["update", pairs({name: value}, names)],
+    (Namespace, SET): lambda refs, _, name, value: ["update", pairs({name: value}, refs)],
 }
 
 
-def _update(container: Any, names: Names, written: Any) -> None:
-    for key, value in decode_pairs(written, names).items():
+def _update(container: Any, refs: References, written: Any) -> None:
+    for key, value in decode_pairs(written, refs).items():
         container[key] = value
 
 
 _REPEAT: dict[str, Callable[..., Any]] = {
     "clear": lambda container, _: container.clear(),
     "update": _update,
-    "delete": lambda container, names, key: container.pop(decode(key, names), None),
-    "append": lambda container, names, value: container.append(decode(value, names)),
-    "remove": lambda container, names, value: container.remove(decode(value, names)),
-    "extend": lambda container, names, values: container.extend(decode_all(values, names)),
-    "insert": lambda container, names, place, value: container.insert(place, decode(value, names)),
+    "delete": lambda container, refs, key: container.pop(decode(key, refs), None),
+    "append": lambda container, refs, value: container.append(decode(value, refs)),
+    "remove": lambda container, refs, value: container.remove(decode(value, refs)),
+    "extend": lambda container, refs, values: container.extend(decode_all(values, refs)),
+    "insert": lambda container, refs, place, value: container.insert(place, decode(value, refs)),
     "pop": lambda container, _, *place: container.pop(*place),
-    "add": lambda container, names, *values: container.update(decode_all(values, names)),
-    "discard": lambda container, names, value: container.discard(decode(value, names)),
-    "contents": lambda container, names, values: refill(container, decode_all(values, names)),
+    "add": lambda container, refs, *values: container.update(decode_all(values, refs)),
+    "discard": lambda container, refs, value: container.discard(decode(value, refs)),
+    "contents": lambda container, refs, values: refill(container, decode_all(values, refs)),
 }

@@ -129,24 +129,24 @@ class TemplateState:
 
     def __init__(
         self, adapter: BaseAdapter, graph: GraphIndex, roots: Callable[[], Mapping[str, Any]],
-        own: Callable[[str], Any], macro: Macro,
+        copy_node: Callable[[str], Any], macro: Macro,
     ) -> None:  # fmt: skip
         """
         Args:
             roots: returns the objects other than `graph` that outlive a node, by names that all processes share.
-            own: returns the run's own copy of a node.
+            copy_node: returns the run's own copy of a node.
             macro: returns a macro in the context of a node.
         """
         self.adapter, self.macro = adapter, macro
         self.graph_used = False
         self.changed: set[str] = set()
-        self.graph, self._roots, self._own = graph, roots, own
+        self.graph, self._roots, self._copy_node = graph, roots, copy_node
         self._origin, self._made = secrets.token_hex(4), 0
         self._refs: dict[int, tuple[Any, Ref]] = {}
         self._values: dict[Ref, Any] = {}
-        self._beside: dict[int, Any] | None = None
+        self._root_containers: dict[int, Any] | None = None
         self._nodes: Callable[[], Iterable[str]] = tuple
-        self._of_nodes: dict[int, Any] | None = None
+        self._node_containers: dict[int, Any] | None = None
         self._parsed: dict[int, tuple[Any, Any]] = {}
         self._hidden_contents: list[tuple[Any, Any]] = []
         self._before: dict[int, tuple[Any, Any]] = {}
@@ -174,7 +174,7 @@ class TemplateState:
             for change in each:
                 self._repeat(change)
         self._before, self._new_refs = {}, []
-        self._nodes, self._of_nodes, self.graph_used = nodes, None, False
+        self._nodes, self._node_containers, self.graph_used = nodes, None, False
 
     def take_changes(self) -> tuple[str, ...]:
         """Return the step's changes as one change for the ledger, as JSON."""
@@ -216,7 +216,7 @@ class TemplateState:
         finally:
             self.show()
 
-    # -- references (see `values.Names`) -----------------------------------------------------------
+    # -- references (see `values.References`) ------------------------------------------------------
 
     def ref_of(self, container: Any) -> Ref | None:
         """The reference of an object that outlives its node; None for others."""
@@ -227,13 +227,13 @@ class TemplateState:
             return None
         with self._lock:
             ref = self._parsed_ref(container)
-            return None if ref is None else self.name(container, ref)
+            return None if ref is None else self.register(container, ref)
 
     def knows(self, value: Any) -> bool:
         """Whether a value has a reference."""
         return id(value) in self._refs
 
-    def name(self, value: Any, ref: Ref | None = None) -> Ref:
+    def register(self, value: Any, ref: Ref | None = None) -> Ref:
         """Register a value under a reference, by default a new one, and return the reference."""
         if ref is None:
             self._made += 1
@@ -244,18 +244,18 @@ class TemplateState:
             self._new_refs.append(ref)
         return ref
 
-    def named(self, ref: Ref) -> Any:
+    def resolve(self, ref: Ref) -> Any:
         """The object with this reference, or None."""
         found = self._values.get(ref)
         if found is None and ref[0] != "made":
             with self.hidden():
                 root = self.graph.graph if ref[0] == "graph" else self._root(ref)
                 found = at(root, ref[1:] if ref[0] == "graph" else ref[2:])
-            self.name(found, ref)
+            self.register(found, ref)
         return found
 
     def _root(self, ref: Ref) -> Any:
-        return self._own(ref[1]) if ref[0] == "node" else self._roots()[ref[1]]
+        return self._copy_node(ref[1]) if ref[0] == "node" else self._roots()[ref[1]]
 
     def _parsed_ref(self, container: Any) -> Ref | None:
         """The reference of an object of the parsed project; None for others."""
@@ -267,14 +267,14 @@ class TemplateState:
                 with self.hidden():
                     found = walk(at(self.graph.graph, entry))
                     return next(("graph", *entry, *path) for each, path in found if each is container)
-        if self._beside is None:
-            self._beside = containers(list(self._roots().values()))
-        if self._of_nodes is None:
-            self._of_nodes = containers([self._own(unique_id) for unique_id in self._nodes()])
-        if id(container) not in self._beside and id(container) not in self._of_nodes:
+        if self._root_containers is None:
+            self._root_containers = containers(list(self._roots().values()))
+        if self._node_containers is None:
+            self._node_containers = containers([self._copy_node(unique_id) for unique_id in self._nodes()])
+        if id(container) not in self._root_containers and id(container) not in self._node_containers:
             return None
         with self.hidden():
-            nodes = {each: self._own(each) for each in self._nodes()}
+            nodes = {each: self._copy_node(each) for each in self._nodes()}
             return _found("beside", self._roots(), container) or _found("node", nodes, container)
 
     # -- recording ---------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ class TemplateState:
     def _repeat(self, change: list[Any]) -> None:
         raw, method, *written = change
         ref = tuple(raw)
-        container = self.named(ref)
+        container = self.resolve(ref)
         if container is None:
             raise RuntimeError(f"a template changed an object that does not exist in this process: {raw}")
         self._save(container, ref)
