@@ -1,4 +1,4 @@
-"""The engine: executes the steps of runs (plan, start, node, close, command) with this process's warm contexts."""
+"""Executes the steps of runs with warm, in-process dbt: plan, start, node, close and command."""
 
 from __future__ import annotations
 
@@ -52,20 +52,24 @@ from workers.engine.warehouse import fencing
 from workers.engine.warehouse.concurrency import cancel_queries, close_warehouse, duckdb_is_open, warehouse_of
 from workers.engine.warehouse.fencing import StepExecution
 
-MAX_RUNS = 8
-"""Number of runs whose state a process keeps, at least."""
+MIN_RUNS = 8
+"""A process keeps the state of at least so many runs."""
 
 
 class CommandFailedError(Exception):
-    """An error ended the command (exit code 2). `finished` is the result of the run."""
+    """dbt ended the command with exit code 2.
+
+    Attributes:
+        finished: the end of the run.
+    """
 
     def __init__(self, finished: Finished) -> None:
-        super().__init__(finished.error.message if finished.error else "an error ended dbt's command")
+        super().__init__(finished.error.message if finished.error else "dbt ended the command")
         self.finished = finished
 
 
 class Engine:
-    """dbt in this process. Executes one step at a time, because dbt keeps its state in the process."""
+    """dbt in this process. It executes one step at a time, because dbt keeps its state in module variables."""
 
     def __init__(
         self,
@@ -77,14 +81,14 @@ class Engine:
         """
         Args:
             shared: where processes share parsed manifests.
-            worker: name of the worker, for results.
-            contexts: number of parsed projects that this process keeps.
-            exiting: whether this process was told to exit. Otherwise a SystemExit is an error of the command.
+            worker: name of this process, in results and events.
+            contexts: how many parsed projects to keep, at most.
+            exiting: whether the process was told to end. A SystemExit does not come from dbt then.
         """
         self._exiting = exiting
         self._contexts = ContextStore(shared, contexts)
         self._runs: OrderedDict[str, RunState] = OrderedDict()
-        self._max_runs = max(MAX_RUNS, contexts)
+        self._max_runs = max(MIN_RUNS, contexts)
         self._worker = worker
 
     # -- steps -------------------------------------------------------------------------------------
@@ -92,25 +96,28 @@ class Engine:
     def plan(
         self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: PreviousResults | None = None
     ) -> Plan:
-        """Parse the project if anything changed, and select nodes.
+        """Parse the project if anything changed, and select nodes with dbt.
 
         Args:
-            previous: run results of an earlier run whose failed nodes this run repeats (``retry``).
+            spec: the run.
+            emit: called with each event.
+            attempt: number of this execution of the step, from 1.
+            previous: run results of an earlier run, whose failed nodes this run repeats.
 
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
         with self._step(spec, "@plan", emit, attempt) as full_spec:
             try:
-                # the whole command prints this output again
+                # the whole command prints the same again
                 with self._sink.buffered_until_success(), redirect_stdout(io.StringIO()):
                     click_context, flags = parse_flags(full_spec.args)
             except (DbtUsageException, click.exceptions.Exit, click.Abort):
-                return _whole("dbt itself answers these arguments: with help, its version, or a usage error")
+                return _whole("dbt answers the arguments itself: help, a version, or an error")
             if previous is not None and previous_command(previous) not in TASKS:
                 use_flags(flags)
                 warehouse = warehouse_of(read_configuration(click_context))
-                return _whole("the repeated command has no nodes", warehouse)
+                return _whole("the repeated command does not consist of nodes", warehouse)
             self._sink.configure(flags)
             use_flags(flags)
             preflight(click_context, flags)
@@ -132,7 +139,7 @@ class Engine:
         """Do what dbt does once before the first node: schemas, relation cache, on-run-start hooks.
 
         Raises:
-            CommandFailedError: creating a schema or compiling a hook failed.
+            CommandFailedError: dbt cannot create a schema or execute a hook.
         """
         with self._step(spec, "@start", emit, attempt) as full_spec:
             run = self._run_state(full_spec, facts)
@@ -160,12 +167,17 @@ class Engine:
         """Execute or skip one node.
 
         Args:
-            changes: returns the run's changes of relation cache and template state from a position on.
-            skip, cause, time_limit_message: see `execute_node`.
+            unique_id: dbt's id of the node.
+            index: dbt's number of the node in the run.
+            changes: returns the changes of the run's relation cache from a position on.
+            attempt: number of this execution of the step, from 1.
+            skip: a parent failed.
             stale: another run may have created or dropped the node's relation since this run began.
+            cause: the result because of which the node is skipped.
+            time_limit_message: returns the error text once the node has exceeded its time limit, else None.
 
         Raises:
-            CommandFailedError: the worker's project differs from the planned one.
+            CommandFailedError: the worker's project is not the one that was planned.
         """
         with self._step(spec, unique_id, emit, attempt) as full_spec:
             run = self._run_state(full_spec, facts)
@@ -193,7 +205,14 @@ class Engine:
         stop: str | None = None,
         attempt: int = 1,
     ) -> Finished:
-        """Do what dbt does once after the last node: on-run-end hooks, summary, artifacts. See `close_run`."""
+        """Do what dbt does once after the last node: on-run-end hooks, summary, artifacts.
+
+        Args:
+            started: result of the start step; None if there was nothing to run.
+            results: results of all nodes, in the order in which they finished.
+            changes: see `node`.
+            stop: ``fail_fast``, or why the run was cancelled; None otherwise.
+        """
         with self._step(spec, "@close", emit, attempt) as full_spec:
             run = self._run_state(full_spec, facts)
             run.templates.begin(tuple, run.recorder.replay(changes(run.recorder.position)))
@@ -209,14 +228,14 @@ class Engine:
         attempt: int = 1,
         previous: PreviousResults | None = None,
     ) -> Finished:
-        """Execute a whole command. `previous`: see `plan`."""
+        """Execute a whole command in this process. `previous`: see `plan`."""
         with self._step(spec, "@command", emit, attempt) as full_spec:
             return commands.execute_command(full_spec, command, self._sink, previous, exiting=self._exiting)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
-        """Name of the single-process warehouse that a whole command uses, or None.
+        """The single-process warehouse that a whole command needs, or None.
 
-        None also where dbt refuses arguments, project or profile: then the command reports the error.
+        Also None where dbt refuses arguments, project or profile: the command reports the error.
         """
         if command in commands.WITHOUT_WAREHOUSE:
             return None
@@ -226,7 +245,7 @@ class Engine:
                 use_flags(flags)
                 config = read_configuration(click_context)
                 return warehouse_of(config)
-            except Exception:  # noqa: BLE001 - the command raises the error again and reports it
+            except Exception:  # noqa: BLE001 - the command meets the same error and reports it
                 return None
             except SystemExit:
                 if self._exiting():
@@ -235,29 +254,29 @@ class Engine:
 
     @contextmanager
     def fenced(self, execution: StepExecution) -> Iterator[None]:
-        """Fence the connections of the step that is executed within (`fencing`)."""
+        """Fence the connections of the step that is executed within (`warehouse.fencing`)."""
         with fencing.fenced(execution):
             yield
 
     # -- from outside a step -----------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """Interrupt the queries of the executing step. Called from another thread."""
+        """Interrupt the queries of the step that is executing. Called from another thread."""
         for run in list(self._runs.values()):
             if run.pool is not None:
-                run.pool.close()  # dbt starts no further batch then
+                run.pool.close()  # dbt begins no further batch then
         cancel_queries()
 
     def has_files_open(self) -> bool:
-        """Whether this process has the DuckDB files of a run open."""
+        """Whether this process has a DuckDB file of a run open."""
         return duckdb_is_open()
 
     def release(self) -> None:
-        """Close every connection, so that other processes can open the DuckDB files."""
+        """Close all connections, so that other processes can open the DuckDB file."""
         close_warehouse()
 
     def forget(self, run_id: str) -> None:
-        """Drop this process's state of a run; its next step starts from the ledger."""
+        """Drop the state of a run in this process. Its next step starts from the ledger."""
         self._runs.pop(run_id, None)
 
     # -- inside ------------------------------------------------------------------------------------
@@ -265,7 +284,7 @@ class Engine:
     def _run_state(self, spec: RunSpec, facts: RunFacts) -> RunState:
         run = self._runs.get(spec.run_id)
         if run is None:
-            with self._sink.muted():  # the plan step logged this
+            with self._sink.muted():  # the plan step logged the same
                 click_context, flags = parse_flags(spec.args)
                 discard_reported_deprecations(flags)
                 console = flags
@@ -279,7 +298,7 @@ class Engine:
         self._sink.configure(run.console)
         run.use()
         if run.facts is None:
-            with self._sink.muted():  # the start step logs this
+            with self._sink.muted():  # the start step logs the same
                 run.apply_plan(facts)
         elif facts.began and not run.facts.began:
             run.facts = facts
@@ -292,11 +311,8 @@ class Engine:
             self._runs.popitem(last=False)
 
     def _refresh_cache(self, run: RunState) -> str:
-        """Fill the relation cache from the warehouse again, and return the snapshot.
-
-        An earlier attempt may have died in the middle of its changes, and other runs change relations without
-        updating this cache.
-        """
+        """Fill the cache from the warehouse: an earlier attempt may have died amid its changes, and no cache has the
+        changes of another run."""
         adapter = run.context.adapter
         with adapter.connection_named("master"):
             run.recorder.cache.clear()
@@ -304,7 +320,7 @@ class Engine:
         return run.recorder.snapshot()
 
     def _write_parsed_manifest(self, spec: RunSpec) -> None:
-        """Write the parsed manifest, which dbt has written by the time an error ends the command."""
+        """Write the manifest of a failed command: dbt writes it right after parsing."""
         run = self._runs.get(spec.run_id)
         if run is not None and run.flags.WRITE_JSON:
             write_manifest(run, set())
@@ -321,7 +337,7 @@ class Engine:
                     yield full_spec
                 except CommandFailedError:
                     raise
-                except click.UsageError as error:  # the caller prints it on stderr, as click does
+                except click.UsageError as error:  # click prints it to stderr, and so does the producer
                     raise CommandFailedError(self._finished(error, spec)) from error
                 except (DbtUsageError, ProjectMismatchError) as error:
                     self._sink.line(f"Error: {error}", level="error")
@@ -360,7 +376,6 @@ class Engine:
         return finished
 
 
-def _whole(reason: str, warehouse: str | None = None) -> Plan:
-    """Plan of a run that is executed as one whole command."""
+def _whole(why: str, warehouse: str | None = None) -> Plan:
     facts = RunFacts(context_key="", selected=(), flattened=(), total=0)
-    return Plan(facts=facts, nodes=(), threads=1, warehouse=warehouse, whole=reason)
+    return Plan(facts=facts, nodes=(), threads=1, warehouse=warehouse, whole=why)
