@@ -28,7 +28,7 @@ def both() -> tuple[LazyDict, dict[str, Any], Maker]:
     later = LazyDict()
     later["two"] = "own"
     later["four"] = "<4>"
-    later.wait(NUMBERS, maker)
+    later.defer(NUMBERS, maker)
     return later, {"one": "<1>", "two": "own", "three": "<3>", "four": "<4>"}, maker
 
 
