@@ -80,7 +80,7 @@ def test_fields_at_their_default_do_not_travel() -> None:
         ({"env": {"": "x"}}, "env"),
         ({"env": {"A=B": "x"}}, "env"),
         ({"env": {"A": "x\0y"}}, "env"),
-        ({"version": 2}, "message version 2; this side speaks version 1: install the same dbt-relay release"),
+        ({"version": 2}, "message version 2; this side reads version 1: install the same dbt-relay release"),
         ({"version": 0}, "version"),
         ({"version": "1"}, "version"),
         ({"run_id": "../x"}, "run_id"),

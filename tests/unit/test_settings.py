@@ -47,7 +47,7 @@ def test_a_bad_value_is_named(name: str, value: str) -> None:
     ("url", "problem"),
     [
         ("localhost:6379", "it does not begin with redis://"),
-        ("http://localhost:6379", "http:// is no scheme of Redis"),
+        ("http://localhost:6379", "http:// is not a scheme of Redis"),
         ("amqp://guest@localhost//", "RabbitMQ is not supported"),
         ("sentinel://a:26379;sentinel://b:26379", "Sentinel is not supported"),
         ("redis://localhost:port", "host or port cannot be read"),
