@@ -22,9 +22,9 @@ from producer.dbt_cli.arguments import Invocation
 from producer.dbt_cli.tables import judged
 from producer.embedded import stack as embedded
 from producer.following.file_log import LogWriter, open_log
-from producer.following.follow import Patience, Reader, abandon
+from producer.following.follow import EventReader, WorkerCheck, abandon
 from producer.following.interrupts import Detached, Interrupts
-from producer.following.own_locks import explained
+from producer.following.own_locks import explain_own_locks
 from producer.following.streams import say
 from producer.sent_environment import values_to_send
 from workers.contract.environment import encode_environment
@@ -148,7 +148,7 @@ class Follower:
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
         began, run_id = time.monotonic(), request.run_id
-        reader = Reader(self.client, run_id)
+        reader = EventReader(self.client, run_id)
         recorded = ended = False
         log_writer: LogWriter | None = None
 
@@ -168,7 +168,7 @@ class Follower:
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
-                    result = reader.follow(on_event, Patience(self.client, self.stack, run_id).look)
+                    result = reader.follow(on_event, WorkerCheck(self.client, self.stack, run_id).check)
                 ended = True
         except Detached:
             env_file = None  # the run needs it still; who ends the run removes it
@@ -186,7 +186,7 @@ class Follower:
                 say(sys.stderr, f"dbt-relay: {problem}")
         result.execution_time = time.monotonic() - began
         if result.error is not None:
-            result = explained(result)
+            result = explain_own_locks(result)
         if request.return_artifacts:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result

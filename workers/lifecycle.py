@@ -18,7 +18,6 @@ from celery import signals
 from workers.app import settings
 from workers.contract.command_line import pack
 from workers.contract.connection import connect
-from workers.contract.errors import DbtUsageError
 from workers.contract.keys import Keys, release_queue
 from workers.contract.log import configure, log, own_stderr
 from workers.engine.patches import registry
@@ -85,10 +84,6 @@ def _before_the_pool(sender: Any = None, **_: Any) -> None:
     import workers.engine.engine
     import workers.tasks  # noqa: F401
 
-    try:
-        registry.apply(settings.patches)
-    except DbtUsageError as error:
-        raise SystemExit(f"dbt-relay: {error}") from None
     gc.collect()
     gc.freeze()
 
@@ -142,6 +137,8 @@ def _ready(sender: Any = None, **_: Any) -> None:
     for each in _rounds:
         each.start()
     log("worker ready", processes=processes)
+    if registry.disabled():
+        log("patches are turned off by DBT_RELAY_PATCHES", patches=",".join(registry.disabled()))
     if registry.skipped():
         log(
             "functions of dbt are not replaced: the installed source is not one that was tested; runs are right, but slower",

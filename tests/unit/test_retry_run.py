@@ -23,7 +23,7 @@ GONE = "20250101T000000-000000000000"
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
-    with FakeWorker({"a": ()}).at_work(monkeypatch) as worker:
+    with FakeWorker({"a": ()}).running(monkeypatch) as worker:
         yield worker
 
 

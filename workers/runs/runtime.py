@@ -29,7 +29,6 @@ from workers.engine.caller.invocation import dbt_environment
 from workers.engine.dbt_release import release
 from workers.engine.engine import Engine
 from workers.engine.interface import RunFacts, RunSpec
-from workers.engine.patches import registry
 from workers.engine.project.time_limits import TimeLimitError
 from workers.ledger.ledger import Ledger
 from workers.runs import env_file
@@ -102,7 +101,6 @@ class Runtime:
     """One process's share of the work."""
 
     def __init__(self) -> None:
-        registry.apply(settings.patches)  # done by the parent, unless this process was spawned
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(

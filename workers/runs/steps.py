@@ -286,7 +286,7 @@ def node(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
                 changes=lambda position: runtime.ledger.cache_changes(claim.run_id, position),
                 attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
-                overran=lambda: runtime.leases.overrun.text if runtime.leases.overrun else None,
+                time_limit_message=lambda: runtime.leases.overrun.text if runtime.leases.overrun else None,
             ),
             limits,
             fail_fast=facts.fail_fast,
