@@ -50,7 +50,7 @@ def claim(step: str = "model.p.a", fence: int = 3, sure_for: float = 60.0) -> Cl
     )  # fmt: skip
 
 
-def heart_of(ledger: Ledger, cancel: Any = lambda: None, **more: Any) -> LeaseRenewer:
+def renewer_of(ledger: Ledger, cancel: Any = lambda: None, **more: Any) -> LeaseRenewer:
     made: Any = LeaseRenewer(ledger, cancel, **more)  # type: ignore[arg-type]
     made._interval = min(made._interval, 0.02)
     return made  # type: ignore[no-any-return]
@@ -58,7 +58,7 @@ def heart_of(ledger: Ledger, cancel: Any = lambda: None, **more: Any) -> LeaseRe
 
 def test_a_lease_is_renewed_every_third_of_it_while_it_is_held() -> None:
     ledger = Ledger(lease_ms=60)
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     began = time.monotonic()
     with renewer.holding(claim()):
         wait_until(lambda: len(ledger.beats) >= 5, 5)
@@ -73,7 +73,7 @@ def test_a_lease_is_renewed_every_third_of_it_while_it_is_held() -> None:
 def test_a_step_that_must_not_go_on_is_interrupted(why: str) -> None:
     cancelled = threading.Event()
     ledger = Ledger("ok", why)
-    renewer = heart_of(ledger, cancelled.set)
+    renewer = renewer_of(ledger, cancelled.set)
     with pytest.raises(StepInterrupted) as caught, renewer.holding(claim()), renewer.interruptible():
         signal.pause()  # until the interruption
     assert caught.value.why == why
@@ -82,7 +82,7 @@ def test_a_step_that_must_not_go_on_is_interrupted(why: str) -> None:
 
 def test_outside_of_dbt_an_interruption_waits_for_the_next_time() -> None:
     ledger = Ledger(STOP)
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     with renewer.holding(claim()):
         wait_until(lambda: len(ledger.beats) >= 2, 5)  # nothing is raised here
         wait_until(lambda: renewer.why, 5)
@@ -92,7 +92,7 @@ def test_outside_of_dbt_an_interruption_waits_for_the_next_time() -> None:
 
 def test_a_new_step_begins_with_a_clean_slate() -> None:
     ledger = Ledger(STOP)
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     with renewer.holding(claim()):
         wait_until(lambda: renewer.why, 5)
     ledger.answers = ["ok"]
@@ -101,7 +101,7 @@ def test_a_new_step_begins_with_a_clean_slate() -> None:
 
 
 def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
-    renewer = heart_of(Ledger(redis.ConnectionError("away"), lease_ms=60))
+    renewer = renewer_of(Ledger(redis.ConnectionError("away"), lease_ms=60))
     began = time.monotonic()
     mine = claim(sure_for=0.06)
     with pytest.raises(StepInterrupted) as caught, renewer.holding(mine), renewer.interruptible():
@@ -111,7 +111,7 @@ def test_a_server_that_is_away_for_a_lease_means_the_step_is_lost() -> None:
 
 
 def test_a_claim_that_was_answered_too_late_is_not_begun() -> None:
-    renewer = heart_of(Ledger())
+    renewer = renewer_of(Ledger())
     with (
         pytest.raises(StepInterrupted) as caught,
         renewer.holding(claim(sure_for=-1)),
@@ -127,10 +127,10 @@ def test_a_claim_that_was_answered_too_late_is_not_begun() -> None:
 def test_a_step_whose_lease_ran_out_before_dbt_began_is_asked_for_again(
     answer: str | Exception, *, begun: bool
 ) -> None:
-    renewer, entered = heart_of(Ledger(answer)), False
-    renewer._beating = True  # no beat comes first
+    renewer, entered = renewer_of(Ledger(answer)), False
+    renewer._started = True  # no renewal comes first
     with contextlib.suppress(StepInterrupted), renewer.holding(claim(sure_for=0.01)):
-        wait_until(lambda: lease_clock() > renewer._sure[RUN, "model.p.a"], 5)
+        wait_until(lambda: lease_clock() > renewer._sure_until[RUN, "model.p.a"], 5)
         with renewer.interruptible():
             entered = True
     assert entered == begun
@@ -146,7 +146,7 @@ def test_a_beat_that_gets_no_answer_does_not_outlast_the_lease() -> None:
             assert answered.wait(60)
             return super().beat(run_id, held)
 
-    renewer = heart_of(Silent(lease_ms=300))
+    renewer = renewer_of(Silent(lease_ms=300))
     with (
         pytest.raises(StepInterrupted) as caught,
         renewer.holding(claim(sure_for=0.3)),
@@ -162,7 +162,7 @@ def test_a_beat_that_gets_no_answer_does_not_outlast_the_lease() -> None:
 def test_what_the_clock_gave_up_is_interrupted_though_the_next_beat_succeeds() -> None:
     cancelled = threading.Event()
     ledger = Ledger()
-    renewer = heart_of(ledger, cancelled.set)
+    renewer = renewer_of(ledger, cancelled.set)
 
     def execute() -> None:
         renewer._interrupt(
@@ -180,7 +180,7 @@ def test_while_nothing_listens_nobody_can_be_given_the_step() -> None:
     refused = redis.ConnectionError("Error 111 connecting")
     refused.__context__ = ConnectionRefusedError(111, "Connection refused")
     ledger = Ledger(refused, lease_ms=1000)
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     with renewer.holding(claim(sure_for=1.0)), renewer.interruptible():
         wait_until(lambda: len(ledger.beats) >= 60, 10)  # a lease and more
         ledger.answers = [redis.BusyLoadingError("loading")]
@@ -192,14 +192,14 @@ def test_while_nothing_listens_nobody_can_be_given_the_step() -> None:
 
 def test_an_error_that_nobody_foresaw_does_not_end_the_beats() -> None:
     ledger = Ledger(TypeError("not foreseen"), "ok")
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     with renewer.holding(claim()), renewer.interruptible():
         wait_until(lambda: len(ledger.beats) >= 3, 5)
 
 
 def test_a_server_that_is_away_for_less_is_ridden_out() -> None:
     ledger = Ledger(redis.ConnectionError("away"), "ok")
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     with renewer.holding(claim()), renewer.interruptible():
         wait_until(lambda: len(ledger.beats) >= 4, 5)
 
@@ -208,14 +208,14 @@ def test_a_cancel_that_fails_does_not_keep_the_step_alive() -> None:
     def cancel() -> None:
         raise OSError("the driver is confused")
 
-    renewer = heart_of(Ledger(STOP), cancel)
+    renewer = renewer_of(Ledger(STOP), cancel)
     with pytest.raises(StepInterrupted), renewer.holding(claim()), renewer.interruptible():
         signal.pause()
 
 
 def test_a_session_keeps_its_warehouse_with_its_step() -> None:
     ledger = Ledger()
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     with renewer.session(Session(RUN, "duckdb:/x", 7)):
         wait_until(lambda: ledger.beats, 5)
         with renewer.holding(claim()):
@@ -226,7 +226,7 @@ def test_a_session_keeps_its_warehouse_with_its_step() -> None:
 
 def test_the_signal_handler_of_before_is_put_back() -> None:
     before = signal.getsignal(signal.SIGUSR2)
-    renewer = heart_of(Ledger())
+    renewer = renewer_of(Ledger())
     with renewer.holding(claim()), renewer.interruptible():
         assert signal.getsignal(signal.SIGUSR2) != before
     assert signal.getsignal(signal.SIGUSR2) == before
@@ -244,7 +244,7 @@ class Notes:
 
 def test_a_node_past_its_limit_is_cancelled_and_then_raised_in() -> None:
     cancelled: list[float] = []
-    renewer = heart_of(Ledger(), lambda: cancelled.append(time.monotonic()), too_long=DbtTimeoutError)
+    renewer = renewer_of(Ledger(), lambda: cancelled.append(time.monotonic()), too_long=DbtTimeoutError)
     with renewer.holding(claim()):
 
         def execute() -> None:
@@ -275,7 +275,7 @@ def test_a_node_that_fails_when_it_is_cancelled_is_not_raised_in() -> None:
 
 def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
     ledger = Ledger()
-    renewer = heart_of(ledger, lambda: pytest.fail("cancelled"))
+    renewer = renewer_of(ledger, lambda: pytest.fail("cancelled"))
     for limits in (NodeLimits(60, 90), NodeLimits(), None):
         beats = len(ledger.beats)
         with renewer.holding(claim()), renewer.interruptible(limits):
@@ -285,7 +285,7 @@ def test_a_node_within_its_limit_or_without_one_is_left_alone() -> None:
 
 def test_node_with_limit_is_noted_while_it_executes() -> None:
     notes = Notes()
-    renewer = heart_of(Ledger(), note=notes)
+    renewer = renewer_of(Ledger(), publish_node=notes)
     mine = claim()
     with renewer.holding(mine):
         with renewer.interruptible(NodeLimits(60, 90), owner="h:1", fail_fast=True):
@@ -302,7 +302,7 @@ def test_node_with_limit_is_noted_while_it_executes() -> None:
 
 def test_a_server_that_does_not_answer_a_cancel_does_not_stop_the_beats() -> None:
     away, ledger = threading.Event(), Ledger()
-    renewer = heart_of(ledger, lambda: away.wait(60))
+    renewer = renewer_of(ledger, lambda: away.wait(60))
     with renewer.holding(claim()), renewer.interruptible(NodeLimits(hard=0.01)):
         wait_until(lambda: renewer.overrun, 30)
         beats = len(ledger.beats)
@@ -311,7 +311,7 @@ def test_a_server_that_does_not_answer_a_cancel_does_not_stop_the_beats() -> Non
 
 
 def test_what_failed_because_it_was_cancelled_is_known_afterwards() -> None:
-    renewer = heart_of(Ledger("ok", STOP))
+    renewer = renewer_of(Ledger("ok", STOP))
     with renewer.holding(claim()):
         renewer.check()
         wait_until(lambda: renewer.why, 30)
@@ -321,7 +321,7 @@ def test_what_failed_because_it_was_cancelled_is_known_afterwards() -> None:
 
 def test_a_fresh_claim_is_sure_by_the_clock_and_an_old_one_asks() -> None:
     ledger = Ledger("ok", "ok", LOST, lease_ms=600_000)  # no beat but those that are asked for
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     renewer._interval = 600.0
     with renewer.holding(claim(sure_for=600)):
         renewer.assure()
@@ -338,7 +338,7 @@ def test_a_fresh_claim_is_sure_by_the_clock_and_an_old_one_asks() -> None:
 
 
 def test_a_ledger_that_cannot_be_asked_makes_nobody_sure() -> None:
-    renewer = heart_of(Ledger(redis.ConnectionError("away"), lease_ms=600_000))
+    renewer = renewer_of(Ledger(redis.ConnectionError("away"), lease_ms=600_000))
     renewer._interval = 600.0
     with renewer.holding(claim(sure_for=-1)), pytest.raises(redis.ConnectionError):
         renewer.assure()
@@ -348,7 +348,7 @@ def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: 
     left = [5.0]
     monkeypatch.setattr("workers.supervision.lease_renewal.seconds_left", lambda: left[0])
     ledger = Ledger()
-    renewer = heart_of(ledger)
+    renewer = renewer_of(ledger)
     with (  # noqa: PT012
         pytest.raises(StepInterrupted) as caught,
         renewer.session(Session(RUN, "duckdb:/x", 7)),
@@ -364,7 +364,7 @@ def test_a_worker_that_is_stopping_and_has_no_time_left_interrupts(monkeypatch: 
 
 def test_a_node_beside_one_that_ended_the_run_is_cancelled_when_its_time_is_up() -> None:
     cancelled = threading.Event()
-    renewer = heart_of(Ledger("ok"), cancelled.set)
+    renewer = renewer_of(Ledger("ok"), cancelled.set)
     short = msgspec.structs.replace(claim(), grace=0.05)
     with renewer.holding(short):
         with renewer.interruptible():
@@ -376,7 +376,7 @@ def test_a_node_beside_one_that_ended_the_run_is_cancelled_when_its_time_is_up()
 
 def test_held_leases_are_posted_from_claim_to_end_and_after_each_renewal() -> None:
     posted: list[list[Lease]] = []
-    renewer = heart_of(Ledger(lease_ms=60_000), post=posted.append)
+    renewer = renewer_of(Ledger(lease_ms=60_000), publish_leases=posted.append)
     mine = claim(sure_for=1)
     with renewer.session(Session(RUN, "duckdb:/x", 7)):
         assert posted[-1] == [Lease(RUN, "@session", 7)]
@@ -393,12 +393,12 @@ def test_lease_that_the_main_process_renewed_is_not_given_up() -> None:
     mine = claim(sure_for=0.06)
     renewed = {(RUN, mine.step, mine.fence): lease_clock() + 600}
     ledger = Ledger(redis.ConnectionError("away"), lease_ms=60)
-    renewer = heart_of(ledger, lambda: pytest.fail("cancelled"), renewed=lambda: renewed)
+    renewer = renewer_of(ledger, lambda: pytest.fail("cancelled"), renewed=lambda: renewed)
     with renewer.holding(mine), renewer.interruptible():
         wait_until(lambda: len(ledger.beats) >= 20, 10)
         renewer.assure()
     assert renewer.why is None
-    renewer = heart_of(ledger, renewed=lambda: renewed)
+    renewer = renewer_of(ledger, renewed=lambda: renewed)
     later = claim(fence=4, sure_for=0.06)  # what was renewed for an earlier claim does not count for this one
     with pytest.raises(StepInterrupted), renewer.holding(later), renewer.interruptible():
         signal.pause()
