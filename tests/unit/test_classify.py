@@ -102,7 +102,7 @@ TEXTS = [
     ("postgres", "Database Error in model a (models/a.sql)\n  numeric field overflow", "out_of_range"),
     ("postgres", ("Database Error\n  An earlier execution still holds connections to the server after 30 s of asking for their end "
      "(pg_stat_activity.pid 71, 72)"), "earlier_attempt_alive"),
-    ("postgres", "Database Error\n  model.p.a was given to another worker: this one was away for too long", "connection_lost"),
+    ("postgres", "Database Error\n  model.p.a was given to another worker: this worker did not renew its lease in time", "connection_lost"),
     ("postgres", "Database Error in model a (models/a.sql)\n  an unknown error", "database_error"),
     # DuckDB
     ("duckdb", ('IO Error: Could not set lock on file "/data/x.duckdb": Conflicting lock is held in /usr/bin/python3.11 (PID 10239). '

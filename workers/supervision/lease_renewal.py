@@ -269,7 +269,7 @@ class LeaseRenewer:
             for step, _, answer in self._renew(run_id, steps):
                 if answer == LOST:
                     raise LeaseLostError(
-                        f"{step} was given to another worker: this one was away for too long"
+                        f"{step} was given to another worker: this worker did not renew its lease in time"
                     )
 
     def _renew(self, run_id: str, steps: dict[str, int]) -> list[tuple[str, int, str]]:
