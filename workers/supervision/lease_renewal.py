@@ -85,9 +85,7 @@ class LeaseRenewer:
         self._too_long, self._publish_node = too_long, publish_node
         self._publish_leases, self._renewed = publish_leases, renewed
         self._held: dict[str, dict[str, int]] = {}  # run -> step -> fence
-        self._sure_until: dict[
-            tuple[str, str], float
-        ] = {}  # run and step -> expiry of the lease, by `lease_clock`
+        self._sure_until: dict[tuple[str, str], float] = {}  # run and step -> expiry, by `lease_clock`
         self._lock = threading.Lock()
         self._started = False
         self._last_check = 0.0  # time of the last expiry check, by `lease_clock`

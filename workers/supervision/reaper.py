@@ -48,11 +48,9 @@ class Reaper:
     ) -> None:
         self._ledger, self._publish = ledger, publish
         self._queue, self._interval, self._strays = queue, interval, strays
-        self._server: str | None = None  # Redis' id of the server process
+        self._server_id: str | None = None  # Redis' id of the server process
         self._wait = 0.0  # seconds of running time before this reaper requeues steps again
-        self._clocks: tuple[float, float] | None = (
-            None  # times of this machine and the server at the last sweep
-        )
+        self._clocks: tuple[float, float] | None = None  # this machine's and the server's at the last sweep
         self._last_dispatch = 0.0
 
     def sweep(self) -> int:
@@ -152,9 +150,9 @@ class Reaper:
     def _must_wait(self) -> bool:
         """Whether to requeue nothing now, because the server restarted or workers need time to renew their leases."""
         info: Any = self._ledger.client.info("server")
-        if info["run_id"] != self._server:
-            known = self._server is not None
-            self._server = info["run_id"]
+        if info["run_id"] != self._server_id:
+            known = self._server_id is not None
+            self._server_id = info["run_id"]
             if known or info["uptime_in_seconds"] < self._ledger.lease_ms / 1000:
                 self._wait_for_renewals("server restarted")
         return self._is_waiting()
