@@ -250,7 +250,7 @@ class Trial:
             if each["unique_id"] in again else each
             for each in outcome.run_results["results"]
         ]  # fmt: skip
-        replacements = [_rereplacements(mine[each], calm[each]) for each in again]
+        replacements = [_message_replacement(mine[each], calm[each]) for each in again]
         statements = [f"/{each.rpartition('.')[2]}.sql" for each in again]
         return replace(
             outcome, lines=[], stderr="",
@@ -300,7 +300,7 @@ class Trial:
 _COUNTERS = ("state", "mode", "total", "done", "pending", "inflight", "queued", "parallel")
 
 
-def _rereplacements(mine: dict[str, Any], calm: dict[str, Any]) -> tuple[re.Pattern[str], str]:
+def _message_replacement(mine: dict[str, Any], calm: dict[str, Any]) -> tuple[re.Pattern[str], str]:
     """Pattern of a node's message before its relation, as a hook logs it, and the undisturbed run's message."""
     relation = str(mine["relation_name"]).replace('"', "").partition(".")[2]
     return re.compile(rf"{re.escape(mine['message'] or '')}(?= \S*\.{re.escape(relation)}\b)"), calm[

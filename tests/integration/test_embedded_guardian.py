@@ -1,0 +1,215 @@
+"""The guardian in this process: reports, restarts, logs, shutdown and sweeper."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producer.embedded import guardian as guardian_program
+from producer.embedded.guardian import tail
+from producer.embedded.server import find_server, server_command
+from tests.support.embedded_stack import (
+    FOREVER,
+    World,
+)
+from tests.support.waiting import wait_until
+
+
+def run_guardian(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[guardian_program.Guardian], object] = lambda _: None,
+    caller: Sequence[str] = FOREVER,
+    *,
+    detached: bool = False,
+    **changes: Any,
+) -> list[dict[str, Any]]:
+    """A guardian in this process' main thread; returns its reports.
+
+    `act` runs in another thread; then the process `caller`, whose stdout is the guardian's lifeline, ends.
+    """
+    folder = world.base / "s-inside"
+    folder.mkdir()
+    socket = folder / "redis.sock"
+    config: dict[str, Any] = {
+        "caller": None if detached else os.getppid(),
+        "folders": [str(folder)],
+        "locks": [],
+        "socket": str(socket),
+        "server": server_command(find_server(world.env), socket, folder),
+        "worker": FOREVER,
+        "grace": 2.0,
+        "idle_if_empty": None,
+        "info": {},
+        "failure": None,
+        **changes,
+    }
+    monkeypatch.setattr(guardian_program, "prctl", lambda *_: None)  # pytest is to stay nobody's reaper
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+    before = {number: signal.getsignal(number) for number in numbers}
+    holder = subprocess.Popen(caller, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    reports, report = os.pipe()
+    with monkeypatch.context() as patch:
+        patch.setenv("RELAY_TEST_MARK", world.mark)
+        guardian = guardian_program.Guardian(config, holder.stdout.fileno(), report)  # type: ignore[arg-type]
+
+        def other() -> None:
+            try:
+                act(guardian)
+            finally:
+                holder.kill()
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        try:
+            guardian.run()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            thread.join()
+            holder.communicate()
+            for fd in (report, *guardian.wake):
+                os.close(fd)
+    with open(reports, "rb") as lines:
+        events = [json.loads(line) for line in lines]
+    assert not folder.exists()
+    return events
+
+
+in_this_process = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # its forks exec
+
+
+def running(world: World, *words: str) -> None:
+    wait_until(lambda: all(world.named(word) for word in words), 10, f"{words}")
+
+
+def until_it_ends(guardian: guardian_program.Guardian) -> None:
+    wait_until(lambda: guardian.reason, 20, "the end to begin")
+
+
+@in_this_process
+def test_guardian_ends_with_its_callers_pipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(guardian: guardian_program.Guardian) -> None:
+        running(world, "valkey-server", "signal.pause")
+        assert not guardian.reason
+
+    events = run_guardian(world, monkeypatch, act)
+    assert [event["event"] for event in events] == ["ready"]
+    assert events[0]["info"] == {"pid": os.getpid()}
+    world.assert_nothing_left()
+
+
+@in_this_process
+def test_detached_guardian_goes_on_after_the_callers_word_until_sigterm(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(guardian: guardian_program.Guardian) -> None:
+        running(world, "valkey-server", "signal.pause")
+        wait_until(lambda: guardian.lifeline is None, 10, "the word to be heard")
+        assert not guardian.reason
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    says_keep = [sys.executable, "-c", f"print({guardian_program.KEEP.decode()!r})"]
+    events = run_guardian(world, monkeypatch, act, says_keep, detached=True)
+    assert [event["event"] for event in events] == ["ready"]
+    world.assert_nothing_left()
+
+
+@in_this_process
+def test_worker_that_keeps_ending_fails_the_stack_after_some_tries(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(guardian_program, "MAX_QUICK_EXITS", 5)
+    monkeypatch.setattr(guardian_program, "BACKOFF_SECONDS", (0.0, 0.01, 0.02, 0.03))
+    worker = [sys.executable, "-c", "import os; print('tried', flush=True); os.kill(os.getpid(), 9)"]
+    failure = tmp_path / "failure"
+    events = run_guardian(world, monkeypatch, until_it_ends, worker=worker, failure=str(failure))
+    assert [event["event"] for event in events] == ["ready", *["worker_exit"] * 3, "failed"]
+    assert events[-1]["how"] == "ended 5 times in a row (signal SIGKILL)"
+    assert events[-1]["log"].count("tried") == 5
+    assert json.loads(failure.read_text()) == events[-1]
+    world.assert_nothing_left()
+
+
+@in_this_process
+def test_server_that_never_answers_fails_the_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guardian_program, "SERVER_START_SECONDS", 0.3)
+    events = run_guardian(world, monkeypatch, until_it_ends, server=FOREVER)
+    assert [(event["what"], event["how"]) for event in events] == [("server", "did not answer within 0 s")]
+    world.assert_nothing_left()
+
+
+@in_this_process
+def test_lost_server_fails_the_stack(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(guardian: guardian_program.Guardian) -> None:
+        running(world, "valkey-server", "signal.pause")
+        os.kill(guardian.pids["server"], signal.SIGKILL)
+        wait_until(lambda: guardian.reason, 10, "the failure")
+
+    events = run_guardian(world, monkeypatch, act)
+    assert [event["event"] for event in events] == ["ready", "failed"]
+    assert events[1]["how"] == "ended (signal SIGKILL)"
+    world.assert_nothing_left()
+
+
+@in_this_process
+def test_long_logs_are_cut_and_keep_one_older_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guardian_program, "MAX_LOG_BYTES", 1000)
+    log = world.base / "s-inside" / "worker.log"
+    talk = "print('x' * 2000, flush=True); import signal; signal.pause()"
+
+    def act(_: guardian_program.Guardian) -> None:
+        wait_until(Path(f"{log}.1").exists, 10, "the older file")
+        wait_until(lambda: log.stat().st_size == 0, 10, "the cut")
+        assert Path(f"{log}.1").stat().st_size == 2001
+
+    run_guardian(world, monkeypatch, act, worker=[sys.executable, "-c", talk])
+    world.assert_nothing_left()
+
+
+@in_this_process
+def test_worker_that_ignores_sigterm_is_killed_when_idle_or_out_of_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = [
+        sys.executable,
+        "-uc",
+        "import signal; signal.signal(15, signal.SIG_IGN); print(1); signal.pause()",
+    ]
+
+    def act(guardian: guardian_program.Guardian) -> None:
+        wait_until(lambda: tail(guardian.log("worker")), 10, "the worker")
+
+    run_guardian(world, monkeypatch, act, worker=worker, grace=0.2)
+    run_guardian(world, monkeypatch, act, worker=worker, grace=60.0, idle_if_empty=["a", "b"])
+    world.assert_nothing_left()
+
+
+def test_sweeper_kills_the_groups_it_was_told_of_and_not_those_that_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "stack.json").touch()
+    doomed, spared = (subprocess.Popen(FOREVER, start_new_session=True) for _ in range(2))
+    read_end, write_end = os.pipe()
+    os.write(write_end, f"+{spared.pid}\n+{doomed.pid}\n-{spared.pid}\n-1\n".encode())
+    os.close(write_end)
+    reaper = threading.Thread(target=doomed.wait)
+    reaper.start()
+    guardian_program.sweep(read_end, [(str(folder), folder.stat())])
+    reaper.join(10)
+    assert doomed.returncode == -signal.SIGKILL
+    assert spared.poll() is None
+    assert not folder.exists()
+    spared.kill()
+    spared.wait()
