@@ -33,9 +33,9 @@ def run_guardian(
     detached: bool = False,
     **changes: Any,
 ) -> list[dict[str, Any]]:
-    """A guardian in this process' main thread; returns its reports.
+    """Run a guardian in this process' main thread. Returns its reports.
 
-    `act` runs in another thread; then the process `caller`, whose stdout is the guardian's lifeline, ends.
+    `act` runs in another thread. Then the process `caller`, whose stdout is the guardian's lifeline, is killed.
     """
     folder = world.base / "s-inside"
     folder.mkdir()
@@ -53,7 +53,7 @@ def run_guardian(
         "failure": None,
         **changes,
     }
-    monkeypatch.setattr(guardian_program, "prctl", lambda *_: None)  # pytest is to stay nobody's reaper
+    monkeypatch.setattr(guardian_program, "prctl", lambda *_: None)  # pytest must not become a subreaper
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.getsignal(number) for number in numbers}
     holder = subprocess.Popen(caller, stdout=subprocess.PIPE)
@@ -63,13 +63,13 @@ def run_guardian(
         patch.setenv("RELAY_TEST_MARK", world.mark)
         guardian = guardian_program.Guardian(config, holder.stdout.fileno(), report)  # type: ignore[arg-type]
 
-        def other() -> None:
+        def act_and_end() -> None:
             try:
                 act(guardian)
             finally:
                 holder.kill()
 
-        thread = threading.Thread(target=other)
+        thread = threading.Thread(target=act_and_end)
         thread.start()
         try:
             guardian.run()
@@ -99,7 +99,7 @@ def until_it_ends(guardian: guardian_program.Guardian) -> None:
 
 
 @in_this_process
-def test_guardian_ends_with_its_callers_pipe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guardian_ends_when_the_callers_pipe_closes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def act(guardian: guardian_program.Guardian) -> None:
         running(world, "valkey-server", "signal.pause")
         assert not guardian.reason
@@ -111,23 +111,21 @@ def test_guardian_ends_with_its_callers_pipe(world: World, monkeypatch: pytest.M
 
 
 @in_this_process
-def test_detached_guardian_goes_on_after_the_callers_word_until_sigterm(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_detached_guardian_runs_until_sigterm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def act(guardian: guardian_program.Guardian) -> None:
         running(world, "valkey-server", "signal.pause")
-        wait_until(lambda: guardian.lifeline is None, 10, "the word to be heard")
+        wait_until(lambda: guardian.lifeline is None, 10, "the KEEP line")
         assert not guardian.reason
         os.kill(os.getpid(), signal.SIGTERM)
 
-    says_keep = [sys.executable, "-c", f"print({guardian_program.KEEP.decode()!r})"]
-    events = run_guardian(world, monkeypatch, act, says_keep, detached=True)
+    writes_keep = [sys.executable, "-c", f"print({guardian_program.KEEP.decode()!r})"]
+    events = run_guardian(world, monkeypatch, act, writes_keep, detached=True)
     assert [event["event"] for event in events] == ["ready"]
     world.assert_nothing_left()
 
 
 @in_this_process
-def test_worker_that_keeps_ending_fails_the_stack_after_some_tries(
+def test_stack_fails_if_the_worker_ends_repeatedly(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(guardian_program, "MAX_QUICK_EXITS", 5)
@@ -143,7 +141,7 @@ def test_worker_that_keeps_ending_fails_the_stack_after_some_tries(
 
 
 @in_this_process
-def test_server_that_never_answers_fails_the_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stack_fails_if_the_server_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guardian_program, "SERVER_START_SECONDS", 0.3)
     events = run_guardian(world, monkeypatch, until_it_ends, server=FOREVER)
     assert [(event["what"], event["how"]) for event in events] == [("server", "did not answer within 0 s")]
@@ -151,7 +149,7 @@ def test_server_that_never_answers_fails_the_start(world: World, monkeypatch: py
 
 
 @in_this_process
-def test_lost_server_fails_the_stack(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stack_fails_if_the_server_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def act(guardian: guardian_program.Guardian) -> None:
         running(world, "valkey-server", "signal.pause")
         os.kill(guardian.pids["server"], signal.SIGKILL)
@@ -164,14 +162,14 @@ def test_lost_server_fails_the_stack(world: World, monkeypatch: pytest.MonkeyPat
 
 
 @in_this_process
-def test_long_logs_are_cut_and_keep_one_older_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_logs_are_truncated_with_one_older_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guardian_program, "MAX_LOG_BYTES", 1000)
     log = world.base / "s-inside" / "worker.log"
     talk = "print('x' * 2000, flush=True); import signal; signal.pause()"
 
     def act(_: guardian_program.Guardian) -> None:
-        wait_until(Path(f"{log}.1").exists, 10, "the older file")
-        wait_until(lambda: log.stat().st_size == 0, 10, "the cut")
+        wait_until(Path(f"{log}.1").exists, 10, "the older copy")
+        wait_until(lambda: log.stat().st_size == 0, 10, "the truncation")
         assert Path(f"{log}.1").stat().st_size == 2001
 
     run_guardian(world, monkeypatch, act, worker=[sys.executable, "-c", talk])
@@ -179,7 +177,7 @@ def test_long_logs_are_cut_and_keep_one_older_file(world: World, monkeypatch: py
 
 
 @in_this_process
-def test_worker_that_ignores_sigterm_is_killed_when_idle_or_out_of_time(
+def test_worker_that_ignores_sigterm_is_killed_if_idle_or_after_its_grace(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = [
@@ -196,7 +194,7 @@ def test_worker_that_ignores_sigterm_is_killed_when_idle_or_out_of_time(
     world.assert_nothing_left()
 
 
-def test_sweeper_kills_the_groups_it_was_told_of_and_not_those_that_ended(tmp_path: Path) -> None:
+def test_sweeper_kills_registered_groups_and_not_removed_ones(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
     (folder / "stack.json").touch()

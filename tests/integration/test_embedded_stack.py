@@ -30,9 +30,7 @@ from workers.contract.errors import BrokerUnavailableError, NoWorkerError, Relay
 
 
 @pytest.mark.parametrize(("mode", "code"), [("return", 0), ("raise", 1), ("thread", 3)])
-def test_orderly_exit_of_the_caller_leaves_nothing_the_moment_it_is_gone(
-    world: World, mode: str, code: int
-) -> None:
+def test_nothing_is_left_when_the_caller_has_exited(world: World, mode: str, code: int) -> None:
     caller, _ = world.call(mode)
     assert len(world.processes()) == 7  # caller, guardian, sweeper, server, worker, two pool processes
     caller.communicate(b"\n", timeout=30)
@@ -41,14 +39,14 @@ def test_orderly_exit_of_the_caller_leaves_nothing_the_moment_it_is_gone(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_signal_to_the_caller_leaves_nothing(world: World, number: signal.Signals) -> None:
+def test_nothing_is_left_after_a_signal_to_the_caller(world: World, number: signal.Signals) -> None:
     caller, _ = world.call("wait")
     os.killpg(caller.pid, number)  # as a terminal does: to its whole process group
     caller.wait(30)
     world.assert_nothing_left(10)
 
 
-def test_os_exit_of_the_caller_leaves_nothing(world: World) -> None:
+def test_nothing_is_left_after_os_exit_of_the_caller(world: World) -> None:
     caller, _ = world.call("os_exit")
     caller.communicate(b"\n", timeout=30)
     assert caller.returncode == 4
@@ -56,30 +54,30 @@ def test_os_exit_of_the_caller_leaves_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("mode", ["hold", "hold-unseen"])
-def test_killed_caller_whose_fork_lives_on_leaves_nothing(world: World, mode: str) -> None:
+def test_stack_ends_with_a_killed_caller_although_its_fork_runs(world: World, mode: str) -> None:
     caller, facts = world.call(mode)
     os.kill(caller.pid, signal.SIGKILL)
     caller.wait()
     wait_until(lambda: not Path(facts["dir"]).exists(), 10, "the end of the stack")
     holders = world.named("support_embedded_caller")
-    assert len(holders) == 1  # the fork is all that is left
+    assert len(holders) == 1  # only the fork is left
     holders[0].kill()
     world.assert_nothing_left(5)
 
 
-def test_multiprocessing_child_has_a_stack_of_its_own(world: World) -> None:
+def test_multiprocessing_child_has_its_own_stack(world: World) -> None:
     caller, child = world.call("fork")
     assert caller.stdout is not None
     parent = json.loads(caller.stdout.readline())
     assert child["child"] != parent["dir"]
     wait_until(lambda: not Path(child["child"]).exists(), 10, "the end of the child's stack")
     with client(parent["redis_url"]) as server:
-        assert server.ping()  # though the child stopped its copy
+        assert server.ping()  # although the child called `stop`
     caller.communicate(b"\n", timeout=30)
     world.assert_nothing_left()
 
 
-def test_two_callers_at_once_have_a_stack_each(world: World) -> None:
+def test_two_callers_have_separate_stacks(world: World) -> None:
     (first, one), (second, two) = world.call("return"), world.call("return")
     assert one["dir"] != two["dir"]
     first.communicate(b"\n", timeout=30)
@@ -89,41 +87,41 @@ def test_two_callers_at_once_have_a_stack_each(world: World) -> None:
     world.assert_nothing_left()
 
 
-def test_ctrl_c_reaches_the_caller_alone(world: World) -> None:
+def test_ctrl_c_reaches_only_the_caller(world: World) -> None:
     with world.stack() as stack:
         for pid in (
             stack.start().pid,
             world.one("valkey-server").pid,
             world.one("signal.pause").pid,
         ):
-            assert os.getsid(pid) == pid  # no terminal, and no process group of the caller
+            assert os.getsid(pid) == pid  # its own session: no terminal, and not the caller's process group
 
 
 # killed guardians
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
-def test_killed_guardian_takes_everything_with_it_even_busy_pool_processes(world: World) -> None:
+def test_stack_ends_with_a_killed_guardian_even_busy_pool_processes(world: World) -> None:
     stack = world.stack(workers=2, command=STAND_IN)
     busy = start_busy(stack)
     os.kill(stack.start().pid, signal.SIGKILL)
     world.assert_nothing_left(5)
     assert not alive(busy)
 
-    def said() -> str:
+    def failure() -> str:
         try:
             stack.check()
         except BrokerUnavailableError as error:
             return str(error)
         return ""
 
-    # A dying process gives up its environment, by which it is found here, before its pipes.
-    wait_until(lambda: "ended from outside" in said(), 5, "the end of the guardian to be heard of")
+    # A dying process loses its environment, by which this test finds it, before its pipes.
+    wait_until(lambda: "ended from outside" in failure(), 5, "the reported end of the guardian")
     stack.stop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
-def test_without_guardian_and_sweeper_the_kernel_ends_it_and_the_next_start_cleans_up(world: World) -> None:
+def test_kernel_ends_the_stack_without_guardian_and_sweeper_and_next_start_cleans_up(world: World) -> None:
     stack = world.stack(workers=2, command=STAND_IN)
     info = stack.start()
     stack.wait_ready(60)
@@ -136,7 +134,7 @@ def test_without_guardian_and_sweeper_the_kernel_ends_it_and_the_next_start_clea
     stack.stop()
 
 
-def test_killed_sweeper_is_not_needed_for_an_orderly_end(world: World) -> None:
+def test_stop_works_without_the_sweeper(world: World) -> None:
     stack = world.stack()
     guardian = stack.start().pid
     sweeper = next(process for process in world.named("embedded/guardian") if process.pid != guardian)
@@ -145,7 +143,7 @@ def test_killed_sweeper_is_not_needed_for_an_orderly_end(world: World) -> None:
     world.assert_nothing_left()
 
 
-def test_guardian_that_hangs_is_killed_by_stop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_kills_a_hanging_guardian(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = world.stack()
     os.kill(stack.start().pid, signal.SIGSTOP)
     assert stack._handle is not None
@@ -157,7 +155,7 @@ def test_guardian_that_hangs_is_killed_by_stop(world: World, monkeypatch: pytest
 # stopping
 
 
-def test_busy_worker_gets_its_seconds_and_is_killed_then(world: World) -> None:
+def test_busy_worker_is_killed_after_the_stop_seconds(world: World) -> None:
     world.env["DBT_RELAY_STOP_SECONDS"] = "1"
     stack = world.stack(workers=2, command=STAND_IN)
     busy = start_busy(stack)
@@ -169,7 +167,7 @@ def test_busy_worker_gets_its_seconds_and_is_killed_then(world: World) -> None:
 
 
 @pytest.mark.parametrize(("key", "needs", "finishes"), [("relay:leases", 2, True), ("unrelated", 60, False)])
-def test_only_a_worker_that_executes_something_is_waited_for(
+def test_only_a_worker_with_running_steps_gets_grace(
     world: World, key: str, needs: int, finishes: bool
 ) -> None:
     ready, finished = (world.base.parent / f"{world.base.name}-{word}" for word in ("ready", "finished"))
@@ -190,7 +188,7 @@ def test_only_a_worker_that_executes_something_is_waited_for(
     world.assert_nothing_left()
 
 
-def test_start_and_stop_are_idempotent_and_one_for_all_threads(world: World) -> None:
+def test_start_and_stop_are_idempotent_and_thread_safe(world: World) -> None:
     stack = world.stack()
     seen: list[StackInfo] = []
     threads = [threading.Thread(target=lambda: seen.append(stack.start())) for _ in range(8)]
@@ -205,7 +203,7 @@ def test_start_and_stop_are_idempotent_and_one_for_all_threads(world: World) -> 
     world.assert_nothing_left()
 
 
-# what workers get
+# environment of workers
 
 
 def test_worker_has_the_callers_environment_and_finds_the_stack(world: World) -> None:
@@ -232,7 +230,7 @@ def test_worker_has_the_callers_environment_and_finds_the_stack(world: World) ->
 
 
 @pytest.mark.parametrize("name", ["with space and % and ü", "deep/" * 40 + "base"], ids=["odd", "long"])
-def test_runtime_folder_may_be_odd_or_long(world: World, name: str) -> None:
+def test_runtime_folder_with_special_characters_or_a_long_path(world: World, name: str) -> None:
     world.env["DBT_RELAY_RUNTIME_DIR"] = str(world.base / name)
     world.env["TMPDIR"] = str(world.base)  # where the socket of the long one goes
     with world.stack(workers=2, command=STAND_IN) as stack:
@@ -249,17 +247,17 @@ def test_runtime_folder_may_be_odd_or_long(world: World, name: str) -> None:
     subprocess.run(["rm", "-rf", *map(str, world.base.iterdir())], check=True)
 
 
-def test_everything_on_disk_is_the_users_alone(world: World) -> None:
+def test_files_are_private_to_the_user(world: World) -> None:
     with world.stack() as stack:
         info = stack.start()
         assert info.runtime_dir.stat().st_mode & 0o777 == 0o700
         assert Path(info.socket).stat().st_mode & 0o077 == 0
 
 
-# what breaks
+# failures
 
 
-def test_server_that_ends_at_once_is_an_error_with_its_own_words(world: World, tmp_path: Path) -> None:
+def test_server_that_ends_at_once_is_an_error_with_its_log(world: World, tmp_path: Path) -> None:
     server = tmp_path / "valkey-server"
     server.write_text("#!/bin/sh\necho 'no memory for me' >&2\nexit 7\n")
     server.chmod(0o755)
@@ -271,7 +269,7 @@ def test_server_that_ends_at_once_is_an_error_with_its_own_words(world: World, t
     world.assert_nothing_left()
 
 
-def test_server_that_cannot_be_executed_is_a_clear_error(world: World, tmp_path: Path) -> None:
+def test_server_that_cannot_be_executed_is_an_error(world: World, tmp_path: Path) -> None:
     server = tmp_path / "valkey-server"
     server.write_text("#!/no/such/interpreter\n")
     server.chmod(0o755)
@@ -281,7 +279,7 @@ def test_server_that_cannot_be_executed_is_a_clear_error(world: World, tmp_path:
     world.assert_nothing_left()
 
 
-def test_lost_server_is_told_and_the_next_start_is_a_new_stack(world: World) -> None:
+def test_lost_server_is_an_error_and_next_start_makes_a_new_stack(world: World) -> None:
     stack = world.stack()
     first = stack.start()
     stack.check()
@@ -314,7 +312,7 @@ def test_worker_that_cannot_start_is_an_error_with_its_log_and_what_to_install(w
     world.assert_nothing_left()
 
 
-def test_silent_worker_is_an_error_when_the_time_is_over(world: World) -> None:
+def test_worker_that_does_not_register_in_time_is_an_error(world: World) -> None:
     command = [sys.executable, "-uc", "import signal; print('still importing'); signal.pause()"]
     with world.stack(command=command) as stack:
         log = stack.start().runtime_dir / "worker.log"
@@ -324,7 +322,7 @@ def test_silent_worker_is_an_error_when_the_time_is_over(world: World) -> None:
     world.assert_nothing_left()
 
 
-def test_killed_worker_is_started_again_without_its_old_pool(world: World) -> None:
+def test_killed_worker_is_restarted_and_its_old_pool_killed(world: World) -> None:
     with world.stack(workers=2, command=STAND_IN) as stack:
         busy = start_busy(stack)
         info = stack.start()
@@ -332,7 +330,7 @@ def test_killed_worker_is_started_again_without_its_old_pool(world: World) -> No
             (name,) = server.hkeys("relay:workers")
             os.kill(int(name.split(":")[1]), signal.SIGKILL)
             wait_until(lambda: server.hlen("relay:workers") == 2, 20, "another worker")
-        assert not alive(busy)  # a pool process that is busy does not notice by itself
+        assert not alive(busy)  # a busy pool process does not notice the loss of its parent
         stack.check()
     world.assert_nothing_left()
 
@@ -352,5 +350,5 @@ def test_stack_ends_when_its_folder_is_removed(world: World, replaced: bool) -> 
         "runtime_dir_gone",
         True,
     )
-    assert folder.exists() == replaced  # it is another stack's then
+    assert folder.exists() == replaced  # it belongs to another stack
     stack.stop()

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 from workers.contract.errors import RelayError
 
 
-def test_up_outlives_its_caller_and_down_ends_it(world: World) -> None:
+def test_stack_outlives_the_caller_of_up_and_down_ends_it(world: World) -> None:
     caller, facts = world.call("up")
     caller.communicate(timeout=30)
     assert caller.returncode == 0
@@ -31,10 +31,10 @@ def test_up_outlives_its_caller_and_down_ends_it(world: World) -> None:
     assert info is not None
     assert info.pid == facts["pid"]
     assert up(5, environ=world.env, wait_ready=5) == info  # idempotent
-    told = status(world.env)
-    assert told.info == info
-    assert len(told.ready) == 1
-    assert (told.queued, told.active, told.failure) == (0, 0, "")
+    state = status(world.env)
+    assert state.info == info
+    assert len(state.ready) == 1
+    assert (state.queued, state.active, state.failure) == (0, 0, "")
     assert psutil.Process(info.pid).ppid() != os.getpid()
     assert down(environ=world.env)
     world.assert_nothing_left()
@@ -42,7 +42,7 @@ def test_up_outlives_its_caller_and_down_ends_it(world: World) -> None:
     assert status(world.env).info is None
 
 
-def test_many_ups_at_once_make_one_stack(world: World) -> None:
+def test_concurrent_calls_of_up_start_one_stack(world: World) -> None:
     code = f"from producer.embedded.stack import up; print(up(1, command={FOREVER!r}).pid)"
     callers = [
         subprocess.Popen([sys.executable, "-c", code], env=world.env, stdout=subprocess.PIPE)
@@ -55,7 +55,7 @@ def test_many_ups_at_once_make_one_stack(world: World) -> None:
     world.assert_nothing_left()
 
 
-def test_after_kill_of_everything_the_state_is_stale_and_up_works_again(world: World) -> None:
+def test_up_works_after_all_processes_were_killed(world: World) -> None:
     first = up(1, environ=world.env, command=FOREVER)
     for process in world.processes():
         process.kill()
@@ -70,7 +70,7 @@ def test_after_kill_of_everything_the_state_is_stale_and_up_works_again(world: W
     world.assert_nothing_left()
 
 
-def test_down_after_kill_of_everything_only_tidies(world: World) -> None:
+def test_down_removes_files_after_all_processes_were_killed(world: World) -> None:
     info = up(1, environ=world.env, command=FOREVER)
     for process in world.processes():
         process.kill()
@@ -80,7 +80,7 @@ def test_down_after_kill_of_everything_only_tidies(world: World) -> None:
     world.assert_nothing_left()
 
 
-def test_down_kills_what_does_not_end(world: World) -> None:
+def test_down_kills_a_stack_that_does_not_end(world: World) -> None:
     stubborn = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"]
     world.env["DBT_RELAY_STOP_SECONDS"] = "60"
     up(1, environ=world.env, command=stubborn)
@@ -90,7 +90,7 @@ def test_down_kills_what_does_not_end(world: World) -> None:
     world.assert_nothing_left()
 
 
-def test_second_sigterm_ends_the_patience(world: World) -> None:
+def test_second_sigterm_ends_the_stack_without_grace(world: World) -> None:
     world.env["DBT_RELAY_STOP_SECONDS"] = "60"
     ignoring = [
         sys.executable,
@@ -105,8 +105,8 @@ def test_second_sigterm_ends_the_patience(world: World) -> None:
     world.assert_nothing_left(5)
 
 
-def test_interrupted_up_leaves_nothing(world: World, tmp_path: Path) -> None:
-    """The caller dies between the server's start and its word that the stack may go on."""
+def test_killed_caller_of_up_leaves_nothing(world: World, tmp_path: Path) -> None:
+    """The caller is killed after the server's start, before it has detached the stack."""
     (tmp_path / "valkey-server").write_text("#!/bin/sh\nexec sleep 1000\n")
     (tmp_path / "valkey-server").chmod(0o755)
     world.env["PATH"] = f"{tmp_path}:{world.env['PATH']}"
@@ -117,28 +117,28 @@ def test_interrupted_up_leaves_nothing(world: World, tmp_path: Path) -> None:
     world.assert_nothing_left(5)
 
 
-def test_status_tells_why_the_last_warm_stack_failed_until_the_next(world: World) -> None:
+def test_status_has_the_failure_of_the_last_stack_until_the_next_up(world: World) -> None:
     up(1, environ=world.env, command=FOREVER)
     world.one("valkey-server").kill()
     wait_until(lambda: not world.processes(), 10, "the end")
-    told = status(world.env)
-    assert told.info is None
-    assert "server ended (signal SIGKILL)" in told.failure
+    state = status(world.env)
+    assert state.info is None
+    assert "server ended (signal SIGKILL)" in state.failure
     up(1, environ=world.env, command=FOREVER)
     assert status(world.env).failure == ""
     assert down(environ=world.env)
     world.assert_nothing_left()
 
 
-def test_up_gives_up_on_a_folder_that_somebody_else_holds(world: World) -> None:
+def test_up_and_down_time_out_if_another_process_has_the_lock(world: World) -> None:
     from producer.embedded import runtime_dirs
 
-    held = runtime_dirs.claim_warm_dir(world.env)
-    assert held is not None
+    locked = runtime_dirs.claim_warm_dir(world.env)
+    assert locked is not None
     for attempt in (lambda: up(environ=world.env, timeout=0.1), lambda: down(-8.0, environ=world.env)):
         with pytest.raises(RelayError, match=r"(?s)starting or stopping the warm stack.*embedded/guardian"):
             attempt()
-    held.discard()
+    locked.discard()
 
 
 def test_find_running_imports_neither_redis_nor_celery(world: World) -> None:

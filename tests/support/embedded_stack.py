@@ -26,7 +26,7 @@ STAND_IN = [word.replace("workers.app", "support_embedded_app") for word in work
 
 
 class World:
-    """An environment of the test's own, by which its processes are known whoever started them."""
+    """An environment for one test, whose mark identifies all processes that are started in it."""
 
     def __init__(self) -> None:
         self.base = short_directory("relay-emb-")
@@ -40,12 +40,12 @@ class World:
         self.callers: list[subprocess.Popen[bytes]] = []
 
     def processes(self) -> list[psutil.Process]:
-        """Every process alive that belongs here."""
+        """All running processes of the test."""
         return [process for process in psutil.process_iter() if self._ours(process)]
 
     def _ours(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
-            # The server writes its title over its environment; the title names its socket.
+            # The server overwrites its environment with its title, which names its socket.
             ours = process.environ().get("RELAY_TEST_MARK") == self.mark or str(self.base) in str(
                 process.cmdline()
             )
@@ -53,7 +53,7 @@ class World:
         return False
 
     def named(self, word: str) -> list[psutil.Process]:
-        """Those with `word` in their command line."""
+        """The processes with `word` in their command line."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):  # it may be ending
@@ -61,12 +61,12 @@ class World:
         return found
 
     def one(self, word: str) -> psutil.Process:
-        """The first of those, waited for: a child has its command line only some time after its fork."""
+        """Wait for a process with `word` in its command line: a fork has it only after its exec."""
         wait_until(lambda: self.named(word), 30, word)
         return self.named(word)[0]
 
     def assert_nothing_left(self, within: float = 0.0) -> None:
-        """No process and no folder of a stack after `within` seconds."""
+        """Assert that no process or folder of a stack is left after `within` seconds."""
 
         def left() -> str:
             folders = [path.name for path in self.base.iterdir()]
@@ -79,7 +79,7 @@ class World:
         )
 
     def call(self, mode: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-        """Start the caller program; returns when it has said its facts."""
+        """Start the caller program. Returns it with its first line of output."""
         process = subprocess.Popen(
             [sys.executable, str(CALLER), mode],
             stdin=subprocess.PIPE,
@@ -95,12 +95,12 @@ class World:
         return process, json.loads(line)
 
     def stack(self, **options: Any) -> EmbeddedStack:
-        """A stack of this process."""
+        """A stack of the test's process."""
         return EmbeddedStack(environ=self.env, **{"workers": 1, "command": FOREVER, **options})
 
     def close(self) -> None:
-        """End what a failed test left."""
-        for left in self.processes():  # first: a fork of a caller would keep its pipes open
+        """Remove processes and folders that a failed test left."""
+        for left in self.processes():  # first, because a fork of a caller keeps its pipes open
             left.kill()
         for process in self.callers:
             process.kill()
@@ -115,7 +115,7 @@ def client(url: str) -> redis.Redis:
 
 
 def send_task(info_url: str, broker_url: str, name: str, *args: object) -> Any:
-    """Have the stand-in worker execute a task; returns its AsyncResult."""
+    """Send a task to the stand-in worker. Returns its AsyncResult."""
     from celery import Celery
 
     app = Celery(broker=broker_url, backend=broker_url)
@@ -123,7 +123,7 @@ def send_task(info_url: str, broker_url: str, name: str, *args: object) -> Any:
 
 
 def start_busy(stack: EmbeddedStack) -> int:
-    """Occupy one pool process with work that notices nothing; returns its pid."""
+    """Start a task that blocks one pool process. Returns its pid."""
     info = stack.start()
     stack.wait_ready(60)
     send_task(info.redis_url, info.broker_url, "busy", 60)

@@ -42,14 +42,14 @@ def test_number_of_workers() -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "257", "two", "1.5"])
-def test_nonsense_as_number_of_workers_names_the_setting(value: str) -> None:
+def test_invalid_number_of_workers_names_the_setting(value: str) -> None:
     with pytest.raises(RelayError, match=f"(?s)DBT_RELAY_WORKERS is '{value}'.*1 to 256"):
         launch.default_workers({"DBT_RELAY_WORKERS": value})
     with pytest.raises(RelayError, match="workers is"):
         embedded.EmbeddedStack(workers=value)  # type: ignore[arg-type]
 
 
-def test_seconds_to_stop() -> None:
+def test_stop_seconds() -> None:
     assert launch.stop_seconds({}) is None
     assert launch.grace({}) == launch.GRACE_SECONDS
     assert launch.grace({"DBT_RELAY_STOP_SECONDS": "0.5"}) == 0.5
@@ -58,7 +58,7 @@ def test_seconds_to_stop() -> None:
             launch.grace({"DBT_RELAY_STOP_SECONDS": value})
 
 
-def test_worker_command_is_celerys() -> None:
+def test_worker_command() -> None:
     command = embedded.worker_command(3)
     assert command[:3] == [sys.executable, "-m", "celery"]
     assert command[command.index("--concurrency") + 1] == "3"
@@ -84,7 +84,7 @@ def test_worker_uses_the_callers_queue_and_namespace(
     directory.discard()
 
 
-def test_workers_environment_is_the_callers_with_absolute_paths_and_no_celery_settings(
+def test_worker_environment_has_absolute_paths_and_no_celery_settings(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(base)
@@ -107,7 +107,7 @@ def test_workers_environment_is_the_callers_with_absolute_paths_and_no_celery_se
     directory.discard()
 
 
-def test_installed_package_does_not_put_site_packages_before_the_standard_library(
+def test_site_packages_of_an_installed_package_are_not_added_to_pythonpath(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import workers.contract
@@ -119,7 +119,7 @@ def test_installed_package_does_not_put_site_packages_before_the_standard_librar
 
 
 def handle_of(*reports: bytes) -> guardian_handle.Handle:
-    """A handle on a guardian that says `reports` and ends."""
+    """A handle of a guardian that writes `reports` and ends."""
     code = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({b''.join(reports)!r})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -150,7 +150,7 @@ INFO = embedded.StackInfo(
         ),
     ],
 )
-def test_check_tells_what_ended_the_stack(report: bytes, kind: type[RelayError], words: str) -> None:
+def test_check_raises_the_reason_of_the_end(report: bytes, kind: type[RelayError], words: str) -> None:
     handle = handle_of(report)
     assert handle.wait_end(20)
     with pytest.raises(kind, match=f"(?s){words}"):
@@ -159,7 +159,7 @@ def test_check_tells_what_ended_the_stack(report: bytes, kind: type[RelayError],
     assert handle.process.returncode == 0
 
 
-def test_a_closed_handle_has_ended() -> None:
+def test_closed_handle_has_ended() -> None:
     handle = handle_of()
     handle.stop()
     handle.ended = False
@@ -167,30 +167,28 @@ def test_a_closed_handle_has_ended() -> None:
     assert handle.ended
 
 
-def test_telling_a_guardian_that_is_gone_does_no_harm() -> None:
+def test_sending_to_an_ended_guardian_is_ignored() -> None:
     handle = handle_of()
     handle.process.wait()
     handle.send(b"x" * 200_000)
     handle.stop()
 
 
-def test_forgotten_handle_leaves_the_guardian_alone() -> None:
+def test_forget_does_not_end_the_guardian() -> None:
     handle = handle_of()
     process = handle.process
-    with handle._lock:  # held by a thread that a fork does not have
+    with handle._lock:  # as by a thread of the parent
         handle.forget()
     assert handle.lifeline.closed
     process.returncode = None
     process.wait()
 
 
-def test_no_hello_of_a_server_that_is_not_there() -> None:
+def test_no_registered_workers_without_a_server() -> None:
     assert guardian_handle.registered_workers(INFO, "relay") == []
 
 
-def test_python_that_cannot_run_the_guardian_is_a_clear_error(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_that_cannot_run_the_guardian_is_an_error(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = embedded.EmbeddedStack(environ={**os.environ, "DBT_RELAY_RUNTIME_DIR": str(base)})
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(RelayError, match="does not know its Python executable"):
@@ -205,9 +203,7 @@ def test_python_that_cannot_run_the_guardian_is_a_clear_error(
     assert [path.name for path in base.iterdir()] == ["fake"]
 
 
-def test_guardian_that_says_nothing_is_not_waited_for_forever(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_for_a_silent_guardian_times_out(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = embedded.EmbeddedStack(environ={**os.environ, "DBT_RELAY_RUNTIME_DIR": str(base)})
     (base / "fake").write_text("#!/bin/sh\nread line\nread end\n")
     (base / "fake").chmod(0o755)
@@ -217,7 +213,7 @@ def test_guardian_that_says_nothing_is_not_waited_for_forever(
         stack.start()
 
 
-def test_no_embedded_stack_where_there_are_no_unix_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_stack_needs_posix(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = embedded.EmbeddedStack(environ={})
     monkeypatch.setattr(embedded.os, "name", "nt")
     with pytest.raises(RelayError, match=r"(?s)Linux or macOS.*DBT_RELAY_BROKER_URL"):
@@ -237,7 +233,7 @@ def test_version_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> Non
     assert launch._version() == "unknown"
 
 
-def test_nothing_runs_where_nothing_was_started(base: Path) -> None:
+def test_no_stack_before_the_first_start(base: Path) -> None:
     environ = {"DBT_RELAY_RUNTIME_DIR": str(base / "none")}
     assert find_running(environ) is None
     assert embedded.status(environ) == embedded.StackStatus(None)
@@ -248,13 +244,13 @@ def test_nothing_runs_where_nothing_was_started(base: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"pid": 1}', '{"runtime_dir": 5}'])
-def test_garbage_as_state_is_no_stack(base: Path, text: str) -> None:
+def test_invalid_state_file_is_ignored(base: Path, text: str) -> None:
     (base / "up").mkdir(0o700)
     (base / "up" / "stack.json").write_text(text)
     assert find_running({"DBT_RELAY_RUNTIME_DIR": str(base)}) is None
 
 
-def test_stale_state_of_a_stack_that_is_just_ending_is_left_alone(base: Path) -> None:
+def test_state_of_a_locked_stack_is_kept(base: Path) -> None:
     environ = {"DBT_RELAY_RUNTIME_DIR": str(base)}
     held = runtime_dirs.claim_warm_dir(environ)
     assert held is not None
@@ -269,12 +265,12 @@ def test_stale_state_of_a_stack_that_is_just_ending_is_left_alone(base: Path) ->
     held.discard()
 
 
-def test_garbage_as_failure_is_no_failure(base: Path) -> None:
+def test_invalid_failure_file_is_ignored(base: Path) -> None:
     runtime_dirs.failure_file(base).write_text("{")
     assert status({"DBT_RELAY_RUNTIME_DIR": str(base)}).failure == ""
 
 
-def test_stack_that_was_not_started_has_nothing_to_check_or_stop() -> None:
+def test_check_and_stop_before_the_first_start() -> None:
     stack = embedded.EmbeddedStack(environ={})
     stack.check()
     stack.stop()
@@ -287,16 +283,16 @@ def test_handle_inherited_by_an_unnoticed_fork_is_closed(base: Path) -> None:
     stack = embedded.EmbeddedStack(environ={"DBT_RELAY_WORKERS": "none"})
     stack._handle, stack._info = handle, INFO
     with pytest.raises(RelayError, match="DBT_RELAY_WORKERS"):
-        stack.start()  # it goes on to make a stack of its own
+        stack.start()  # it starts another stack
     assert handle.lifeline.closed
     assert stack._info is None
 
 
-def test_counts_of_a_stack_that_ends_at_this_moment_are_zero() -> None:
+def test_counts_are_zero_if_the_server_has_ended() -> None:
     assert warm_stack._count(INFO, "LLEN", "dbt-relay") == 0
 
 
-def test_shared_stack_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_stack_is_created_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "_shared", {})
     first = embedded.shared_stack(workers=3)
     assert embedded.shared_stack(workers=5) is first

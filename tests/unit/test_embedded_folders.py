@@ -21,12 +21,12 @@ def test_base_folder_is_private_and_in_the_temporary_folder(base: Path) -> None:
     assert runtime_dirs.existing_base(environ) == path
 
 
-def test_base_folder_of_the_setting_wins(base: Path) -> None:
+def test_setting_overrides_the_base_folder(base: Path) -> None:
     environ = {"TMPDIR": str(base), "DBT_RELAY_RUNTIME_DIR": str(base / "mine" / "deep")}
     assert runtime_dirs.base_dir(environ) == base / "mine" / "deep"
 
 
-def test_folder_that_others_may_write_is_refused_with_what_to_do(base: Path) -> None:
+def test_folder_that_others_can_write_is_an_error(base: Path) -> None:
     base.chmod(0o777)
     with pytest.raises(RelayError, match=r"(?s)other users may write there.*DBT_RELAY_RUNTIME_DIR"):
         runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
@@ -35,13 +35,13 @@ def test_folder_that_others_may_write_is_refused_with_what_to_do(base: Path) -> 
         runtime_dirs.new_stack_dir({}, base)
 
 
-def test_folder_of_somebody_else_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_another_user_is_an_error(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(RelayError, match="belongs to another user"):
         runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
 
 
-def test_symbolic_link_in_the_temporary_folder_is_not_followed_but_the_next_place_taken(base: Path) -> None:
+def test_symbolic_link_in_the_temporary_folder_is_skipped(base: Path) -> None:
     (base / "target").mkdir()
     (base / "tmp").mkdir()
     (base / "tmp" / f"dbt-relay-{os.geteuid()}").symlink_to(base / "target")
@@ -50,13 +50,13 @@ def test_symbolic_link_in_the_temporary_folder_is_not_followed_but_the_next_plac
     assert runtime_dirs.existing_base(environ) == base / "dbt-relay"
 
 
-def test_file_where_the_folder_should_be_is_a_clear_error(base: Path) -> None:
+def test_file_in_place_of_the_folder_is_an_error(base: Path) -> None:
     (base / "file").touch()
     with pytest.raises(RelayError, match="File exists"):
         runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base / "file")})
 
 
-def test_stack_folders_are_private_fresh_and_locked(base: Path) -> None:
+def test_stack_folders_are_private_new_and_locked(base: Path) -> None:
     one, two = (runtime_dirs.new_stack_dir({}, base) for _ in range(2))
     assert one.path != two.path
     assert stat.S_IMODE(one.path.stat().st_mode) == 0o700
@@ -65,28 +65,28 @@ def test_stack_folders_are_private_fresh_and_locked(base: Path) -> None:
     one.discard()
     assert not one.path.exists()
     two.discard()
-    two.close()  # twice does no harm
+    two.close()  # a second call does nothing
 
 
-def test_stale_folders_go_and_held_ones_stay(base: Path) -> None:
-    held = runtime_dirs.new_stack_dir({}, base)
+def test_stale_folders_are_removed_and_locked_ones_are_kept(base: Path) -> None:
+    locked = runtime_dirs.new_stack_dir({}, base)
     stale = base / "s-deadbeef"
     stale.mkdir()
     (stale / "worker.log").touch()
     (base / "something-else").mkdir()
     (base / "s-file").touch()
-    fresh = runtime_dirs.new_stack_dir({}, base)
+    new_dir = runtime_dirs.new_stack_dir({}, base)
     assert {path.name for path in base.iterdir()} == {
-        held.path.name,
-        fresh.path.name,
+        locked.path.name,
+        new_dir.path.name,
         "something-else",
         "s-file",
     }
-    held.discard()
-    fresh.discard()
+    locked.discard()
+    new_dir.discard()
 
 
-def test_sweep_of_another_process_may_take_a_fresh_folder_before_it_is_locked(
+def test_folder_removed_by_another_process_before_the_lock_is_created_again(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = runtime_dirs.lock, []
@@ -104,7 +104,7 @@ def test_sweep_of_another_process_may_take_a_fresh_folder_before_it_is_locked(
     made.discard()
 
 
-def test_lock_of_a_folder_that_was_replaced_meanwhile_does_not_count(base: Path) -> None:
+def test_lock_of_a_replaced_folder_is_not_valid(base: Path) -> None:
     folder = base / "up"
     folder.mkdir()
     fd = runtime_dirs.open_folder(folder)
@@ -117,7 +117,7 @@ def test_lock_of_a_folder_that_was_replaced_meanwhile_does_not_count(base: Path)
     os.close(fd)
 
 
-def test_file_system_without_locks_is_a_clear_error(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks_is_an_error(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(37, "No locks available")
 
@@ -130,7 +130,7 @@ def test_file_system_without_locks_is_a_clear_error(base: Path, monkeypatch: pyt
             make()
 
 
-def test_warm_folder_is_one_and_empty_when_claimed(base: Path) -> None:
+def test_claimed_warm_folder_is_empty_and_locked(base: Path) -> None:
     environ = {"DBT_RELAY_RUNTIME_DIR": str(base)}
     (base / "up" / "folder").mkdir(parents=True)
     (base / "up" / "stack.json").touch()
@@ -141,7 +141,7 @@ def test_warm_folder_is_one_and_empty_when_claimed(base: Path) -> None:
     claimed.discard()
 
 
-def test_socket_of_a_long_folder_is_elsewhere(base: Path) -> None:
+def test_socket_of_a_long_path_is_in_another_folder(base: Path) -> None:
     long = base / ("x" * 120)
     made = runtime_dirs.new_stack_dir({"TMPDIR": str(base)}, long)
     assert made.path.parent == long
@@ -152,7 +152,7 @@ def test_socket_of_a_long_folder_is_elsewhere(base: Path) -> None:
     assert not made.socket.parent.exists()
 
 
-def test_no_place_for_a_socket_is_a_clear_error(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_folder_short_enough_for_a_socket_is_an_error(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_dirs, "MAX_SOCKET_PATH", 10)
     with pytest.raises(RelayError, match=r"(?s)too long for a unix socket.*shorter path"):
         runtime_dirs.new_stack_dir({"TMPDIR": str(base)}, base)

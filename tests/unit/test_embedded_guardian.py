@@ -15,14 +15,14 @@ from producer.embedded import guardian as guardian_program
 @pytest.mark.parametrize(
     ("code", "words"), [("exit(3)", "exit code 3"), ("import os; os.kill(os.getpid(), 15)", "signal SIGTERM")]
 )
-def test_how_it_ended(code: str, words: str) -> None:
+def test_describe_exit(code: str, words: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", code])
     _, status_ = os.waitpid(process.pid, 0)
     process.returncode = 0
     assert guardian_program.describe_exit(status_) == words
 
 
-def test_how_it_ended_by_a_signal_without_a_name() -> None:
+def test_describe_exit_by_an_unnamed_signal() -> None:
     assert guardian_program.describe_exit(50) == "signal 50"
 
 
@@ -34,11 +34,11 @@ def test_tail_is_the_end_of_a_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"), [(b"", None), (b'{"caller":', None), (b'{"caller": 1}\n', {"caller": 1})]
+    ("data", "expected"), [(b"", None), (b'{"caller":', None), (b'{"caller": 1}\n', {"caller": 1})]
 )
-def test_guardian_reads_its_configuration_whole_or_not_at_all(said: bytes, expected: object) -> None:
+def test_read_config_needs_a_whole_line(data: bytes, expected: object) -> None:
     read_end, write_end = os.pipe()
-    os.write(write_end, said)
+    os.write(write_end, data)
     os.close(write_end)
     assert guardian_program.read_config(read_end) == expected
     os.close(read_end)
@@ -53,7 +53,7 @@ def test_prctl_reaches_the_kernel() -> None:
     assert slack.read_text() != "54321\n"
 
 
-def test_prctl_is_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prctl_does_nothing_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guardian_program.sys, "platform", "darwin")
     guardian_program.prctl(-1, -1)
 
@@ -63,7 +63,7 @@ def test_guardian_without_a_caller_does_nothing(monkeypatch: pytest.MonkeyPatch)
     assert guardian_program.main() == 0
 
 
-def test_guardian_keeps_the_locks_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_are_not_inherited_by_children(monkeypatch: pytest.MonkeyPatch) -> None:
     read_end, write_end = os.pipe()
     os.set_inheritable(read_end, True)
     seen: list[object] = []
@@ -78,7 +78,7 @@ def test_guardian_keeps_the_locks_to_itself(monkeypatch: pytest.MonkeyPatch) -> 
     os.close(write_end)
 
 
-def test_guardian_imports_the_standard_library_alone() -> None:
+def test_guardian_imports_only_the_standard_library() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", guardian_program.__file__],
         stdin=subprocess.DEVNULL,

