@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from benchmarks import stub_engine
-from benchmarks.measure import Options, Outcome, Plot, Table, at_least, interleaved
+from benchmarks.measure import Options, Outcome, Plot, Table, Target, at_least, interleaved
 from producer.client import RelayClient
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -167,27 +167,10 @@ def bench(options: Options) -> Outcome:
                 "plan_each": plans[MESSAGE]["@plan"], "close_each": plans[MESSAGE]["@close"],
             }  # fmt: skip
             if nodes == sizes[0]:
-                outcome.targets += [
-                    at_least(
-                        f"carrier-{key}",
-                        f"carrier, {nodes:,} empty nodes, {PROCESSES} processes, {ours}: tasks a second, of {theirs}",
-                        0.5, rate[ours] / rate[theirs],
-                    )
-                    for key, ours, theirs in (
-                        ("message", MESSAGE, DEFAULTS), ("message-settings", MESSAGE, OURS),
-                        ("session", SESSION, DEFAULTS),
-                    )
-                ]  # fmt: skip
+                outcome.targets += _targets(nodes, rate)
+    labels: list[float | str] = [str(each) for each in sizes]
     outcome.plots.append(
-        Plot(
-            "carrier",
-            "Empty tasks a second",
-            "nodes",
-            "tasks a second",
-            [str(each) for each in sizes],
-            rates,
-            "bars",
-        )
+        Plot("carrier", "Empty tasks a second", "nodes", "tasks a second", labels, rates, "bars")
     )
     outcome.notes.append(
         f"Each side has {PROCESSES} pool processes; a session uses one of them. Ours counts from submit to the last event at "
@@ -198,6 +181,19 @@ def bench(options: Options) -> Outcome:
         "Celery's producer."
     )
     return outcome
+
+
+def _targets(nodes: int, rate: dict[str, float]) -> list[Target]:
+    return [
+        at_least(
+            f"carrier-{key}",
+            f"carrier, {nodes:,} empty nodes, {PROCESSES} processes, {ours}: tasks a second, of {theirs}",
+            0.5, rate[ours] / rate[theirs],
+        )
+        for key, ours, theirs in (
+            ("message", MESSAGE, DEFAULTS), ("message-settings", MESSAGE, OURS), ("session", SESSION, DEFAULTS),
+        )
+    ]  # fmt: skip
 
 
 def _with_cpu(

@@ -17,10 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
+    from workers.engine.interface import StepResult
 
 ALONE = "DuckDB alone"
 
@@ -42,9 +46,8 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
     """Measure the parts of a run. Returns median and minimum CPU and median wall of each, in milliseconds."""
     from dbt.task.runnable import GraphRunnableTask
 
-    from tests.support.engine import Shared, spec_for
+    from tests.support.engine import Shared
     from workers.engine.engine import Engine
-    from workers.engine.interface import StepResult, encode
 
     engine, spent = Engine(Shared(), worker="benchmark"), {}
     original: Callable[..., Any] = GraphRunnableTask.call_runner
@@ -55,43 +58,13 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
 
     GraphRunnableTask.call_runner = call_runner  # type: ignore[method-assign]
 
-    def encoded_and_decoded(result: StepResult) -> StepResult:
-        return msgspec.json.decode(encode(result), type=StepResult)
-
-    def run() -> None:
-        spec = spec_for(project, "run", "--select", model)
-        events: list[Any] = []
-        with spending(spent, "plan"):
-            plan = engine.plan(spec, events.append)
-        facts = msgspec.structs.replace(plan.facts, began=time.time())
-        with spending(spent, "start"):
-            started = engine.start(spec, facts, events.append)
-        changes, results = [each.encode() for each in started.cache], []
-
-        def changes_from(position: int) -> list[bytes]:
-            return changes[position:]
-
-        for index, planned in enumerate(plan.nodes, 1):
-            with spending(spent, "node"):
-                done = engine.node(spec, facts, planned.unique_id, index, events.append, changes=changes_from)
-            assert done.result.status == "success", done.result.message
-            changes += [each.encode() for each in done.cache]
-            results.append(encoded_and_decoded(done.result))
-        with spending(spent, "close"):
-            engine.close(
-                spec, facts, encoded_and_decoded(started.result), results, events.append, changes=changes_from
-            )
-        with spending(spent, "release"):
-            engine.release()
-        engine.forget(spec.run_id)
-
     for _ in range(3):  # warm
-        run()
+        run_once(engine, project, model, spent)
     gc.collect()
     gc.freeze()
     spent.clear()
     for _ in range(rounds):
-        run()
+        run_once(engine, project, model, spent)
         for file in duckdb_file(project):
             with spending(spent, ALONE):
                 write_alone(file, model)
@@ -102,6 +75,42 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
         }
         for name, took in spent.items()
     }  # fmt: skip
+
+
+def run_once(engine: Engine, project: Path, model: str, spent: Spent) -> None:
+    """Run a model on the engine and record the time of each step."""
+    from tests.support.engine import spec_for
+
+    spec = spec_for(project, "run", "--select", model)
+    events: list[Any] = []
+    with spending(spent, "plan"):
+        plan = engine.plan(spec, events.append)
+    facts = msgspec.structs.replace(plan.facts, began=time.time())
+    with spending(spent, "start"):
+        started = engine.start(spec, facts, events.append)
+    changes, results = [each.encode() for each in started.cache], []
+
+    def changes_from(position: int) -> list[bytes]:
+        return changes[position:]
+
+    for index, planned in enumerate(plan.nodes, 1):
+        with spending(spent, "node"):
+            done = engine.node(spec, facts, planned.unique_id, index, events.append, changes=changes_from)
+        assert done.result.status == "success", done.result.message
+        changes += [each.encode() for each in done.cache]
+        results.append(_reencoded(done.result))
+    with spending(spent, "close"):
+        engine.close(spec, facts, _reencoded(started.result), results, events.append, changes=changes_from)
+    with spending(spent, "release"):
+        engine.release()
+    engine.forget(spec.run_id)
+
+
+def _reencoded(result: StepResult) -> StepResult:
+    """A result as another process decodes it."""
+    from workers.engine.interface import StepResult, encode
+
+    return msgspec.json.decode(encode(result), type=StepResult)
 
 
 def duckdb_file(project: Path) -> list[str]:

@@ -24,6 +24,23 @@ from tests.support.embedded_stack import (
 from tests.support.waiting import wait_until
 
 
+def config_for(world: World, folder: Path) -> dict[str, Any]:
+    """Configuration of a detached guardian."""
+    socket = folder / "redis.sock"
+    return {
+        "caller": None,
+        "folders": [str(folder)],
+        "locks": [],
+        "socket": str(socket),
+        "server": server_command(find_server(world.env), socket, folder),
+        "worker": FOREVER,
+        "grace": 2.0,
+        "idle_if_empty": None,
+        "info": {},
+        "failure": None,
+    }
+
+
 def run_guardian(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
@@ -39,20 +56,7 @@ def run_guardian(
     """
     folder = world.base / "s-inside"
     folder.mkdir()
-    socket = folder / "redis.sock"
-    config: dict[str, Any] = {
-        "caller": None if detached else os.getppid(),
-        "folders": [str(folder)],
-        "locks": [],
-        "socket": str(socket),
-        "server": server_command(find_server(world.env), socket, folder),
-        "worker": FOREVER,
-        "grace": 2.0,
-        "idle_if_empty": None,
-        "info": {},
-        "failure": None,
-        **changes,
-    }
+    config = {**config_for(world, folder), "caller": None if detached else os.getppid(), **changes}
     monkeypatch.setattr(guardian_program, "prctl", lambda *_: None)  # pytest must not become a subreaper
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.getsignal(number) for number in numbers}
