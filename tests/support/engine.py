@@ -118,8 +118,7 @@ def drive(
         waiting = {node.unique_id: set(node.parents) for node in plan.nodes}
         children = {node.unique_id: node.children for node in plan.nodes}
         ephemeral = {node.unique_id for node in plan.nodes if node.ephemeral}
-        skips: dict[str, str] = {}
-        numbers = itertools.count(1)
+        skips, numbers = dict[str, str](), itertools.count(1)
         stop = started.stop
         while waiting and stop is None:
             ready = min(name for name, parents in waiting.items() if not parents)
