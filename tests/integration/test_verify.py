@@ -17,7 +17,7 @@ from tests.support.processes import without_coverage
 from tests.support.projects import ROOT, copy_project
 from tests.support.waiting import wait_until
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import DIFFERENT, EQUAL, REFUSED
+from workers.contract.verify_job import DIFFERENT, EQUAL, REFUSED
 from workers.verify.postgres_copy import PostgresSource
 
 COPIES = "dbt-relay-verify-*"

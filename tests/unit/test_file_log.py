@@ -22,7 +22,7 @@ from producer.dbt_cli.arguments import parse_invocation
 from producer.following.file_log import MAX_BYTES, LogFile, open_log
 from workers.contract.errors import DbtUsageError
 from workers.contract.events import RECORD, Event, decode_records, encode_records, join_records
-from workers.engine.output.events import LineSink, use_quiet_manager
+from workers.engine.output.events import LineSink, install_event_manager
 
 FLAGS = {
     "LOG_LEVEL": "info", "LOG_FORMAT": "default", "USE_COLORS": False, "LOG_CACHE_EVENTS": False, "QUIET": False,
@@ -57,7 +57,7 @@ def masked(text: str) -> str:
 def test_records_equal_those_of_dbts_file_logger(changed: dict[str, Any], tmp_path: Path) -> None:
     flags = SimpleNamespace(**{**FLAGS, "LOG_PATH": str(tmp_path), **changed})
     events: list[Event] = []
-    use_quiet_manager()
+    install_event_manager()
     try:
         setup_event_logger(flags)
         fire_all()
@@ -92,7 +92,7 @@ def test_secrets_of_the_environment_are_masked_in_records(monkeypatch: pytest.Mo
     sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", events.append, file_log=True)
     cleanup_event_logger()
     get_event_manager().callbacks.append(sink)
-    sink.take_debug(SQLQuery(conn_name="c", sql="select 'hunter2'", node_info={}))
+    sink.handle_debug(SQLQuery(conn_name="c", sql="select 'hunter2'", node_info={}))
     fire_event(Note(msg="with hunter2 in it"))
     sink.flush_records()
     cleanup_event_logger()

@@ -12,7 +12,7 @@ from producer.cli.verify import commands_of
 from producer.cli.verify_job import job_of, own_environment
 from tests.support.projects import copy_project
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import REFUSED, VerifyCommand
+from workers.contract.verify_job import REFUSED, VerifyCommand
 
 
 @pytest.fixture

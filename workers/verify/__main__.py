@@ -14,7 +14,7 @@ import threading
 import msgspec
 
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import REFUSED, VerifyJob
+from workers.contract.verify_job import REFUSED, VerifyJob
 
 STDIN = 0
 

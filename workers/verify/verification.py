@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import DIFFERENT, EQUAL, REFUSED, VerifyCommand, VerifyJob
+from workers.contract.verify_job import DIFFERENT, EQUAL, REFUSED, VerifyCommand, VerifyJob
 from workers.engine.project.profile import Target, read_target
 from workers.verify.compare import Allowance
 from workers.verify.duckdb_copy import DuckDBSource
