@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.embedded_stack import World
 from tests.support.projects import copy_project
 
 
@@ -18,3 +20,11 @@ def slow_project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     else:
         monkeypatch.setenv("RELAY_TEST_DUCKDB", str(tmp_path / "slow.duckdb"))
     return copy_project("slow", tmp_path / "project")
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """An environment for embedded stacks, whose processes and folders are removed at the end."""
+    made = World()
+    yield made
+    made.close()

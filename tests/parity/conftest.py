@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.harness import PLAYED, Counts, Pair, in_all
+from tests.parity.harness import FINISHED, Counts, Pair, sum_counts
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
@@ -28,8 +28,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach the counts of a test to its report, because with xdist another process prints the summary."""
     if call.when == "call":
-        item.user_properties.extend((COUNTS, list(counts)) for counts in PLAYED)
-        PLAYED.clear()
+        item.user_properties.extend((COUNTS, list(counts)) for counts in FINISHED)
+        FINISHED.clear()
     return (yield)
 
 
@@ -38,7 +38,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = (each for group in terminalreporter.stats.values() for each in group)
     calls = (each for each in reports if getattr(each, "when", "") == "call")
     counts = (Counts(*value) for each in calls for name, value in each.user_properties if name == COUNTS)
-    lines = in_all(counts)
+    lines = sum_counts(counts)
     if lines:
         terminalreporter.section("parity with plain dbt")
     for line in lines:

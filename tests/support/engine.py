@@ -107,7 +107,6 @@ def drive(
         return replace_result(outcome)
 
     ran = Ran(Finished(return_code=2), events=events)
-    results: list[StepResult] = []
     try:
         ran.plan = plan = next(turn).plan(spec, events.append, previous=previous)
         facts = msgspec.json.decode(msgspec.json.encode(plan.facts), type=RunFacts)
@@ -119,8 +118,7 @@ def drive(
         waiting = {node.unique_id: set(node.parents) for node in plan.nodes}
         children = {node.unique_id: node.children for node in plan.nodes}
         ephemeral = {node.unique_id for node in plan.nodes if node.ephemeral}
-        skips: dict[str, str] = {}
-        numbers = itertools.count(1)
+        skips, numbers = dict[str, str](), itertools.count(1)
         stop = started.stop
         while waiting and stop is None:
             ready = min(name for name, parents in waiting.items() if not parents)
@@ -134,24 +132,29 @@ def drive(
                 )
             )  # fmt: skip
             ran.outcomes[ready] = outcome
-            results.append(outcome.result)
             stop = outcome.stop
             if outcome.blocks:
-                reached, skipped = list(children[ready]), set[str]()
-                while reached:
-                    child = reached.pop()
-                    if child not in skipped:  # there may be many paths to a node
-                        skipped.add(child)
-                        skips[child] = ready
-                        reached.extend(children[child])
+                skips.update(dict.fromkeys(_descendants(ready, children), ready))
             for parents in waiting.values():
                 parents.discard(ready)
+        results = [outcome.result for outcome in ran.outcomes.values()]
         ran.finished = next(turn).close(
             spec, facts, started.result, results, events.append, changes=changes, stop=stop
         )
     except CommandFailedError as failed:
         ran.finished = failed.finished
     return ran
+
+
+def _descendants(node: str, children: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    reached = list(children[node])
+    while reached:
+        child = reached.pop()
+        if child not in found:  # there may be many paths to a node
+            found.add(child)
+            reached.extend(children[child])
+    return found
 
 
 def replace_result(outcome: StepOutcome) -> StepOutcome:

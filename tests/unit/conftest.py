@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import fakeredis
 import pytest
 import redis
 
+from tests.support.processes import short_directory
 from tests.support.redis_server import RedisServer
 from workers.contract.connection import connect
 from workers.contract.keys import Keys
@@ -26,3 +29,11 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
         client = connect(server.url)
     yield Ledger(client, keys=Keys("test"), lease_ms=60_000, result_ttl=100)
     client.close()
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A folder whose path is short enough for unix sockets."""
+    path = short_directory("relay-emb-")
+    yield path
+    shutil.rmtree(path)

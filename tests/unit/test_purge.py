@@ -1,4 +1,4 @@
-"""Ended runs leave no keys in Redis: neither when they expire nor when they are purged."""
+"""Removal of ended runs: by expiry and by `purge`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BROKEN = ErrorInfo(
 
 
 class ServerWorker(FakeWorker):
-    """A fake worker on a real server."""
+    """The fake worker with a real Redis server."""
 
     def __init__(self, url: str, **options: object) -> None:
         self._url = url
@@ -67,7 +67,7 @@ def request(**fields: object) -> RunRequest:
 def behaviours(
     kinds: dict[str, str], cancel: Callable[[str], object]
 ) -> dict[str, Callable[[Claim], ErrorInfo | None]]:
-    """Let node ``b`` of a run behave by the kind of the run."""
+    """The result of node ``b`` of a run, by the kind of the run."""
 
     def b(claim: Claim) -> ErrorInfo | None:
         kind = kinds.get(claim.run_id, "good")
@@ -175,7 +175,7 @@ def test_recent_and_active_runs_are_kept(store: RunStore, client: redis.Redis) -
     assert purge(store) == Purged(recent=[young])
 
 
-def test_keys_of_dead_workers_are_removed(store: RunStore, client: redis.Redis) -> None:
+def test_leftovers_of_dead_processes_are_removed(store: RunStore, client: redis.Redis) -> None:
     ledger = Ledger(client)
     keys, now = ledger.keys, ledger.server_time()
     client.zadd(keys.leases(), {f"{new_run_id()} model.p.a": 1})

@@ -1,4 +1,4 @@
-"""Arguments of dbt as lists of runs show them."""
+"""Command lines in lists of runs."""
 
 from __future__ import annotations
 
