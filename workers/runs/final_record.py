@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,9 @@ from workers.contract.messages import RunRequest
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.run_store import LastWord
 from workers.contract.same_folder import place_of
-from workers.engine.interface import Finished, RunSpec, StepOutcome, StepResult, encode
+from workers.engine.interface import Finished, RunSpec, StepOutcome, StepResult, encode, failed_node
 from workers.ledger.ledger import Claim, Death, Ledger
 from workers.supervision import memory
-from workers.supervision.time_limits import Overrun
 
 
 def refused(message: str, category: Category) -> ErrorInfo:
@@ -77,15 +75,7 @@ def worker_lost(claim: Claim, began: float) -> StepOutcome:
             f"{_what_to_do(claim.died)} DBT_RELAY_MAX_LOSSES sets how often a node is tried that ends its worker."
         ),
     )  # fmt: skip
-    return _bad_node(claim, error, "", began)
-
-
-def over_limit(claim: Claim, overrun: Overrun, worker: str, began: float) -> StepOutcome:
-    """The result of a node whose process is ended because it took longer than it may."""
-    error = msgspec.structs.replace(overrun.error(claim.step), attempts=claim.tries)
-    outcome = _bad_node(claim, error, worker, began)
-    outcome.result.result["execution_time"] = overrun.elapsed
-    return outcome
+    return failed_node(claim.step, error, worker="", began=began)
 
 
 def _memory_of(died: Death) -> str:
@@ -135,27 +125,15 @@ def relation_busy(claim: Claim, worker: str, began: float) -> StepOutcome:
             "DBT_RELAY_RELATION_LOCKS=wait on the workers nodes wait for each other by themselves."
         ),
     )  # fmt: skip
-    return _bad_node(claim, error, worker, began)
+    return failed_node(claim.step, error, worker=worker, began=began)
 
 
-def failed_node(claim: Claim, finished: Finished, worker: str, began: float) -> StepOutcome:
+def given_up_node(claim: Claim, finished: Finished, worker: str, began: float) -> StepOutcome:
     """The result of a node that could not even be given to dbt."""
     error = finished.error or refused("dbt gave the node up", Category.INTERNAL)
-    return _bad_node(claim, msgspec.structs.replace(error, node=claim.step), worker, began)
-
-
-def _bad_node(claim: Claim, error: ErrorInfo, worker: str, began: float) -> StepOutcome:
-    kind, _, rest = claim.step.partition(".")
-    plain = {
-        "status": "error", "timing": [], "thread_id": "", "execution_time": 0.0,
-        "message": error.message, "adapter_response": {}, "failures": None, "batch_results": None,
-    }  # fmt: skip
-    result = StepResult(
-        unique_id=claim.step, status="error", name=rest.rpartition(".")[2], resource_type=kind,
-        message=error.message, result=plain, error=error, worker=worker, started_at=began,
-        finished_at=time.time(),
-    )  # fmt: skip
-    return StepOutcome(result=result, blocks=True)
+    return failed_node(
+        claim.step, msgspec.structs.replace(error, node=claim.step), worker=worker, began=began
+    )
 
 
 def repetitions(word: str, finished: Finished, attempts: Sequence[Attempt]) -> dict[str, str]:

@@ -292,7 +292,7 @@ def node(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
             fail_fast=facts.fail_fast,
         )  # fmt: skip
     except CommandFailedError as failed:
-        outcome = final_record.failed_node(claim, failed.finished, runtime.owner, began)
+        outcome = final_record.given_up_node(claim, failed.finished, runtime.owner, began)
     if outcome.result.error is not None:
         runtime.leases.check()
     overrun = runtime.leases.overrun

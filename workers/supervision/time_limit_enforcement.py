@@ -20,9 +20,8 @@ import msgspec
 
 from workers.contract.log import log
 from workers.contract.results import Attempt
-from workers.engine.interface import encode
+from workers.engine.interface import encode, failed_node
 from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move
-from workers.runs import final_record
 from workers.supervision.child_processes import is_ours
 from workers.supervision.time_limits import GRACE, NodeLimits
 
@@ -90,8 +89,12 @@ class TimeLimitEnforcer:
 
     def _end(self, watched: Watched, elapsed: float) -> None:
         claim = watched.claim
-        outcome = final_record.over_limit(claim, watched.limits.passed(elapsed), watched.owner, watched.began)
-        result = outcome.result
+        error = msgspec.structs.replace(
+            watched.limits.passed(elapsed).error(claim.step), attempts=claim.tries
+        )
+        result = failed_node(
+            claim.step, error, worker=watched.owner, began=watched.began, execution_time=elapsed
+        ).result
         attempt = Attempt(
             step=claim.step, number=claim.tries, worker=watched.owner, started_at=watched.began,
             finished_at=time.time(), status=result.status, error=result.error,
