@@ -23,7 +23,7 @@ from workers.contract.keys import Keys, release_queue
 from workers.contract.log import configure, log, own_stderr
 from workers.engine.patches import registry
 from workers.ledger.ledger import Ledger
-from workers.runs.runtime import forget_predecessor, publish
+from workers.runs.sending import send_messages
 from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.supervision import memory
 from workers.supervision.child_lease_renewal import ChildLeases
@@ -31,6 +31,7 @@ from workers.supervision.child_monitor import ChildMonitor
 from workers.supervision.drain import drain, seconds_left
 from workers.supervision.message_guard import count_with
 from workers.supervision.periodic_thread import PeriodicThread
+from workers.supervision.process_notes import clear_notes
 from workers.supervision.reaper import Reaper
 from workers.supervision.shared_table import board
 from workers.supervision.time_limit_enforcement import TimeLimitEnforcer
@@ -107,7 +108,7 @@ def _ready(sender: Any = None, **_: Any) -> None:
         dbt=dbt_release.release(), adapters=dbt_release.adapters(),
         command_line=pack(command_line.pack(command_line.describe_dbt())),
     )  # fmt: skip
-    send = functools.partial(publish, ledger)
+    send = functools.partial(send_messages, ledger)
     reaper = Reaper(
         ledger,
         send,
@@ -151,7 +152,7 @@ def _ready(sender: Any = None, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _process_starts(**_: Any) -> None:
-    forget_predecessor()
+    clear_notes()
 
 
 @signals.worker_shutting_down.connect

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from workers.ledger.ledger import Claim, Death
-from workers.runs import final_record
+from workers.runs import failures
 from workers.supervision import memory
 from workers.supervision.child_monitor import ChildMonitor
 
@@ -79,7 +79,7 @@ def lost(died: Death | None) -> tuple[str, str]:
         run_id="r", step="model.p.a", fence=4, tries=4, losses=3, index=1, skip=False, cause="", stopping=False,
         died=died,
     )  # fmt: skip
-    error = final_record.worker_lost(claim, 0.0).result.error
+    error = failures.worker_lost(claim)
     assert error is not None
     return error.message, error.suggested_fix
 

@@ -13,8 +13,9 @@ from workers.contract.errors import DbtUsageError
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
 from workers.contract.settings import Settings
-from workers.runs import env_file, runtime
-from workers.runs.runtime import spec_of
+from workers.runs import env_file
+from workers.runs import run as module
+from workers.runs.run import spec_of
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_worker_of_no_stack_reads_none(tmp_path: Path) -> None:
 
 def spec(monkeypatch: pytest.MonkeyPatch, deny: str | None = None, **fields: Any) -> Any:
     settings = Settings() if deny is None else Settings(env_deny=deny)
-    monkeypatch.setattr(runtime, "settings", settings)
+    monkeypatch.setattr(module, "settings", settings)
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p", **fields)
     return spec_of(request, invocation_id="i", started_at=0.0)
 
@@ -109,6 +110,6 @@ def test_the_environment_of_an_embedded_caller_is_whole(
     """It is the same user on the same machine."""
     path = Path(settings.runtime_dir) / "env" / "r.json"
     path.write_bytes(msgspec.json.encode({"PATH": "/mine", "A": "1"}))
-    monkeypatch.setattr(runtime, "settings", settings)
+    monkeypatch.setattr(module, "settings", settings)
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p", env_file=str(path))
     assert spec_of(request, invocation_id="i", started_at=0.0).env == {"PATH": "/mine", "A": "1"}

@@ -24,8 +24,8 @@ from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, decode_request, encode_request
 from workers.contract.settings import Settings, read_settings
 from workers.engine.caller.invocation import dbt_environment
-from workers.runs import runtime
-from workers.runs.runtime import spec_of
+from workers.runs import run as module
+from workers.runs.run import spec_of
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_read_stays_the_workers(nonsense: str) -> None:
 @pytest.fixture
 def of_the_stack(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is a worker of the stack whose folder is the project's."""
-    monkeypatch.setattr(runtime, "settings", Settings(runtime_dir=str(project)))
+    monkeypatch.setattr(module, "settings", Settings(runtime_dir=str(project)))
 
 
 @pytest.mark.usefixtures("of_the_stack")

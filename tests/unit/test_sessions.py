@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from workers import tasks
 from workers.contract.events import STATE, Event
 from workers.ledger.ledger import Claim
+from workers.runs import session as module
+from workers.runs.recording import BEGIN_SESSION
+from workers.runs.step import tenure_of
 from workers.sessions.stale_lock_holders import Holder
 from workers.sessions.warehouse_lock import Session
 
@@ -24,7 +26,7 @@ class Held:
     def __init__(self, looks: list[list[Holder]], stop: str | None = None) -> None:
         self.looks, self.said = looks, list[Event]()
         self.owner = "here:1"
-        self.strays: Any = SimpleNamespace(end=self.look)
+        self.stale_holders: Any = SimpleNamespace(end=self.look)
         self.ledger: Any = SimpleNamespace(fact=lambda *_: stop)
         self.progress: Any = SimpleNamespace(emit=self.said.append)
 
@@ -41,12 +43,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now[0] += seconds
 
     fake = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0], sleep=sleep)
-    monkeypatch.setattr(tasks, "time", fake)
+    monkeypatch.setattr(module, "time", fake)
     return now
 
 
 def may_open(held: Any) -> bool:
-    return tasks._may_open(held, SESSION)
+    return module.may_open(held, SESSION)
 
 
 def test_nobody_is_in_the_way() -> None:
@@ -60,16 +62,16 @@ def test_one_that_cannot_be_ended_is_waited_for_and_the_run_says_so() -> None:
     assert may_open(held)
     [event] = held.said
     assert (event.kind, event.node, event.state, event.worker) == (STATE, "@session", "waiting", "here:1")
-    assert "waiting for far:7 to let go of /w.duckdb" in event.text
+    assert "waiting for far:7 to close /w.duckdb" in event.text
 
 
 def test_others_get_the_process_after_a_while(clock: list[float]) -> None:
     assert not may_open(Held([[STRAY]]))
-    assert clock[0] - 100 >= tasks.settings.session_seconds
+    assert clock[0] - 100 >= module.settings.session_seconds
 
 
 def test_a_worker_that_is_stopping_does_not_wait(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
-    monkeypatch.setattr(tasks, "draining", lambda: True)
+    monkeypatch.setattr(module, "draining", lambda: True)
     assert not may_open(Held([[STRAY]]))
     assert clock[0] == 100
 
@@ -88,16 +90,18 @@ def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses
         cause="", stopping=False,
     )  # fmt: skip
     held: Any = SimpleNamespace(leases=SimpleNamespace(assure=lambda: None))
-    assert tasks._tenure(held, claim).follows == (tries > 1)
+    assert tenure_of(held, claim).follows == (tries > 1)
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_a_plan_begins_the_session_that_was_left_to_it(
-    monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
-) -> None:
-    begun: list[tuple[str, tuple[str, str]]] = []
-    monkeypatch.setattr(tasks, "_perform", lambda *_: {"run": "r", tasks.steps.GOES_ON: goes_on})
-    monkeypatch.setattr(tasks, "_task_events", nullcontext)
-    monkeypatch.setattr(tasks, "_trace_as_own_task", lambda _, __, name, args: begun.append((name, args)))
+@pytest.mark.parametrize("due", [True, False])
+def test_a_plan_begins_the_session_that_was_left_to_it(monkeypatch: pytest.MonkeyPatch, *, due: bool) -> None:
+    from workers import tasks
+
+    begun: list[tuple[str, str]] = []
+    monkeypatch.setattr(tasks, "perform", lambda *_: {"run": "r", BEGIN_SESSION: due})
+    monkeypatch.setattr(tasks, "task_events", nullcontext)
+    monkeypatch.setattr(
+        tasks, "execute_as_own_task", lambda _, __, run_id, step: begun.append((run_id, step))
+    )
     assert tasks.plan.run("r") == {"run": "r"}
-    assert begun == ([("relay.session", ("r", "@session"))] if goes_on else [])
+    assert begun == ([("r", "@session")] if due else [])

@@ -40,13 +40,13 @@ def pass_on(runtime: Runtime, run_id: str, step: str) -> None:
     try:
         needed = runtime.ledger.fact(run_id, "dbt")
         if needed is None:
-            runtime.publish(run_id, (step,))  # anybody may, since a moment ago
+            runtime.send(run_id, (step,))  # anybody may, since a moment ago
         elif needed in (releases := _releases(runtime)):
             queue = release_queue(settings.queue, needed)
             runtime.ledger.publish(run_id, (step,), queue)
             runtime.ledger.client.expire(queue_key(queue, runtime.ledger.priority(run_id)), MESSAGE_SECONDS)
         elif runtime.ledger.call("disown", run_id):
-            runtime.publish(run_id, (step,))
+            runtime.send(run_id, (step,))
         else:
             _tell(runtime, run_id, step, needed, releases)
     except redis.RedisError as error:
