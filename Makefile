@@ -55,6 +55,10 @@ demo: $(STAMP) ## Simulate 2025 to 2027 on an embedded Redis server and two work
 test: $(STAMP) ## Run the whole test suite, with its coverage
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --reruns 1 --cov --cov-report=term $(PYTEST_ARGS)
 
+.PHONY: test-fast
+test-fast: $(STAMP) ## Run the unit tests, for the inner loop
+	$(BIN)/python -m pytest tests/unit --quiet --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+
 .PHONY: parity
 parity: $(STAMP) ## Compare dbt-relay with plain dbt at length, on DuckDB and Postgres
 	$(BIN)/python -m pytest tests/parity -m "parity or not parity" --numprocesses 2 --dist loadfile $(PYTEST_ARGS)

@@ -36,3 +36,17 @@ def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_files_named_in_documents_exist() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    named = {
+        (page.name, path)
+        for page in pages
+        if page.name != "CHANGELOG.md"
+        for path in re.findall(
+            r"`((?:workers|producer|tests|benchmarks|scripts|docs)/[\w./-]*)`", page.read_text()
+        )
+    }
+    assert named
+    assert sorted(each for each in named if not (ROOT / each[1]).exists()) == []
