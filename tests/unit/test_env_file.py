@@ -1,4 +1,4 @@
-"""What a request may contribute to the environment of its run: a worker takes nothing on trust."""
+"""What a request may contribute to the environment of its run: a worker trusts none of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(path: Path) -> Path:
     return path
 
 
-def test_a_file_of_the_stack_is_read_and_removed(settings: Settings) -> None:
+def test_environment_file_of_the_stack_is_read_and_removed(settings: Settings) -> None:
     path = written(Path(settings.runtime_dir) / "env" / "r.json")
     assert env_file.read(str(path), settings) == {"A": "1"}
     env_file.remove(str(path), settings)
@@ -38,7 +38,7 @@ def test_a_file_of_the_stack_is_read_and_removed(settings: Settings) -> None:
 
 ELSEWHERE = {
     "another folder": "other.json",
-    "a way out": "stack/env/../../other.json",
+    "a path with ..": "stack/env/../../other.json",
     "the folder's parent": "stack/other.json",
     "the folder": "stack/env",
     "a folder below": "stack/env/below/other.json",
@@ -46,7 +46,9 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("case", ELSEWHERE)
-def test_another_file_is_neither_read_nor_removed(case: str, settings: Settings, tmp_path: Path) -> None:
+def test_file_outside_of_the_folder_is_neither_read_nor_removed(
+    case: str, settings: Settings, tmp_path: Path
+) -> None:
     (tmp_path / "stack" / "env" / "below").mkdir()
     path = tmp_path / ELSEWHERE[case]
     if not path.is_dir():
@@ -57,7 +59,7 @@ def test_another_file_is_neither_read_nor_removed(case: str, settings: Settings,
     assert path.exists()
 
 
-def test_a_link_out_of_the_folder_is_not_followed(settings: Settings, tmp_path: Path) -> None:
+def test_symbolic_link_is_not_followed(settings: Settings, tmp_path: Path) -> None:
     link = Path(settings.runtime_dir) / "env" / "r.json"
     link.symlink_to(written(tmp_path / "secret.json"))
     with pytest.raises(DbtUsageError, match="cannot be read"):
@@ -66,15 +68,15 @@ def test_a_link_out_of_the_folder_is_not_followed(settings: Settings, tmp_path: 
     assert (tmp_path / "secret.json").exists()
 
 
-def test_a_named_pipe_does_not_hold_the_worker(settings: Settings) -> None:
+def test_named_pipe_does_not_block_the_worker(settings: Settings) -> None:
     pipe = Path(settings.runtime_dir) / "env" / "r.json"
     os.mkfifo(pipe)
     with pytest.raises(DbtUsageError, match="regular file"):
         env_file.read(str(pipe), settings)
 
 
-def test_a_worker_of_no_stack_reads_none(tmp_path: Path) -> None:
-    with pytest.raises(DbtUsageError, match="belongs to none"):
+def test_worker_without_a_stack_reads_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DbtUsageError, match="this worker has none"):
         env_file.read(str(written(tmp_path / "r.json")), Settings())
 
 
@@ -99,12 +101,12 @@ def test_denied_names_of_a_request_are_left_out(monkeypatch: pytest.MonkeyPatch)
     assert made.env["PATH"] == os.environ["PATH"]
 
 
-def test_the_workers_own_list_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deny_list_of_the_worker_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "REGION" not in spec(monkeypatch, deny="REG*", env={"REGION": "north"}).env
     assert spec(monkeypatch, deny="none", env={"GIT_AUTHOR": "me"}).env["GIT_AUTHOR"] == "me"
 
 
-def test_the_environment_of_an_embedded_caller_is_whole(
+def test_environment_of_an_embedded_caller_is_complete(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     """It is the same user on the same machine."""

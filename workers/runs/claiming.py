@@ -11,7 +11,7 @@ from workers.contract.errors import InvalidMessageError
 from workers.contract.log import log
 from workers.contract.messages import StepTask, step_task
 from workers.ledger.ledger import OTHER_DBT, Claim, Refusal
-from workers.runs import dbt_release
+from workers.runs import release_routing
 from workers.runs.claimed_step import Answer
 from workers.runs.runtime import Runtime
 from workers.supervision.drain import draining
@@ -58,6 +58,6 @@ def answer_refusal(runtime: Runtime, message: StepTask, refusal: Refusal) -> Ans
     """
     runtime.send(message.run_id, refusal.publish)
     if refusal.reason == OTHER_DBT:
-        dbt_release.pass_on(runtime, message.run_id, message.step)
+        release_routing.route(runtime, message.run_id, message.step)
     log("not begun", level=logging.DEBUG, run=message.run_id, node=message.step, reason=refusal.reason)
     return {"run": message.run_id, "step": message.step, "refused": refusal.reason}

@@ -13,7 +13,7 @@ from workers.engine.interface import RunSpec
 from workers.runs.run import Run
 
 _WITHOUT_PROJECT = frozenset({"init", "debug"})
-"""Commands that make a project, or report by themselves what is wrong with it."""
+"""Commands that create a project, or report its faults themselves."""
 
 _WITHOUT_PACKAGES = frozenset({"clean", "deps"})
 """Commands that remove or install packages."""

@@ -13,7 +13,7 @@ from workers.contract.log import log
 from workers.contract.messages import StepTask
 from workers.contract.results import WAITING
 from workers.ledger.ledger import OTHER_DBT, Refusal
-from workers.runs import dbt_release
+from workers.runs import release_routing
 from workers.runs.claimed_step import Answer
 from workers.runs.claiming import STOPPING
 from workers.runs.nested_task import execute_as_own_task, task_events
@@ -39,7 +39,7 @@ def hold_session(task: Task, runtime: Runtime, message: StepTask) -> Answer:
     entered = runtime.locks.enter(message.run_id, run.lock, runtime.owner)
     if isinstance(entered, str):
         if entered == OTHER_DBT:
-            dbt_release.pass_on(runtime, message.run_id, SESSION)
+            release_routing.route(runtime, message.run_id, SESSION)
         return {"run": message.run_id, "refused": entered}
     runtime.send(message.run_id, entered.publish)
     with runtime.leases.session(entered):
