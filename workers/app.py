@@ -13,7 +13,7 @@ from workers.contract.settings import Settings, celery_url, read_settings, tls_o
 
 
 def _settings() -> Settings:
-    """The settings of this process; a mistake in them ends it with a sentence, not with a traceback of Celery's."""
+    """The settings of this process. An invalid one ends it with an error message, without Celery's traceback."""
     try:
         return read_settings()
     except DbtUsageError as error:
@@ -23,7 +23,7 @@ def _settings() -> Settings:
 
 settings = _settings()
 
-# What is no message must not end the worker (`workers.supervision.message_guard` says how it would).
+# A malformed message must not end the worker (`workers.supervision.message_guard`).
 TRANSPORT_ALIASES.update(
     redis="workers.supervision.message_guard:GuardedTransport",
     rediss="workers.supervision.message_guard:GuardedTransport",
@@ -35,29 +35,29 @@ app = Celery(
     amqp="workers.supervision.message_guard:ReticentAMQP",
 )
 app.conf.update(
-    # kombu verifies no certificate of rediss:// unless it is told to; Flower reads this, too.
+    # kombu does not verify certificates of rediss:// without this; Flower reads it, too.
     broker_use_ssl=tls_options(settings.broker_url),
     task_default_queue=settings.queue,
-    # The ledger recovers what a worker loses; late acks would run every node in flight twice after
-    # a dropped connection, and hold a long node's message unacknowledged for hours.
+    # The ledger requeues the steps of a lost worker. Late acks would execute every running node twice after a dropped
+    # connection, and leave a long node's message unacknowledged for hours.
     task_acks_late=False,
-    # A node that takes an hour must hide nothing behind it.
+    # No message waits in a process behind a node that takes an hour.
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
-    # Celery kills a pool process that did not report within this time after its fork (4 s by default). On a busy
-    # machine it needs longer, and the next one would too.
+    # Celery kills a pool process that does not report within this time after its fork (4 s by default). On a busy
+    # machine a process needs longer.
     worker_proc_alive_timeout=60.0,
-    # A lost broker connection says nothing about the warehouse: let nodes finish.
+    # Nodes may finish while the broker is away: they need the warehouse.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    # Nor does a broker that refuses something (it is full, it became a replica): connect again.
+    # Connect again to a broker that refuses something (it is full, it became a replica).
     broker_channel_error_retry=True,
-    # Results are in the ledger; nobody reads Celery's.
+    # Results are in the ledger.
     task_ignore_result=True,
-    # What Flower shows, from the moment a worker has the message.
+    # Flower shows a task from the moment a worker has its message.
     worker_send_task_events=True,
-    # Nothing but JSON is read from the wire.
+    # Only JSON is read from the wire.
     task_serializer="json",
     accept_content=["json"],
     event_serializer="json",
@@ -65,21 +65,19 @@ app.conf.update(
     task_publish_retry_policy={"max_retries": 60, "interval_start": 0.1, "interval_step": 0.2,
                                "interval_max": 1.0},
     broker_transport_options={
-        # Acks are early, so redelivery is no part of recovery: keep it far away from long retry waits.
+        # Acks are early, so recovery does not use redelivery. It must not happen during a long retry delay.
         "visibility_timeout": 7 * 24 * 3600,
         "socket_keepalive": True,
         "retry_on_timeout": True,
-        # What the event loop asks and waits for (an ack, a lost message's return) must not hold it for ever where
-        # the server no longer answers. Remote control's subscription is read without it (`workers.supervision.message_guard`).
+        # A server that does not answer must not block the event loop for ever while it acknowledges or restores a
+        # message. The subscription of remote control is read without it (`workers.supervision.message_guard`).
         "socket_timeout": 15,
         "health_check_interval": 15,
     },
-    # Nor must what is no task.
+    # A message that is no task must not end the worker either.
     worker_consumer="workers.supervision.message_guard:GuardedConsumer",
-    # dbt writes to stdout; those lines are taken by the engine, not by Celery's log.
+    # dbt writes to stdout. The engine captures those lines, not Celery's log.
     worker_redirect_stdouts=False,
-    # dbt-relay's own log says what happened to a node; Celery's says when something is wrong.
-    worker_hijack_root_logger=True,
     imports=["workers.tasks", "workers.lifecycle", "workers.supervision.remote_control"],
     enable_utc=True,
     timezone="UTC",
@@ -91,7 +89,7 @@ def _check_dbt(**_: Any) -> None:
     """Refuse a dbt that the engine cannot drive, before Celery imports the tasks and with them dbt.
 
     Raises:
-        SystemExit: with what is missing and what to do.
+        SystemExit: it names what is missing and what to do.
     """
     from workers.engine.self_check import complaint
 
