@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from workers.ledger.ledger import Claim, Death
-from workers.runs import failures
+from workers.ledger.ledger import Death
 from workers.supervision import memory
 from workers.supervision.child_monitor import ChildMonitor
 
@@ -72,38 +71,6 @@ def test_a_death_is_reported_when_redis_is_back() -> None:
     assert ledger.buried == []
     warden.look()
     assert {death.reason for _, death in ledger.buried} == {"exit status 3"}
-
-
-def lost(died: Death | None) -> tuple[str, str]:
-    claim = Claim(
-        run_id="r", step="model.p.a", fence=4, tries=4, losses=3, index=1, skip=False, cause="", stopping=False,
-        died=died,
-    )  # fmt: skip
-    error = failures.worker_lost(claim)
-    assert error is not None
-    return error.message, error.suggested_fix
-
-
-@pytest.mark.parametrize(
-    ("died", "message", "fix"),
-    [
-        (None, "it is not tried again", "not heard of again"),
-        (Death(code=-9, peak=4000 * 2**20, limit=4 * GB), "SIGKILL; it was seen to use 3.9 GB of the 4.0 GB",
-         "Memory ran out: give its worker more"),
-        (Death(code=-9, peak=GB // 2, limit=4 * GB, oom=True), "the kernel ended a process for want of memory",
-         "Memory ran out: "),
-        (Death(code=-9, peak=GB // 2, limit=4 * GB), "512 MB of the 4.0 GB", "Somebody killed it"),
-        (Death(code=-11), "The last ended with SIGSEGV", "PYTHONFAULTHANDLER"),
-        (Death(code=-250), "signal 250", "native code"),
-        (Death(code=0), "exit status 0", "os._exit"),
-    ],
-)  # fmt: skip
-def test_the_error_says_what_it_died_of_and_what_to_do(died: Death | None, message: str, fix: str) -> None:
-    said, advice = lost(died)
-    assert said.startswith("model.p.a ended 3 worker processes; it is not tried again")
-    assert message in said
-    assert fix in advice
-    assert "DBT_RELAY_MAX_LOSSES" in advice
 
 
 def test_memory_is_read_from_the_kernels_files(tmp_path: Path) -> None:

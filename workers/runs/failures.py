@@ -81,7 +81,7 @@ def worker_lost(claim: Claim) -> ErrorInfo:
 def _memory_of(died: Death) -> str:
     seen = f"; it was seen to use {memory.readable(died.peak)}" if died.peak else ""
     of = f" of the {memory.readable(died.limit)} that its worker may use" if seen and died.limit else ""
-    killed = "; the kernel ended a process for want of memory at that time" if died.oom else ""
+    killed = "; the kernel killed a process at that time because memory ran out" if died.oom else ""
     return seen + of + killed
 
 
@@ -93,8 +93,8 @@ def _what_to_do(died: Death | None) -> str:
     )
     if died is None:
         return (
-            "Its worker was not heard of again: look for it in the kernel's log (out of memory) and in the "
-            f"worker's. If memory ran out, {more}"
+            "Its worker stopped responding: look for the reason in the kernel's log (out of memory) and in the "
+            f"worker's log. If memory ran out, {more}"
         )
     if died.code >= 0:
         return (
@@ -105,10 +105,10 @@ def _what_to_do(died: Death | None) -> str:
         if died.oom or died.peak > 0.8 * died.limit > 0:
             return f"Memory ran out: {more}"
         return (
-            "Somebody killed it; as a rule that is the kernel, for want of memory, and its log says so. "
+            "It was killed. Usually the kernel does that when memory runs out, and its log says so. "
             f"If so, {more}"
         )
     return (
-        "It crashed in native code, in the warehouse's driver or in a package that a Python model uses: install "
-        "another version of that. With PYTHONFAULTHANDLER=1 in its environment the worker's log shows where."
+        "It crashed in native code: in the warehouse's driver, or in a package that a Python model uses. Install "
+        "another version of it. With PYTHONFAULTHANDLER=1 in its environment the worker's log shows where."
     )
