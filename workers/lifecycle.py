@@ -1,4 +1,4 @@
-"""What a worker does when it starts, while it lives, and when it stops (Celery's signals)."""
+"""Receivers of Celery's signals: what a worker does when it starts and when it stops."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from workers.supervision.time_limit_enforcement import TimeLimitEnforcer
 from workers.supervision.worker_registry import WorkerRegistration
 
 _HAND_BACK_SECONDS = 15.0
-"""What cancelling a query over the network and handing a step back may take."""
+"""Time to cancel a query over the network and to hand its step back."""
 
 _WORKER_LOGGERS = ("celery", "kombu", "amqp", "billiard", "redis")
-"""Libraries that only the worker uses, and dbt does not."""
+"""Loggers of libraries that the worker uses and dbt does not."""
 
-_presence: list[WorkerRegistration] = []
-_rounds: list[PeriodicThread] = []
+_registrations: list[WorkerRegistration] = []
+_threads: list[PeriodicThread] = []
 
 
 @signals.setup_logging.connect
 def _logging(loglevel: Any = None, **_: Any) -> None:
-    """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off.
+    """Set up dbt-relay's own logger and a plain root logger. Celery sets up none where this signal has a receiver.
 
-    While a step executes, the root logger and descriptor 2 are the caller's. The libraries of the worker itself
-    log from threads of their own then, so they have the handler, too.
+    While a step executes, the root logger and descriptor 2 are the caller's. The worker's libraries log from
+    background threads meanwhile, so their loggers have the handler, too.
     """
     import logging
 
@@ -69,7 +69,7 @@ def _logging(loglevel: Any = None, **_: Any) -> None:
 
 @signals.celeryd_after_setup.connect
 def _consume_release_queue(instance: Any = None, **_: Any) -> None:
-    """Take what workers with another dbt pass on to those with this one."""
+    """Consume the messages that workers with another dbt release send to those with this one."""
     from workers.engine.dbt_release import release
 
     if instance is not None and settings.queue in instance.app.amqp.queues.consume_from:
@@ -78,8 +78,11 @@ def _consume_release_queue(instance: Any = None, **_: Any) -> None:
 
 @signals.worker_init.connect
 def _before_the_pool(sender: Any = None, **_: Any) -> None:
-    """Load dbt before the pool forks: its children share the pages, and so does whoever takes the place of one
-    that has grown. Celery looks at that after each task (``worker_max_memory_per_child``, which goes first)."""
+    """Load dbt before the pool forks, so that its processes share the memory pages, later ones included.
+
+    Celery replaces a process that has grown beyond its share of memory, after a task (``worker_max_memory_per_child``,
+    which overrides our limit).
+    """
     if sender is not None and not sender.max_memory_per_child:
         most = int(settings.process_memory * 2**20) or memory.share(sender.concurrency)
         sender.max_memory_per_child = most // 1024
@@ -103,7 +106,7 @@ def _ready(sender: Any = None, **_: Any) -> None:
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
     from workers.engine import command_line, dbt_release
 
-    presence = WorkerRegistration(
+    registration = WorkerRegistration(
         client, keys, str(getattr(sender, "hostname", "")), processes,
         dbt=dbt_release.release(), adapters=dbt_release.adapters(),
         command_line=pack(command_line.pack(command_line.describe_dbt())),
@@ -117,35 +120,41 @@ def _ready(sender: Any = None, **_: Any) -> None:
         strays=StaleLockHolders(client, keys),
     )
     pool = getattr(getattr(sender, "pool", None), "_pool", None)
-    warden = ChildMonitor(ledger, send, lambda: list(getattr(pool, "_pool", ())))
+    child_monitor = ChildMonitor(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    timekeeper = TimeLimitEnforcer(ledger, send, board.notes)
+    time_limit_enforcer = TimeLimitEnforcer(ledger, send, board.notes)
     impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
     child_leases = ChildLeases(Ledger(impatient, keys=keys, lease_ms=lease_ms))
-    presence.say()
-    _presence.append(presence)
-    _rounds.extend(
+    registration.say()
+    _registrations.append(registration)
+    _threads.extend(
         PeriodicThread(name, look, interval=interval, failed=failed, phase=phase)
         for name, look, interval, failed, phase in (
-            ("presence", presence.say, WorkerRegistration.INTERVAL, "could not say hello", "presence"),
+            ("presence", registration.say, WorkerRegistration.INTERVAL, "could not say hello", "presence"),
             ("child-leases", child_leases.look, child_leases.interval, "beat failed", "beat"),
             ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
-            ("warden", warden.look, ChildMonitor.INTERVAL, "a dead process could not be reported", "reap"),
             (
-                "timekeeper",
-                timekeeper.look,
+                "child-monitor",
+                child_monitor.look,
+                ChildMonitor.INTERVAL,
+                "a dead process could not be reported",
+                "reap",
+            ),
+            (
+                "time-limits",
+                time_limit_enforcer.look,
                 TimeLimitEnforcer.INTERVAL,
                 "time limits not looked at",
                 "limits",
             ),
         )
     )
-    for each in _rounds:
-        each.start()
+    for thread in _threads:
+        thread.start()
     log("worker ready", processes=processes)
     if registry.skipped():
         log(
-            "functions of dbt are not replaced: the installed source is not one that was tested; runs are right, but slower",
+            "functions of dbt are not replaced: their installed source was not tested; results are right, runs slower",
             patches=",".join(registry.skipped()),
         )
 
@@ -158,14 +167,14 @@ def _process_starts(**_: Any) -> None:
 @signals.worker_shutting_down.connect
 def _shutting_down(how: str = "Warm", **_: Any) -> None:
     drain(settings.drain_seconds if how == "Warm" else 0.0)
-    threading.Thread(target=_insist, name="insist", daemon=True).start()
+    threading.Thread(target=_kill_after_grace, name="kill-after-grace", daemon=True).start()
 
 
-def _insist() -> None:
-    """End what can be interrupted by nothing, such as a stopped process: its lease does the rest."""
-    for presence in _presence:
+def _kill_after_grace() -> None:
+    """Kill processes that cannot be interrupted, such as stopped ones. Their leases run out, and others go on."""
+    for registration in _registrations:
         with contextlib.suppress(redis.RedisError):
-            presence.say()
+            registration.say()
     while seconds_left() > 0:
         time.sleep(min(1.0, seconds_left()))
     time.sleep(_HAND_BACK_SECONDS)
@@ -177,8 +186,8 @@ def _insist() -> None:
 
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
-    for presence in _presence:
-        presence.take_back()
-    for rounds in _rounds:
-        rounds.stop()
+    for registration in _registrations:
+        registration.take_back()
+    for thread in _threads:
+        thread.stop()
     log("worker stopped")
