@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -18,7 +19,6 @@ from celery import signals
 from workers.app import settings
 from workers.contract.command_line import pack
 from workers.contract.connection import connect
-from workers.contract.errors import DbtUsageError
 from workers.contract.keys import Keys, release_queue
 from workers.contract.log import configure, log, own_stderr
 from workers.engine.patches import registry
@@ -26,14 +26,14 @@ from workers.ledger.ledger import Ledger
 from workers.runs.sending import send_messages
 from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.supervision import memory
-from workers.supervision.child_lease_renewal import ChildLeases
+from workers.supervision.child_lease_renewal import ChildLeaseRenewer
 from workers.supervision.child_monitor import ChildMonitor
 from workers.supervision.drain import drain, seconds_left
 from workers.supervision.message_guard import count_with
 from workers.supervision.periodic_thread import PeriodicThread
 from workers.supervision.process_notes import clear_notes
 from workers.supervision.reaper import Reaper
-from workers.supervision.shared_table import board
+from workers.supervision.shared_table import timed_nodes
 from workers.supervision.time_limit_enforcement import TimeLimitEnforcer
 from workers.supervision.worker_registry import WorkerRegistration
 
@@ -89,10 +89,6 @@ def _before_the_pool(sender: Any = None, **_: Any) -> None:
     import workers.engine.engine
     import workers.tasks  # noqa: F401
 
-    try:
-        registry.apply(settings.patches)
-    except DbtUsageError as error:
-        raise SystemExit(f"dbt-relay: {error}") from None
     gc.collect()
     gc.freeze()
 
@@ -111,52 +107,46 @@ def _ready(sender: Any = None, **_: Any) -> None:
         dbt=dbt_release.release(), adapters=dbt_release.adapters(),
         command_line=pack(command_line.pack(command_line.describe_dbt())),
     )  # fmt: skip
-    send = functools.partial(send_messages, ledger)
-    reaper = Reaper(
-        ledger,
-        send,
-        queue=settings.queue,
-        interval=settings.reap_seconds,
-        strays=StaleLockHolders(client, keys),
-    )
-    pool = getattr(getattr(sender, "pool", None), "_pool", None)
-    child_monitor = ChildMonitor(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    time_limit_enforcer = TimeLimitEnforcer(ledger, send, board.notes)
-    impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
-    child_leases = ChildLeases(Ledger(impatient, keys=keys, lease_ms=lease_ms))
-    registration.say()
+    registration.publish()
     _registrations.append(registration)
-    _threads.extend(
-        PeriodicThread(name, look, interval=interval, failed=failed, phase=phase)
-        for name, look, interval, failed, phase in (
-            ("presence", registration.say, WorkerRegistration.INTERVAL, "could not say hello", "presence"),
-            ("child-leases", child_leases.look, child_leases.interval, "beat failed", "beat"),
-            ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
-            (
-                "child-monitor",
-                child_monitor.look,
-                ChildMonitor.INTERVAL,
-                "a dead process could not be reported",
-                "reap",
-            ),
-            (
-                "time-limits",
-                time_limit_enforcer.look,
-                TimeLimitEnforcer.INTERVAL,
-                "time limits not looked at",
-                "limits",
-            ),
-        )
-    )
+    pool = getattr(getattr(sender, "pool", None), "_pool", None)
+    _threads.extend(_periodic_threads(ledger, registration, lambda: list(getattr(pool, "_pool", ()))))
     for thread in _threads:
         thread.start()
     log("worker ready", processes=processes)
+    if registry.disabled():
+        log("patches are turned off by DBT_RELAY_PATCHES", patches=",".join(registry.disabled()))
     if registry.skipped():
         log(
             "functions of dbt are not replaced: their installed source was not tested; results are right, runs slower",
             patches=",".join(registry.skipped()),
         )
+
+
+def _periodic_threads(
+    ledger: Ledger, registration: WorkerRegistration, processes: Callable[[], list[Any]]
+) -> list[PeriodicThread]:
+    """What the main process does in the background. `processes`: the pool's present ones."""
+    send = functools.partial(send_messages, ledger)
+    impatient = connect(
+        settings.broker_url or "redis://127.0.0.1:6379/0", patience=0, timeout=settings.lease_seconds / 3
+    )
+    child_leases = ChildLeaseRenewer(Ledger(impatient, keys=ledger.keys, lease_ms=ledger.lease_ms))
+    stale_holders = StaleLockHolders(ledger.client, ledger.keys)
+    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=stale_holders)
+    child_monitor = ChildMonitor(ledger, send, processes)
+    time_limits = TimeLimitEnforcer(ledger, send, timed_nodes.values)
+    return [
+        PeriodicThread(name, check, interval=interval, failed=failed, phase=phase)
+        for name, check, interval, failed, phase in (
+            ("presence", registration.publish, registration.INTERVAL, "could not say hello", "presence"),
+            ("child-leases", child_leases.renew_overdue, child_leases.interval, "beat failed", "beat"),
+            ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
+            ("child-monitor", child_monitor.check, child_monitor.INTERVAL, "death not reported", "reap"),
+            ("time-limits", time_limits.check, time_limits.INTERVAL, "limits not checked", "limits"),
+        )
+    ]
 
 
 @signals.worker_process_init.connect
@@ -174,7 +164,7 @@ def _kill_after_grace() -> None:
     """Kill processes that cannot be interrupted, such as stopped ones. Their leases run out, and others go on."""
     for registration in _registrations:
         with contextlib.suppress(redis.RedisError):
-            registration.say()
+            registration.publish()
     while seconds_left() > 0:
         time.sleep(min(1.0, seconds_left()))
     time.sleep(_HAND_BACK_SECONDS)
@@ -187,7 +177,7 @@ def _kill_after_grace() -> None:
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
     for registration in _registrations:
-        registration.take_back()
+        registration.remove()
     for thread in _threads:
         thread.stop()
     log("worker stopped")

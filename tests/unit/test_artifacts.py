@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from workers.contract.folder_identity import folder_identity
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.contract.same_folder import place_of
 from workers.runs.artifacts import return_artifacts
 from workers.runs.run import spec_of
 
@@ -29,7 +29,7 @@ def test_artifacts_are_returned_unless_caller_has_the_same_target_folder(
     os.symlink(tmp_path / "target", tmp_path / "other name")
     request = RunRequest(
         run_id=new_run_id(), args=("run",), cwd=str(tmp_path), project_dir=str(tmp_path),
-        place=place_of(tmp_path / named) if named else "",
+        place=folder_identity(tmp_path / named) if named else "",
     )  # fmt: skip
     stored: list[str] = []
     ledger: Any = SimpleNamespace(store_artifact=lambda _run, name, _packed: stored.append(name))
@@ -41,5 +41,5 @@ def test_artifacts_are_returned_unless_caller_has_the_same_target_folder(
 
 
 def test_a_folder_that_is_not_there_has_no_place(tmp_path: Path) -> None:
-    assert place_of(tmp_path / "absent") == ""
-    assert place_of(tmp_path) == place_of(str(tmp_path)) != ""
+    assert folder_identity(tmp_path / "absent") == ""
+    assert folder_identity(tmp_path) == folder_identity(str(tmp_path)) != ""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from workers.contract.results import Attempt
-from workers.contract.run_store import LastWord
+from workers.contract.run_store import FinalRecord
 from workers.engine.interface import Finished
 from workers.runs.final_record import make_final_record, repetition_warnings
 
@@ -54,5 +54,7 @@ def test_hooks_and_commands_that_may_have_run_twice_have_a_warning(
     assert warnings.keys() == warned.keys()
     for step, why in warned.items():
         assert why in warnings[step]
-    final = msgspec.json.decode(make_final_record(with_hooks(*hooks), [], attempts, warnings), type=LastWord)
+    final = msgspec.json.decode(
+        make_final_record(with_hooks(*hooks), [], attempts, warnings), type=FinalRecord
+    )
     assert final.warnings == list(warnings.values())

@@ -12,7 +12,7 @@ from workers.contract.events import STATE, Event
 from workers.ledger.ledger import Claim
 from workers.runs import session as module
 from workers.runs.recording import BEGIN_SESSION
-from workers.runs.step import tenure_of
+from workers.runs.step import execution_of
 from workers.sessions.stale_lock_holders import Holder
 from workers.sessions.warehouse_lock import Session
 
@@ -92,7 +92,7 @@ def test_later_execution_of_a_step_follows_earlier_ones(tries: int, losses: int)
         cause="", stopping=False,
     )  # fmt: skip
     runtime: Any = SimpleNamespace(leases=SimpleNamespace(assure=lambda: None))
-    assert tenure_of(runtime, claim).follows == (tries > 1)
+    assert execution_of(runtime, claim).has_predecessors == (tries > 1)
 
 
 @pytest.mark.parametrize("due", [True, False])

@@ -6,9 +6,9 @@ import os
 import zlib
 from pathlib import Path
 
+from workers.contract.folder_identity import folder_identity
 from workers.contract.keys import ARTIFACTS
 from workers.contract.messages import RunRequest
-from workers.contract.same_folder import place_of
 from workers.engine.interface import RunSpec
 from workers.ledger.ledger import Ledger
 
@@ -23,7 +23,7 @@ def return_artifacts(ledger: Ledger, request: RunRequest, spec: RunSpec, target_
         redis.OutOfMemoryError: Redis is full.
     """
     target = Path(target_path or _target_path(spec))
-    if request.place and request.place == place_of(os.path.join(spec.project_dir, target)):
+    if request.place and request.place == folder_identity(os.path.join(spec.project_dir, target)):
         return
     for name in ARTIFACTS:
         path = target / name

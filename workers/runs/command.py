@@ -16,7 +16,7 @@ def execute(step: ClaimedStep) -> Outcome:
         StepInterrupted, CommandFailedError: see `call_engine`.
     """
     runtime, run, claim = step.runtime, step.run, step.claim
-    name = run.request.word
+    name = run.request.first_word
     if run.lock is None and not run.whole:
         warehouse = call_engine(runtime, lambda: runtime.engine.warehouse(run.spec, name))
         if warehouse is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from workers.contract.errors import Category, ErrorInfo
 from workers.contract.keys import STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.results import Attempt, NodeResult
-from workers.contract.run_store import LastWord
+from workers.contract.run_store import FinalRecord
 from workers.engine.interface import Finished, StepResult, encode
 
 
@@ -71,7 +71,7 @@ def make_final_record(
     if error is None and finished.return_code:
         error = _from_statuses(nodes)
     return encode(
-        LastWord(
+        FinalRecord(
             return_code=finished.return_code,
             nodes=nodes,
             error=error,

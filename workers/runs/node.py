@@ -41,7 +41,7 @@ def _execute(step: ClaimedStep) -> StepOutcome:
             changes=lambda position: ledger.cache_changes(claim.run_id, position),
             attempt=claim.tries, skip=claim.skip, stale=claim.stale,
             cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
-            overran=lambda: leases.overrun.text if leases.overrun else None,
+            time_limit_message=lambda: leases.overrun.text if leases.overrun else None,
         ),
         limits_of(run.request.limits, facts.limits.get(claim.step)),
         fail_fast=facts.fail_fast,

@@ -31,5 +31,7 @@ def _file_locked(step: ClaimedStep) -> FileLocked | None:
     locked = first_locked(step.run.lock)
     if locked is None:
         return None
-    error = classify(Failure(message=locked.as_duckdb_says, command=step.run.request.word, adapter="duckdb"))
+    error = classify(
+        Failure(message=locked.as_duckdb_says, command=step.run.request.first_word, adapter="duckdb")
+    )
     return FileLocked(error, f"{locked.path}: {locked.who} has it open")

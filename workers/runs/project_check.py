@@ -27,7 +27,7 @@ def project_error(run: Run, worker: str) -> ErrorInfo | None:
     Args:
         worker: the name of this worker, for the error.
     """
-    if run.checked or run.request.word in _WITHOUT_PROJECT:
+    if run.checked or run.request.first_word in _WITHOUT_PROJECT:
         return None
     error = _not_here(run.request, run.spec, worker)
     if error is None and settings.project_check == "on":
@@ -76,7 +76,7 @@ def _another(request: RunRequest, spec: RunSpec, worker: str) -> ErrorInfo | Non
     copy = decode_copy(request.env.get(FILES, ""))
     if copy is None:
         return None
-    found = differences(spec.project_dir, copy, packages=request.word not in _WITHOUT_PACKAGES)
+    found = differences(spec.project_dir, copy, packages=request.first_word not in _WITHOUT_PACKAGES)
     if not found:
         return None
     packages = [name for name in found if name.startswith(f"{copy.packages}/")]

@@ -72,7 +72,9 @@ def _releases(runtime: Runtime) -> set[str]:
 def _report_wait(runtime: Runtime, run_id: str, step: str, needed: str, releases: set[str]) -> None:
     """Report, once in `REPORT_SECONDS`, that the run waits for a worker."""
     with contextlib.suppress(redis.OutOfMemoryError):
-        if not runtime.ledger.client.set(runtime.ledger.keys.told(run_id), b"1", nx=True, ex=REPORT_SECONDS):
+        if not runtime.ledger.client.set(
+            runtime.ledger.keys.wait_reported(run_id), b"1", nx=True, ex=REPORT_SECONDS
+        ):
             return
     present = ", ".join(sorted(releases - {""})) or "none"
     text = (

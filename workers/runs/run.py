@@ -11,9 +11,9 @@ import msgspec
 from workers.app import settings
 from workers.contract.environment import CALLERS, Withheld, allowed, withheld_by
 from workers.contract.errors import DbtError
-from workers.contract.inherited import read_surroundings
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
+from workers.contract.process_attributes import decode_process_attributes
 from workers.engine.caller.invocation import dbt_environment
 from workers.engine.interface import RunFacts, RunSpec
 from workers.runs import env_file
@@ -106,5 +106,5 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
         run_id=request.run_id, args=paths.args, cwd=paths.cwd, project_dir=paths.project_dir,
         env=dbt_environment(paths.env), invocation_id=invocation_id, started_at=started_at,
         debug=request.debug, file_log=request.file_log, required_models=request.required_models,
-        surroundings=read_surroundings(env), withheld=withheld,
+        surroundings=decode_process_attributes(env), withheld=withheld,
     )  # fmt: skip

@@ -50,7 +50,7 @@ def end_run(step: ClaimedStep, decision: EndRun) -> Answer:
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
     attempt = attempt_of(step, state, finished.error)
     before = runtime.ledger.attempts(claim.run_id) if ended.attempts is None else ended.attempts
-    warnings = repetition_warnings(run.request.word, finished, [*before, attempt])
+    warnings = repetition_warnings(run.request.first_word, finished, [*before, attempt])
     final = make_final_record(finished, ended.results, [*before, attempt], warnings)
     if run.request.return_artifacts:
         when_there_is_room(

@@ -17,7 +17,6 @@ from workers.contract.events import Event
 from workers.contract.keys import Keys
 from workers.engine.dbt_release import release
 from workers.engine.engine import Engine
-from workers.engine.patches import registry
 from workers.engine.project.time_limits import TimeLimitError
 from workers.ledger.ledger import Ledger
 from workers.runs.progress import Progress
@@ -44,7 +43,6 @@ class Runtime:
     """
 
     def __init__(self) -> None:
-        registry.apply(settings.patches)  # done by the parent, unless this process was spawned
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(

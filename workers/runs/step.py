@@ -27,7 +27,7 @@ from workers.contract.errors import DbtUsageError, InvalidMessageError
 from workers.contract.keys import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.log import phase
 from workers.engine.engine import CommandFailedError
-from workers.engine.warehouse.fencing import Tenure
+from workers.engine.warehouse.fencing import StepExecution
 from workers.ledger.ledger import Claim, FenceLostError, Refusal
 from workers.runs.claimed_step import Answer, ClaimedStep
 from workers.runs.claiming import accept, answer_refusal, claim_step
@@ -77,17 +77,17 @@ def _leased(runtime: Runtime, claim: Claim) -> Iterator[None]:
     """Renew the lease of a claim, and mark what is executed as the claim's at the warehouse, too."""
     with (
         runtime.leases.holding(claim),
-        runtime.engine.fenced(tenure_of(runtime, claim)),
+        runtime.engine.fenced(execution_of(runtime, claim)),
         phase("step", run=claim.run_id, node=claim.step, attempt=claim.tries, worker=runtime.owner),
     ):
         yield
 
 
-def tenure_of(runtime: Runtime, claim: Claim) -> Tenure:
+def execution_of(runtime: Runtime, claim: Claim) -> StepExecution:
     """What the warehouse needs to know of an execution."""
-    return Tenure(
-        run_id=claim.run_id, step=claim.step, fence=claim.fence, follows=claim.tries > 1,
-        ends_run=claim.strays, assure=runtime.leases.assure,
+    return StepExecution(
+        run_id=claim.run_id, step=claim.step, fence=claim.fence, has_predecessors=claim.tries > 1,
+        supersedes_run=claim.strays, check_lease=runtime.leases.assure,
     )  # fmt: skip
 
 

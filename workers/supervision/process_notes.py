@@ -18,13 +18,13 @@ from workers.supervision.child_lease_renewal import (
     held_leases,
     renewed_leases,
 )
-from workers.supervision.shared_table import board
-from workers.supervision.time_limit_enforcement import Watched
+from workers.supervision.shared_table import timed_nodes
+from workers.supervision.time_limit_enforcement import TimedNode
 
 
 def clear_notes() -> None:
     """Remove what an earlier process in the same slot of the pool wrote."""
-    for table in (board, held_leases, renewed_leases):
+    for table in (timed_nodes, held_leases, renewed_leases):
         table.clear(_slot())
 
 
@@ -33,7 +33,7 @@ def write_leases(leases: list[Lease]) -> None:
     slot = _slot()
     if not leases:
         held_leases.clear(slot)
-    elif not held_leases.post(slot, msgspec.msgpack.encode(HeldLeases(os.getpid(), leases))):
+    elif not held_leases.write(slot, msgspec.msgpack.encode(HeldLeases(os.getpid(), leases))):
         held_leases.clear(slot)  # what is there is no longer true
         log("no room for a note: this process renews its leases alone", level=logging.DEBUG, slot=slot,
             phase="beat")  # fmt: skip
@@ -41,15 +41,15 @@ def write_leases(leases: list[Lease]) -> None:
 
 def read_renewed_leases() -> Mapping[Key, float]:
     """Until when, by `ledger.lease_clock`, the leases last that the main process renewed for this one."""
-    return decode_leases(renewed_leases.note(_slot()))
+    return decode_leases(renewed_leases.read(_slot()))
 
 
-def write_timed_node(watched: Watched | None) -> None:
+def write_timed_node(watched: TimedNode | None) -> None:
     """Write which node this process executes under a time limit, or that it executes none."""
     slot = _slot()
     if watched is None:
-        board.clear(slot)
-    elif not board.post(slot, msgspec.json.encode(watched)):
+        timed_nodes.clear(slot)
+    elif not timed_nodes.write(slot, msgspec.json.encode(watched)):
         log("no room for a note: nothing ends this process at the node's time limit",
             node=watched.claim.step, slot=slot)  # fmt: skip
 
