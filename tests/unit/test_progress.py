@@ -19,7 +19,7 @@ RUN = "20250101T000000-0123456789ab"
 
 
 class Recorder:
-    """A ledger that remembers what it was sent. It raises `errors`, one for each call."""
+    """A ledger that records its calls. It raises `errors`, one for each call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, int, list[str]]] = []

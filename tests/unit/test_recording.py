@@ -1,4 +1,4 @@
-"""Decisions in the ledger: what is written, which messages are sent, what Celery is told."""
+"""Decisions in the ledger: what is written, which messages are sent, which exceptions Celery gets."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_results_hand_out_what_waited_for_them(process: Process) -> None:
     assert process.sent == [B]
 
 
-def test_failed_node_is_stored_before_celery_is_told(process: Process) -> None:
+def test_failed_node_is_stored_before_celery_shows_it(process: Process) -> None:
     run_id = started(process)
     with pytest.raises(StepFailedError, match="connection_lost: gone Fix: wait"):
         process.record(process.claim(run_id, A), result(A, "error", ERROR))

@@ -1,4 +1,4 @@
-"""The Celery tasks: what Celery and Flower are told."""
+"""The Celery tasks: what Celery retries and Flower shows."""
 
 from __future__ import annotations
 

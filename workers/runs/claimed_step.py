@@ -1,4 +1,4 @@
-"""A step that this process has claimed, with what it needs to execute and record it."""
+"""A claimed step, with everything that is needed to execute and record it."""
 
 from __future__ import annotations
 

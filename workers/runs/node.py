@@ -24,7 +24,9 @@ def execute(step: ClaimedStep) -> Outcome:
     try:
         outcome = _execute(step)
     except CommandFailedError as failed:
-        error = failed.finished.error or failures.refused("dbt gave the node up", Category.INTERNAL)
+        error = failed.finished.error or failures.refused(
+            "dbt ended without a result of the node", Category.INTERNAL
+        )
         error = msgspec.structs.replace(error, node=step.claim.step)
         outcome = failed_node(step.claim.step, error, worker=step.runtime.owner, began=step.began)
     return StepEnded(outcome, overrun=leases.overrun, interrupted=leases.why)

@@ -118,7 +118,7 @@ def _store_result(step: ClaimedStep, decision: StoreResult) -> Answer:
     if decision.facts is not None:
         runtime.keep(step.run, decision.facts)
     if decision.overran:
-        # the exception may have come at any moment: nothing of what it met is used again
+        # the exception may have come at any moment: no state that it may have interrupted is used again
         runtime.engine.forget(claim.run_id)
         close_connections(runtime, interrupted=True)
     if not claim.step.startswith("@") and result.status in {"error", "fail", "partial success"}:

@@ -74,7 +74,7 @@ def perform(execute: Execute, task_id: str, run_id: Any, step: Any, version: Any
 
 @contextmanager
 def _leased(runtime: Runtime, claim: Claim) -> Iterator[None]:
-    """Renew the lease of a claim, and mark what is executed as the claim's at the warehouse, too."""
+    """Renew the lease of a claim, and fence off its earlier executions at the warehouse."""
     with (
         runtime.leases.holding(claim),
         runtime.engine.fenced(execution_of(runtime, claim)),
