@@ -1,4 +1,4 @@
-"""What a parent finds out about its dead children, and what it does about them."""
+"""Detection of dead pool processes, and the errors of their nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GB = 2**30
 
 
 class Ledger:
-    """Gives back one step for every burial."""
+    """Returns one requeued step for each dead process."""
 
     def __init__(self) -> None:
         self.buried: list[tuple[str, Death]] = []
@@ -41,7 +41,7 @@ def monitor_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> ChildMo
     return made  # type: ignore[no-any-return]
 
 
-def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_dead_process_are_requeued_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "peak", lambda pid: pid * GB)
     kills = iter((3, 3, 4, 4))
     monkeypatch.setattr(memory, "kills", lambda: next(kills))
@@ -50,7 +50,7 @@ def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatc
     monitor = monitor_of(ledger, processes, sent)
     monitor.check()
     assert ledger.buried == []
-    processes.pop(0).exitcode = -9  # the pool has forgotten it
+    processes.pop(0).exitcode = -9  # the pool no longer lists it
     monitor.check()
     monitor.check()
     [(owner, death)] = ledger.buried
@@ -73,7 +73,7 @@ def test_a_death_is_reported_when_redis_is_back() -> None:
     assert {death.reason for _, death in ledger.buried} == {"exit status 3"}
 
 
-def test_memory_is_read_from_the_kernels_files(tmp_path: Path) -> None:
+def test_memory_is_read_from_proc_and_cgroups(tmp_path: Path) -> None:
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
     (proc / "self").mkdir(parents=True)
     (proc / "7").mkdir()

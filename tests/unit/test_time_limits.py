@@ -1,4 +1,4 @@
-"""Time limits of nodes: configuration and error texts."""
+"""Time limits of nodes: which limit counts, and the error text."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ RUN = Limits(soft_time_limit=60, time_limit=90)
         (OwnLimits(soft_time_limit=5), NodeLimits(5, 90)),
     ],
 )
-def test_limits_of_a_node_override_those_of_its_run(own: OwnLimits | None, expected: NodeLimits) -> None:
+def test_a_nodes_own_limits_go_before_the_runs(own: OwnLimits | None, expected: NodeLimits) -> None:
     assert limits_of(RUN, own) == expected
 
 
 @pytest.mark.parametrize(
     ("limits", "first"), [((0, 0), 0), ((5, 0), 5), ((0, 9), 9), ((5, 9), 5), ((9, 5), 5)]
 )
-def test_first_limit_is_the_smaller_one_that_is_set(limits: tuple[float, float], first: float) -> None:
+def test_a_hard_limit_alone_begins_like_a_soft_one(limits: tuple[float, float], first: float) -> None:
     assert NodeLimits(*limits).first == first
 
 
-def test_error_names_the_limit_the_time_and_the_setting() -> None:
+def test_what_is_said_names_limit_and_time_and_what_to_set() -> None:
     soft, hard = RUN_LIMITS.passed(61.26), RUN_LIMITS.passed(91)
     assert soft.text == "its soft time limit of 60 s has passed: it ran for 61.3 s"
     assert hard.text == "its time limit of 90 s has passed: it ran for 91.0 s"
@@ -51,7 +51,7 @@ def test_error_names_the_limit_the_time_and_the_setting() -> None:
     assert "DBT_RELAY_NODE_TIME_LIMIT" in hard.error("model.p.a").suggested_fix
 
 
-def test_error_keeps_text_and_place_of_dbts_error() -> None:
+def test_dbts_text_and_place_stay() -> None:
     of_dbt = ErrorInfo(
         code="query_canceled", category="cancelled", error_class="DbtCancelledError", message="interrupted",
         detail="INTERRUPT Error", file="models/a.sql", line=3,
@@ -75,7 +75,7 @@ def node(meta: Any, *, inside: bool = True) -> Any:
     )
 
 
-def test_limits_are_read_from_meta() -> None:
+def test_a_project_says_limits_in_meta() -> None:
     assert own_limits(node({})) is None
     assert own_limits(node({"owner": "me"})) is None
     assert own_limits(node({"dbt_relay": {"time_limit": 600}})) == OwnLimits(time_limit=600)
@@ -84,7 +84,7 @@ def test_limits_are_read_from_meta() -> None:
 
 
 @pytest.mark.parametrize("meta", [600, {"time_limit": "an hour"}, {"time_limit": -1}, {"timelimit": 600}])
-def test_invalid_limit_is_refused_with_node_and_file(meta: Any) -> None:
+def test_what_is_no_limit_is_refused_with_its_place(meta: Any) -> None:
     with pytest.raises(
         DbtUsageError, match=r"model\.p\.a \(models/a\.sql\): its meta dbt_relay is not"
     ) as it:

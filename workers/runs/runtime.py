@@ -60,7 +60,7 @@ class Runtime:
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
         self.leases = LeaseRenewer(
             Ledger(impatient, keys=keys, lease_ms=lease_ms), self.engine.cancel, too_long=TimeLimitError,
-            note=process_notes.write_timed_node, post=process_notes.write_leases,
+            publish_node=process_notes.write_timed_node, publish_leases=process_notes.write_leases,
             renewed=process_notes.read_renewed_leases,
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
