@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -169,6 +170,29 @@ class StepOutcome(msgspec.Struct, kw_only=True):
     stop: str | None = None
     cache: tuple[str, ...] = ()
     fatal: bool = False
+
+
+def failed_node(
+    unique_id: str, error: ErrorInfo, *, worker: str, began: float, execution_time: float = 0.0
+) -> StepOutcome:
+    """The outcome of a node that failed outside dbt. Its descendants are skipped.
+
+    Args:
+        worker: who executed it, ``host:pid``.
+        began: seconds since the epoch, UTC; the node ends now.
+        execution_time: seconds, for dbt's run results.
+    """
+    kind, _, rest = unique_id.partition(".")
+    plain = {
+        "status": "error", "timing": [], "thread_id": "", "execution_time": execution_time,
+        "message": error.message, "adapter_response": {}, "failures": None, "batch_results": None,
+    }  # fmt: skip
+    result = StepResult(
+        unique_id=unique_id, status="error", name=rest.rpartition(".")[2], resource_type=kind,
+        message=error.message, result=plain, error=error, worker=worker, started_at=began,
+        finished_at=time.time(),
+    )  # fmt: skip
+    return StepOutcome(result=result, blocks=True)
 
 
 class Finished(msgspec.Struct, kw_only=True):
