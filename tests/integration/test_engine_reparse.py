@@ -26,7 +26,8 @@ from tests.support.reading_projects import MACROS, PROFILES, ReadingProject
 from workers.engine.engine import CommandFailedError, Engine
 from workers.engine.patches import registry
 from workers.engine.project.context import ContextStore
-from workers.engine.project.parse_reads import PROJECT, Recorder
+from workers.engine.project.parse_reads import Recorder
+from workers.engine.project.parse_units import PROJECT
 from workers.engine.project.recorded_vars import EVERYTHING, WatchedVars
 from workers.engine.warehouse.concurrency import close_warehouse
 

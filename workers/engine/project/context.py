@@ -37,7 +37,8 @@ from workers.engine.patches.registry import enabled
 from workers.engine.project.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.project.packing import pack, packed, uncollected, unpacked
 from workers.engine.project.parse_messages import CHECKS, Warnings
-from workers.engine.project.parse_reads import Recorder, watching
+from workers.engine.project.parse_reads import Recorder
+from workers.engine.project.parse_watching import watching
 from workers.engine.project.partial_reparse import Base, aside, digests, project_digest, reparse, say
 from workers.engine.project.unchanging_macros import remember_macros
 from workers.engine.project.unsharing import unshare
@@ -259,7 +260,7 @@ class ContextStore:
     ) -> Context:
         FACTORY.adapters = FencedAdapters()
         click_context.obj.pop("manifest", None)
-        recorder, given = Recorder(), digests(config.cli_vars)
+        recorder, given = Recorder(), digests(config)
         with watching(config, recorder) if enabled(_CHANGED_VARS) else nullcontext():
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
@@ -268,7 +269,7 @@ class ContextStore:
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         warned = recorder.warnings()
-        if recorder.whole and warned.complete and digests(config.cli_vars) == given:
+        if recorder.whole and warned.complete and digests(config) == given:
             self._know(
                 Base(key=context.key, vars=given, project=project_digest(config, click_context.obj.get("catalogs")),
                      seen=recorder.units(), warned=warned, order=recorder.order), read, spec, flags,
@@ -342,7 +343,7 @@ class ContextStore:
         environment().look_up(read.env)
         self._shared.save_index(family, msgspec.json.encode(read))
         self._know(
-            Base(key=context.key, vars=digests(config.cli_vars), project=base.project, seen=found.seen,
+            Base(key=context.key, vars=digests(config), project=base.project, seen=found.seen,
                  warned=found.warned, order=base.order), read, spec, flags,
         )  # fmt: skip
         return context

@@ -153,10 +153,17 @@ def _looks_at(part: Any, refs: set[str], sources: set[tuple[str, str]], tested: 
     )
 
 
+def is_hook(node: Any) -> bool:
+    """Whether a node is a hook of dbt_project.yml (``on-run-start``)."""
+    return str(node.resource_type) == "operation"
+
+
 def _unit(part: Any, manifest: Manifest) -> Unit:
     file: Any = manifest.files.get(part.file_id)
     kind = str(part.resource_type)
-    if file is None:  # a hook of dbt_project.yml
+    if is_hook(part):
+        return Unit(part.file_id)
+    if file is None:
         raise NotProvenError
     if kind == "source":
         return Unit(part.file_id, "sources", part.source_name)

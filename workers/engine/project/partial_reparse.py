@@ -20,34 +20,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import dbt.parser.manifest
 import jinja2
 import msgspec
-from dbt.cli import requires
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 from dbt.deprecations import active_deprecations
-from dbt.parser.manifest import ManifestLoader
 from dbt_common.dataclass_schema import ValidationError
 from dbt_common.events.base_types import EventMsg
 from dbt_common.events.event_manager_client import get_event_manager
 from dbt_common.exceptions import DbtBaseException
 
-from workers.engine.project.dependents import KEYS, NotProvenError, in_order, not_looked_at_again
+from workers.engine.project.config_levels import SECTIONS, ConfigLevels
+from workers.engine.project.dbt_partial_parse import parse_again
+from workers.engine.project.dependents import NotProvenError, in_order, not_looked_at_again
 from workers.engine.project.parse_messages import Warnings, is_kept, parsed_again, rendered_again
 from workers.engine.project.parse_reads import (
     VOLATILE,
     ChangedFileError,
     Recorder,
     Seen,
-    replaced,
     touched,
-    watching,
 )
 from workers.engine.project.parse_units import PROJECT, Unit
+from workers.engine.project.parse_watching import watching
 from workers.engine.project.time_limits import TimeLimitError
 
-_MARK = "DBT_RELAY_CHANGED_VAR"
 _ROUNDS = 4
 """How often what refers to a changed node is parsed again, at most."""
 
@@ -57,8 +54,8 @@ class Base(msgspec.Struct, frozen=True):
 
     Attributes:
         key: of its context.
-        vars: digest of each var's value.
-        project: digest of the rendered project files, profile, catalogs.
+        vars: digest of each var's value, and of each level of a project's config that contains Jinja.
+        project: digest of the rest of the rendered project files, of profile and catalogs.
         seen: whatever looked at anything.
         warned: what dbt and templates said while it parsed.
         order: unique ids in the order in which a full parse met them.
@@ -92,17 +89,29 @@ _DOUBTS = (
 """What a parse of dbt's ends with, of all that may be raised here (an interruption is raised by another thread)."""
 
 
-def digests(values: Mapping[str, Any]) -> dict[str, str]:
-    """A digest of each var's value; the order within mappings counts, as templates can see it."""
-    return {name: hashlib.sha256(repr(value).encode()).hexdigest()[:32] for name, value in values.items()}
+def digests(config: RuntimeConfig) -> dict[str, str]:
+    """A digest of each var's value, and of each level of a project's config that contains Jinja.
+
+    The order within mappings counts, as templates can see it.
+    """
+    values = {name: _digest(value) for name, value in config.cli_vars.items()}
+    return values | ConfigLevels(config).digests
 
 
 def project_digest(config: RuntimeConfig, catalogs: Any) -> str:
-    """A digest of what the project's and its packages' dbt_project.yml, the profile and so on say, rendered."""
-    said: list[Any] = [repr(catalogs), config.credentials.to_dict(), config.to_target_dict(), config.threads]
+    """A digest of the rendered dbt_project.yml of project and packages without what `digests` has, of profile and catalogs."""
+    parts: list[Any] = [repr(catalogs), config.credentials.to_dict(), config.to_target_dict(), config.threads]
     for name, project in sorted(config.load_dependencies().items()):
-        said += [name, project.to_project_config(with_packages=True), project.manifest_selectors]
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+        rest = project.to_project_config(with_packages=True)
+        for section in SECTIONS:
+            rest.pop(section, None)
+            rest.pop(section.replace("_", "-"), None)
+        parts += [name, rest, project.manifest_selectors]
+    return _digest((parts, ConfigLevels(config).constant))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:32]
 
 
 def changed_vars(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:
@@ -119,7 +128,7 @@ def reparse(
         parsed: the manifest of `base`. It is not changed.
         fresh: gives another copy of it, as dbt's partial parsing would load it.
     """
-    given = digests(config.cli_vars)
+    given = digests(config)
     again = Recorder()
     try:
         with aside() as said, watching(config, recorder := Recorder()), recorder.warned.listening():
@@ -131,7 +140,7 @@ def reparse(
             manifest, again = _parsed_with_others(parsed, fresh, differ, click_context, config)
             in_order(manifest, parsed, base.order)
             slots = parsed_again(slots, again.warned.slots)
-        if digests(config.cli_vars) != given:
+        if digests(config) != given:
             return None  # a template changed a var's value, and who read it when is anybody's guess
     except TimeLimitError:
         raise
@@ -204,7 +213,7 @@ def _parsed_with_others(
     for _ in range(_ROUNDS):
         began = time.time()
         with aside(), watching(config, recorder := Recorder()):
-            manifest = _partially(parsed, fresh(), differ, click_context)
+            manifest = parse_again(parsed, fresh(), differ, click_context)
         if recorder.whole:
             break
         others = not_looked_at_again(parsed, manifest, began)
@@ -214,48 +223,6 @@ def _parsed_with_others(
             break
         differ = differ | others
     raise NotProvenError
-
-
-def _partially(parsed: Manifest, copy: Manifest, differ: set[Unit], click_context: Any) -> Manifest:
-    """Let dbt parse the files and entries that differ again, as if they read a changed environment variable.
-
-    dbt.parser.partial.PartialParsing.build_env_vars_to_files finds them; a variable that was set and is not is a
-    changed one.
-
-    Raises:
-        NotProvenError: dbt's partial parsing is known to leave something behind.
-    """
-    if parsed.metrics or parsed.semantic_models or parsed.saved_queries:
-        raise NotProvenError  # they hold names of relations, and dbt does not look at them again
-    copy.env_vars[_MARK] = "1"
-    for unit in differ:
-        file: Any = copy.files.get(unit.file)
-        if file is None or (unit.key and unit.key not in KEYS):
-            raise NotProvenError
-        if unit.key:
-            file.env_vars.setdefault(unit.key, {}).setdefault(unit.name, []).append(_MARK)
-        else:
-            file.env_vars.append(_MARK)
-    if any(source.get("overrides") for file in copy.files.values() for source in _sources(file)):
-        raise NotProvenError
-
-    class Loader(ManifestLoader):
-        def read_manifest_for_partial_parse(self) -> Manifest:
-            return copy
-
-        def write_manifest_for_partial_parse(self) -> None:
-            pass
-
-    click_context.obj.pop("manifest", None)
-    with replaced(dbt.parser.manifest, "ManifestLoader", Loader):
-        requires.setup_manifest(click_context, write=False)
-    manifest: Manifest = click_context.obj["manifest"]
-    return manifest
-
-
-def _sources(file: Any) -> list[dict[str, Any]]:
-    found = getattr(file, "dfy", None) or {}
-    return [source for source in found.get("sources") or [] if isinstance(source, dict)]
 
 
 def say(said: Iterable[EventMsg]) -> None:
