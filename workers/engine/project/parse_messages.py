@@ -63,11 +63,17 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Slot(msgspec.Struct):
-    """A stretch of the parse of a unit, and what was said in it. `late`: see `reads.Seen`."""
+    """A stretch of the parse of a unit, and the messages in it.
+
+    Attributes:
+        late: see `parse_reads.Seen`.
+        part: which part of the parse it is, where a unit need not have that part each time.
+    """
 
     unit: Unit
     late: bool
     said: list[Said] = msgspec.field(default_factory=list)
+    part: str = ""
 
 
 class Warnings(msgspec.Struct):
@@ -100,9 +106,9 @@ class Listener:
         self._paused = False
         self._thread = threading.get_ident()
 
-    def turn_to(self, unit: Unit, late: bool) -> None:
+    def turn_to(self, unit: Unit, late: bool, part: str = "") -> None:
         """The parse begins with a unit."""
-        self.slots.append(Slot(unit, late))
+        self.slots.append(Slot(unit, late, part=part))
         self._at = None
 
     def return_to(self, unit: Unit, late: bool) -> None:
@@ -211,11 +217,27 @@ def _replaced(
         places = before[unit]
         if not any(slot.said for slot in new) and not any(slots[place].said for place in places):
             continue
-        if unit == PROJECT or [slots[place].late for place in places] != [slot.late for slot in new]:
-            raise DifferentSlotsError(str(unit))
-        for place, slot in zip(places, new, strict=True):
+        if unit == PROJECT:
+            raise DifferentSlotsError
+        for place, slot in _matched(slots, places, new):
             result[place] = chosen(slots[place], slot)
     return result
+
+
+def _matched(slots: list[Slot], places: list[int], new: list[Slot]) -> Iterator[tuple[int, Slot]]:
+    """Places in `slots` of a unit, each with the slot that replaces the one there."""
+    unnamed = [slot for slot in new if not slot.part]
+    unnamed_places = [place for place in places if not slots[place].part]
+    if [slots[place].late for place in unnamed_places] != [slot.late for slot in unnamed]:
+        raise DifferentSlotsError(str(slots[places[0]].unit) if places else "")
+    yield from zip(unnamed_places, unnamed, strict=True)
+    parts = {slot.part: slot for slot in new if slot.part}
+    for place in places:
+        old = slots[place]
+        if old.part:
+            yield place, parts.pop(old.part, None) or Slot(old.unit, old.late, part=old.part)
+    if any(slot.said for slot in parts.values()):
+        raise DifferentSlotsError
 
 
 def _is_plain(value: Any) -> bool:

@@ -132,14 +132,14 @@ class Recorder:
         self._calls.clear()
 
     @contextlib.contextmanager
-    def within(self, unit: Unit, *, late: bool = False) -> Iterator[None]:
-        """What is read within is `unit`'s."""
+    def within(self, unit: Unit, *, late: bool = False, part: str = "") -> Iterator[None]:
+        """What is read within is `unit`'s. `part`: see `parse_messages.Slot`."""
         before = self._unit, self._late
         self.entered.add(unit)
         if not late:
             self._calls.clear()
         self._unit, self._late = unit, late
-        self.warned.turn_to(unit, late)
+        self.warned.turn_to(unit, late, part)
         try:
             yield
         finally:

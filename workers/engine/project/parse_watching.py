@@ -177,7 +177,8 @@ def _of_sources(recorder: Recorder) -> _Instead:
         entry = recorder.entries.get(node.unique_id)
         if str(node.resource_type) != "test" or not node.sources or entry is None:
             return original(manifest, project, node)
-        with recorder.within(entry, late=True):  # dbt warns of a test of a disabled source
+        part = f"sources of {node.unique_id}"
+        with recorder.within(entry, late=True, part=part):  # dbt warns of a test of a disabled source
             return original(manifest, project, node)
 
     return [(SourcePatcher, parse_source), (loading, _process_sources_for_node)]
@@ -201,7 +202,7 @@ def _of_manifests(recorder: Recorder) -> _Instead:
 
     def describing(name: str) -> tuple[Any, Any]:
         def describe(original: Any, context: Any, node: Any, *args: Any) -> Any:
-            with recorder.within(_description(node), late=True):
+            with recorder.within(_description(node), late=True, part=f"docs of {node.unique_id}"):
                 return original(context, node, *args)
 
         describe.__name__ = name
