@@ -141,7 +141,7 @@ def test_random_projects_with_random_vars_are_what_a_full_parse_gives(
             assert found == expected, where + "\n".join(differences(found, expected))
             if repr(values) != repr(earlier):  # otherwise dbt parses nothing
                 assert lines == full.lines(), where
-    print(dict(ways))
+    print(dict(ways), flush=True)
 
 
 @pytest.fixture

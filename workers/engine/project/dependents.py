@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from dbt.contracts.files import ParseFileType, SchemaSourceFile, SourceFile
 from dbt.contracts.graph.manifest import Manifest
 
 from workers.engine.project.parse_units import Unit
 
-KEYS = frozenset({"models", "seeds", "snapshots", "sources", "analyses", "exposures", "unit_tests"})
+KEYS = frozenset(
+    {"models", "seeds", "snapshots", "sources", "analyses", "exposures", "unit_tests", "data_tests"}
+)
 """Entries of YAML files that are parsed again one by one."""
 
 _MOVING = ("nodes", "sources", "exposures", "unit_tests")
@@ -67,6 +70,25 @@ def not_looked_at_again(before: Manifest, after: Manifest, began: float) -> set[
     }
 
 
+def with_descriptions(manifest: Manifest, units: set[Unit]) -> set[Unit]:
+    """`units` and the entries that describe singular tests among them: dbt parses such a test again without its entry."""
+    singular = {
+        (file.project_name, unique_id.split(".")[2])
+        for file in map(manifest.files.get, {unit.file for unit in units if not unit.key})
+        if isinstance(file, SourceFile) and file.parse_file_type == ParseFileType.SingularTest
+        for unique_id in file.nodes
+    }
+    if not singular:
+        return units
+    return units | {
+        Unit(file.file_id, "data_tests", entry["name"])
+        for file in manifest.files.values()
+        if isinstance(file, SchemaSourceFile)
+        for entry in (file.dfy or {}).get("data_tests") or ()
+        if (file.project_name, entry.get("name")) in singular
+    }
+
+
 def in_order(manifest: Manifest, before: Manifest, order: Iterable[str]) -> None:
     """Put the members of the manifest's collections in the order of a full parse.
 
@@ -116,6 +138,9 @@ def _drop_left_behind(before: Manifest, after: Manifest, began: float) -> None:
 
 
 def _require_same_members(before: Manifest, after: Manifest) -> None:
+    for unique_id, node in after.nodes.items():
+        if getattr(before.nodes.get(unique_id), "patch_path", None) and not getattr(node, "patch_path", None):
+            raise NotProvenError  # dbt parsed it again without the entry that describes it
     for name in _COLLECTIONS:
         if name not in _MOVING and getattr(before, name, {}).keys() != getattr(after, name, {}).keys():
             raise NotProvenError

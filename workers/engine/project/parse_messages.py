@@ -235,7 +235,8 @@ def _matched(slots: list[Slot], places: list[int], new: list[Slot]) -> Iterator[
     for place in places:
         old = slots[place]
         if old.part:
-            yield place, parts.pop(old.part, None) or Slot(old.unit, old.late, part=old.part)
+            silent = Slot(old.unit, old.late, part=old.part)
+            yield place, parts.pop(old.part, silent)
     if any(slot.said for slot in parts.values()):
         raise DifferentSlotsError
 

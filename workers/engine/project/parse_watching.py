@@ -184,7 +184,13 @@ def _of_sources(recorder: Recorder) -> _Instead:
     return [(SourcePatcher, parse_source), (loading, _process_sources_for_node)]
 
 
-_DESCRIBED = {"model": "models", "seed": "seeds", "snapshot": "snapshots", "analysis": "analyses"}
+_DESCRIBED = {
+    "model": "models",
+    "seed": "seeds",
+    "snapshot": "snapshots",
+    "analysis": "analyses",
+    "test": "data_tests",
+}
 """Kinds of nodes that an entry of a YAML file describes, and its key."""
 
 

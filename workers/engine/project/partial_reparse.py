@@ -32,7 +32,7 @@ from dbt_common.exceptions import DbtBaseException
 
 from workers.engine.project.config_levels import SECTIONS, ConfigLevels
 from workers.engine.project.dbt_partial_parse import parse_again
-from workers.engine.project.dependents import NotProvenError, in_order, not_looked_at_again
+from workers.engine.project.dependents import NotProvenError, in_order, not_looked_at_again, with_descriptions
 from workers.engine.project.parse_messages import Warnings, is_kept, parsed_again, rendered_again
 from workers.engine.project.parse_reads import (
     VOLATILE,
@@ -211,6 +211,7 @@ def _parsed_with_others(
         NotProvenError
     """
     for _ in range(_ROUNDS):
+        differ = with_descriptions(parsed, differ)
         began = time.time()
         with aside(), watching(config, recorder := Recorder()):
             manifest = parse_again(parsed, fresh(), differ, click_context)
