@@ -33,7 +33,7 @@ _SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], 
 """A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
-class Hello(msgspec.Struct, frozen=True):
+class WorkerEntry(msgspec.Struct, frozen=True):
     """What counts for turns of what a worker says. Earlier releases do not say `contexts`."""
 
     seen: float = 0.0
@@ -41,7 +41,7 @@ class Hello(msgspec.Struct, frozen=True):
     contexts: int | None = None
 
 
-def turns_of(workers: Iterable[Hello], now: float) -> int:
+def turns_of(workers: Iterable[WorkerEntry], now: float) -> int:
     """How many runs may have steps under way at once.
 
     Each process may be given a step of any of these runs. So it must keep the projects of all of them, beside those
@@ -91,7 +91,7 @@ class WorkerRegistration:
         }  # fmt: skip
         self._gone, self._lock = False, threading.Lock()
 
-    def say(self) -> None:
+    def publish(self) -> None:
         """Say hello. Raises redis.RedisError."""
         with self._lock:
             if self._gone:
@@ -110,7 +110,7 @@ class WorkerRegistration:
         workers = []
         for raw in said:
             with contextlib.suppress(msgspec.MsgspecError):  # not written by a worker
-                workers.append(msgspec.json.decode(raw, type=Hello))
+                workers.append(msgspec.json.decode(raw, type=WorkerEntry))
         turns = turns_of(workers, time.time())
         with contextlib.suppress(redis.OutOfMemoryError):  # what is written stays true
             self._client.hset(self._rules, mapping={"runs": turns, "seconds": TURN_SECONDS})
@@ -122,7 +122,7 @@ class WorkerRegistration:
             with contextlib.suppress(redis.OutOfMemoryError):
                 self._client.set(self._described, self._command_line, ex=EXPIRY_SECONDS)
 
-    def take_back(self) -> None:
+    def remove(self) -> None:
         """Say goodbye; no hello follows it."""
         with self._lock:
             self._gone = True
