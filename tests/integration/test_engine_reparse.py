@@ -25,7 +25,7 @@ from workers.engine.engine import Engine
 from workers.engine.patches import registry
 from workers.engine.project.parse_reads import Recorder
 from workers.engine.project.parse_units import PROJECT
-from workers.engine.project.recorded_vars import EVERYTHING, WatchedVars
+from workers.engine.project.recorded_vars import EVERYTHING, RecordedVars
 
 pytestmark = [
     pytest.mark.usefixtures("quick_parsing"),
@@ -288,14 +288,14 @@ def test_whoever_looks_at_all_vars_is_noted() -> None:
                  lambda v: v.values(), lambda v: v.items(), lambda v: {**v}, {}.update, lambda v: v != {}, lambda v: v | {},
                  lambda v: {} | v, reversed, lambda v: v.popitem(), json.dumps):  # fmt: skip
         recorder = Recorder()
-        look(WatchedVars({"a": 1, "b": 2}, recorder.var))
+        look(RecordedVars({"a": 1, "b": 2}, recorder.var))
         (seen,) = recorder.seen.values()
         assert EVERYTHING in seen.vars
 
 
 def test_whoever_asks_for_a_var_is_noted_with_its_name() -> None:
     recorder = Recorder()
-    values = WatchedVars({"a": 1}, recorder.var)
+    values = RecordedVars({"a": 1}, recorder.var)
     assert values["a"] == values.get("a") == 1
     assert "b" not in values
     assert values.get("c", 3) == values.pop("d", 3) == values.setdefault("e", 3) == 3

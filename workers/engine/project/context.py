@@ -36,7 +36,14 @@ from workers.engine.project.packing import pack, packed, uncollected, unpacked
 from workers.engine.project.parse_messages import Warnings
 from workers.engine.project.parse_reads import Recorder
 from workers.engine.project.parse_watching import watching
-from workers.engine.project.partial_reparse import Base, aside, digests, project_digest, reparse, say
+from workers.engine.project.partial_reparse import (
+    Base,
+    captured_events,
+    digests,
+    emit,
+    project_digest,
+    reparse,
+)
 from workers.engine.project.shared_containers import copy_shared_containers
 from workers.engine.template_state.state import GraphIndex
 from workers.engine.warehouse.fencing import FencedAdapters, require_fence
@@ -117,7 +124,7 @@ class ContextStore:
         else:
             self._adopt(found, click_context, config)
             if again is not None:
-                again.again()
+                again.emit()
             if not found.nothing_to_say:
                 found.nothing_to_say = without_warnings(lambda: check_manifest(found.manifest, config))
         self._shared.save_index(_LAST + bare, family.encode())
@@ -284,7 +291,7 @@ class ContextStore:
         if parsed is None:
             return None
         context = _with_other_vars(parsed, key_of(family, read, spec, flags))
-        with aside() as said:
+        with captured_events() as events:
             self._adopt(context, click_context, config)
         with uncollected():
             found = reparse(
@@ -292,8 +299,8 @@ class ContextStore:
             )
         if found is None:
             return None
-        say(said)
-        found.warned.again()
+        emit(events)
+        found.warned.emit()
         if found.same:
             self._shared.save_index(_SAME + context.key, context.parsed_as.encode())
         else:

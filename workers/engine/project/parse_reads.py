@@ -1,8 +1,8 @@
-"""What a parse looked at: which vars, and what else of an invocation, each file and each entry of a YAML file read.
+"""What each part of a project reads while dbt parses it: vars, and names that differ from one invocation to the next.
 
-dbt's parser asks for a var in one way only, by the mapping of ``--vars``, so a mapping that notes who looks into
-it (`watched`) misses nobody: templates, macros that they call, YAML, hooks. Everything else that differs from
-one invocation to the next and that a template can name is noted where Jinja resolves names.
+dbt's parser looks up vars in one place only, the mapping of ``--vars``. A mapping that records each lookup
+(`recorded_vars`) therefore sees all of them: in templates, macros, YAML and hooks. Other values that differ from one
+invocation to the next are recorded where Jinja resolves names (`parse_watching`).
 """
 
 from __future__ import annotations
@@ -16,32 +16,35 @@ from typing import Any
 import msgspec
 
 from workers.engine.project.parse_messages import Listener, Warnings
-from workers.engine.project.parse_units import NOBODY, PROJECT, Unit
+from workers.engine.project.parse_units import NO_UNIT, PROJECT, Unit
 from workers.engine.project.recorded_vars import EVERYTHING
 
 VOLATILE = frozenset(
     {"builtins", "context", "dbt_metadata_envs", "flags", "graph", "invocation_args_dict", "invocation_id", "lipsum",
      "modules", "run_started_at", "selected_resources", "thread_id"}
 )  # fmt: skip
-"""Names by which a template gets at more than its project, profile, vars and environment."""
+"""Names by which a template can read more than its project, profile, vars and environment."""
 
 OF_THE_NODE = frozenset({"alias", "database", "model", "name", "schema", "this"})
-"""Names by which a template gets at its own node, which is not the same before and after it was parsed."""
+"""Names by which a template can read its own node, which differs before and after its parse."""
 
 _FOUND = ("refs", "sources", "metrics", "functions", "depends_on")
-"""What rendering a node's code leaves at the node."""
+"""Attributes of a node that rendering its code fills."""
 
 
 class ChangedFileError(Exception):
-    """A file is no longer what was parsed."""
+    """A file differs from the one that was parsed."""
 
 
-class Seen(msgspec.Struct):
-    """What a unit looked at.
+class UnitReads(msgspec.Struct):
+    """What a unit read.
 
     Attributes:
-        vars, names: while its code was rendered; `late` likewise once its config was known (names of relations, hooks).
-        outputs: digests of what rendering gave, one a node, where it looked at anything.
+        vars: vars that it read while its code was rendered.
+        names: names as in `VOLATILE` and `OF_THE_NODE` that it read meanwhile.
+        late: vars that it read after that (names of relations, hooks), and levels of a project's config.
+        late_names: names that it read after that.
+        outputs: digests of what rendering returned, one for each node, if the unit read anything.
     """
 
     unit: Unit
@@ -53,23 +56,23 @@ class Seen(msgspec.Struct):
 
     @property
     def anything(self) -> bool:
-        """Whether it looked at anything that may differ the next time."""
+        """Whether it read anything that may differ in the next invocation."""
         return bool(self.vars or self.late or (self.names | self.late_names) & VOLATILE)
 
 
 class Recorder:
-    """Notes who reads what. One parse at a time; dbt parses in one thread.
+    """Records what each unit reads during one parse. dbt parses in one thread.
 
     Attributes:
-        whole: whether dbt parsed all of the project (and not what changed since its partial parse file).
+        whole: whether dbt parsed the whole project (not only what changed since its partial parse file).
         entered: the units that were parsed.
-        warned: what dbt and templates said meanwhile.
-        places: where each node, source, … was met first; where it was enabled, if it ever was.
+        warned: collects the messages of the parse.
+        places: the order in which dbt first added nodes, sources, …: enabled, if they ever were.
         entries: the file or entry in which each node was rendered, by unique id.
     """
 
     def __init__(self) -> None:
-        self.seen: dict[Unit, Seen] = {}
+        self.seen: dict[Unit, UnitReads] = {}
         self.entered: set[Unit] = set()
         self.whole = False
         self.warned = Listener()
@@ -81,17 +84,17 @@ class Recorder:
         self._late = False
         self._calls: list[str] = []
 
-    def units(self) -> list[Seen]:
-        """Whoever looked at anything."""
-        return [seen for seen in self.seen.values() if seen.anything and seen.unit != NOBODY]
+    def units(self) -> list[UnitReads]:
+        """The units that read anything."""
+        return [seen for seen in self.seen.values() if seen.anything and seen.unit != NO_UNIT]
 
     def warnings(self) -> Warnings:
-        """What was said."""
+        """The messages so far."""
         volatile = [seen.unit for seen in self.seen.values() if (seen.names | seen.late_names) & VOLATILE]
         return self.warned.warnings((seen.unit for seen in self.units()), volatile)
 
     def met(self, unique_id: str, *, enabled: bool) -> None:
-        """A node, source, … is added to the manifest, or to what is disabled of it."""
+        """dbt adds a node, source, … to the manifest, or to its disabled members."""
         if unique_id in self._enabled or (not enabled and unique_id in self.places):
             return
         self.places[unique_id] = next(self._counted)
@@ -104,16 +107,16 @@ class Recorder:
         return sorted(self.places, key=self.places.__getitem__)
 
     def var(self, name: str) -> None:
-        """A var was read, or asked for."""
+        """A var was read, or looked up."""
         seen = self._current()
         (seen.late if self._late else seen.vars).add(name)
 
     def level(self, name: str) -> None:
-        """A level of a project's config was looked at. Rendering the code again does not show what it changes."""
+        """A level of a project's config was read. Rendering the code again would not show what it changes."""
         self._current().late.add(name)
 
     def name(self, name: str) -> None:
-        """A template named something of the invocation or of its node."""
+        """A template read a name of `VOLATILE` or `OF_THE_NODE`."""
         seen = self._current()
         (seen.late_names if self._late else seen.names).add(name)
 
@@ -122,7 +125,7 @@ class Recorder:
         self._calls.append(repr(what))
 
     def rendered(self, node: Any) -> None:
-        """The code of a node of the unit is rendered, and the rest of its parse is made of what that gave."""
+        """The code of a node was rendered. The rest of its parse depends on what that returned."""
         self.entries.setdefault(node.unique_id, self._unit.entry)
         seen = self.seen.get(self._unit)
         rendering = self._unit.node or not self._unit.key
@@ -133,7 +136,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def within(self, unit: Unit, *, late: bool = False, part: str = "") -> Iterator[None]:
-        """What is read within is `unit`'s. `part`: see `parse_messages.Slot`."""
+        """Record what is read within for `unit`. `part`: see `parse_messages.Slot`."""
         before = self._unit, self._late
         self.entered.add(unit)
         if not late:
@@ -148,33 +151,33 @@ class Recorder:
 
     @contextlib.contextmanager
     def late(self) -> Iterator[None]:
-        """What is read within is the current unit's, after it was rendered."""
+        """Record what is read within as late for the current unit: after it was rendered."""
         with self.within(self._unit, late=True):
             yield
 
     @contextlib.contextmanager
     def within_test(self, unique_id: str) -> Iterator[None]:
-        """What is read within is a generic test's, of the entry that the recorder is at."""
+        """Record what is read within for a generic test of the current entry."""
         entry = self._unit
         unit = entry if entry == PROJECT else Unit(entry.file, entry.key, entry.name, unique_id)
         with self.within(unit):  # and without the config() that its builder called
             yield
 
     def turn_to(self, unit: Unit) -> None:
-        """What is read from here on is `unit`'s, to the end of what it is `within`."""
+        """Record what is read from now on for `unit`, until the enclosing `within` ends."""
         self.entered.add(unit)
         self._unit = unit
         self.warned.turn_to(unit, self._late)
 
-    def _current(self) -> Seen:
+    def _current(self) -> UnitReads:
         seen = self.seen.get(self._unit)
         if seen is None:
-            seen = self.seen[self._unit] = Seen(self._unit)
+            seen = self.seen[self._unit] = UnitReads(self._unit)
         return seen
 
 
-def touched(read: Iterable[str], changed: set[str]) -> bool:
-    """Whether any of the names that were read is among the changed ones."""
+def any_changed(read: Iterable[str], changed: set[str]) -> bool:
+    """Whether any of the names that were read is a changed one."""
     return any(name == EVERYTHING or name in changed for name in read)
 
 

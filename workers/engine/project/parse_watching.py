@@ -1,4 +1,4 @@
-"""dbt's parser, telling a `Recorder` which part of the project it is at and what that part reads."""
+"""Wraps functions of dbt's parser, so that a `Recorder` knows which unit is being parsed and what it reads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dbt_common.clients.jinja import MacroFuzzEnvironment
 from workers.engine.project.config_levels import ConfigLevels
 from workers.engine.project.parse_messages import CHECKS
 from workers.engine.project.parse_reads import OF_THE_NODE, VOLATILE, Recorder
-from workers.engine.project.parse_units import NOBODY, PROJECT, Unit
-from workers.engine.project.recorded_vars import EVERYTHING, WatchedVars
+from workers.engine.project.parse_units import NO_UNIT, PROJECT, Unit
+from workers.engine.project.recorded_vars import EVERYTHING, RecordedVars
 
 _ATTRIBUTES_OF_THE_NODE = frozenset({"model", "node", "context", "context_config"})
-"""Attributes of what dbt hands to templates by which they get at their own node: ``config.model``."""
+"""Attributes by which a template can read its own node from other objects: ``config.model``."""
 
 _NOTED = VOLATILE | OF_THE_NODE
 
@@ -27,10 +27,10 @@ _Instead = list[tuple[Any, Any]]
 
 @contextlib.contextmanager
 def watching(config: RuntimeConfig, recorder: Recorder) -> Iterator[None]:
-    """Tell `recorder` what dbt reads while it parses the project of `config` within."""
+    """Record in `recorder` what dbt reads while it parses the project of `config` within."""
     projects = {id(project): project for project in (config, *config.load_dependencies().values())}
     plain = config.cli_vars
-    watched = WatchedVars(plain, recorder.var)
+    watched = RecordedVars(plain, recorder.var)
     levels = ConfigLevels(config)
     for project in projects.values():
         project.cli_vars = watched
@@ -44,7 +44,7 @@ def watching(config: RuntimeConfig, recorder: Recorder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _instrumented(recorder: Recorder, levels: ConfigLevels) -> Iterator[None]:
-    """dbt's parser, saying which unit it is at."""
+    """Wrap dbt's functions within."""
 
     class Names(jinja2.runtime.Context):
         def resolve_or_missing(self, key: str) -> Any:
@@ -89,7 +89,7 @@ def _of_files(recorder: Recorder) -> _Instead:
         return ManifestLoader, check
 
     def build_manifest_state_check(original: Any, loader: Any) -> Any:
-        with recorder.within(NOBODY):  # the vars' digest, by which dbt decides on a partial parse
+        with recorder.within(NO_UNIT):  # dbt's digest of the vars, which decides on a partial parse
             return original(loader)
 
     def parse_node(original: Any, parser: Any, block: Any) -> Any:
@@ -191,7 +191,7 @@ _DESCRIBED = {
     "analysis": "analyses",
     "test": "data_tests",
 }
-"""Kinds of nodes that an entry of a YAML file describes, and its key."""
+"""Kinds of nodes that an entry of a YAML file describes, and the key of such entries."""
 
 
 def _of_manifests(recorder: Recorder) -> _Instead:
@@ -238,7 +238,7 @@ def _of_templates(recorder: Recorder) -> _Instead:
     def getattr_(original: Any, environment: Any, value: Any, attribute: Any) -> Any:
         if attribute in _ATTRIBUTES_OF_THE_NODE:
             recorder.name("model")
-        elif isinstance(value, RuntimeConfig):  # ``ref.config``: its levels are read one cannot say how
+        elif isinstance(value, RuntimeConfig):  # ``ref.config``: any level of its config may be read
             recorder.var(EVERYTHING)
         return original(environment, value, attribute)
 
@@ -259,7 +259,7 @@ def _method(instead: Any, original: Any) -> Any:
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of a class or module is another within."""
+    """Replace an attribute of a class or module within."""
     own = name in vars(owner)
     before = getattr(owner, name)
     setattr(owner, name, value)
@@ -273,5 +273,5 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _entry(file: str, key: str, name: Any) -> Unit:
-    """An entry that has a name that dbt's partial parsing finds it by."""
+    """The unit of an entry, or `PROJECT` where dbt's partial parsing cannot find the entry by its name."""
     return Unit(file, key, name) if isinstance(name, str) and "{" not in name else PROJECT
