@@ -1,8 +1,8 @@
 """The levels of a project's config (``models:``, ``seeds:``, …) in dbt_project.yml that contain Jinja.
 
 dbt merges the config of a node from the levels on the way to its fully qualified name, ``models``, ``models.shop``,
-``models.shop.marts``, of the node's own project and of the root project. So a level counts as a var: it has a digest,
-and a file or entry whose parse looks at it is parsed again where the digest is another one.
+``models.shop.marts``, of the node's own project and of the root project. So a level is treated as a var:
+it has a digest, and a file or entry whose parse reads the level is parsed again if the digest changes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ConfigLevels:
     """The levels of a project and its packages.
 
     Attributes:
-        digests: of what each level that contains Jinja says, rendered, by the level's name.
-        constant: what the other levels say, by project and section.
+        digests: digest of each level that contains Jinja, as rendered, by the level's name.
+        constant: the other levels, by project and section.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
@@ -44,7 +44,7 @@ class ConfigLevels:
                 if rendered:
                     as_written = raw.get(section) or raw.get(section.replace("_", "-"))
                     if as_written is not None:
-                        self._sections[id(as_written)] = []  # dbt looks up what is written there as well
+                        self._sections[id(as_written)] = []  # dbt reads the config as written, too
                     self._add(project, section, rendered, as_written)
 
     def names(self, section: Any, fqn: Sequence[str]) -> Iterator[str]:
@@ -74,11 +74,11 @@ class ConfigLevels:
 
 
 _MARK = "\0config"
-"""Begins names of levels, so that they differ from those of vars."""
+"""Prefix of the names of levels, which keeps them apart from names of vars."""
 
 
 def _levels(path: _Path, rendered: Any, raw: Any) -> Iterator[tuple[_Path, dict[Any, Any], Any]]:
-    """Each level: its path, its own keys rendered, and as they are written. A dict without ``+`` is a level of its own."""
+    """Path of each level, its keys as rendered, and as written. A dict under a key without ``+`` is a level of its own."""
     if not isinstance(rendered, dict) or not isinstance(raw, dict):
         yield path, {"": rendered}, {"": raw}
         return

@@ -1,10 +1,9 @@
-"""A warm project: parsed manifest, configuration and adapter, keyed so that it can never be stale.
+"""A warm project: parsed manifest, configuration and adapter, with a key that changes when the project does.
 
-The key of a context is a hash of all that a parse reads: dbt's version, the project's and its
-packages' files, profile, target, vars, the environment values that the last parse of the same family
-looked at (dbt records them), and dbt's flags where the project reads those while parsing. Two equal
-keys mean equal manifests, so processes share them (`spec.SharedContexts`) and a run names its
-manifest by the key.
+The key of a context is a hash of all that a parse reads: dbt's version, the project's and its packages' files,
+profile, target, vars, the environment values that the last parse of the same family read (dbt records them), and
+dbt's flags if the project reads them during the parse. Equal keys mean equal manifests. So processes share manifests
+(`interface.SharedContexts`), and a run names its manifest by the key.
 """
 
 from __future__ import annotations
@@ -52,11 +51,15 @@ _CHANGED_VARS = "changed-vars"
 
 
 class ProjectMismatchError(Exception):
-    """The project's files on this machine are not those that the run was planned with."""
+    """The project's files on this machine differ from those that the run was planned with."""
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The latest parse of a project, for other var sets. `but_vars`: the key it would have without its vars."""
+    """The latest parse of a project, for other var sets.
+
+    Attributes:
+        but_vars: the key of its context without its vars.
+    """
 
     base: Base
     read: ReadSet
@@ -92,12 +95,12 @@ class Context(msgspec.Struct, kw_only=True):
     nothing_to_say: bool = False
 
     def use_adapter(self) -> None:
-        """Make the context's adapter the one that dbt finds."""
+        """Register the context's adapter with dbt."""
         FACTORY.adapters = {self.adapter.type(): self.adapter}
 
 
 class ContextStore:
-    """The contexts of this process, the latest used last."""
+    """The contexts of this process, in order of their latest use."""
 
     def __init__(self, shared: SharedContexts, capacity: int = 8) -> None:
         self._shared = shared
@@ -105,10 +108,10 @@ class ContextStore:
         self._contexts: OrderedDict[str, Context] = OrderedDict()
 
     def open(self, spec: RunSpec, click_context: Any, flags: Flags) -> tuple[Context, RuntimeConfig]:
-        """The context that the project's files, as they are now, stand for.
+        """The context of the project's files as they are now.
 
         Raises:
-            dbt's own errors: a project, profile or parse that dbt refuses.
+            Exception: any error of dbt for a project, profile or parse that it refuses.
         """
         family, bare = family_of(flags, spec), family_of(flags, spec, with_vars=False)
         found = self._find(family, spec, flags)
@@ -137,7 +140,7 @@ class ContextStore:
         """The context that a run was planned with.
 
         Raises:
-            ProjectMismatchError: it is not kept anywhere, and the files here give another one.
+            ProjectMismatchError: it is stored nowhere, and the files here belong to another context.
         """
         context = self._contexts.get(key) or self._unpack(key)
         config = self._config(context, click_context, flags)
@@ -199,7 +202,7 @@ class ContextStore:
         return None if found is None else _with_other_vars(found, key)
 
     def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
-        """The configuration of an invocation; what an equal key gave before is given again."""
+        """The configuration of an invocation: a copy of the one of an earlier invocation with an equal key, if any."""
         if context is not None and context.config is not None:
             current_environment().record_lookup(context.names)
             # the key covers every file and value that it was read from; flags are the caller's own
@@ -216,7 +219,7 @@ class ContextStore:
         """Register adapter, macros and query header for a manifest that was parsed before."""
         if context.adapter is not None:
             context.use_adapter()
-            register_adapter(config, get_mp_context())  # it is: this says so, as dbt does
+            register_adapter(config, get_mp_context())  # logs that it is registered, as dbt does
             return
         click_context.obj["manifest"] = context.manifest
         requires.setup_manifest(click_context, write=False)
@@ -253,19 +256,19 @@ class ContextStore:
         )  # fmt: skip
 
     def _know(self, base: Base, read: ReadSet, spec: RunSpec, flags: Flags) -> None:
-        """Keep what a parse looked at, for the next var set."""
+        """Store what a parse read, for the next var set."""
         bare = family_of(flags, spec, with_vars=False)
         self._shared.save_index(_WARNED + bare + base.key, msgspec.json.encode(base.warned))
         known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
 
     def _parses_in_dbt(self, family: str, bare: str, flags: Flags) -> bool:
-        """Whether dbt would parse a project that did not change: its saved parse is of other vars, or is not used."""
+        """Whether dbt would parse an unchanged project again: its saved parse has other vars, or may not be used."""
         last = self._shared.index(_LAST + bare)
         return not flags.PARTIAL_PARSE or (last is not None and last != family.encode())
 
     def _warnings(self, key: str, bare: str) -> Warnings | None:
-        """What the parse of a context said."""
+        """The messages of a context's parse."""
         with suppress(msgspec.DecodeError):
             return msgspec.json.decode(self._shared.index(_WARNED + bare + key) or b"", type=Warnings)
         return None
@@ -273,7 +276,7 @@ class ContextStore:
     def _reparse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
     ) -> Context | None:
-        """The context of a project that was parsed with other vars, and nothing else is another."""
+        """The context of a project that was parsed before, if only vars differ; None if it takes a full parse."""
         if not enabled(_CHANGED_VARS):
             return None
         bare = family_of(flags, spec, with_vars=False)
@@ -285,7 +288,7 @@ class ContextStore:
         if not flags.PARTIAL_PARSE or known.but_vars != key_of(bare, read, spec, flags):
             return None
         parsed = None
-        # otherwise dbt_project.yml, a package's or the profile say something else now
+        # otherwise dbt_project.yml, that of a package, or the profile renders to something else
         if base.project == project_digest(config, click_context.obj.get("catalogs")):
             parsed = self._contexts.get(base.key) or self._unpack(base.key)
         if parsed is None:
@@ -327,7 +330,7 @@ _SAME, _WARNED, _LAST = "same:", "warned:", "last:"
 
 
 def _with_other_vars(context: Context, key: str) -> Context:
-    """A context whose manifest is another's."""
+    """A context with another key and the same manifest."""
     return Context(
         key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None,
         manifest_file=context.manifest_file, graph_index=context.graph_index, graphs=context.graphs,
