@@ -20,7 +20,7 @@ from tests.support.worker_pool import WorkerPools
 from workers.contract.errors import DbtUsageError
 from workers.engine.patches import registry
 from workers.engine.patches.catalog import CATALOG, Patch
-from workers.engine.project import parse_reads as watching_module
+from workers.engine.project import parse_watching
 from workers.engine.project.parse_messages import CHECKS
 from workers.engine.project.parse_reads import Recorder
 
@@ -115,9 +115,9 @@ def test_digest_of_changed_vars_covers_each_function_that_its_recording_wraps(
         wrapped.append((owner, name))
         yield
 
-    monkeypatch.setattr(watching_module, "replaced", replaced)
+    monkeypatch.setattr(parse_watching, "replaced", replaced)
     config = SimpleNamespace(cli_vars={}, load_dependencies=dict)
-    with watching_module.watching(config, Recorder()):  # type: ignore[arg-type]
+    with parse_watching.watching(config, Recorder()):  # type: ignore[arg-type]
         pass
     (entry,) = (each for each in CATALOG if each.name == "changed-vars")
     sources = [registry.resolve(name) for name in entry.sources]
