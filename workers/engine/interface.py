@@ -100,7 +100,7 @@ class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
     """One node of a plan.
 
     Attributes:
-        priority: dbt's score; nodes with a lower one are released first.
+        priority: dbt's score. Of nodes that become ready together, those with a lower score are released first.
         parents, children: unique ids of other nodes of the plan.
         lock: name of the relation that it writes (`warehouse.relation_names.RelationLocks`); empty where it writes none,
             or no other run can write it.
