@@ -99,6 +99,7 @@ def test_setting_with_an_unknown_name_is_refused() -> None:
 def test_each_patch_has_a_known_digest_for_the_installed_release() -> None:
     assert len({each.name for each in CATALOG}) == len(CATALOG)
     for each in CATALOG:
+        assert each.saving, f"{each.name}: measure it with scripts/patch_savings.py"
         if registry.is_for_this_release(each):
             assert registry.digest_of(each) in registry.known_digests()[each.name], (
                 f"{each.name}: run scripts/patch_digests.py, see docs/dbt-releases.md"

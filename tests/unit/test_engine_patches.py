@@ -14,7 +14,6 @@ import networkx as nx
 import pytest
 from dbt.adapters.base import BaseAdapter
 from dbt.adapters.cache import RelationsCache
-from dbt.adapters.clients.jinja import QueryStringGenerator
 from dbt.adapters.duckdb.relation import DuckDBRelation
 from dbt.adapters.events.types import SQLQuery
 from dbt.adapters.exceptions.cache import NoneRelationFoundError
@@ -39,6 +38,7 @@ from workers.engine.output.events import FilteringEventManager, LineSink
 from workers.engine.patches import frozen_macros, registry, relations, templates
 from workers.engine.patches.events import _dbt_init
 from workers.engine.patches.graph import _dbt_get_subset_graph
+from workers.engine.patches.macros import layout_of
 
 parse_untraced()
 registry.apply()
@@ -163,12 +163,6 @@ def test_env_secrets_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatc
     assert dbt_common.exceptions.base.env_secrets() == ["größe"]
 
 
-def test_query_comments_share_an_environment_but_no_context() -> None:
-    text = "{%- macro query_comment_macro(connection_name, node) -%}{{ who }}{% endmacro %}"
-    first, second = (QueryStringGenerator(text, {"who": who}) for who in ("one", "two"))
-    assert (first("c", None), second("c", None)) == ("one", "two")
-
-
 def macro(package: str, name: str) -> Macro:
     return Macro.from_dict(
         {
@@ -181,7 +175,9 @@ def macro(package: str, name: str) -> Macro:
 
 def namespace(manifest: Manifest, package: str, node: Any = None) -> MacroNamespace:
     builder = MacroNamespaceBuilder("root", package, MacroStack(), ["dbt_duckdb", "dbt"], node)
-    return builder.build_namespace(manifest.get_macros_by_package(), {"for": package})
+    macros, ctx = manifest.get_macros_by_package(), {"for": package}
+    layout = layout_of(builder, macros)
+    return builder.build_namespace(macros, ctx) if layout is None else layout.namespace(builder, ctx)
 
 
 def shape(made: MacroNamespace) -> dict[str, Any]:
@@ -195,7 +191,7 @@ def shape_of_package(package: Any) -> dict[str, str]:
     return {name: found.macro.unique_id for name, found in package.items()}
 
 
-@pytest.mark.skipif(not registry.enabled("macros"), reason="dbt finds macros lazily itself")
+@pytest.mark.skipif(not registry.enabled("namespaces"), reason="dbt finds macros lazily itself")
 @pytest.mark.parametrize("package", ["root", "other", "dbt"])
 def test_namespace_from_a_layout_finds_the_macros_of_dbts_namespace(package: str) -> None:
     manifest = Manifest()
@@ -250,14 +246,6 @@ def outcome(work: Callable[[], Any]) -> Any:
         return [each.render() for each in work()]
     except Exception as error:  # noqa: BLE001 - dbt's own
         return f"{type(error).__name__}: {error}"
-
-
-@pytest.mark.parametrize("wanted", ["orders", "Orders", '"orders"', "customers", "none", ""])
-def test_relation_matches_as_in_dbt(wanted: str) -> None:
-    known = [relation("orders"), relation("CUSTOMERS", ours=True, quoted=False), relation("other")]
-    adapter = Adapter()
-    ours = outcome(lambda: adapter._make_match(known, "d", "main", wanted))
-    assert ours == outcome(lambda: relations._dbt_make_match(adapter, known, "d", "main", wanted))
 
 
 @pytest.mark.parametrize(
