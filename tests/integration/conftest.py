@@ -1,4 +1,4 @@
-"""What several integration tests stand on."""
+"""Fixtures of integration tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.embedded_stack import World
 from tests.support.projects import copy_project
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["duckdb", "postgres"])
 def slow_project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The slow project on either kind of warehouse: executed in a session, or node by node."""
+    """The slow project on DuckDB, where a session executes it, and on Postgres, where each node is a task."""
     monkeypatch.setenv("RELAY_TEST_TARGET", request.param)
     if request.param == "postgres":
         request.getfixturevalue("postgres_database")
@@ -60,3 +61,11 @@ def no_full_parse(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ContextStore, "_parse", refuse)
     return refused
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """An environment for embedded stacks, whose processes and folders are removed at the end."""
+    made = World()
+    yield made
+    made.close()

@@ -1,9 +1,9 @@
-"""Builds a project once for each setting of ``DBT_RELAY_PATCHES`` and prints each result as a JSON line.
+"""Builds a project once for each setting of ``DBT_RELAY_PATCHES`` and prints the outcomes as JSON lines.
 
     python -m tests.support.each_patch PROJECT
 
-Each setting has its own process, forked from one that imported dbt without patches. The first one parses the project;
-the others use dbt's partial parse.
+Each setting has its own process, forked from one that imported dbt without patches. The first process parses the
+project; the others use dbt's partial parse.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ ALL_ON = ""
 
 
 def settings() -> list[str]:
-    """All settings: no patch off, all off, each one off."""
+    """All settings: every patch on, every patch off, and each patch alone off."""
     return [ALL_ON, registry.OFF, *(patch.name for patch in CATALOG)]
 
 
 def build(project: Path, setting: str) -> dict[str, Any]:
-    """Build the project; return statuses, the rows of all relations, and the patches that were off."""
+    """Build the project. Returns exit code, statuses, rows of all relations, and the disabled patches."""
     os.environ["RELAY_TEST_PATCHES"] = setting
-    from tests.support.engine import Shared, drive, spec_for  # puts the patches in place
+    from tests.support.engine import Shared, drive, spec_for  # applies the patches
 
     file = project / "warehouse.duckdb"
     file.unlink(missing_ok=True)

@@ -107,11 +107,11 @@ class Engine:
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
-        with self._step(spec, "@plan", emit, attempt) as seen:
+        with self._step(spec, "@plan", emit, attempt) as full_spec:
             try:
                 # the whole command prints the same again
                 with self._sink.buffered_until_success(), redirect_stdout(io.StringIO()):
-                    click_context, flags = parse_flags(seen.args)
+                    click_context, flags = parse_flags(full_spec.args)
             except (DbtUsageException, click.exceptions.Exit, click.Abort):
                 return _whole("dbt answers the arguments itself: help, a version, or an error")
             if previous is not None and previous_command(previous) not in TASKS:
@@ -121,19 +121,19 @@ class Engine:
             self._sink.configure(flags)
             use_flags(flags)
             preflight(click_context, flags)
-            console, retry, again = flags, None, frozenset[str]()
+            console, retry, node_ids = flags, None, frozenset[str]()
             if previous is not None:
-                retry, again = plan_retry(flags, previous)
+                retry, node_ids = plan_retry(flags, previous)
                 click_context, flags = parse_flags(arguments(click_context, flags, retry))
                 discard_reported_deprecations(flags)
                 use_flags(flags)
             with missing_values_at_end():
-                context, config = self._contexts.open(seen, click_context, flags)
+                context, config = self._contexts.open(full_spec, click_context, flags)
             with uncollected():
-                run = build_run_state(seen.run_id, flags, config, context, console)
+                run = build_run_state(full_spec.run_id, flags, config, context, console)
                 self._keep(run)
-                check_models(run.manifest, config, seen.required_models)
-                return make_plan(run, retry, again)
+                check_models(run.manifest, config, full_spec.required_models)
+                return make_plan(run, retry, node_ids)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
         """Do what dbt does once before the first node: schemas, relation cache, on-run-start hooks.
@@ -141,8 +141,8 @@ class Engine:
         Raises:
             CommandFailedError: dbt cannot create a schema or execute a hook.
         """
-        with self._step(spec, "@start", emit, attempt) as seen:
-            run = self._run_state(seen, facts)
+        with self._step(spec, "@start", emit, attempt) as full_spec:
+            run = self._run_state(full_spec, facts)
             run.templates.begin(run.copy_hooks)
             with uncollected():
                 outcome = start_run(run)
@@ -179,8 +179,8 @@ class Engine:
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
         """
-        with self._step(spec, unique_id, emit, attempt) as seen:
-            run = self._run_state(seen, facts)
+        with self._step(spec, unique_id, emit, attempt) as full_spec:
+            run = self._run_state(full_spec, facts)
             refreshed: tuple[str, ...] = ()
             template_changes = run.recorder.replay(changes(run.recorder.position))
             run.templates.begin(lambda: (unique_id, *run.inlined_models), template_changes)
@@ -213,8 +213,8 @@ class Engine:
             changes: see `node`.
             stop: ``fail_fast``, or why the run was cancelled; None otherwise.
         """
-        with self._step(spec, "@close", emit, attempt) as seen:
-            run = self._run_state(seen, facts)
+        with self._step(spec, "@close", emit, attempt) as full_spec:
+            run = self._run_state(full_spec, facts)
             run.templates.begin(tuple, run.recorder.replay(changes(run.recorder.position)))
             finished = close_run(run, started, results, stop=stop)
             postflight(run.console.WHICH, run.console, spec.started_at, success=not finished.return_code)
@@ -229,8 +229,8 @@ class Engine:
         previous: PreviousResults | None = None,
     ) -> Finished:
         """Execute a whole command in this process. `previous`: see `plan`."""
-        with self._step(spec, "@command", emit, attempt) as seen:
-            return commands.execute_command(seen, command, self._sink, previous, exiting=self._exiting)
+        with self._step(spec, "@command", emit, attempt) as full_spec:
+            return commands.execute_command(full_spec, command, self._sink, previous, exiting=self._exiting)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.
@@ -332,9 +332,9 @@ class Engine:
             worker=self._worker,
         )  # fmt: skip
         try:
-            with dbt_invocation(spec, self._sink) as seen:
+            with dbt_invocation(spec, self._sink) as full_spec:
                 try:
-                    yield seen
+                    yield full_spec
                 except CommandFailedError:
                     raise
                 except click.UsageError as error:  # click prints it to stderr, and so does the producer
@@ -356,7 +356,7 @@ class Engine:
                 finally:
                     template_calls.leave()
         except OSError as error:
-            # the caller's working directory is not on this machine
+            # this worker cannot enter the caller's working directory, or cannot read its .env file
             self._sink.line(f"Error: {error}", level="error")
             raise CommandFailedError(self._finished(error, spec)) from error
 

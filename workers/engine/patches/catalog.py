@@ -162,13 +162,13 @@ CATALOG: Final = (
         name="namespaces", target=f"{_MANIFEST_CONTEXT}._build_namespace",
         replacement=f"{_OURS}.rendering:build_namespace", repeats=_MACRO_CONTEXT, before=(1, 12),
         reason="dbt makes a generator of every macro in each context",
-        saving="36 % of a model, 30 % of a test",
+        saving="36 % of a model, 30 % of a test (the same as `contexts`: neither saves without the other)",
     ),
     Patch(
         name="contexts", target=f"{_MANIFEST_CONTEXT}.to_dict", replacement=f"{_OURS}.rendering:to_dict",
         repeats=_MACRO_CONTEXT, before=(1, 12),
         reason="dbt makes every entry of each context, few of which a template looks at",
-        saving="34 % of a model, 27 % of a test",
+        saving="34 % of a model, 27 % of a test (the same as `namespaces`)",
     ),
     Patch(
         name="native-templates", target="dbt_common.clients.jinja:NativeSandboxTemplate.new_context",
