@@ -14,7 +14,6 @@ from typing import Any
 
 _COMMAND_LINE = "dbt.cli.main"
 
-
 _imported_here = False
 """Whether `import_dbt` imported the command line."""
 
