@@ -151,7 +151,6 @@ PARTIAL: dict[str, dict[str, Any]] = {
     "tested_source": {  # dbt warns of its test
         "models/x.yml": {"sources": [{"name": "tested_x", "config": {"enabled": "{{ var('tested_source', '') == '' }}"},
         "tables": [{"name": "t", "columns": [{"name": "id", "data_tests": ["unique"]}]}]}]}},
-    "project_file": {},
     "project_hook": {},
     "snapshot": {"snapshots/x.sql": "{% snapshot x %}{{ config(unique_key='id', strategy='check', check_cols='all',"
         "tags=[var('snapshot', 't')]) }}select * from {{ ref('leaf') }}{% endsnapshot %}"},
@@ -159,6 +158,7 @@ PARTIAL: dict[str, dict[str, Any]] = {
 if installed.minor == "10":  # dbt-core 1.10 refuses a project with a unit test of a disabled model
     del PARTIAL["referred"]
 WHOLE: dict[str, dict[str, Any]] = {
+    "project_file": {},  # a level that the config of a group looks up
     "profile": {},
     "project_quoting": {},
     "entrys_name": {"models/x.yml": {"sources": [{"name": "raw_{{ var('entrys_name', 'x') }}", "tables": [{"name": "t"}]}]}},
