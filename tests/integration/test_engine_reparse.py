@@ -36,7 +36,7 @@ EXAMPLES = int(os.environ.get("RELAY_REPARSE_EXAMPLES", "2"))
 
 
 @pytest.mark.timeout(0)
-def test_random_projects_with_random_vars_are_what_a_full_parse_gives(
+def test_random_projects_with_random_vars_equal_a_full_parse(
     tmp_path: Path, duckdb_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ways: Counter[str] = Counter()
@@ -151,7 +151,6 @@ PARTIAL: dict[str, dict[str, Any]] = {
     "tested_source": {  # dbt warns of its test
         "models/x.yml": {"sources": [{"name": "tested_x", "config": {"enabled": "{{ var('tested_source', '') == '' }}"},
         "tables": [{"name": "t", "columns": [{"name": "id", "data_tests": ["unique"]}]}]}]}},
-    "project_file": {},
     "project_hook": {},
     "snapshot": {"snapshots/x.sql": "{% snapshot x %}{{ config(unique_key='id', strategy='check', check_cols='all',"
         "tags=[var('snapshot', 't')]) }}select * from {{ ref('leaf') }}{% endsnapshot %}"},
@@ -159,6 +158,7 @@ PARTIAL: dict[str, dict[str, Any]] = {
 if installed.minor == "10":  # dbt-core 1.10 refuses a project with a unit test of a disabled model
     del PARTIAL["referred"]
 WHOLE: dict[str, dict[str, Any]] = {
+    "project_file": {},  # a level that the config of a group looks up
     "profile": {},
     "project_quoting": {},
     "entrys_name": {"models/x.yml": {"sources": [{"name": "raw_{{ var('entrys_name', 'x') }}", "tables": [{"name": "t"}]}]}},
@@ -185,24 +185,28 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Parsing:
     return parsing
 
 
-def test_what_only_writes_a_var_into_its_code_is_kept(everything: Parsing, no_full_parse: list[str]) -> None:
+def test_model_that_only_writes_a_var_into_its_sql_is_kept(
+    everything: Parsing, no_full_parse: list[str]
+) -> None:
     base = everything.manifest({})
     assert everything.manifest({"kept": "two"}) == base
-    assert everything.manifest({"kept": "two", "nobodys": 1}) == base
+    assert everything.manifest({"kept": "two", "unread": 1}) == base
     assert everything.shared.parses == 1
     assert no_full_parse == []
 
 
 @pytest.mark.parametrize("case", PARTIAL)
-def test_what_a_var_changes_is_parsed_again(everything: Parsing, no_full_parse: list[str], case: str) -> None:
+def test_part_that_a_var_changes_is_parsed_again(
+    everything: Parsing, no_full_parse: list[str], case: str
+) -> None:
     everything.manifest({})
-    base, before = everything.manifest({"nobodys": 2}), everything.shared.parses
+    base, before = everything.manifest({"unread": 2}), everything.shared.parses
     found = everything.manifest({case: f"other {case}"})
     assert found != base
     assert (no_full_parse, everything.shared.parses) == ([], before + 1)
 
 
-def test_what_was_parsed_again_is_what_a_full_parse_gives(everything: Parsing) -> None:
+def test_partial_reparse_equals_a_full_parse(everything: Parsing) -> None:
     values: dict[str, Any] = {}
     for case in PARTIAL:
         values[case] = f"all of {case}"
@@ -213,15 +217,15 @@ def test_what_was_parsed_again_is_what_a_full_parse_gives(everything: Parsing) -
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_what_cannot_be_proven_is_parsed_whole(
+def test_change_that_is_not_proven_takes_a_full_parse(
     everything: Parsing, no_full_parse: list[str], case: str
 ) -> None:
-    everything.manifest({"nobodys": 3})
+    everything.manifest({"unread": 3})
     assert everything.manifest({case: 0 if case == "broken" else f"other {case}"}) == "a full parse"
     assert len(no_full_parse) == 1
 
 
-def test_a_project_whose_templates_change_a_var_is_parsed_whole(parsing: Parsing) -> None:
+def test_template_that_changes_a_var_takes_a_full_parse(parsing: Parsing) -> None:
     write(parsing.project, {"models/a.sql": "{% do var('list').append(1) %} select 1 as id"})
     parsing.manifest({"list": []})
     assert parsing.how({"list": [], "v0": "two"}) == "whole"
@@ -241,20 +245,22 @@ def test_a_run_with_other_vars_executes_with_them_in_any_process(parsing: Parsin
     assert parsing.shared.parses == 1
 
 
-def test_what_dbt_says_of_a_changed_var_set_it_says_once(parsing: Parsing) -> None:
+def test_messages_of_a_changed_var_set_are_logged_once(parsing: Parsing) -> None:
     write(
         parsing.project,
         {"models/a.sql": "{{ config(alias='a_' ~ var('v0', 'x')) }} select {{ var('v1', 1) }} as id"},
     )
-    said = []
+    logged = []
     for values in ({}, {"v1": 2}, {"v0": "two"}):
         parsing.manifest(values)
-        said.append([re.sub(r"\d\d:\d\d:\d\d", "", line) for line in parsing.said if "partial" not in line])
-    assert said[0] == said[1] == said[2]
-    assert sum("Registered adapter" in line for line in said[1]) == 1
+        logged.append(
+            [re.sub(r"\d\d:\d\d:\d\d", "", line) for line in parsing.logged if "partial" not in line]
+        )
+    assert logged[0] == logged[1] == logged[2]
+    assert sum("Registered adapter" in line for line in logged[1]) == 1
 
 
-def test_a_base_that_is_no_longer_there_or_true_is_none(
+def test_missing_or_outdated_base_takes_a_full_parse(
     parsing: Parsing, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     write(
@@ -283,7 +289,7 @@ def test_a_base_that_is_no_longer_there_or_true_is_none(
     assert len(refused) == 5
 
 
-def test_whoever_looks_at_all_vars_is_noted() -> None:
+def test_lookup_of_all_vars_is_recorded() -> None:
     for look in (len, list, dict, repr, copy.deepcopy, lambda v: v == {}, lambda v: v.copy(), lambda v: v.keys(),
                  lambda v: v.values(), lambda v: v.items(), lambda v: {**v}, {}.update, lambda v: v != {}, lambda v: v | {},
                  lambda v: {} | v, reversed, lambda v: v.popitem(), json.dumps):  # fmt: skip
@@ -293,7 +299,7 @@ def test_whoever_looks_at_all_vars_is_noted() -> None:
         assert EVERYTHING in seen.vars
 
 
-def test_whoever_asks_for_a_var_is_noted_with_its_name() -> None:
+def test_lookup_of_a_var_is_recorded_with_its_name() -> None:
     recorder = Recorder()
     values = RecordedVars({"a": 1}, recorder.var)
     assert values["a"] == values.get("a") == 1
@@ -302,7 +308,7 @@ def test_whoever_asks_for_a_var_is_noted_with_its_name() -> None:
     assert recorder.seen[PROJECT].vars == {"a", "b", "c", "d", "e"}
 
 
-def test_a_dbt_variable_counts_where_dbt_or_the_project_reads_it(
+def test_unread_dbt_environment_variable_makes_no_new_context(
     parsing: Parsing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(parsing.project, {"models/a.sql": "select '{{ env_var('DBT_MOOD', 'calm') }}' as mood"})
@@ -314,7 +320,7 @@ def test_a_dbt_variable_counts_where_dbt_or_the_project_reads_it(
         return parsing.shared.parses > before
 
     parsing.manifest({})
-    assert not parses("DBT_NOBODY_READS_IT")
+    assert not parses("DBT_UNREAD")
     for name in (
         "DBT_MOOD",
         "DBT_FULL_REFRESH",

@@ -27,7 +27,7 @@ SAYING = {
 }  # fmt: skip
 
 
-def test_what_a_parse_says_is_said_again_for_other_vars(parsing: Parsing) -> None:
+def test_messages_of_a_kept_parse_are_logged_again_for_other_vars(parsing: Parsing) -> None:
     write(parsing.project, SAYING)
     assert parsing.how({"year": 1}) == "whole"
     for values, how in (
@@ -35,36 +35,36 @@ def test_what_a_parse_says_is_said_again_for_other_vars(parsing: Parsing) -> Non
         ({"year": 1}, "kept"),
     ):  # fmt: skip
         assert parsing.how(values) == how
-        said = parsing.lines()
+        logged = parsing.lines()
         full = Parsing(parsing.project, "--no-partial-parse")
         full.manifest(values)
-        assert said == full.lines()
-        assert sum(f"a: year {values['year']}" in line for line in said) == 1
-        assert sum("nobody" in line for line in said) == 1
+        assert logged == full.lines()
+        assert sum(f"a: year {values['year']}" in line for line in logged) == 1
+        assert sum("nobody" in line for line in logged) == 1
     parsing.manifest({"year": 1})
     assert [line for line in parsing.lines() if "year" in line or "nobody" in line] == [], (
         "dbt parses nothing"
     )
 
 
-def test_what_a_parse_says_of_its_time_is_said_anew(parsing: Parsing) -> None:
+def test_message_with_the_time_is_rendered_again(parsing: Parsing) -> None:
     write(
         parsing.project,
         {
             "models/a.sql": "{{ log('at ' ~ run_started_at ~ '!', info=true) }} select {{ var('v0', 1) }} as id"
         },
     )
-    said = set()
+    logged = set()
     for number in (1, 2, 1, 2):
-        assert parsing.how({"v0": number}) == ("whole" if not said else "kept")
-        said |= {line for line in parsing.said if "at 20" in line}
-    assert len(said) == 4
+        assert parsing.how({"v0": number}) == ("whole" if not logged else "kept")
+        logged |= {line for line in parsing.logged if "at 20" in line}
+    assert len(logged) == 4
 
 
-def test_what_no_print_leaves_out_is_printed_again_without_it(parsing: Parsing) -> None:
+def test_text_suppressed_by_no_print_is_printed_in_the_next_run(parsing: Parsing) -> None:
     write(parsing.project, {"models/a.sql": "{{ print('year ' ~ var('year', 0)) }} select 1 as id"})
     parsing.manifest({"year": 1}, "--no-print")
-    assert not any("year 1" in line for line in parsing.said)
+    assert not any("year 1" in line for line in parsing.logged)
     parsing.manifest({"year": 2})
     parsing.manifest({"year": 1})
-    assert sum("year 1" in line for line in parsing.said) == 1
+    assert sum("year 1" in line for line in parsing.logged) == 1

@@ -1,4 +1,4 @@
-"""Parses a project with one var set after the other, and compares what comes of it with full parses."""
+"""Parses a project with one var set after the other, and compares the manifests with those of full parses."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def write(project: Path, files: Mapping[str, Any]) -> None:
 
 
 class Parsing:
-    """An engine that is given one var set after the other."""
+    """An engine that parses a project with one var set after the other."""
 
     def __init__(self, project: Path, *args: str) -> None:
         self.project, self.args = project, args
         self.shared = Shared()
         self.engine = Engine(self.shared)
-        self.said: list[str] = []
+        self.logged: list[str] = []
 
     def manifest(self, values: Mapping[str, Any], *more: str) -> Any:
-        """The manifest, as JSON and in its order, or what dbt says instead."""
+        """The manifest as JSON, in its order; or dbt's error text."""
         args = ("run", *self.args, "--vars", json.dumps(values), *more)
         spec = spec_for(self.project, *args)
         events: list[Any] = []
@@ -50,17 +50,17 @@ class Parsing:
         except CommandFailedError as error:
             return str(error)
         finally:
-            self.said = [event.text for event in events if event.text]
+            self.logged = [event.text for event in events if event.text]
             self.engine.forget(spec.run_id)
         found = self.engine._contexts._contexts[key].manifest
         return plain(found.writable_manifest().to_dict(omit_none=False, context={"artifact": True}))
 
     def lines(self) -> list[str]:
-        """What the last parse said, without times and without dbt's reason for a whole parse; and its deprecations."""
-        said = [
-            re.sub(r"\d\d:\d\d:\d\d", "", line) for line in self.said if "partial pars" not in line.lower()
+        """The lines of the last parse without times and dbt's reason for a full parse, and its deprecations."""
+        logged = [
+            re.sub(r"\d\d:\d\d:\d\d", "", line) for line in self.logged if "partial pars" not in line.lower()
         ]
-        return [*said, *(f"{name}: {count}" for name, count in active_deprecations.items())]
+        return [*logged, *(f"{name}: {count}" for name, count in active_deprecations.items())]
 
     def how(self, values: Mapping[str, Any], *more: str) -> str:
         """What was parsed for these vars: see `manifest_and_how`."""

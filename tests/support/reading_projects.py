@@ -1,4 +1,4 @@
-"""Generates small dbt projects that read vars during parsing, in every place where that is possible."""
+"""Generates small random dbt projects that read vars during the parse, in every place where a project can."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ select * from {{ model }} where {{ column_name }} <= {{ limit }} and {{ var('v0'
 select * from {{ model }} where {{ column_name }} is null
 {% endtest %}
 """
-# Each reads the var NAME. Most do not change the parsed project; some do.
+# each reads the var NAME; a parse keeps the effect of some of them
 SQL = (
     "-- {{ var('NAME', 1) }}",
     "-- {{ var('NAME') }}",
@@ -75,7 +75,7 @@ SQL = (
     "{% for key in (var('NAME', {}) or {}) %}-- {{ key }}{% endfor %}",
     "-- nothing",
 )  # fmt: skip
-# sections of dbt_project.yml
+# sections of dbt_project.yml, merged at random
 CONFIGS: tuple[dict[str, Any], ...] = (
     {"on-run-start": ["select '{{ var('NAME', 0) | string | length }}' as a"]},
     {

@@ -45,7 +45,7 @@ def parse_again(parsed: Manifest, copy: Manifest, units: set[Unit], click_contex
         if file is None and _remove_hooks(copy, unit.file):
             hooks.add(unit.file.split("://", 1)[0])
         elif file is None or (unit.key and unit.key not in KEYS):
-            raise NotProvenError
+            raise NotProvenError(f"dbt cannot parse it again: {unit}")
         elif unit.key:
             file.env_vars.setdefault(unit.key, {}).setdefault(unit.name, []).append(_MARK)
         else:

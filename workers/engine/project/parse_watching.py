@@ -92,6 +92,10 @@ def _of_files(recorder: Recorder) -> _Instead:
         with recorder.within(NO_UNIT):  # dbt's digest of the vars, which decides on a partial parse
             return original(loader)
 
+    def save_macros_to_adapter(original: Any, loader: Any, adapter: Any) -> Any:
+        with recorder.within(NO_UNIT):  # renders the query comment, which is no part of the manifest
+            return original(loader, adapter)
+
     def parse_node(original: Any, parser: Any, block: Any) -> Any:
         with recorder.within(Unit(block.file.file_id)):
             return original(parser, block)
@@ -111,7 +115,8 @@ def _of_files(recorder: Recorder) -> _Instead:
         return original(reader, entry)
 
     return [
-        (ManifestLoader, load), (ManifestLoader, build_manifest_state_check), (ConfiguredParser, parse_node),
+        (ManifestLoader, load), (ManifestLoader, build_manifest_state_check),
+        (ManifestLoader, save_macros_to_adapter), (ConfiguredParser, parse_node),
         (SnapshotParser, _create_parsetime_node), (SchemaParser, parse_file), (YamlReader, render_entry),
         *(checked(name) for name in CHECKS if hasattr(ManifestLoader, name)),
     ]  # fmt: skip
