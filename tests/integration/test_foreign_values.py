@@ -74,7 +74,7 @@ def reaper(ledger: Ledger) -> Reaper:
         interval=0.0,
         strays=StaleLockHolders(ledger.client, ledger.keys),
     )
-    found._server = str(ledger.client.info("server")["run_id"])
+    found._server_id = str(ledger.client.info("server")["run_id"])
     found._wait_for_renewals = pytest.fail  # type: ignore[method-assign]
     return found
 
