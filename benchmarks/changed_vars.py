@@ -26,9 +26,10 @@ from workers.contract.events import STATE, Event
 from workers.engine.engine import Engine
 
 MODEL = "m001"
-SAME, FEW, MANY, CONFIG, ENABLED = (
+SAME, FEW, MANY, CONFIG, ENABLED, PROJECT_ENABLED, PROJECT_SCHEMA = (
     "the same vars", "a value that two or three models write", "a value that 3/4 of the models write",
     "a value in the config() of three models", "a value that enables tests and a model",
+    "a value by which dbt_project.yml enables a tenth of the models", "a value in the schema of a tenth of the models",
 )  # fmt: skip
 
 
@@ -40,6 +41,8 @@ def changes(number: int) -> dict[str, dict[str, Any]]:
         MANY: {"simulation_year": 2026 + number},
         CONFIG: {"alias_suffix": f"b{number}"},
         ENABLED: {"with_checks": 1 - number % 2},
+        PROJECT_ENABLED: {"with_last": number % 2},
+        PROJECT_SCHEMA: {"last_schema": f"s{number}"},
     }
 
 
@@ -109,7 +112,7 @@ def bench(options: Options) -> Outcome:
     """Measure seconds until the first node starts, by kind of change."""
     models, tests = options.pick((24, 60), (120, 870))
     rounds = options.pick(1, 3, 7)
-    values = write_project(options.folder / "project", models, tests)
+    values = write_project(options.folder / "project", models, tests, project_reads=True)
     copies = {
         way: Path(shutil.copytree(options.folder / "project", options.folder / way))
         for way in (COMMAND, INSIDE, RELAY)

@@ -21,6 +21,10 @@ flags: {send_anonymous_usage_stats: false}
 vars: {scenario_label: base}
 models: {simulated: {+materialized: view}}
 """
+READING_PROJECT = PROJECT.replace(
+    "{+materialized: view}",
+    """{+materialized: view, last: {+enabled: "{{ var('with_last') == 1 }}", +schema: "{{ var('last_schema') }}"}}""",
+)
 PROFILES = """\
 simulated:
   target: dev
@@ -40,19 +44,28 @@ _ENABLED = 3
 """Number of the model that a var enables."""
 
 
-def write_project(folder: Path, models: int = 120, tests: int = 870, variables: int = 139) -> dict[str, Any]:
-    """Write the project into a new `folder`. Returns a first set of vars."""
+def write_project(
+    folder: Path, models: int = 120, tests: int = 870, variables: int = 139, *, project_reads: bool = False
+) -> dict[str, Any]:
+    """Write the project into a new `folder`. Returns a first set of vars.
+
+    Args:
+        project_reads: dbt_project.yml reads vars: whether the last tenth of the models is enabled, and its schema.
+    """
     chance = random.Random(7)
     names = [f"assumption_{each:03}" for each in range(variables - 3)]
-    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "last").mkdir(parents=True)
     (folder / "macros").mkdir()
-    (folder / "dbt_project.yml").write_text(PROJECT)
+    (folder / "dbt_project.yml").write_text(READING_PROJECT if project_reads else PROJECT)
     (folder / "profiles.yml").write_text(PROFILES)
     (folder / "macros" / "assumptions.sql").write_text(MACROS)
     entries = []
     for number in range(models):
         name = f"m{number:03}"
-        (folder / "models" / f"{name}.sql").write_text(_model(number, names, chance))
+        last = project_reads and number >= models - models // 10
+        (folder / "models" / ("last" if last else "") / f"{name}.sql").write_text(
+            _model(number, names, chance)
+        )
         wanted = tests // models + (number < tests % models)
         entries.append(_entry(name, wanted))
         if len(entries) == 12 or number == models - 1:
@@ -63,6 +76,8 @@ def write_project(folder: Path, models: int = 120, tests: int = 870, variables: 
         "simulation_year": 2025,
         "alias_suffix": "a",
         "with_checks": 0,
+        "with_last": 1,
+        "last_schema": "a",
         **{name: _assumption(chance) for name in names},
     }
 

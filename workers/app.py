@@ -78,8 +78,6 @@ app.conf.update(
     worker_consumer="workers.supervision.message_guard:GuardedConsumer",
     # The engine captures dbt's stdout; Celery's log must not.
     worker_redirect_stdouts=False,
-    # dbt-relay's own logger reports about nodes. The root logger is left to Celery.
-    worker_hijack_root_logger=True,
     imports=["workers.tasks", "workers.lifecycle", "workers.supervision.remote_control"],
     enable_utc=True,
     timezone="UTC",

@@ -1,4 +1,4 @@
-"""What a worker does when it starts, while it lives, and when it stops (Celery's signals)."""
+"""Receivers of Celery's signals: what a worker does when it starts and when it stops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -22,7 +23,7 @@ from workers.contract.keys import Keys, release_queue
 from workers.contract.log import configure, log, own_stderr
 from workers.engine.patches import registry
 from workers.ledger.ledger import Ledger
-from workers.runs.runtime import forget_predecessor, publish
+from workers.runs.sending import send_messages
 from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.supervision import memory
 from workers.supervision.child_lease_renewal import ChildLeaseRenewer
@@ -30,27 +31,28 @@ from workers.supervision.child_monitor import ChildMonitor
 from workers.supervision.drain import drain, seconds_left
 from workers.supervision.message_guard import count_with
 from workers.supervision.periodic_thread import PeriodicThread
+from workers.supervision.process_notes import clear_notes
 from workers.supervision.reaper import Reaper
 from workers.supervision.shared_table import timed_nodes
 from workers.supervision.time_limit_enforcement import TimeLimitEnforcer
 from workers.supervision.worker_registry import WorkerRegistration
 
 _HAND_BACK_SECONDS = 15.0
-"""What cancelling a query over the network and handing a step back may take."""
+"""Time to cancel a query over the network and to hand its step back."""
 
 _WORKER_LOGGERS = ("celery", "kombu", "amqp", "billiard", "redis")
-"""Libraries that only the worker uses, and dbt does not."""
+"""Loggers of libraries that the worker uses and dbt does not."""
 
-_presence: list[WorkerRegistration] = []
-_rounds: list[PeriodicThread] = []
+_registrations: list[WorkerRegistration] = []
+_threads: list[PeriodicThread] = []
 
 
 @signals.setup_logging.connect
 def _logging(loglevel: Any = None, **_: Any) -> None:
-    """Our own logger beside a plain root logger: connecting this signal keeps Celery's hands off.
+    """Set up dbt-relay's own logger and a plain root logger. Celery sets up none where this signal has a receiver.
 
-    While a step executes, the root logger and descriptor 2 are the caller's. The libraries of the worker itself
-    log from threads of their own then, so they have the handler, too.
+    While a step executes, the root logger and descriptor 2 are the caller's. The worker's libraries log from
+    background threads meanwhile, so their loggers have the handler, too.
     """
     import logging
 
@@ -67,7 +69,7 @@ def _logging(loglevel: Any = None, **_: Any) -> None:
 
 @signals.celeryd_after_setup.connect
 def _consume_release_queue(instance: Any = None, **_: Any) -> None:
-    """Take what workers with another dbt pass on to those with this one."""
+    """Consume the messages that workers with another dbt release send to those with this one."""
     from workers.engine.dbt_release import release
 
     if instance is not None and settings.queue in instance.app.amqp.queues.consume_from:
@@ -76,8 +78,11 @@ def _consume_release_queue(instance: Any = None, **_: Any) -> None:
 
 @signals.worker_init.connect
 def _before_the_pool(sender: Any = None, **_: Any) -> None:
-    """Load dbt before the pool forks: its children share the pages, and so does whoever takes the place of one
-    that has grown. Celery looks at that after each task (``worker_max_memory_per_child``, which goes first)."""
+    """Load dbt before the pool forks, so that its processes share the memory pages, later ones included.
+
+    Celery replaces a process that has grown beyond its share of memory, after a task (``worker_max_memory_per_child``,
+    which overrides our limit).
+    """
     if sender is not None and not sender.max_memory_per_child:
         most = int(settings.process_memory * 2**20) or memory.share(sender.concurrency)
         sender.max_memory_per_child = most // 1024
@@ -97,71 +102,69 @@ def _ready(sender: Any = None, **_: Any) -> None:
     processes = int(getattr(getattr(sender, "controller", None), "concurrency", 0) or 0)
     from workers.engine import command_line, dbt_release
 
-    presence = WorkerRegistration(
+    registration = WorkerRegistration(
         client, keys, str(getattr(sender, "hostname", "")), processes,
         dbt=dbt_release.release(), adapters=dbt_release.adapters(),
         command_line=pack(command_line.pack(command_line.describe_dbt())),
     )  # fmt: skip
-    send = functools.partial(publish, ledger)
-    reaper = Reaper(
-        ledger,
-        send,
-        queue=settings.queue,
-        interval=settings.reap_seconds,
-        strays=StaleLockHolders(client, keys),
-    )
-    pool = getattr(getattr(sender, "pool", None), "_pool", None)
-    warden = ChildMonitor(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    timekeeper = TimeLimitEnforcer(ledger, send, timed_nodes.values)
-    impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
-    child_leases = ChildLeaseRenewer(Ledger(impatient, keys=keys, lease_ms=lease_ms))
-    presence.publish()
-    _presence.append(presence)
-    _rounds.extend(
-        PeriodicThread(name, look, interval=interval, failed=failed, phase=phase)
-        for name, look, interval, failed, phase in (
-            ("presence", presence.publish, WorkerRegistration.INTERVAL, "could not say hello", "presence"),
-            ("child-leases", child_leases.renew_overdue, child_leases.interval, "beat failed", "beat"),
-            ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
-            ("warden", warden.check, ChildMonitor.INTERVAL, "a dead process could not be reported", "reap"),
-            (
-                "timekeeper",
-                timekeeper.check,
-                TimeLimitEnforcer.INTERVAL,
-                "time limits not looked at",
-                "limits",
-            ),
-        )
-    )
-    for each in _rounds:
-        each.start()
+    registration.publish()
+    _registrations.append(registration)
+    pool = getattr(getattr(sender, "pool", None), "_pool", None)
+    _threads.extend(_periodic_threads(ledger, registration, lambda: list(getattr(pool, "_pool", ()))))
+    for thread in _threads:
+        thread.start()
     log("worker ready", processes=processes)
     if registry.disabled():
         log("patches are turned off by DBT_RELAY_PATCHES", patches=",".join(registry.disabled()))
     if registry.skipped():
         log(
-            "functions of dbt are not replaced: the installed source is not one that was tested; runs are right, but slower",
+            "functions of dbt are not replaced: their installed source was not tested; results are right, runs slower",
             patches=",".join(registry.skipped()),
         )
 
 
+def _periodic_threads(
+    ledger: Ledger, registration: WorkerRegistration, processes: Callable[[], list[Any]]
+) -> list[PeriodicThread]:
+    """What the main process does in the background. `processes`: the pool's present ones."""
+    send = functools.partial(send_messages, ledger)
+    impatient = connect(
+        settings.broker_url or "redis://127.0.0.1:6379/0", patience=0, timeout=settings.lease_seconds / 3
+    )
+    child_leases = ChildLeaseRenewer(Ledger(impatient, keys=ledger.keys, lease_ms=ledger.lease_ms))
+    stale_holders = StaleLockHolders(ledger.client, ledger.keys)
+    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=stale_holders)
+    child_monitor = ChildMonitor(ledger, send, processes)
+    time_limits = TimeLimitEnforcer(ledger, send, timed_nodes.values)
+    return [
+        PeriodicThread(name, check, interval=interval, failed=failed, phase=phase)
+        for name, check, interval, failed, phase in (
+            ("presence", registration.publish, registration.INTERVAL, "could not say hello", "presence"),
+            ("child-leases", child_leases.renew_overdue, child_leases.interval, "beat failed", "beat"),
+            ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
+            ("child-monitor", child_monitor.check, child_monitor.INTERVAL, "death not reported", "reap"),
+            ("time-limits", time_limits.check, time_limits.INTERVAL, "limits not checked", "limits"),
+        )
+    ]
+
+
 @signals.worker_process_init.connect
 def _process_starts(**_: Any) -> None:
-    forget_predecessor()
+    clear_notes()
 
 
 @signals.worker_shutting_down.connect
 def _shutting_down(how: str = "Warm", **_: Any) -> None:
     drain(settings.drain_seconds if how == "Warm" else 0.0)
-    threading.Thread(target=_insist, name="insist", daemon=True).start()
+    threading.Thread(target=_kill_after_grace, name="kill-after-grace", daemon=True).start()
 
 
-def _insist() -> None:
-    """End what can be interrupted by nothing, such as a stopped process: its lease does the rest."""
-    for presence in _presence:
+def _kill_after_grace() -> None:
+    """Kill processes that cannot be interrupted, such as stopped ones. Their leases run out, and others go on."""
+    for registration in _registrations:
         with contextlib.suppress(redis.RedisError):
-            presence.publish()
+            registration.publish()
     while seconds_left() > 0:
         time.sleep(min(1.0, seconds_left()))
     time.sleep(_HAND_BACK_SECONDS)
@@ -173,8 +176,8 @@ def _insist() -> None:
 
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
-    for presence in _presence:
-        presence.remove()
-    for rounds in _rounds:
-        rounds.stop()
+    for registration in _registrations:
+        registration.remove()
+    for thread in _threads:
+        thread.stop()
     log("worker stopped")

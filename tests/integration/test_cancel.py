@@ -1,4 +1,4 @@
-"""Stopping runs: by a client, and by Ctrl-C of whoever waits for them."""
+"""Stopping runs: by a client, by a deadline, by Ctrl-C of the waiting caller; and nodes past their time limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workers.contract.events import Event
 from workers.contract.messages import Limits
 
 LEASE = 6.0
-"""Seconds; a beat, which is how a worker learns of a cancel, comes every second all the same."""
+"""Seconds. Leases are renewed every second all the same, which is how a worker learns of a cancelled run."""
 
 SLEEPING = (
     "select 1 from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid() "
@@ -70,7 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def project_of_limits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trial project with a model that heeds no limit."""
+    """The trial project with a model that cannot be interrupted."""
     project = copy_project("trial", tmp_path_factory.mktemp("limits"))
     slow = project / "models" / "slow"
     (slow / "greedy.py").write_text(GREEDY)
@@ -92,8 +92,8 @@ def wait_for_node(relay: RelayClient, run_id: str, unique_id: str) -> None:
     pytest.fail(f"{unique_id} never ran")
 
 
-@pytest.mark.parametrize("by", ["somebody", "its deadline"])
-def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
+@pytest.mark.parametrize("by", ["a client", "its deadline"])
+def test_cancelled_run_stops_its_query_and_keeps_finished_nodes(
     pool: WorkerPool,
     project: Path,
     redis_server: RedisServer,
@@ -108,7 +108,7 @@ def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
     )
     wait_for_node(relay, run_id, "model.trial.endless")
     asked = time.monotonic()
-    if by == "somebody":
+    if by == "a client":
         assert relay.cancel(run_id, "not needed any more")
         states = relay.store.client.hgetall(relay.store.keys.states(run_id))
         assert states[b"model.trial.after_endless"] == b"done"  # at once
@@ -120,7 +120,7 @@ def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
     assert relay.store.fact(run_id, "state") == "cancelled"
     assert (result.success, result.return_code) == (False, 1)
     assert result.error is not None
-    if by == "somebody":
+    if by == "a client":
         assert isinstance(exception_of(result.error), DbtCancelledError)
         assert "not needed any more" in result.error.message
     else:
@@ -134,7 +134,7 @@ def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
     assert result.run_results is not None
     ran = {each["unique_id"]: each["status"] for each in result.run_results["results"]}
     assert ran["model.trial.int_model_a"] == "success"
-    with duckdb.connect(str(duckdb_file)) as connection:  # and nobody holds the file
+    with duckdb.connect(str(duckdb_file)) as connection:  # no process has the file open
         assert connection.sql("select simulation_year from int_model_a").fetchall() == [(2025,)]
         assert connection.sql("select total from endless").fetchall() == [(42,)]  # nothing is half made
         tables = {name for (name,) in connection.sql("select table_name from duckdb_tables").fetchall()}
@@ -142,7 +142,7 @@ def test_a_cancelled_run_stops_its_query_and_keeps_what_it_did(
 
 
 @pytest.mark.postgres
-def test_a_cancelled_run_stops_its_query_on_the_server(
+def test_cancelled_run_stops_its_query_on_the_server(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, database: PostgresDatabase
 ) -> None:
     env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
@@ -169,7 +169,7 @@ def test_a_cancelled_run_stops_its_query_on_the_server(
     assert database.query("select total from endless") == [(42,)]
 
 
-def test_a_run_that_nobody_took_yet_is_cancelled_too(
+def test_run_that_no_worker_has_claimed_is_cancelled(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, tmp_path: Path
 ) -> None:
     gates = [Gate(tmp_path / f"gate{n}") for n in range(2)]
@@ -192,7 +192,7 @@ def test_a_run_that_nobody_took_yet_is_cancelled_too(
         relay.result(blocker, timeout=30)
 
 
-def test_an_ended_run_cannot_be_cancelled(
+def test_ended_run_cannot_be_cancelled(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path
 ) -> None:
     result = runner(redis_server, project).execute_command(["ls"], stream_output=False)
@@ -200,7 +200,7 @@ def test_an_ended_run_cannot_be_cancelled(
     assert relay.result(result.run_id).success
 
 
-def test_ctrl_c_cancels_what_the_script_waits_for(
+def test_ctrl_c_cancels_the_run_that_a_script_waits_for(
     pool: WorkerPool,
     project: Path,
     redis_server: RedisServer,
@@ -235,7 +235,7 @@ def test_ctrl_c_cancels_what_the_script_waits_for(
         assert connection.sql("select 1").fetchall() == [(1,)]
 
 
-def test_a_caller_that_leaves_with_an_exception_stops_its_query(
+def test_exception_in_the_caller_stops_the_query_of_its_run(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, duckdb_file: Path
 ) -> None:
     """The exception comes while the query runs and nothing is published, as Celery's soft time limit does."""
@@ -268,7 +268,7 @@ def test_a_caller_that_leaves_with_an_exception_stops_its_query(
         assert connection.sql("select 1").fetchall() == [(1,)]
 
 
-def test_a_second_ctrl_c_leaves_the_run_alone(
+def test_second_ctrl_c_returns_without_waiting_for_the_run(
     project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     alone = {"DBT_RELAY_NAMESPACE": "alone", "DBT_RELAY_QUEUE": "alone"}  # no worker ends it in between
@@ -292,7 +292,7 @@ def test_a_second_ctrl_c_leaves_the_run_alone(
     assert there.store.fact(run_id, "state") == "stopping"
 
 
-def test_nodes_past_their_limits_fail_alone(
+def test_node_past_its_limit_fails_and_others_succeed(
     pool: WorkerPool, project_of_limits: Path, redis_server: RedisServer, relay: RelayClient,
     duckdb_file: Path,
 ) -> None:  # fmt: skip
@@ -321,7 +321,7 @@ def test_nodes_past_their_limits_fail_alone(
 
 
 @pytest.mark.postgres
-def test_a_node_past_its_limit_stops_its_query_on_the_server(
+def test_node_past_its_limit_stops_its_query_on_the_server(
     pool: WorkerPool, project: Path, redis_server: RedisServer, database: PostgresDatabase
 ) -> None:
     env = {**database.env, "RELAY_TEST_TARGET": "postgres"}

@@ -1,4 +1,4 @@
-"""Contexts: parsed once while nothing changes, parsed anew for every change that a parse could see."""
+"""A project is parsed once while nothing changes, and again after each change that a parse can see."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def key_of(engine: Engine, project: Path, *args: str, **env: str) -> str:
     return plan.facts.context_key
 
 
-def test_nothing_changed_is_one_parse_for_many_commands(project: Path) -> None:
+def test_unchanged_project_is_parsed_once(project: Path) -> None:
     shared = Shared()
     engine = Engine(shared)
     keys = {key_of(engine, project, *args) for args in (["run"], ["build"], ["test"], ["run", "-s", "x"])}
     assert len(keys) == shared.parses == 1
 
 
-def test_another_process_unpacks_what_the_first_parsed(project: Path) -> None:
+def test_second_process_unpacks_the_manifest_of_the_first(project: Path) -> None:
     shared = Shared()
     assert key_of(Engine(shared), project) == key_of(Engine(shared), project)
     assert shared.parses == 1
 
 
-def test_a_lost_manifest_is_parsed_again_to_the_same_key(project: Path) -> None:
+def test_lost_manifest_is_parsed_again_to_the_same_key(project: Path) -> None:
     shared = Shared()
     first = key_of(Engine(shared), project)
     shared.packed.clear()
@@ -46,7 +46,7 @@ def test_a_lost_manifest_is_parsed_again_to_the_same_key(project: Path) -> None:
     assert shared.parses == 2
 
 
-def test_an_index_that_cannot_be_read_is_like_none(project: Path) -> None:
+def test_unreadable_index_is_ignored(project: Path) -> None:
     shared = Shared()
     first = key_of(Engine(shared), project)
     shared.indexes = dict.fromkeys(shared.indexes, b"garbage")
@@ -64,7 +64,7 @@ def test_an_index_that_cannot_be_read_is_like_none(project: Path) -> None:
         ("tests/no_amount_is_lost.sql", "select", "select  "),
     ],
 )
-def test_a_changed_file_gives_a_new_context(project: Path, name: str, old: str, new: str) -> None:
+def test_changed_file_gives_a_new_context(project: Path, name: str, old: str, new: str) -> None:
     engine = Engine(Shared())
     before = key_of(engine, project)
     text = (project / name).read_text()
@@ -76,7 +76,7 @@ def test_a_changed_file_gives_a_new_context(project: Path, name: str, old: str, 
     assert key_of(engine, project) == before
 
 
-def test_a_new_file_gives_a_new_context(project: Path) -> None:
+def test_new_file_gives_a_new_context(project: Path) -> None:
     engine = Engine(Shared())
     before = key_of(engine, project)
     (project / "models" / "more.sql").write_text("select 1 as one")
@@ -96,7 +96,7 @@ def test_vars_target_and_flags_that_a_parse_reads_give_a_new_context(project: Pa
     assert len(set(keys[:4])) == 4
 
 
-def test_an_environment_value_that_the_project_reads_gives_a_new_context(project: Path) -> None:
+def test_environment_variable_that_the_project_reads_gives_a_new_context(project: Path) -> None:
     (project / "models" / "more.sql").write_text('select \'{{ env_var("MOOD", "calm") }}\' as mood')
     engine = Engine(Shared())
     calm = key_of(engine, project)
@@ -104,7 +104,7 @@ def test_an_environment_value_that_the_project_reads_gives_a_new_context(project
     assert key_of(engine, project, UNREAD="wild") == calm
 
 
-def test_a_flag_counts_where_the_project_reads_flags(project: Path) -> None:
+def test_flag_gives_a_new_context_where_the_project_reads_flags(project: Path) -> None:
     engine = Engine(Shared())
     assert key_of(engine, project, "run") == key_of(engine, project, "run", "--full-refresh")
     (project / "models" / "more.sql").write_text(
@@ -113,7 +113,7 @@ def test_a_flag_counts_where_the_project_reads_flags(project: Path) -> None:
     assert key_of(engine, project, "run") != key_of(engine, project, "run", "--full-refresh")
 
 
-def test_what_one_run_compiled_does_not_reach_the_next(project: Path) -> None:
+def test_compiled_code_does_not_reach_the_next_run(project: Path) -> None:
     engine = Engine(Shared())
     first = drive(engine, spec_for(project, "build"))
     assert first.finished.return_code == 0, first.lines
@@ -126,14 +126,14 @@ def test_what_one_run_compiled_does_not_reach_the_next(project: Path) -> None:
     assert third.statuses == second.statuses == first.statuses
 
 
-def test_no_more_contexts_are_kept_than_asked_for(project: Path) -> None:
+def test_number_of_kept_contexts_is_limited(project: Path) -> None:
     engine = Engine(Shared(), contexts=2)
     for year in range(2020, 2023):
         key_of(engine, project, "run", "--vars", f"{{year: {year}}}")
     assert len(engine._contexts._contexts) == 2
 
 
-def test_a_worker_with_another_project_refuses_the_run(project: Path) -> None:
+def test_worker_with_another_project_refuses_the_run(project: Path) -> None:
     engine, other = Engine(Shared()), Engine(Shared())
     spec = spec_for(project, "run")
     facts = engine.plan(spec, lambda event: None).facts

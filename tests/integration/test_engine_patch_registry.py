@@ -1,4 +1,4 @@
-"""Patches are put in place only over the source that they were tested with, and runs are the same without them."""
+"""Patches are put in place only where the installed source was tested; runs are the same without them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.support.worker_pool import WorkerPools
 from workers.contract.errors import DbtUsageError
 from workers.engine.patches import registry
 from workers.engine.patches.catalog import CATALOG, Patch
-from workers.engine.project import parse_reads as watching_module
+from workers.engine.project import parse_watching
 from workers.engine.project.parse_messages import CHECKS
 from workers.engine.project.parse_reads import Recorder
 
 ROOT = Path(__file__).parents[2]
 
 
-def fashioned() -> str:
-    """What a patch of these tests replaces."""
+def sample() -> str:
+    """The function that a patch of these tests replaces."""
     return "dbt's"
 
 
@@ -36,19 +36,19 @@ def replacement() -> str:
     return "ours"
 
 
-def patch(name: str = "fashioned", **more: Any) -> Patch:
+def patch(name: str = "sample", **more: Any) -> Patch:
     here = __name__
     return Patch(
-        name=name, target=f"{here}:fashioned", replacement=f"{here}:replacement", reason="a test", **more
+        name=name, target=f"{here}:sample", replacement=f"{here}:replacement", reason="a test", **more
     )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No patch was decided on yet, and the one of these tests is undone."""
+    """No patch has a state yet, and the patch of these tests is undone."""
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _module())
     monkeypatch.setattr(registry, "_states", {})
-    monkeypatch.setattr(sys.modules[__name__], "fashioned", fashioned)
+    monkeypatch.setattr(sys.modules[__name__], "sample", sample)
 
 
 def _module() -> Any:
@@ -58,37 +58,37 @@ def _module() -> Any:
 
 
 def in_place() -> str:
-    return str(sys.modules[__name__].fashioned())
+    return str(sys.modules[__name__].sample())
 
 
 def know(monkeypatch: pytest.MonkeyPatch, *digests: str | None) -> None:
-    monkeypatch.setattr(registry, "known_digests", lambda: {"fashioned": {str(each): [] for each in digests}})
+    monkeypatch.setattr(registry, "known_digests", lambda: {"sample": {str(each): [] for each in digests}})
 
 
 def test_known_source_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, registry.digest_of(patch()))
     registry.apply(catalog=[patch()])
-    assert (in_place(), registry.enabled("fashioned"), registry.skipped()) == ("ours", True, ())
+    assert (in_place(), registry.enabled("sample"), registry.skipped()) == ("ours", True, ())
 
 
 @pytest.mark.parametrize(
     "unknown",
     [patch(), patch(repeats=("dbt.graph:Graph.no_such_method",)), patch(repeats=("no_such_module:x",))],
 )
-def test_unknown_source_stays_dbts(monkeypatch: pytest.MonkeyPatch, unknown: Patch) -> None:
+def test_unknown_source_is_not_replaced(monkeypatch: pytest.MonkeyPatch, unknown: Patch) -> None:
     know(monkeypatch, "0123456789abcdef")
     registry.apply(catalog=[unknown])
     registry.apply(catalog=[unknown])
-    assert (in_place(), registry.enabled("fashioned"), registry.skipped()) == ("dbt's", False, ("fashioned",))
+    assert (in_place(), registry.enabled("sample"), registry.skipped()) == ("dbt's", False, ("sample",))
 
 
 def test_setting_turns_patches_off(monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, registry.digest_of(patch()))
-    for setting in ("fashioned", " fashioned ,", "off"):
+    for setting in ("sample", " sample ,", "off"):
         monkeypatch.setattr(registry, "_states", {})
         registry.apply(setting, [patch()])
-        assert (in_place(), registry.enabled("fashioned"), registry.skipped()) == ("dbt's", False, ())
-        assert registry.disabled() == ("fashioned",)
+        assert (in_place(), registry.enabled("sample"), registry.skipped()) == ("dbt's", False, ())
+        assert registry.disabled() == ("sample",)
 
 
 def test_setting_with_an_unknown_name_is_refused() -> None:
@@ -99,6 +99,7 @@ def test_setting_with_an_unknown_name_is_refused() -> None:
 def test_each_patch_has_a_known_digest_for_the_installed_release() -> None:
     assert len({each.name for each in CATALOG}) == len(CATALOG)
     for each in CATALOG:
+        assert each.saving, f"{each.name}: measure it with scripts/patch_savings.py"
         if registry.is_for_this_release(each):
             assert registry.digest_of(each) in registry.known_digests()[each.name], (
                 f"{each.name}: run scripts/patch_digests.py, see docs/dbt-releases.md"
@@ -115,9 +116,9 @@ def test_digest_of_changed_vars_covers_each_function_that_its_recording_wraps(
         wrapped.append((owner, name))
         yield
 
-    monkeypatch.setattr(watching_module, "replaced", replaced)
+    monkeypatch.setattr(parse_watching, "replaced", replaced)
     config = SimpleNamespace(cli_vars={}, load_dependencies=dict)
-    with watching_module.watching(config, Recorder()):  # type: ignore[arg-type]
+    with parse_watching.watching(config, Recorder()):  # type: ignore[arg-type]
         pass
     (entry,) = (each for each in CATALOG if each.name == "changed-vars")
     sources = [registry.resolve(name) for name in entry.sources]
@@ -128,7 +129,7 @@ def test_digest_of_changed_vars_covers_each_function_that_its_recording_wraps(
             assert getattr(owner, name) in sources or owner in sources, f"{owner}.{name}"
 
 
-def test_a_run_is_the_same_without_each_patch(copy_project: Callable[..., Path]) -> None:
+def test_run_is_the_same_without_each_patch(copy_project: Callable[..., Path]) -> None:
     project = copy_project("small")
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.each_patch", str(project)],
@@ -147,10 +148,10 @@ def test_a_run_is_the_same_without_each_patch(copy_project: Callable[..., Path])
         assert disabled[setting] == ({setting} if setting in everything else everything if setting else set())
 
 
-def test_worker_names_the_patches_it_skipped_once_and_runs(
+def test_worker_logs_skipped_patches_once(
     worker_pool: WorkerPools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source of `Graph.get_subset_graph` is another, as with a release of dbt to come."""
+    """The source of `Graph.get_subset_graph` differs, as in a later release of dbt."""
     (tmp_path / "sitecustomize.py").write_text(
         "import inspect\n"
         "of_python = inspect.getsource\n"

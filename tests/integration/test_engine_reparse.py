@@ -11,101 +11,32 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from dbt.deprecations import active_deprecations
 from dbt.version import installed
-from dbt_common.tests import disable_test_caching, enable_test_caching
+from dbt_common.tests import enable_test_caching
 
-from tests.support.engine import Shared, drive, spec_for
-from tests.support.reading_projects import MACROS, PROFILES, ReadingProject
-from workers.engine.engine import CommandFailedError, Engine
+from tests.support.engine import drive, spec_for
+from tests.support.parsing import START, Parsing, differences, whole, write
+from tests.support.reading_projects import PROFILES, ReadingProject
+from workers.engine.engine import Engine
 from workers.engine.patches import registry
-from workers.engine.project.context import ContextStore
-from workers.engine.project.parse_reads import PROJECT, Recorder
-from workers.engine.project.recorded_vars import EVERYTHING, WatchedVars
-from workers.engine.warehouse.concurrency import close_warehouse
+from workers.engine.project.parse_reads import Recorder
+from workers.engine.project.parse_units import PROJECT
+from workers.engine.project.recorded_vars import EVERYTHING, RecordedVars
 
-pytestmark = pytest.mark.skipif(
-    not registry.enabled("changed-vars"), reason="these are tests of what DBT_RELAY_PATCHES turns off"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_parsing"),
+    pytest.mark.skipif(not registry.enabled("changed-vars"), reason="DBT_RELAY_PATCHES turns it off"),
+]
 
 EXAMPLES = int(os.environ.get("RELAY_REPARSE_EXAMPLES", "2"))
-OF_AN_INVOCATION = {"created_at", "generated_at", "invocation_id", "invocation_started_at", "run_started_at"}
-
-
-@pytest.fixture(autouse=True)
-def _quick() -> Iterator[None]:
-    """dbt's own macros are taken apart once."""
-    enable_test_caching()
-    yield
-    disable_test_caching()
-    close_warehouse()
-
-
-class Parsing:
-    """An engine that is given one var set after the other."""
-
-    def __init__(self, project: Path, *args: str) -> None:
-        self.project, self.args = project, args
-        self.shared = Shared()
-        self.engine = Engine(self.shared)
-        self.said: list[str] = []
-
-    def manifest(self, values: Mapping[str, Any], *more: str) -> Any:
-        """The manifest, as JSON and in its order, or what dbt says instead."""
-        args = ("run", *self.args, "--vars", json.dumps(values), *more)
-        spec = spec_for(self.project, *args)
-        events: list[Any] = []
-        try:
-            key = self.engine.plan(spec, events.append).facts.context_key
-        except CommandFailedError as error:
-            return str(error)
-        finally:
-            self.said = [event.text for event in events if event.text]
-            self.engine.forget(spec.run_id)
-        found = self.engine._contexts._contexts[key].manifest
-        return plain(found.writable_manifest().to_dict(omit_none=False, context={"artifact": True}))
-
-    def lines(self) -> list[str]:
-        """What the last parse said, without times and without dbt's reason for a whole parse; and its deprecations."""
-        said = [
-            re.sub(r"\d\d:\d\d:\d\d", "", line) for line in self.said if "partial pars" not in line.lower()
-        ]
-        return [*said, *(f"{name}: {count}" for name, count in active_deprecations.items())]
-
-    def how(self, values: Mapping[str, Any], *more: str) -> str:
-        """Whether a parse was needed for these vars: kept, partial or whole."""
-        saved, before = self.project / "target" / "partial_parse.msgpack", self.shared.parses
-        saved.unlink(missing_ok=True)
-        assert not isinstance(self.manifest(values, *more), str)
-        return "whole" if saved.exists() else "kept" if self.shared.parses == before else "partial"
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): plain(each) for name, each in value.items() if name not in OF_AN_INVOCATION}
-    return [plain(each) for each in value] if isinstance(value, (list, tuple, set)) else str(value)
-
-
-def whole(project: Path, values: Mapping[str, Any]) -> Any:
-    return Parsing(project, "--no-partial-parse").manifest(values)
-
-
-def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in sorted(one.keys() | other.keys()):
-            yield from differences(one.get(name), other.get(name), f"{path}/{name}")
-    elif one != other:
-        yield f"{path}: {one!r} != {other!r}"
 
 
 @pytest.mark.timeout(0)
-def test_random_projects_with_random_vars_are_what_a_full_parse_gives(
+def test_random_projects_with_random_vars_equal_a_full_parse(
     tmp_path: Path, duckdb_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ways: Counter[str] = Counter()
@@ -122,16 +53,9 @@ def test_random_projects_with_random_vars_are_what_a_full_parse_gives(
         parsing.manifest(values)
         for _ in range(3):
             earlier, values = values, reading.changed(values)
-            before, saved = parsing.shared.parses, project / "target" / "partial_parse.msgpack"
-            saved.unlink(missing_ok=True)
-            found, lines = parsing.manifest(values), parsing.lines()
-            ways[
-                "whole"
-                if saved.exists() or isinstance(found, str)
-                else "kept"
-                if parsing.shared.parses == before
-                else "partial"
-            ] += 1
+            found, way = parsing.manifest_and_how(values)
+            lines = parsing.lines()
+            ways[way] += 1
             full = Parsing(project, "--no-partial-parse")
             expected, where = (
                 full.manifest(values),
@@ -140,28 +64,7 @@ def test_random_projects_with_random_vars_are_what_a_full_parse_gives(
             assert found == expected, where + "\n".join(differences(found, expected))
             if repr(values) != repr(earlier):  # otherwise dbt parses nothing
                 assert lines == full.lines(), where
-    print(dict(ways))
-
-
-@pytest.fixture
-def parsing(tmp_path: Path, duckdb_file: Path) -> Parsing:
-    """A project whose files a test writes, on top of two models and the macros of `reading_projects`."""
-    write(tmp_path / "project", START)
-    return Parsing(tmp_path / "project")
-
-
-START = {
-    "profiles.yml": PROFILES, "macros/all.sql": MACROS, "models/leaf.sql": "select 1 as id",
-    "models/other.sql": "select 1 as id",
-    "dbt_project.yml": "{name: reading, version: '1.0', profile: reading, flags: {send_anonymous_usage_stats: false}}",
-}  # fmt: skip
-
-
-def write(project: Path, files: Mapping[str, Any]) -> None:
-    for name, text in files.items():
-        path = project / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
+    print(dict(ways), flush=True)
 
 
 MODEL_TESTS = {"name": "leaf", "columns": [{"name": "id", "data_tests": [
@@ -179,7 +82,9 @@ PLAIN = {
         "name": "reading", "version": "1.0", "profile": "reading", "flags": {"send_anonymous_usage_stats": False},
         "models": {"reading": {"+meta": {"v": "{{ var('project_file', 1) }}"}}},
         "on-run-start": "select '{{ var('kept', 0) }}' as a",
-        "on-run-end": "{% if var('hook_of_the_project', 0) %}select 1 from {{ ref('leaf') }}{% endif %}",
+        "on-run-end": "{% if var('project_hook', 0) %}select 1 from {{ ref('leaf') }}{% endif %}",
+        "query-comment": "{{ var('kept', 0) }}",
+        "quoting": {"identifier": "{{ var('project_quoting', '') == '' }}"},
     },
     "profiles.yml": PROFILES.replace("schema: main", "schema: \"{{ var('profile', 'main') }}\""),
 }  # fmt: skip
@@ -243,18 +148,19 @@ PARTIAL: dict[str, dict[str, Any]] = {
     },
     "source_enabled": {"models/x.yml": {"sources": [{"name": "off_x", "config": {"enabled": "{{ var('source_enabled', '') == '' }}"},
         "tables": [{"name": "t"}]}]}},
+    "tested_source": {  # dbt warns of its test
+        "models/x.yml": {"sources": [{"name": "tested_x", "config": {"enabled": "{{ var('tested_source', '') == '' }}"},
+        "tables": [{"name": "t", "columns": [{"name": "id", "data_tests": ["unique"]}]}]}]}},
+    "project_hook": {},
     "snapshot": {"snapshots/x.sql": "{% snapshot x %}{{ config(unique_key='id', strategy='check', check_cols='all',"
         "tags=[var('snapshot', 't')]) }}select * from {{ ref('leaf') }}{% endsnapshot %}"},
 }  # fmt: skip
 if installed.minor == "10":  # dbt-core 1.10 refuses a project with a unit test of a disabled model
     del PARTIAL["referred"]
 WHOLE: dict[str, dict[str, Any]] = {
-    "project_file": {},
-    "hook_of_the_project": {},
+    "project_file": {},  # a level that the config of a group looks up
     "profile": {},
-    "tested_source": {  # dbt warns of the test
-        "models/x.yml": {"sources": [{"name": "tested_x", "config": {"enabled": "{{ var('tested_source', '') == '' }}"},
-        "tables": [{"name": "t", "columns": [{"name": "id", "data_tests": ["unique"]}]}]}]}},
+    "project_quoting": {},
     "entrys_name": {"models/x.yml": {"sources": [{"name": "raw_{{ var('entrys_name', 'x') }}", "tables": [{"name": "t"}]}]}},
     "broken": {"models/x.sql": "{{ config(tags='t' ~ (1 // var('broken', 1))) }} select 1 as id"},
 }  # fmt: skip
@@ -279,37 +185,28 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Parsing:
     return parsing
 
 
-@pytest.fixture
-def no_full_parse(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The contexts that were to be parsed whole, and were not."""
-    asked: list[str] = []
-
-    def refuse(_: Any, family: str, *__: Any) -> None:
-        asked.append(family)
-        raise LookupError("a full parse")
-
-    monkeypatch.setattr(ContextStore, "_parse", refuse)
-    return asked
-
-
-def test_what_only_writes_a_var_into_its_code_is_kept(everything: Parsing, no_full_parse: list[str]) -> None:
+def test_model_that_only_writes_a_var_into_its_sql_is_kept(
+    everything: Parsing, no_full_parse: list[str]
+) -> None:
     base = everything.manifest({})
     assert everything.manifest({"kept": "two"}) == base
-    assert everything.manifest({"kept": "two", "nobodys": 1}) == base
+    assert everything.manifest({"kept": "two", "unread": 1}) == base
     assert everything.shared.parses == 1
     assert no_full_parse == []
 
 
 @pytest.mark.parametrize("case", PARTIAL)
-def test_what_a_var_changes_is_parsed_again(everything: Parsing, no_full_parse: list[str], case: str) -> None:
+def test_part_that_a_var_changes_is_parsed_again(
+    everything: Parsing, no_full_parse: list[str], case: str
+) -> None:
     everything.manifest({})
-    base, before = everything.manifest({"nobodys": 2}), everything.shared.parses
+    base, before = everything.manifest({"unread": 2}), everything.shared.parses
     found = everything.manifest({case: f"other {case}"})
     assert found != base
     assert (no_full_parse, everything.shared.parses) == ([], before + 1)
 
 
-def test_what_was_parsed_again_is_what_a_full_parse_gives(everything: Parsing) -> None:
+def test_partial_reparse_equals_a_full_parse(everything: Parsing) -> None:
     values: dict[str, Any] = {}
     for case in PARTIAL:
         values[case] = f"all of {case}"
@@ -320,15 +217,15 @@ def test_what_was_parsed_again_is_what_a_full_parse_gives(everything: Parsing) -
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_what_cannot_be_proven_is_parsed_whole(
+def test_change_that_is_not_proven_takes_a_full_parse(
     everything: Parsing, no_full_parse: list[str], case: str
 ) -> None:
-    everything.manifest({"nobodys": 3})
+    everything.manifest({"unread": 3})
     assert everything.manifest({case: 0 if case == "broken" else f"other {case}"}) == "a full parse"
     assert len(no_full_parse) == 1
 
 
-def test_a_project_whose_templates_change_a_var_is_parsed_whole(parsing: Parsing) -> None:
+def test_template_that_changes_a_var_takes_a_full_parse(parsing: Parsing) -> None:
     write(parsing.project, {"models/a.sql": "{% do var('list').append(1) %} select 1 as id"})
     parsing.manifest({"list": []})
     assert parsing.how({"list": [], "v0": "two"}) == "whole"
@@ -348,20 +245,22 @@ def test_a_run_with_other_vars_executes_with_them_in_any_process(parsing: Parsin
     assert parsing.shared.parses == 1
 
 
-def test_what_dbt_says_of_a_changed_var_set_it_says_once(parsing: Parsing) -> None:
+def test_messages_of_a_changed_var_set_are_logged_once(parsing: Parsing) -> None:
     write(
         parsing.project,
         {"models/a.sql": "{{ config(alias='a_' ~ var('v0', 'x')) }} select {{ var('v1', 1) }} as id"},
     )
-    said = []
+    logged = []
     for values in ({}, {"v1": 2}, {"v0": "two"}):
         parsing.manifest(values)
-        said.append([re.sub(r"\d\d:\d\d:\d\d", "", line) for line in parsing.said if "partial" not in line])
-    assert said[0] == said[1] == said[2]
-    assert sum("Registered adapter" in line for line in said[1]) == 1
+        logged.append(
+            [re.sub(r"\d\d:\d\d:\d\d", "", line) for line in parsing.logged if "partial" not in line]
+        )
+    assert logged[0] == logged[1] == logged[2]
+    assert sum("Registered adapter" in line for line in logged[1]) == 1
 
 
-def test_a_base_that_is_no_longer_there_or_true_is_none(
+def test_missing_or_outdated_base_takes_a_full_parse(
     parsing: Parsing, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     write(
@@ -390,84 +289,26 @@ def test_a_base_that_is_no_longer_there_or_true_is_none(
     assert len(refused) == 5
 
 
-def test_whoever_looks_at_all_vars_is_noted() -> None:
+def test_lookup_of_all_vars_is_recorded() -> None:
     for look in (len, list, dict, repr, copy.deepcopy, lambda v: v == {}, lambda v: v.copy(), lambda v: v.keys(),
                  lambda v: v.values(), lambda v: v.items(), lambda v: {**v}, {}.update, lambda v: v != {}, lambda v: v | {},
                  lambda v: {} | v, reversed, lambda v: v.popitem(), json.dumps):  # fmt: skip
         recorder = Recorder()
-        look(WatchedVars({"a": 1, "b": 2}, recorder.var))
+        look(RecordedVars({"a": 1, "b": 2}, recorder.var))
         (seen,) = recorder.seen.values()
         assert EVERYTHING in seen.vars
 
 
-def test_whoever_asks_for_a_var_is_noted_with_its_name() -> None:
+def test_lookup_of_a_var_is_recorded_with_its_name() -> None:
     recorder = Recorder()
-    values = WatchedVars({"a": 1}, recorder.var)
+    values = RecordedVars({"a": 1}, recorder.var)
     assert values["a"] == values.get("a") == 1
     assert "b" not in values
     assert values.get("c", 3) == values.pop("d", 3) == values.setdefault("e", 3) == 3
     assert recorder.seen[PROJECT].vars == {"a", "b", "c", "d", "e"}
 
 
-SAYING = {
-    "models/a.sql": "{{ log('a: year ' ~ var('year', 0), info=true) }} select 1 as id",
-    "models/b.sql": "{{ config(alias='b_' ~ var('alias', 'x')) }}{{ print('b: ' ~ var('year', 0)) }}"
-        "{% if var('year', 0) == 2 %}{% do exceptions.warn('b: year 2') %}{% endif %} select 1 as id",
-    "models/c.sql": "{{ log('c: no var', info=true) }}{{ log('c: debug') }} select 1 as id",
-    "models/d.sql": "{{ log('d: year ' ~ var('year', 0), info=true) }} select '{{ var('year', 0) }}' as year",
-    "models/reader.sql": "select '{{ var('year', 0) }}' as year",
-    "macros/names.sql": "{% macro generate_alias_name(custom_alias_name=none, node=none) %}{% if custom_alias_name %}"
-        "{% do log('alias of ' ~ node.name, info=true) %}{% endif %}{{ custom_alias_name or node.name }}{% endmacro %}",
-    "models/odd.yml": "models: [{name: nobody, description: of no model}]",
-    "models/old.yml": "models: [{name: b, columns: [{name: id, tests: [{accepted_values: {values: [1]}}]}]},"
-        "{name: leaf, columns: [{name: id, tests: [{accepted_values: {values: [1]}}]}]}]",
-}  # fmt: skip
-
-
-def test_what_a_parse_says_is_said_again_for_other_vars(parsing: Parsing) -> None:
-    write(parsing.project, SAYING)
-    assert parsing.how({"year": 1}) == "whole"
-    for values, how in (
-        ({"year": 2}, "kept"), ({"year": 3, "alias": "y"}, "partial"), ({"year": 2, "alias": "y"}, "kept"),
-        ({"year": 1}, "kept"),
-    ):  # fmt: skip
-        assert parsing.how(values) == how
-        said = parsing.lines()
-        full = Parsing(parsing.project, "--no-partial-parse")
-        full.manifest(values)
-        assert said == full.lines()
-        assert sum(f"a: year {values['year']}" in line for line in said) == 1
-        assert sum("nobody" in line for line in said) == 1
-    parsing.manifest({"year": 1})
-    assert [line for line in parsing.lines() if "year" in line or "nobody" in line] == [], (
-        "dbt parses nothing"
-    )
-
-
-def test_what_a_parse_says_of_its_time_is_said_anew(parsing: Parsing) -> None:
-    write(
-        parsing.project,
-        {
-            "models/a.sql": "{{ log('at ' ~ run_started_at ~ '!', info=true) }} select {{ var('v0', 1) }} as id"
-        },
-    )
-    said = set()
-    for number in (1, 2, 1, 2):
-        assert parsing.how({"v0": number}) == ("whole" if not said else "kept")
-        said |= {line for line in parsing.said if "at 20" in line}
-    assert len(said) == 4
-
-
-def test_what_no_print_leaves_out_is_printed_again_without_it(parsing: Parsing) -> None:
-    write(parsing.project, {"models/a.sql": "{{ print('year ' ~ var('year', 0)) }} select 1 as id"})
-    parsing.manifest({"year": 1}, "--no-print")
-    assert not any("year 1" in line for line in parsing.said)
-    parsing.manifest({"year": 2})
-    parsing.manifest({"year": 1})
-    assert sum("year 1" in line for line in parsing.said) == 1
-
-
-def test_a_dbt_variable_counts_where_dbt_or_the_project_reads_it(
+def test_unread_dbt_environment_variable_makes_no_new_context(
     parsing: Parsing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(parsing.project, {"models/a.sql": "select '{{ env_var('DBT_MOOD', 'calm') }}' as mood"})
@@ -479,7 +320,7 @@ def test_a_dbt_variable_counts_where_dbt_or_the_project_reads_it(
         return parsing.shared.parses > before
 
     parsing.manifest({})
-    assert not parses("DBT_NOBODY_READS_IT")
+    assert not parses("DBT_UNREAD")
     for name in (
         "DBT_MOOD",
         "DBT_FULL_REFRESH",

@@ -1,4 +1,4 @@
-"""Many runs, few processes: who goes first."""
+"""Fairness: many runs on few processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def submit(server: RedisServer, folder: Path, seconds: float, priority: int = 0)
 
 
 @pytest.mark.slow
-def test_a_small_run_is_not_stuck_behind_a_giant_one_on_the_only_process(
+def test_small_run_does_not_wait_for_the_end_of_a_large_one_on_the_only_process(
     tmp_path: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
 ) -> None:
     worker_pool(n=1, env={"DBT_RELAY_SESSION_SECONDS": "2"})

@@ -35,7 +35,8 @@ from workers.app import app
 from workers.contract.errors import InvalidMessageError
 from workers.contract.keys import QUEUE, Keys
 from workers.contract.messages import RunRequest, decode_request, encode_request
-from workers.ledger.ledger import Ledger
+from workers.ledger.ledger import Ledger, Refusal
+from workers.runs import step
 from workers.supervision.message_guard import GuardedChannel, GuardedConsumer, count_with
 
 EXAMPLES = int(os.environ.get("RELAY_FUZZ_EXAMPLES", "2000"))
@@ -114,13 +115,13 @@ class Worker:
 
     def claim(self, *_: Any) -> Any:
         self.claims += 1
-        return tasks.Refusal("unknown run")
+        return Refusal("unknown run")
 
     def runtime(self) -> Any:
         held = SimpleNamespace(
             ledger=SimpleNamespace(claim=self.claim, count_rejected=self.refused), owner="w:1"
         )
-        return SimpleNamespace(**vars(held), run=lambda _: self.claim() and None, publish=lambda *_: None)
+        return SimpleNamespace(**vars(held), run=lambda _: self.claim() and None, send=lambda *_: None)
 
     def take(self, raw: bytes) -> None:
         """One entry of the queue."""
@@ -132,7 +133,8 @@ class Worker:
 def worker() -> Iterator[Worker]:
     with pytest.MonkeyPatch.context() as patch:
         worker = Worker()
-        patch.setattr(tasks, "process_runtime", worker.runtime)
+        for module in (tasks, step):
+            patch.setattr(module, "process_runtime", worker.runtime)
         yield worker
     count_with(lambda _: None)
 

@@ -1,4 +1,4 @@
-"""Workers die, messages vanish, Redis restarts: the run ends right all the same."""
+"""Recovery: workers die, messages are lost, and the run still ends with the right result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_node(event: Event) -> bool:
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.parametrize("whole_host", [False, True], ids=["child", "host"])
-def test_a_killed_worker_loses_nothing(
+def test_run_survives_a_killed_worker(
     slow_project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer, whole_host: bool
 ) -> None:
     pools = [worker_pool(n=1, env=SHORT_LEASES), worker_pool(n=1, env=SHORT_LEASES)]
@@ -63,7 +63,7 @@ WRITES = (
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_a_stopped_worker_writes_and_publishes_nothing(
+def test_worker_paused_past_its_lease_writes_and_records_nothing(
     slow_project: Path,
     worker_pool: Callable[..., WorkerPool],
     redis_server: RedisServer,
@@ -104,7 +104,7 @@ def test_a_stopped_worker_writes_and_publishes_nothing(
 
 
 @pytest.mark.slow
-def test_a_stopping_worker_hands_its_run_over(
+def test_run_goes_on_in_another_worker_when_one_stops(
     tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
 ) -> None:
     project = copy_project("slow", tmp_path / "project")
@@ -126,7 +126,7 @@ def test_a_stopping_worker_hands_its_run_over(
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_a_rolling_restart_leaves_the_result_unchanged(
+def test_rolling_restart_hands_nodes_back(
     slow_project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -167,7 +167,7 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
 
 
 @pytest.mark.slow
-def test_a_process_that_cannot_be_interrupted_keeps_no_worker_from_ending(worker_pool: WorkerPools) -> None:
+def test_worker_ends_although_a_process_cannot_be_interrupted(worker_pool: WorkerPools) -> None:
     pool = worker_pool(n=2, env={"DBT_RELAY_DRAIN_SECONDS": "0.1"}, coverage=True)
     os.kill(pool.children[0], signal.SIGSTOP)
     assert pool.terminate(120) == 0
@@ -175,7 +175,7 @@ def test_a_process_that_cannot_be_interrupted_keeps_no_worker_from_ending(worker
 
 
 @pytest.mark.slow
-def test_lost_messages_are_sent_again(
+def test_lost_message_is_sent_again(
     tmp_path: Path, duckdb_file: Path, worker_pool: WorkerPools, redis_server: RedisServer
 ) -> None:
     project = copy_project("slow", tmp_path / "project")
@@ -188,7 +188,7 @@ def test_lost_messages_are_sent_again(
 
 
 @pytest.mark.slow
-def test_a_node_that_kills_its_worker_is_given_up(
+def test_node_that_kills_its_worker_fails_after_three_losses(
     tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
 ) -> None:
     project = copy_project("slow", tmp_path / "project")
@@ -199,7 +199,7 @@ def test_a_node_that_kills_its_worker_is_given_up(
         "    return dbt.ref('first')\n"
     )
     (project / "models" / "left.sql").unlink()
-    # the parent puts back at once what a dead child had: no lease has to run out
+    # the main process requeues the steps of a dead child at once: no lease has to run out
     worker_pool(n=2, env={"DBT_RELAY_LEASE_SECONDS": "300"}, coverage=True)
     result = Background(project, redis_server.broker_url, seconds=0.1).wait(90)
     statuses = {node.name: node.status for node in result.nodes}
@@ -217,7 +217,7 @@ def test_a_node_that_kills_its_worker_is_given_up(
 
 
 @pytest.mark.slow
-def test_a_worker_whose_clock_is_wrong_and_nodes_longer_than_a_lease(
+def test_wrong_worker_clock_and_nodes_longer_than_a_lease_lose_no_lease(
     tmp_path: Path, duckdb_file: Path, worker_pool: WorkerPools, redis_server: RedisServer
 ) -> None:
     """Leases go by Redis' clock, and are renewed while a node holds Python's lock as while it runs SQL."""

@@ -1,4 +1,4 @@
-"""What may pass is tried again, and what cannot is not: real locks, a real server that goes away."""
+"""Retries: transient failures are tried again, others are not. With real locks and a real server that stops."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_project("trial", tmp_path_factory.mktemp("trial"))
 
 
-def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
+def test_run_waits_for_a_duckdb_file_that_is_locked_for_two_seconds(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     recorder = EventRecorder()
@@ -51,7 +51,7 @@ def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
         def on_event(event: Event) -> None:
             recorder(event)
             if (event.node, event.state, event.attempt) == ("@start", "retrying", 1):
-                timer.start()  # two seconds from when it was first wanted in vain
+                timer.start()  # two seconds from the first failed attempt
 
         result = runner(redis_server, project, retry=SHORT_RETRIES, on_event=on_event).execute_command(
             ["build", "--select", "+int_raised"], stream_output=False
@@ -69,7 +69,7 @@ def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
     assert all(len(each.attempts) == 1 for each in result.nodes)
 
 
-def test_a_command_that_runs_whole_waits_for_the_file_too(
+def test_whole_command_waits_for_a_locked_duckdb_file(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     with duckdb_locked_elsewhere(duckdb_file) as release:
@@ -88,7 +88,7 @@ def test_a_command_that_runs_whole_waits_for_the_file_too(
     ]  # fmt: skip
 
 
-def test_a_duckdb_file_that_stays_held_fails_with_its_holder_named(
+def test_run_fails_and_names_the_holder_of_a_duckdb_file_that_stays_locked(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     policy, recorder = RetryPolicy(max_attempts=2, base_delay=0.2, jitter=False), EventRecorder()
@@ -100,7 +100,7 @@ def test_a_duckdb_file_that_stays_held_fails_with_its_holder_named(
     assert [(event.node, event.attempt) for event in waits] == [("@start", 1)]
     assert str(duckdb_file) in waits[0].text
     assert "tried again in 0.2 s" in waits[0].text
-    assert result.stdout.count("Encountered an error") == 1  # dbt's own last word, once
+    assert result.stdout.count("Encountered an error") == 1  # dbt reports the last attempt
     assert result.stdout.count("Concurrency:") == 1
     assert "again" not in (result.error.suggested_fix if result.error else "")
     assert (result.success, result.return_code) == (False, 2)
@@ -111,7 +111,7 @@ def test_a_duckdb_file_that_stays_held_fails_with_its_holder_named(
     assert "PID" in result.error.detail
 
 
-def test_a_caller_that_has_the_file_open_itself_is_told_so(
+def test_error_names_a_caller_that_has_the_duckdb_file_open_itself(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     with duckdb.connect(str(duckdb_file)):
@@ -124,7 +124,7 @@ def test_a_caller_that_has_the_file_open_itself_is_told_so(
     assert "connection.close()" in result.error.suggested_fix
 
 
-def test_a_caller_may_try_the_whole_command_again(
+def test_caller_retries_the_whole_command(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     once = RetryPolicy(max_attempts=1)
@@ -145,7 +145,7 @@ def test_a_caller_may_try_the_whole_command_again(
 
 
 @pytest.mark.postgres
-def test_a_node_that_lost_its_server_is_tried_again(
+def test_node_that_lost_its_connection_is_tried_again(
     pool: WorkerPool,
     project: Path,
     redis_server: RedisServer,
@@ -186,7 +186,7 @@ def test_a_node_that_lost_its_server_is_tried_again(
 
 
 @pytest.mark.postgres
-def test_a_server_that_is_away_when_the_run_begins_is_waited_for(
+def test_run_waits_for_a_server_that_is_down_at_its_start(
     pool: WorkerPool,
     project: Path,
     redis_server: RedisServer,
@@ -209,7 +209,7 @@ def test_a_server_that_is_away_when_the_run_begins_is_waited_for(
     assert {attempt.error.category for attempt in tried[:-1] if attempt.error} == {"connection"}
 
 
-def test_a_compilation_error_and_a_failed_test_are_not_tried_again(
+def test_compilation_error_and_failed_test_are_not_tried_again(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
     recorder = EventRecorder()

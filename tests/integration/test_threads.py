@@ -1,4 +1,4 @@
-"""One DbtRunner, many threads: each caller gets its own right result."""
+"""One DbtRunner in many threads: each caller gets the result of its own run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_project("trial", tmp_path_factory.mktemp("trial"))
 
 
-def test_eight_threads_with_their_own_vars_get_their_own_results(
+def test_eight_threads_get_the_results_of_their_own_vars(
     pool: WorkerPool, project: Path, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     years = range(2025, 2025 + THREADS)
@@ -57,10 +57,10 @@ def test_eight_threads_with_their_own_vars_get_their_own_results(
     assert len({node.worker for result in results.values() for node in result.nodes}) == 2
 
 
-def test_threads_on_one_file_take_turns(
+def test_runs_of_threads_on_one_duckdb_file_take_turns(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
-    """One process holds a DuckDB file at a time; nobody fails for that, and no runs are mixed."""
+    """One process at a time has a DuckDB file open. No run fails for that, and runs are not mixed."""
     dbt = runner(redis_server, project)
 
     def build(_: int) -> DbtResult:

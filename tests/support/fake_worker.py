@@ -13,8 +13,8 @@ import fakeredis
 import msgspec
 import pytest
 
-from producer import client as client_module
 from producer.client import RelayClient
+from producer.client import relay_client as client_module
 from producer.dbt_cli.options import dbt_versions
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import LINE, Event, encode_event
@@ -22,7 +22,8 @@ from workers.contract.keys import QUEUE, addressed
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.engine.interface import Finished, StepResult, encode
 from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
-from workers.runs import final_record
+from workers.runs import failures
+from workers.runs.final_record import make_final_record
 from workers.runs.retry_policy import delay_before, may_retry
 
 Behaviour = Callable[[Claim], ErrorInfo | None]
@@ -180,9 +181,7 @@ class FakeWorker:
         steps = [msgspec.json.decode(raw, type=StepResult) for raw in stored]
         stop = self.ledger.fact(claim.run_id, "stop")
         good = stop is None and all(step.status in {"success", "pass"} for step in steps)
-        finished = Finished(
-            return_code=0 if good else 1, error=final_record.cancelled(stop) if stop else None
-        )
+        finished = Finished(return_code=0 if good else 1, error=failures.cancelled(stop) if stop else None)
         self.log_line(claim, f"Done. TOTAL={len(steps)}")
         return self._end(claim, finished, steps)
 
@@ -191,7 +190,7 @@ class FakeWorker:
         return self._end(claim, Finished(return_code=0), [])
 
     def _end(self, claim: Claim, finished: Finished, steps: list[StepResult]) -> tuple[str, ...]:
-        final = final_record.final_of(finished, steps, self.ledger.attempts(claim.run_id))
+        final = make_final_record(finished, steps, self.ledger.attempts(claim.run_id))
         cancelled = self.ledger.fact(claim.run_id, "stop") is not None
         state = RUN_CANCELLED if cancelled else RUN_FAILED if finished.return_code else RUN_SUCCEEDED
         return self.ledger.finish(claim, Move(word="done", final=final.decode(), final_state=state))

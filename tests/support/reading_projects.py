@@ -1,4 +1,4 @@
-"""Generates small dbt projects that read vars during parsing, in every place where that is possible."""
+"""Generates small random dbt projects that read vars during the parse, in every place where a project can."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ select * from {{ model }} where {{ column_name }} <= {{ limit }} and {{ var('v0'
 select * from {{ model }} where {{ column_name }} is null
 {% endtest %}
 """
-# Each reads the var NAME. Most do not change the parsed project; some do.
+# each reads the var NAME; a parse keeps the effect of some of them
 SQL = (
     "-- {{ var('NAME', 1) }}",
     "-- {{ var('NAME') }}",
@@ -75,18 +75,49 @@ SQL = (
     "{% for key in (var('NAME', {}) or {}) %}-- {{ key }}{% endfor %}",
     "-- nothing",
 )  # fmt: skip
-PROJECT_READS: tuple[dict[str, Any], ...] = (
-    {},
+# sections of dbt_project.yml, merged at random
+CONFIGS: tuple[dict[str, Any], ...] = (
     {"on-run-start": ["select '{{ var('NAME', 0) | string | length }}' as a"]},
     {
         "on-run-end": [
-            "{% if var('NAME', 0) == 1 %}select 1 from {{ ref('leaf') }}{% else %}select 1{% endif %}"
+            "{% if var('NAME', 0) == 1 %}select 1 from {{ ref('leaf') }}{% else %}select 1{% endif %}",
+            "{{ log('end ' ~ var('NAME', 0), info=True) }}",
         ]
     },
-    {"models": {"reading": {"+meta": {"p": "{{ var('NAME', 'p') }}"}}}},
+    {"query-comment": "{{ var('NAME', 'q') }}"},
     {"vars": {"reading": {"v0": 2}, "v1": "two"}},
     {"vars": {"extra": {"v2": 1, "nested": {"k": 5}}}},
-)
+    {"models": {"reading": {"+meta": {"p": "{{ var('NAME', 'p') }}", "q": 1}}}},
+    {"models": {"+meta": {"r": "{{ var('NAME', 'r') }}"}, "reading": {"+tags": "all"}}},
+    {"models": {"reading": {"+tags": ["{{ 't' ~ (var('NAME', 't') | string | length) }}"], "marts": {"+tags": "marts"}}}},
+    {"models": {"reading": {"marts": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}}},
+    {"models": {"reading": {"marts": {"deep": {"+enabled": "{{ var('NAME', 1) == 1 }}", "+schema": "deep"}}}}},
+    {"models": {"reading": {"marts": {"enabled": "{{ var('NAME', 1) is not none }}"}}}},
+    {"models": {"reading": {"marts": {"+schema": "s{{ var('NAME', 1) | string | length }}"}}}},
+    {"models": {"+schema": "{{ 's' if var('NAME', 1) == 1 else none }}"}},
+    {"models": {"reading": {"m1": {"+alias": "a_{{ var('NAME', 'x') | string | length }}"}}}},
+    {"models": {"reading": {"marts": {"+materialized": "{{ 'ephemeral' if var('NAME', 1) == 1 else 'table' }}"}}}},
+    {"models": {"reading": {"marts": {"+group": "{{ 'team' if var('NAME', 1) else none }}"}}}},
+    {"models": {"reading": {"+docs": {"show": "{{ var('NAME', 1) == 1 }}"}, "versioned": {"v1": {"+tags": "{{ var('NAME', 1) }}"}}}}},
+    {"models": {"reading": {"marts": {"meta": "{{ var('nested', none) }}"}}}},
+    {"models": {"reading": {"+post-hook": "select '{{ var('NAME', 0) | string | length }}' as a"}}},
+    {"models": {"reading": {"marts": {"+post-hook": "{% if var('NAME', 0) == 1 %}select 1 from {{ ref('leaf') }}{% endif %}"}}}},
+    {"models": {"extra": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
+    {"models": {"extra": {"+materialized": "{{ 'table' if var('NAME', 1) else 'view' }}"}}},
+    {"models": {"reading": {"+enabled": "{{ target.name == 'dev' or var('NAME', 1) == 1 }}"}}},
+    {"data_tests": {"reading": {"+severity": "{{ 'warn' if var('NAME', 1) == 1 else 'error' }}"}}},
+    {"tests": {"reading": {"marts": {"+enabled": "{{ var('NAME', 1) == 1 }}"}}}},
+    {"tests": {"+store_failures": "{{ var('NAME', 1) is string }}", "+tags": ["tested"]}},
+    {"seeds": {"reading": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
+    {"seeds": {"reading": {"seeded": {"+column_types": {"id": "{{ 'int' if var('NAME', 1) else 'text' }}"}}}}},
+    {"snapshots": {"reading": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
+    {"snapshots": {"+meta": {"s": "{{ var('NAME', 's') }}"}}},
+    {"sources": {"reading": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
+    {"sources": {"reading": {"raw": {"+meta": {"s": "{{ var('NAME', 's') }}"}}}}},
+    {"exposures": {"reading": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
+    {"unit_tests": {"reading": {"+tags": ["{{ var('NAME', 'u') | string }}"]}}},
+    {"unit_tests": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}},
+)  # fmt: skip
 TESTS: tuple[Any, ...] = (
     "not_null",
     "unique",
@@ -101,6 +132,19 @@ TESTS: tuple[Any, ...] = (
     {"configured": {}},
     {"not_null": {"config": {"tags": ["{{ var('NAME', 't') }}"], "severity": "warn"}}},
 )  # fmt: skip
+
+
+FOLDERS = ("", "", "marts/", "marts/", "marts/deep/")
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """`one` with the entries of `other`, dicts merged."""
+    result = dict(one)
+    for name, value in other.items():
+        before = result.get(name)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        result[name] = _merged(before, value) if both else value
+    return result
 
 
 class ReadingProject:
@@ -137,27 +181,45 @@ class ReadingProject:
             "models/other.sql": "select 1 as id, 'a' as kind",
             "seeds/seeded.csv": "id\n1\n",
             "models/docs.md": "{% docs block %}A block.{% enddocs %}",
-            "extra/dbt_project.yml": "name: extra\nversion: '1.0'\nconfig-version: 2\nvars: {v2: 2}\n",
+            "extra/dbt_project.yml": yaml.safe_dump(self._package()),
             "extra/models/from_package.sql": self._sql() + "select 1 as id",
             "extra/macros/of_package.sql": "{% macro of_package() %}{{ var('v2', 1) }}{% endmacro %}",
             "packages.yml": "packages: [{local: extra}]\n",
         }
         project = {
             "name": "reading", "version": "1.0", "config-version": 2, "profile": "reading",
-            "flags": {"send_anonymous_usage_stats": False}, **self._named(self._chance.choice(PROJECT_READS)),
+            "flags": {"send_anonymous_usage_stats": False},
         }  # fmt: skip
+        for section in self._chance.sample(CONFIGS, self._chance.choice((0, 1, 2, 2, 3))):
+            project = _merged(project, self._named(section))
         files["dbt_project.yml"] = yaml.safe_dump(project)
-        names = [f"m{number}" for number in range(self._chance.randint(2, 5))]
+        folders = {f"m{number}": self._chance.choice(FOLDERS) for number in range(self._chance.randint(2, 5))}
+        names = list(folders)
         for number, name in enumerate(names):
-            parents = ["leaf", "seeded", *names[:number]]
-            files[f"models/{name}.sql"] = (
-                f"{self._sql()}{self._sql()}select 1 as id, 'a' as kind from {{{{ ref('{self._chance.choice(parents)}') }}}}"
+            # no model refers to one that may be disabled without it
+            parents = [each for each in names[:number] if folders[name].startswith(folders[each])]
+            parent = self._chance.choice(["leaf", "leaf", "seeded", *parents])
+            files[f"models/{folders[name]}{name}.sql"] = (
+                f"{self._sql()}{self._sql()}select 1 as id, 'a' as kind from {{{{ ref('{parent}') }}}}"
             )
-        files["models/properties.yml"] = yaml.safe_dump(self._properties(names))
+        properties = self._properties(names)
+        if self._chance.random() < 0.3:
+            for version in (1, 2):
+                files[f"models/marts/versioned_v{version}.sql"] = f"{self._sql()}select 1 as id"
+            properties["models"].append(self._entry("versioned") | {"versions": [{"v": 1}, {"v": 2}]})
+        described = [
+            entry for entry in properties["models"] if "versions" in entry or self._chance.random() < 0.3
+        ]
+        properties["models"] = [entry for entry in properties["models"] if entry not in described]
+        files["models/properties.yml"] = yaml.safe_dump(properties)
+        files["models/marts/properties.yml"] = yaml.safe_dump({"models": described})
         if self._chance.random() < 0.5:
             files["tests/single.sql"] = (
                 f"{self._sql()}select * from {{{{ ref('{self._chance.choice(('leaf', 'm0'))}') }}}} where id is null"
             )
+            if self._chance.random() < 0.3:
+                single = {"name": "single", "description": "{{ 'is ' ~ var('NAME', 1) }}"}
+                files["tests/single.yml"] = yaml.safe_dump({"data_tests": [self._named(single)]})
         if self._chance.random() < 0.4:
             files["snapshots/kept.sql"] = (
                 "{% snapshot kept %}{{ config(unique_key='id', strategy='check', check_cols='all') }}\n"
@@ -176,6 +238,12 @@ class ReadingProject:
             path.write_text(text)
         (folder / "dbt_packages").mkdir()
         (folder / "dbt_packages" / "extra").symlink_to(folder / "extra", target_is_directory=True)
+
+    def _package(self) -> dict[str, Any]:
+        """dbt_project.yml of a package. dbt renders it without the vars of the command line."""
+        package = {"name": "extra", "version": "1.0", "config-version": 2, "vars": {"v2": 2}}
+        config = self._chance.choice(({}, {"models": {"extra": {"+meta": {"e": "{{ var('NAME', 'e') }}"}}}}))
+        return package | self._named(config)
 
     def _properties(self, names: list[str]) -> dict[str, Any]:
         models = [self._entry(name) for name in names if self._chance.random() < 0.8]

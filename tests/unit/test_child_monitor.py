@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from workers.ledger.ledger import Claim, Death
-from workers.runs import final_record
+from workers.ledger.ledger import Death
 from workers.supervision import memory
 from workers.supervision.child_monitor import ChildMonitor
 
@@ -72,38 +71,6 @@ def test_a_death_is_reported_when_redis_is_back() -> None:
     assert ledger.buried == []
     monitor.check()
     assert {death.reason for _, death in ledger.buried} == {"exit status 3"}
-
-
-def lost(died: Death | None) -> tuple[str, str]:
-    claim = Claim(
-        run_id="r", step="model.p.a", fence=4, tries=4, losses=3, index=1, skip=False, cause="", stopping=False,
-        died=died,
-    )  # fmt: skip
-    error = final_record.worker_lost(claim, 0.0).result.error
-    assert error is not None
-    return error.message, error.suggested_fix
-
-
-@pytest.mark.parametrize(
-    ("died", "message", "fix"),
-    [
-        (None, "it is not tried again", "not heard of again"),
-        (Death(code=-9, peak=4000 * 2**20, limit=4 * GB), "SIGKILL; it was seen to use 3.9 GB of the 4.0 GB",
-         "Memory ran out: give its worker more"),
-        (Death(code=-9, peak=GB // 2, limit=4 * GB, oom=True), "the kernel ended a process for want of memory",
-         "Memory ran out: "),
-        (Death(code=-9, peak=GB // 2, limit=4 * GB), "512 MB of the 4.0 GB", "Somebody killed it"),
-        (Death(code=-11), "The last ended with SIGSEGV", "PYTHONFAULTHANDLER"),
-        (Death(code=-250), "signal 250", "native code"),
-        (Death(code=0), "exit status 0", "os._exit"),
-    ],
-)  # fmt: skip
-def test_error_of_lost_process_has_cause_and_fix(died: Death | None, message: str, fix: str) -> None:
-    text, suggested_fix = lost(died)
-    assert text.startswith("model.p.a ended 3 worker processes; it is not tried again")
-    assert message in text
-    assert fix in suggested_fix
-    assert "DBT_RELAY_MAX_LOSSES" in suggested_fix
 
 
 def test_memory_is_read_from_proc_and_cgroups(tmp_path: Path) -> None:

@@ -29,25 +29,25 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (past, past))
 
 
-def test_nothing_changed(project: Path) -> None:
+def test_unchanged_project_keeps_its_fingerprint(project: Path) -> None:
     assert of(project) == of(project)
 
 
 @pytest.mark.parametrize("name", ["dbt_project.yml", "models/a.sql", "models/deep/b.sql"])
-def test_changed_content_of_the_same_length_changes_it(project: Path, name: str) -> None:
+def test_changed_content_of_the_same_length_changes_the_fingerprint(project: Path, name: str) -> None:
     before = of(project)
     text = (project / name).read_text()
     (project / name).write_text(text[:-1] + ("3" if text[-1] != "3" else "4"))
     assert of(project) != before
 
 
-def test_a_touched_file_with_its_old_content_does_not_change_it(project: Path) -> None:
+def test_touched_file_with_its_old_content_keeps_the_fingerprint(project: Path) -> None:
     before = of(project)
     os.utime(project / "models" / "a.sql")
     assert of(project) == before
 
 
-def test_files_that_appear_move_or_go_change_it(project: Path) -> None:
+def test_added_moved_and_removed_files_change_the_fingerprint(project: Path) -> None:
     seen = {of(project)}
     (project / "models" / "c.yml").write_text("")
     seen.add(of(project))
@@ -61,7 +61,7 @@ def test_files_that_appear_move_or_go_change_it(project: Path) -> None:
     assert len(seen) == 5
 
 
-def test_files_that_dbt_does_not_read_do_not_matter(project: Path) -> None:
+def test_files_that_dbt_does_not_read_keep_the_fingerprint(project: Path) -> None:
     before = of(project)
     (project / "models" / "notes.txt").write_text("x")
     (project / "models" / "__pycache__").mkdir()
@@ -69,14 +69,14 @@ def test_files_that_dbt_does_not_read_do_not_matter(project: Path) -> None:
     assert of(project) == before
 
 
-def test_it_does_not_depend_on_where_the_project_is(project: Path, tmp_path: Path) -> None:
+def test_moved_project_keeps_its_fingerprint(project: Path, tmp_path: Path) -> None:
     before = of(project)
     moved = tmp_path.parent / f"{tmp_path.name}_moved"
     project.rename(moved)
     assert of(moved) == before
 
 
-def test_a_change_that_the_time_stamp_hides_is_seen(project: Path) -> None:
+def test_change_with_an_old_time_stamp_changes_the_fingerprint(project: Path) -> None:
     """Two writes within the resolution of the file system's clock, of the same length."""
     path = project / "models" / "a.sql"
     before = of(project)
@@ -86,7 +86,7 @@ def test_a_change_that_the_time_stamp_hides_is_seen(project: Path) -> None:
     assert of(project) != before
 
 
-def test_an_old_untouched_file_is_not_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_unmodified_file_is_not_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what was hashed long after its last change needs no second look
     monkeypatch.setattr("workers.contract.file_cache.RACY_SECONDS", -1.0)
     before = of(project)
@@ -97,7 +97,7 @@ def test_an_old_untouched_file_is_not_read_again(project: Path, monkeypatch: pyt
     assert reads == []
 
 
-def test_a_recent_file_is_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recent_file_is_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of(project)
     reads: list[Path] = []
     plain = Path.read_bytes
@@ -106,11 +106,11 @@ def test_a_recent_file_is_read_again(project: Path, monkeypatch: pytest.MonkeyPa
     assert len(reads) == 3
 
 
-def test_a_folder_that_is_not_there_is_like_an_empty_one(project: Path) -> None:
+def test_missing_folder_counts_as_an_empty_one(project: Path) -> None:
     one = fingerprint(str(project), [], [str(project / "nowhere")])
     assert one == fingerprint(str(project), [], [])
 
 
-def test_a_file_that_cannot_be_read_has_a_value(project: Path) -> None:
+def test_unreadable_file_has_a_fingerprint(project: Path) -> None:
     one = fingerprint(str(project), [str(project / "models")], [])  # a folder in a file's place
     assert one != fingerprint(str(project), [str(project / "absent")], [])

@@ -1,4 +1,4 @@
-"""A dict that makes its values later cannot be told from one that made them at once."""
+"""A `LazyDict` behaves like a dict that contains all values from the start."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from workers.engine.patches.lazy_dict import LazyDict
 NUMBERS = {"one": 1, "two": 2, "three": 3}
 
 
-class Maker:
+class Factory:
     def __init__(self) -> None:
-        self.made: list[int] = []
+        self.created: list[int] = []
 
     def __call__(self, number: int) -> str:
-        self.made.append(number)
+        self.created.append(number)
         return f"<{number}>"
 
 
-def both() -> tuple[LazyDict, dict[str, Any], Maker]:
-    maker = Maker()
-    later = LazyDict()
-    later["two"] = "own"
-    later["four"] = "<4>"
-    later.defer(NUMBERS, maker)
-    return later, {"one": "<1>", "two": "own", "three": "<3>", "four": "<4>"}, maker
+def lazy_and_plain() -> tuple[LazyDict, dict[str, Any], Factory]:
+    factory = Factory()
+    lazy = LazyDict()
+    lazy["two"] = "own"
+    lazy["four"] = "<4>"
+    lazy.defer(NUMBERS, factory)
+    return lazy, {"one": "<1>", "two": "own", "three": "<3>", "four": "<4>"}, factory
 
 
-def test_a_value_is_made_once_when_it_is_looked_at() -> None:
-    later, _, maker = both()
-    assert "three" in later
-    assert "none" not in later
-    assert bool(later)
-    assert maker.made == []
-    assert later["three"] == later.get("three") == ChainMap(later)["three"] == "<3>"
-    assert later["two"] == "own"
-    assert later.get("none", "else") == "else"
-    assert maker.made == [3]
+def test_value_is_created_once_on_first_lookup() -> None:
+    lazy, _, factory = lazy_and_plain()
+    assert "three" in lazy
+    assert "none" not in lazy
+    assert bool(lazy)
+    assert factory.created == []
+    assert lazy["three"] == lazy.get("three") == ChainMap(lazy)["three"] == "<3>"
+    assert lazy["two"] == "own"
+    assert lazy.get("none", "else") == "else"
+    assert factory.created == [3]
     with pytest.raises(KeyError, match="none"):
-        later["none"]
+        lazy["none"]
     assert not LazyDict()
 
 
@@ -59,29 +59,29 @@ def test_a_value_is_made_once_when_it_is_looked_at() -> None:
         copy.copy, copy.deepcopy, lambda d: d == {}, lambda d: d != {}, lambda d: d != {"one": "<1>", "two": "own", "three": "<3>", "four": "<4>"}, lambda d: d.pop("none"), lambda d: d["none"],
     ],
 )  # fmt: skip
-def test_it_looks_like_a_dict(look: Callable[[Any], Any]) -> None:
+def test_operations_return_what_a_dict_returns(look: Callable[[Any], Any]) -> None:
     def answer(mapping: Any) -> Any:
         try:
             return look(mapping)
         except (KeyError, TypeError) as error:
             return repr(error)
 
-    later, plain, _ = both()
-    assert answer(later) == answer(plain)
-    assert list(later.items()) == list(plain.items())
+    lazy, plain, _ = lazy_and_plain()
+    assert answer(lazy) == answer(plain)
+    assert list(lazy.items()) == list(plain.items())
 
 
-def test_it_equals_what_it_stands_for() -> None:
-    later, plain, _ = both()
-    assert later == plain
-    assert later | {} == plain
+def test_lazy_dict_equals_the_plain_dict() -> None:
+    lazy, plain, _ = lazy_and_plain()
+    assert lazy == plain
+    assert lazy | {} == plain
 
 
-def test_a_snapshot_sees_no_later_change_and_makes_its_own_values() -> None:
-    later, plain, maker = both()
-    snapshot = later.snapshot()
-    later["one"] = "changed"
+def test_snapshot_is_independent_and_creates_its_own_values() -> None:
+    lazy, plain, factory = lazy_and_plain()
+    snapshot = lazy.snapshot()
+    lazy["one"] = "changed"
     assert snapshot.names() == set(plain)
-    assert maker.made == []
+    assert factory.created == []
     assert snapshot["one"] == "<1>"
     assert snapshot == plain

@@ -1,4 +1,4 @@
-"""What is worked out once instead of each time is what dbt works out."""
+"""Each patch returns what dbt's own function returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import networkx as nx
 import pytest
 from dbt.adapters.base import BaseAdapter
 from dbt.adapters.cache import RelationsCache
-from dbt.adapters.clients.jinja import QueryStringGenerator
 from dbt.adapters.duckdb.relation import DuckDBRelation
 from dbt.adapters.events.types import SQLQuery
 from dbt.adapters.exceptions.cache import NoneRelationFoundError
@@ -39,6 +38,7 @@ from workers.engine.output.events import FilteringEventManager, LineSink
 from workers.engine.patches import frozen_macros, registry, relations, templates
 from workers.engine.patches.events import _dbt_init
 from workers.engine.patches.graph import _dbt_get_subset_graph
+from workers.engine.patches.macros import layout_of
 
 parse_untraced()
 registry.apply()
@@ -76,36 +76,36 @@ def value_for(field: Any) -> Any:
     return [value] if repeated else value
 
 
-def test_every_event_says_what_it_says_in_dbt() -> None:
+def test_every_event_equals_dbts_event() -> None:
     compared = 0
     for kind in kinds():
         message = getattr(kind.PROTO_TYPES_MODULE, kind.__name__, None)
         if message is None:
             continue
-        said = {field.name: value_for(field) for field in message.DESCRIPTOR.fields}
+        fields = {field.name: value_for(field) for field in message.DESCRIPTOR.fields}
         theirs: Any = kind.__new__(kind)
-        _dbt_init(theirs, **said)
-        assert kind(**said).pb_msg == theirs.pb_msg, kind
+        _dbt_init(theirs, **fields)
+        assert kind(**fields).pb_msg == theirs.pb_msg, kind
         compared += 1
     assert compared > 150
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [
         {"conn_name": "c", "sql": "select 1", "node_info": NODE},
         {"conn_name": None, "sql": "select 1", "node_info": {}},
         {"connName": "c", "sql": ""},
     ],
 )
-def test_odd_values_of_an_event_are_read_as_in_dbt(said: dict[str, Any]) -> None:
+def test_unusual_values_of_an_event_are_read_as_in_dbt(fields: dict[str, Any]) -> None:
     theirs: Any = SQLQuery.__new__(SQLQuery)
-    _dbt_init(theirs, **said)
-    assert SQLQuery(**said).pb_msg == theirs.pb_msg
+    _dbt_init(theirs, **fields)
+    assert SQLQuery(**fields).pb_msg == theirs.pb_msg
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "fields"),
     [
         (SQLQuery, {"sql": "\ud800"}),
         (SQLQuery, {"sql": 3}),
@@ -114,12 +114,12 @@ def test_odd_values_of_an_event_are_read_as_in_dbt(said: dict[str, Any]) -> None
         (LogStartLine, {"index": "three"}),
     ],
 )
-def test_what_dbt_cannot_read_it_complains_of(kind: type[BaseEvent], said: dict[str, Any]) -> None:
+def test_value_that_dbt_cannot_read_raises_dbts_error(kind: type[BaseEvent], fields: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="Unable to parse logging event dictionary"):
-        kind(**said)
+        kind(**fields)
 
 
-class Heard:
+class Received:
     def __init__(self) -> None:
         self.names: list[str] = []
 
@@ -127,46 +127,40 @@ class Heard:
         self.names.append(msg.info.name)
 
 
-def test_a_debug_event_is_passed_to_whoever_does_not_say_that_nothing_comes_of_it() -> None:
-    heard, manager = Heard(), FilteringEventManager()
-    manager.callbacks.append(heard)
+def test_debug_event_reaches_a_callback_without_handle_debug() -> None:
+    received, manager = Received(), FilteringEventManager()
+    manager.callbacks.append(received)
     manager.fire_event(SQLQuery(sql="select 1"))
-    assert heard.names == ["SQLQuery"]
+    assert received.names == ["SQLQuery"]
 
 
 @pytest.mark.parametrize("debug", [True, False])
-def test_a_sink_says_the_same_behind_either_manager(*, debug: bool) -> None:
-    told: list[list[Event]] = []
+def test_sink_emits_the_same_with_both_event_managers(*, debug: bool) -> None:
+    emitted: list[list[Event]] = []
     for manager in (EventManager(), FilteringEventManager()):
         events: list[Event] = []
         manager.callbacks.append(LineSink(None, "run", "step", events.append, debug=debug))
         manager.fire_event(SQLQuery(sql="select 1", conn_name="c"))
         manager.fire_event(MainReportVersion(version="1", log_version=3))
         manager.fire_event(SQLQuery(sql="select 2", conn_name="c"), level=EventLevel.INFO)
-        told.append(events)
-    said = [[event.text.partition("  ")[2] or event.text for event in events] for events in told]
-    assert said[0] == said[1]
-    assert len(said[0]) == (3 if debug else 2)
+        emitted.append(events)
+    texts = [[event.text.partition("  ")[2] or event.text for event in events] for events in emitted]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == (3 if debug else 2)
 
 
-def test_a_muted_sink_hears_no_debug_event() -> None:
+def test_muted_sink_needs_no_debug_event() -> None:
     sink = LineSink(None, "run", "step", lambda _: None, debug=True)
     assert not sink.handle_debug(SQLQuery(sql=""))
     with sink.muted():
         assert sink.handle_debug(SQLQuery(sql=""))
 
 
-def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_secrets_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBT_ENV_SECRET_ONE", "größe")
     monkeypatch.setenv("DBT_ENV_SECRET_NONE", " ")
     monkeypatch.setenv("DBT_ENV_OTHER", "x")
     assert dbt_common.exceptions.base.env_secrets() == ["größe"]
-
-
-def test_a_query_comment_is_compiled_once_and_sees_its_own_context() -> None:
-    text = "{%- macro query_comment_macro(connection_name, node) -%}{{ who }}{% endmacro %}"
-    first, second = (QueryStringGenerator(text, {"who": who}) for who in ("one", "two"))
-    assert (first("c", None), second("c", None)) == ("one", "two")
 
 
 def macro(package: str, name: str) -> Macro:
@@ -181,7 +175,9 @@ def macro(package: str, name: str) -> Macro:
 
 def namespace(manifest: Manifest, package: str, node: Any = None) -> MacroNamespace:
     builder = MacroNamespaceBuilder("root", package, MacroStack(), ["dbt_duckdb", "dbt"], node)
-    return builder.build_namespace(manifest.get_macros_by_package(), {"for": package})
+    macros, ctx = manifest.get_macros_by_package(), {"for": package}
+    layout = layout_of(builder, macros)
+    return builder.build_namespace(macros, ctx) if layout is None else layout.namespace(builder, ctx)
 
 
 def shape(made: MacroNamespace) -> dict[str, Any]:
@@ -195,9 +191,9 @@ def shape_of_package(package: Any) -> dict[str, str]:
     return {name: found.macro.unique_id for name, found in package.items()}
 
 
-@pytest.mark.skipif(not registry.enabled("macros"), reason="dbt finds macros lazily itself")
+@pytest.mark.skipif(not registry.enabled("namespaces"), reason="dbt finds macros lazily itself")
 @pytest.mark.parametrize("package", ["root", "other", "dbt"])
-def test_a_remembered_namespace_finds_what_dbts_does(package: str) -> None:
+def test_namespace_from_a_layout_finds_the_macros_of_dbts_namespace(package: str) -> None:
     manifest = Manifest()
     for made in (
         macro("root", "both"), macro("root", "mine"), macro("other", "both"), macro("other", "theirs"),
@@ -230,7 +226,7 @@ def relation(identifier: str, *, ours: bool = False, quoted: bool = True) -> Any
 
 
 class Adapter(BaseAdapter):
-    """As much of an adapter as matching needs."""
+    """An adapter that can match relations."""
 
     Relation = DuckDBRelation
 
@@ -252,18 +248,10 @@ def outcome(work: Callable[[], Any]) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize("wanted", ["orders", "Orders", '"orders"', "customers", "none", ""])
-def test_a_relation_is_found_as_dbt_finds_it(wanted: str) -> None:
-    known = [relation("orders"), relation("CUSTOMERS", ours=True, quoted=False), relation("other")]
-    adapter = Adapter()
-    ours = outcome(lambda: adapter._make_match(known, "d", "main", wanted))
-    assert ours == outcome(lambda: relations._dbt_make_match(adapter, known, "d", "main", wanted))
-
-
 @pytest.mark.parametrize(
     "wanted", ["orders", "Orders", '"orders"', "customers", "none", "", '"', "`other`", None]
 )
-def test_a_relation_is_looked_up_in_the_cache_as_dbt_does(wanted: Any) -> None:
+def test_relation_is_found_in_the_cache_as_in_dbt(wanted: Any) -> None:
     adapter: Any = Adapter()
     adapter.cache = _recording(RelationsCache, SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
     for known in ("orders", "CUSTOMERS", "other", '"Orders"'):
@@ -275,7 +263,7 @@ def test_a_relation_is_looked_up_in_the_cache_as_dbt_does(wanted: Any) -> None:
     assert len(adapter.list_relations("d", "main")) == 4
 
 
-def test_what_is_known_of_spelling_follows_the_cache() -> None:
+def test_index_of_identifiers_follows_the_cache() -> None:
     cache: Any = _recording(RelationsCache, SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
 
     def found(identifier: str) -> list[str]:
@@ -299,7 +287,7 @@ def test_what_is_known_of_spelling_follows_the_cache() -> None:
     assert cache.relations._keys == {}
 
 
-def test_a_text_is_compiled_once_for_each_kind_of_template(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_is_compiled_once_per_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     def code(*, native: bool = False) -> Any:
         return get_environment(native=native).compile("{{ a }} of {{ b }}")
 
@@ -316,7 +304,7 @@ def test_a_text_is_compiled_once_for_each_kind_of_template(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not registry.enabled("vars"), reason="dbt copies no context itself")
-def test_a_var_is_rendered_as_in_dbt() -> None:
+def test_var_is_rendered_as_in_dbt() -> None:
     given = {"plain": "x", "jinja": "{{ word }}!", "number": 3, "list": ["{{ word }}"], "open": "{%"}
     for name in given:
         answers = []
@@ -326,7 +314,7 @@ def test_a_var_is_rendered_as_in_dbt() -> None:
         assert answers[0] == answers[1]
 
 
-def test_an_answer_without_rows_is_a_table_of_its_own() -> None:
+def test_empty_tables_are_separate_objects() -> None:
     first, second = agate_helper.empty_table(), agate_helper.empty_table()
     assert first is not second
     assert vars(first).keys() == vars(agate.Table(rows=[])).keys()
@@ -334,22 +322,22 @@ def test_an_answer_without_rows_is_a_table_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_additions_to_the_cache_are_events_where_somebody_wants_them(
+def test_additions_to_the_cache_are_events_with_log_cache_events(
     monkeypatch: pytest.MonkeyPatch, *, wanted: bool
 ) -> None:
-    heard: list[str] = []
+    actions: list[str] = []
     monkeypatch.setattr(relations, "get_flags", lambda: SimpleNamespace(LOG_CACHE_EVENTS=wanted))
-    monkeypatch.setattr("dbt.adapters.cache.fire_event", lambda event: heard.append(event.action))
+    monkeypatch.setattr("dbt.adapters.cache.fire_event", lambda event: actions.append(event.action))
     cache = RelationsCache()
     first = DuckDBRelation.create(database="D", schema="s", identifier="M")
     for each in (first, DuckDBRelation.create(database="d", schema="S", identifier="m")):
         cache.add(each)
-    assert heard == ["add_relation"] * (2 * wanted)
+    assert actions == ["add_relation"] * (2 * wanted)
     assert cache.get_relations("d", "s") == [first], "the first of a name stays"
     assert ("d", "s") in cache
 
 
-def test_schemas_of_a_project_are_those_that_dbt_finds() -> None:
+def test_cache_schemas_are_those_that_dbt_finds() -> None:
     nodes: list[Any] = [
         SimpleNamespace(
             database="d", schema=f"s{number % 3}", identifier=f"m{number}", quoting_dict={}, config={},
@@ -364,7 +352,7 @@ def test_schemas_of_a_project_are_those_that_dbt_finds() -> None:
 
 
 @pytest.mark.parametrize("selected", [{"b"}, {"a", "c"}, set()])
-def test_the_graph_of_what_is_selected_is_dbts(selected: set[Any]) -> None:
+def test_selected_graph_is_dbts(selected: set[Any]) -> None:
     graph = Graph(nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d")]))
     ours, theirs = graph.get_subset_graph(selected).graph, _dbt_get_subset_graph(graph, selected).graph
     assert (set(ours.nodes), set(ours.edges)) == (set(theirs.nodes), set(theirs.edges))
@@ -372,14 +360,14 @@ def test_the_graph_of_what_is_selected_is_dbts(selected: set[Any]) -> None:
     assert "new" not in graph.graph
 
 
-def test_what_cannot_be_selected_is_dbts_to_say() -> None:
+def test_unknown_node_raises_dbts_error() -> None:
     graph = Graph(nx.DiGraph([("a", "b")]))
     assert outcome(lambda: graph.get_subset_graph([UniqueId("x")])) == outcome(
         lambda: _dbt_get_subset_graph(graph, [UniqueId("x")])
     )
 
 
-def test_the_cache_lists_the_relations_of_a_schema_whatever_its_case() -> None:
+def test_cache_lists_relations_of_a_schema_in_any_case() -> None:
     cache = _recording(RelationsCache, SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
     for name in ("a", "B"):
         cache.add(relation(name))

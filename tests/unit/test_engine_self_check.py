@@ -1,4 +1,4 @@
-"""A dbt that the engine cannot drive is refused when a worker starts, in a sentence and without a traceback."""
+"""A worker that starts with a dbt that the engine cannot drive exits with a text, not with a traceback."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_templates_that_call_past_their_environment_are_refused(monkeypatch: pyt
     assert "templates do not call" in (self_check.complaint() or "")
 
 
-def test_worker_says_what_is_missing_and_ends(tmp_path: Path) -> None:
-    """dbt.task.printer lost a function that the engine imports, as with a release of dbt to come."""
+def test_worker_names_what_is_missing_and_exits(tmp_path: Path) -> None:
+    """dbt.task.printer lacks a function that the engine imports, as in a later release of dbt."""
     (tmp_path / "sitecustomize.py").write_text(
         "import dbt.task.printer\ndel dbt.task.printer.print_run_result_error\n"
     )

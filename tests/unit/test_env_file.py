@@ -13,8 +13,9 @@ from workers.contract.errors import DbtUsageError
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
 from workers.contract.settings import Settings
-from workers.runs import env_file, runtime
-from workers.runs.runtime import spec_of
+from workers.runs import env_file
+from workers.runs import run as module
+from workers.runs.run import spec_of
 
 
 @pytest.fixture
@@ -75,13 +76,13 @@ def test_named_pipe_does_not_block_the_worker(settings: Settings) -> None:
 
 
 def test_worker_without_a_stack_reads_no_environment_file(tmp_path: Path) -> None:
-    with pytest.raises(DbtUsageError, match="belongs to none"):
+    with pytest.raises(DbtUsageError, match="this worker has none"):
         env_file.read(str(write_file(tmp_path / "r.json")), Settings())
 
 
 def spec(monkeypatch: pytest.MonkeyPatch, deny: str | None = None, **fields: Any) -> Any:
     settings = Settings() if deny is None else Settings(env_deny=deny)
-    monkeypatch.setattr(runtime, "settings", settings)
+    monkeypatch.setattr(module, "settings", settings)
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p", **fields)
     return spec_of(request, invocation_id="i", started_at=0.0)
 
@@ -111,6 +112,6 @@ def test_embedded_callers_environment_is_complete(
     """The caller is the same user on the same machine, so no name is denied."""
     path = Path(settings.runtime_dir) / "env" / "r.json"
     path.write_bytes(msgspec.json.encode({"PATH": "/mine", "A": "1"}))
-    monkeypatch.setattr(runtime, "settings", settings)
+    monkeypatch.setattr(module, "settings", settings)
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p", env_file=str(path))
     assert spec_of(request, invocation_id="i", started_at=0.0).env == {"PATH": "/mine", "A": "1"}

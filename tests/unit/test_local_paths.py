@@ -1,4 +1,4 @@
-"""Paths of a run on a worker that keeps the project elsewhere."""
+"""Paths of a run on a worker that has the project in another folder than the caller."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ def request_of(*args: str, env: dict[str, str] | None = None, **more: str) -> Ru
         (("--state",), ("--state",)),
     ],
 )
-def test_options_name_the_same_folders_of_the_project(given: tuple[str, ...], here: tuple[str, ...]) -> None:
+def test_options_name_the_same_folders_in_the_workers_project(
+    given: tuple[str, ...], here: tuple[str, ...]
+) -> None:
     assert paths_here(request_of(*given), {}, "/w/shop").args == ("run", *here)
 
 
-def test_the_environment_names_the_same_folders_of_the_project() -> None:
+def test_environment_names_the_same_folders_in_the_workers_project() -> None:
     sent = {"DBT_PROFILES_DIR": "/callers/shop", "DBT_ENGINE_LOG_PATH": "shop/logs", "PLACE": "/callers/shop"}
     found = paths_here(request_of(env=sent), {"DBT_STATE": "/callers/shop", **sent}, "/w/shop")
     assert found.env == {
@@ -44,7 +46,7 @@ def test_the_environment_names_the_same_folders_of_the_project() -> None:
     assert (found.cwd, found.project_dir) == ("/w/shop", "/w/shop")
 
 
-def test_a_project_that_is_here_stays_where_it_is(tmp_path: Path) -> None:
+def test_paths_stay_the_same_where_the_callers_project_exists(tmp_path: Path) -> None:
     request = request_of("--profiles-dir", str(tmp_path), project_dir=str(tmp_path))
     for mapped in ("", "/w/shop"):
         assert paths_here(request, {}, mapped).args == request.args

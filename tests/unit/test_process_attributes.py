@@ -29,8 +29,8 @@ from workers.contract.process_attributes import (
 )
 from workers.contract.settings import Settings, read_settings
 from workers.engine.caller.invocation import dbt_environment
-from workers.runs import runtime
-from workers.runs.runtime import spec_of
+from workers.runs import run as module
+from workers.runs.run import spec_of
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
@@ -72,7 +72,7 @@ def test_unreadable_surroundings_are_ignored(nonsense: str) -> None:
 @pytest.fixture
 def worker_of_the_stack(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this process a worker of the stack whose runtime folder is the project's folder."""
-    monkeypatch.setattr(runtime, "settings", Settings(runtime_dir=str(project)))
+    monkeypatch.setattr(module, "settings", Settings(runtime_dir=str(project)))
 
 
 @pytest.mark.usefixtures("worker_of_the_stack")

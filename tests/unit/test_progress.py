@@ -1,4 +1,4 @@
-"""Events on their way to Redis: in order, in batches, once, and whatever Redis does."""
+"""Progress: events reach Redis in order, in batches, and once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN = "20250101T000000-0123456789ab"
 
 
 class Recorder:
-    """A ledger that remembers what it was sent, and fails when it is told to."""
+    """A ledger that records its calls. It raises `errors`, one for each call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, int, list[str]]] = []
@@ -51,13 +51,13 @@ def progress(ledger: Recorder) -> Progress:
     return made  # type: ignore[no-any-return]
 
 
-def say(progress: Progress, *texts: object, run_id: str = RUN) -> None:
+def emit_lines(progress: Progress, *texts: object, run_id: str = RUN) -> None:
     for text in texts:
         progress.emit(Event(kind=LINE, run_id=run_id, text=str(text)))
 
 
-def test_events_arrive_in_order_and_are_numbered(ledger: Recorder, progress: Progress) -> None:
-    say(progress, *range(1200))
+def test_events_arrive_in_order_with_their_numbers(ledger: Recorder, progress: Progress) -> None:
+    emit_lines(progress, *range(1200))
     assert progress.flush(10)
     assert [text for call in ledger.calls for text in call[3]] == [str(number) for number in range(1200)]
     expected = 1
@@ -68,12 +68,12 @@ def test_events_arrive_in_order_and_are_numbered(ledger: Recorder, progress: Pro
     assert len({publisher for _, publisher, _, _ in ledger.calls}) == 1
 
 
-def test_runs_are_not_mixed(ledger: Recorder, progress: Progress) -> None:
+def test_events_of_two_runs_are_not_mixed(ledger: Recorder, progress: Progress) -> None:
     other = "20250101T000000-ba9876543210"
     ledger.open.clear()
-    say(progress, "a", "b")
-    say(progress, "c", run_id=other)
-    say(progress, "d")
+    emit_lines(progress, "a", "b")
+    emit_lines(progress, "c", run_id=other)
+    emit_lines(progress, "d")
     ledger.open.set()
     assert progress.flush(10)
     sent = {run: [t for r, _, _, texts in ledger.calls if r == run for t in texts] for run in (RUN, other)}
@@ -82,9 +82,11 @@ def test_runs_are_not_mixed(ledger: Recorder, progress: Progress) -> None:
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("away"), redis.TimeoutError("late")])
-def test_a_batch_is_repeated_as_it_was(ledger: Recorder, progress: Progress, error: Exception) -> None:
+def test_batch_is_repeated_unchanged_after_a_connection_error(
+    ledger: Recorder, progress: Progress, error: Exception
+) -> None:
     ledger.errors = [error]
-    say(progress, "a")
+    emit_lines(progress, "a")
     assert progress.flush(10)
     assert len(ledger.calls) == 2
     assert ledger.calls[0] == ledger.calls[1]
@@ -92,24 +94,24 @@ def test_a_batch_is_repeated_as_it_was(ledger: Recorder, progress: Progress, err
 
 
 @pytest.mark.parametrize("error", [redis.ResponseError("no such run"), TypeError("not foreseen")])
-def test_what_is_refused_costs_lines_and_nothing_else(
+def test_refused_batch_is_dropped_and_later_ones_are_sent(
     ledger: Recorder, progress: Progress, error: Exception
 ) -> None:
     ledger.errors = [error]
-    say(progress, "a")
+    emit_lines(progress, "a")
     assert progress.flush(10)
     assert progress.dropped == 1
-    say(progress, "b")
+    emit_lines(progress, "b")
     assert progress.flush(10)
     assert ledger.calls[-1][3] == ["b"]
 
 
-def test_a_server_that_is_away_does_not_fill_the_memory(
+def test_events_are_dropped_past_their_maximum_while_redis_is_away(
     ledger: Recorder, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_HELD", 10)
+    monkeypatch.setattr(module, "MAX_EVENTS", 10)
     ledger.open.clear()
-    say(progress, *range(100))
+    emit_lines(progress, *range(100))
     assert not progress.flush(0.05)
     ledger.open.set()
     assert progress.flush(10)
@@ -117,43 +119,43 @@ def test_a_server_that_is_away_does_not_fill_the_memory(
     assert sum(len(texts) for *_, texts in ledger.calls) == 100 - progress.dropped
 
 
-def test_flushing_nothing_takes_no_time(progress: Progress) -> None:
+def test_flush_without_events_returns_at_once(progress: Progress) -> None:
     assert progress.flush(0)
 
 
-def test_records_of_the_log_file_travel_with_the_next_events(ledger: Recorder, progress: Progress) -> None:
-    record(progress, "one", "two")
-    say(progress, "a")
-    record(progress, "three")
+def test_log_records_are_sent_with_the_next_events(ledger: Recorder, progress: Progress) -> None:
+    emit_records(progress, "one", "two")
+    emit_lines(progress, "a")
+    emit_records(progress, "three")
     assert progress.flush(10)
     assert [text for call in ledger.calls for text in call[3]].count("a") == 1
     assert ledger.records == ["one", "two", "three"]
     assert_numbered(ledger)
 
 
-def test_records_alone_are_sent_by_themselves(ledger: Recorder, progress: Progress) -> None:
-    record(progress, "one")
+def test_log_records_without_events_are_sent_alone(ledger: Recorder, progress: Progress) -> None:
+    emit_records(progress, "one")
     wait_until(lambda: ledger.records == ["one"], 10)
-    record(progress, "two")  # the sender looks by itself, or sleeps again
+    emit_records(progress, "two")  # the sender looks by itself, or sleeps again
     wait_until(lambda: ledger.records == ["one", "two"], 10)
     time.sleep(2 * module.RECORD_SECONDS)  # now it does sleep
-    record(progress, "three")
+    emit_records(progress, "three")
     wait_until(lambda: ledger.records == ["one", "two", "three"], 10)
 
 
-def test_records_of_two_runs_are_not_mixed(ledger: Recorder, progress: Progress) -> None:
+def test_log_records_of_two_runs_are_not_mixed(ledger: Recorder, progress: Progress) -> None:
     other = "20250101T000000-ba9876543210"
     ledger.open.clear()
-    record(progress, "a")
-    record(progress, "b", run_id=other)
-    record(progress, "c")
+    emit_records(progress, "a")
+    emit_records(progress, "b", run_id=other)
+    emit_records(progress, "c")
     ledger.open.set()
     assert progress.flush(10)
     assert ledger.records == ["a", "b", "c"]
     assert {run for run, *_ in ledger.calls} == {RUN, other}
 
 
-def record(progress: Progress, *texts: str, run_id: str = RUN) -> None:
+def emit_records(progress: Progress, *texts: str, run_id: str = RUN) -> None:
     for text in texts:
         progress.emit(Event(kind=RECORD, run_id=run_id, text=encode_records([text]).decode()))
 

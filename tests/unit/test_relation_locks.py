@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from workers.contract.keys import addressed, new_run_id
-from workers.contract.messages import RunRequest
+from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.purge import purge
 from workers.engine.interface import StepResult
 from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
@@ -271,20 +271,25 @@ def test_a_run_alone_leaves_no_word_of_what_it_wrote(ledger: Ledger) -> None:
     assert not ledger.client.exists(ledger.keys.relation_writer(OTHERS))
 
 
-def test_a_refused_node_ends_as_an_error_that_says_who_writes(ledger: Ledger) -> None:
-    from workers.runs import steps  # Celery's app, which a test of the ledger does not need
+def test_refused_node_fails_with_an_error_that_names_the_writing_run(ledger: Ledger) -> None:
+    from workers.runs.claimed_step import (
+        ClaimedStep,  # Celery's app, which a test of the ledger does not need
+    )
+    from workers.runs.decision import decide
+    from workers.runs.recording import record
+    from workers.runs.task_errors import StepFailedError
 
     first, second = begun(ledger), begun(ledger, mode="refuse")
     claim(ledger, first, A)
-    published: list[str] = []
-    held: Any = SimpleNamespace(
-        ledger=ledger, owner="host:2", publish=lambda _, each: published.extend(each),
-        engine=SimpleNamespace(mask=lambda _, raw: raw),
-    )  # fmt: skip
+    refused = claim(ledger, second, A)
+    runtime: Any = SimpleNamespace(
+        ledger=ledger, owner="host:2", send=lambda *_: None, emit_withheld=lambda **_: None
+    )
+    decision = decide(refused, None, RetryPolicy(), 3)
     with pytest.raises(
-        steps.StepFailedError, match=f"relation_busy: {A} .* run {first} is writing its relation Fix: "
+        StepFailedError, match=f"relation_busy: {A} .* run {first} is writing its relation Fix: "
     ):
-        steps.node(held, cast(Any, SimpleNamespace(spec=None)), claim(ledger, second, A))
+        record(ClaimedStep(runtime, cast(Any, None), refused, 0.0), decision)
     result = msgspec.json.decode(ledger.result(second, A) or b"", type=StepResult)
     error = result.error
     assert error is not None

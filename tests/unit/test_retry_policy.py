@@ -1,9 +1,6 @@
-"""Whether and when: pure."""
+"""Retry policy: which failures are tried again, and after how long."""
 
 from __future__ import annotations
-
-import pickle
-from typing import Any
 
 import pytest
 
@@ -34,11 +31,13 @@ def error(code: str = "connection_lost", *, retryable: bool = True) -> ErrorInfo
         ("@command", error("duckdb_file_locked"), 3, False),
     ],
 )
-def test_may_retry(step: str, info: ErrorInfo | None, tries: int, again: bool) -> None:
+def test_step_is_tried_again_only_for_a_transient_failure(
+    step: str, info: ErrorInfo | None, tries: int, again: bool
+) -> None:
     assert may_retry(step, info, tries, RetryPolicy(max_attempts=3)) is again
 
 
-def test_one_attempt_means_none_again() -> None:
+def test_policy_of_one_attempt_allows_no_retry() -> None:
     assert not may_retry("model.p.a", error(), 1, RetryPolicy(max_attempts=1))
 
 
@@ -52,32 +51,12 @@ def test_one_attempt_means_none_again() -> None:
         (RetryPolicy(jitter=False, base_delay=0), [0, 0]),
     ],
 )
-def test_waits_grow_up_to_a_cap(policy: RetryPolicy, waits: list[float]) -> None:
+def test_delay_grows_up_to_its_maximum(policy: RetryPolicy, waits: list[float]) -> None:
     assert [delay_before(tries, policy) for tries in range(1, len(waits) + 1)] == waits
 
 
-def test_jitter_keeps_half_of_the_wait_and_never_exceeds_it() -> None:
+def test_jitter_draws_between_half_of_the_delay_and_the_delay() -> None:
     policy = RetryPolicy(base_delay=8, max_delay=60)
     drawn = [delay_before(1, policy) for _ in range(200)]
     assert all(4 <= wait <= 8 for wait in drawn)
     assert max(drawn) - min(drawn) > 1
-
-
-def test_the_next_attempt_is_shown_under_the_name_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    from celery.exceptions import Retry
-
-    from workers import tasks
-    from workers.runs import steps
-
-    sent: dict[str, Any] = {}
-    monkeypatch.setattr(tasks.RelayTask, "apply_async", lambda *_, **options: sent.update(options))
-    run_id = "20250101T000000-0123456789ab"
-    error = steps.PassingError("duckdb_file_locked: it is locked", 1.5, run_id, "model.shop.orders")
-    tasks.node.push_request(id="1", args=(run_id, "model.shop.orders"), kwargs={}, called_directly=False)
-    try:
-        with pytest.raises(Retry):
-            tasks.node.retry(exc=pickle.loads(pickle.dumps(error)))
-    finally:
-        tasks.node.pop_request()
-    assert (sent["countdown"], sent["shadow"]) == (1.5, "model orders")
-    assert sent["argsrepr"] == f"('model.shop.orders', '{run_id}')"

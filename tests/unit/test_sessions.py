@@ -1,4 +1,4 @@
-"""Who may open a session's file: nobody beside a process that lost an earlier session and still holds it."""
+"""Sessions: a file is not opened while a process that lost an earlier session still has it open."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import Any
 
 import pytest
 
-from workers import tasks
 from workers.contract.events import STATE, Event
 from workers.ledger.ledger import Claim
+from workers.runs import session as module
+from workers.runs.recording import BEGIN_SESSION
+from workers.runs.step import execution_of
 from workers.sessions.stale_lock_holders import Holder
 from workers.sessions.warehouse_lock import Session
 
 SESSION = Session("20260101T000000-0123456789ab", "duckdb:/w.duckdb", 3)
-STRAY = Holder("duckdb:/w.duckdb", "far:7", "elsewhere", 7, "1")
+STALE_HOLDER = Holder("duckdb:/w.duckdb", "far:7", "elsewhere", 7, "1")
 
 
-class Held:
-    """A process whose looks at the strays find what a test says."""
+class FakeRuntime:
+    """A runtime whose checks for stale lock holders return what a test gives, one list for each check."""
 
-    def __init__(self, looks: list[list[Holder]], stop: str | None = None) -> None:
-        self.looks, self.said = looks, list[Event]()
+    def __init__(self, checks: list[list[Holder]], stop: str | None = None) -> None:
+        self.checks, self.events = checks, list[Event]()
         self.owner = "here:1"
-        self.strays: Any = SimpleNamespace(end=self.look)
+        self.stale_holders: Any = SimpleNamespace(end=self.check)
         self.ledger: Any = SimpleNamespace(fact=lambda *_: stop)
-        self.progress: Any = SimpleNamespace(emit=self.said.append)
+        self.progress: Any = SimpleNamespace(emit=self.events.append)
 
-    def look(self, files: tuple[str, ...]) -> list[Holder]:
+    def check(self, files: tuple[str, ...]) -> list[Holder]:
         assert files == (SESSION.warehouse,)
-        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        return self.checks.pop(0) if len(self.checks) > 1 else self.checks[0]
 
 
 @pytest.fixture(autouse=True)
@@ -41,63 +43,67 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now[0] += seconds
 
     fake = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0], sleep=sleep)
-    monkeypatch.setattr(tasks, "time", fake)
+    monkeypatch.setattr(module, "time", fake)
     return now
 
 
-def may_open(held: Any) -> bool:
-    return tasks._may_open(held, SESSION)
+def may_open(runtime: Any) -> bool:
+    return module.may_open(runtime, SESSION)
 
 
-def test_nobody_is_in_the_way() -> None:
-    held = Held([[]])
-    assert may_open(held)
-    assert held.said == []
+def test_file_without_stale_holder_is_opened_at_once() -> None:
+    runtime = FakeRuntime([[]])
+    assert may_open(runtime)
+    assert runtime.events == []
 
 
-def test_one_that_cannot_be_ended_is_waited_for_and_the_run_says_so() -> None:
-    held = Held([[STRAY], [STRAY], []])
-    assert may_open(held)
-    [event] = held.said
+def test_session_waits_for_a_stale_holder_and_publishes_that() -> None:
+    runtime = FakeRuntime([[STALE_HOLDER], [STALE_HOLDER], []])
+    assert may_open(runtime)
+    [event] = runtime.events
     assert (event.kind, event.node, event.state, event.worker) == (STATE, "@session", "waiting", "here:1")
-    assert "waiting for far:7 to let go of /w.duckdb" in event.text
+    assert "waiting for far:7 to close /w.duckdb" in event.text
 
 
-def test_others_get_the_process_after_a_while(clock: list[float]) -> None:
-    assert not may_open(Held([[STRAY]]))
-    assert clock[0] - 100 >= tasks.settings.session_seconds
+def test_session_gives_its_process_up_after_a_while(clock: list[float]) -> None:
+    assert not may_open(FakeRuntime([[STALE_HOLDER]]))
+    assert clock[0] - 100 >= module.settings.session_seconds
 
 
-def test_a_worker_that_is_stopping_does_not_wait(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
-    monkeypatch.setattr(tasks, "draining", lambda: True)
-    assert not may_open(Held([[STRAY]]))
+def test_stopping_worker_does_not_wait_for_a_stale_holder(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    monkeypatch.setattr(module, "draining", lambda: True)
+    assert not may_open(FakeRuntime([[STALE_HOLDER]]))
     assert clock[0] == 100
 
 
 @pytest.mark.parametrize(("stop", "at_once"), [("cancelled", True), ("fail_fast", False)])
-def test_a_run_that_is_cancelled_needs_no_file(stop: str, at_once: bool, clock: list[float]) -> None:
-    assert may_open(Held([[STRAY]], stop)) is at_once
+def test_cancelled_run_does_not_wait_for_a_stale_holder(stop: str, at_once: bool, clock: list[float]) -> None:
+    assert may_open(FakeRuntime([[STALE_HOLDER]], stop)) is at_once
     assert (clock[0] == 100) is at_once
 
 
 @pytest.mark.parametrize(("tries", "losses"), [(1, 0), (2, 0), (2, 1)])
-def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses: int) -> None:
-    """Also one that gave the step back: it may have left a connection that still holds its locks."""
+def test_later_execution_of_a_step_follows_earlier_ones(tries: int, losses: int) -> None:
+    """Also one that handed the step back: it may have left a connection that still has locks."""
     claim = Claim(
         run_id=SESSION.run_id, step="model.p.a", fence=4, tries=tries, losses=losses, index=1, skip=False,
         cause="", stopping=False,
     )  # fmt: skip
-    held: Any = SimpleNamespace(leases=SimpleNamespace(assure=lambda: None))
-    assert tasks._execution(held, claim).has_predecessors == (tries > 1)
+    runtime: Any = SimpleNamespace(leases=SimpleNamespace(assure=lambda: None))
+    assert execution_of(runtime, claim).has_predecessors == (tries > 1)
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_a_plan_begins_the_session_that_was_left_to_it(
-    monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
-) -> None:
-    begun: list[tuple[str, tuple[str, str]]] = []
-    monkeypatch.setattr(tasks, "_perform", lambda *_: {"run": "r", tasks.steps.GOES_ON: goes_on})
-    monkeypatch.setattr(tasks, "_task_events", nullcontext)
-    monkeypatch.setattr(tasks, "_trace_as_own_task", lambda _, __, name, args: begun.append((name, args)))
+@pytest.mark.parametrize("due", [True, False])
+def test_plan_task_begins_the_session_that_is_due(monkeypatch: pytest.MonkeyPatch, *, due: bool) -> None:
+    from workers import tasks
+
+    begun: list[tuple[str, str]] = []
+    monkeypatch.setattr(tasks, "perform", lambda *_: {"run": "r", BEGIN_SESSION: due})
+    monkeypatch.setattr(tasks, "task_events", nullcontext)
+    monkeypatch.setattr(
+        tasks, "execute_as_own_task", lambda _, __, run_id, step: begun.append((run_id, step))
+    )
     assert tasks.plan.run("r") == {"run": "r"}
-    assert begun == ([("relay.session", ("r", "@session"))] if goes_on else [])
+    assert begun == ([("r", "@session")] if due else [])

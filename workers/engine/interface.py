@@ -1,7 +1,8 @@
-"""What the engine is told about a run, and what it answers. Plain data; no dbt types."""
+"""The engine's input and output as plain data, without types of dbt."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -20,18 +21,19 @@ OnEvent = Callable[[Event], None]
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as one process needs to know it.
+    """A run, as the engine needs it.
 
     Attributes:
         args: dbt's arguments.
         cwd, project_dir: absolute paths on this machine.
-        env: the whole environment that dbt is to see.
-        invocation_id: dbt's, one for the whole run.
+        env: the whole environment of dbt.
+        invocation_id: dbt's id, one for the whole run.
         started_at: ``run_started_at``, seconds since the epoch, UTC.
         debug: whether dbt events below console level are published too.
-        file_log: whether the records of dbt's log file go to the caller, who writes it.
-        withheld: names of the caller's environment whose values did not come with the run.
-        surroundings: what else dbt's process would inherit from its caller.
+        file_log: whether records of dbt's log file are published; the producer writes the file.
+        required_models: names of models that the project must have.
+        withheld: names of the caller's environment variables whose values are not in `env`.
+        surroundings: what else a dbt process would inherit from its caller.
     """
 
     run_id: str
@@ -49,12 +51,12 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run takes over from the earlier one that it repeats in part (dbt.task.retry.RetryTask).
+    """What a retry takes over from the earlier run (dbt.task.retry.RetryTask).
 
     Attributes:
-        given: flags of the earlier run, of which dbt keeps some (`retry.arguments`).
-        batches: results by batch of microbatch models of which some batches failed.
-        started_at: when the earlier run began, ISO 8601, UTC: batches are counted up to then.
+        given: flags of the earlier run; dbt keeps some of them (`execution.retry.arguments`).
+        batches: results by batch of microbatch models with failed batches.
+        started_at: start of the earlier run, ISO 8601, UTC: its batches end there.
     """
 
     given: dict[str, Any]
@@ -63,24 +65,24 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Time limits that the project gives a node, in seconds; 0 is without a limit, None is the run's."""
+    """Time limits that the project sets for a node, in seconds. 0: no limit; None: the run's limit."""
 
     soft_time_limit: Seconds | None = None
     time_limit: Seconds | None = None
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the plan learned and every later step needs.
+    """Results of the plan that every later step needs.
 
     Attributes:
-        context_key: which parsed manifest the run uses.
+        context_key: key of the parsed project.
         selected: dbt's selected_resources.
         flattened: the planned nodes in dbt's order.
         total: dbt's count of nodes (``n of total``).
-        deprecations: what dbt has warned of while planning, with how often.
-        began: when the nodes began, seconds since the epoch, UTC (dbt's elapsed time counts from it).
-        retry: where the run repeats part of an earlier one.
-        limits: of nodes that have their own.
+        deprecations: how often dbt warned of each deprecation during the plan.
+        began: start of the first node, seconds since the epoch, UTC (dbt's elapsed time counts from it).
+        retry: for a run that repeats part of an earlier one.
+        limits: time limits of nodes that have their own, by unique id.
         fail_fast: whether the first failure ends the run.
     """
 
@@ -96,8 +98,14 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
-    """One node of a plan; `parents` and `children` are planned nodes too; `lock` is the name of the relation
-    that it writes (`relations.RelationLocks`), empty where it writes none or nobody else can."""
+    """One node of a plan.
+
+    Attributes:
+        priority: dbt's score. Of nodes that become ready together, those with a lower score are released first.
+        parents, children: unique ids of other nodes of the plan.
+        lock: name of the relation that it writes (`warehouse.relation_names.RelationLocks`); empty where it writes none,
+            or no other run can write it.
+    """
 
     unique_id: str
     name: str
@@ -110,12 +118,12 @@ class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run will do.
+    """The nodes of a run, and how it is executed.
 
     Attributes:
-        threads: how many nodes at once (dbt's ``--threads``).
-        warehouse: the name of the single-process warehouse it needs, or None where many may write.
-        whole: the run cannot be split and must be executed as one command (why, or None).
+        threads: how many nodes may execute at once (dbt's ``--threads``).
+        warehouse: name of the single-process warehouse that the run needs; None where many processes may write.
+        whole: why the run must be executed as one command; None if it can be split.
     """
 
     facts: RunFacts
@@ -126,14 +134,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepResult(msgspec.Struct, kw_only=True):
-    """What a start step or a node gave. Stored in the ledger; read by skips and by the close.
+    """The result of a start step or a node. Stored in the ledger; read by skips and by the close step.
 
     Attributes:
-        status: dbt's word.
+        status: dbt's status.
         result: dbt's RunResult without its node.
-        patch: what compiling changed on the node (compiled_code and the like).
+        patch: fields of the node that compiling changed (``compiled_code``, for example).
         also: the same for ephemeral models that were compiled with it.
-        node: the whole node where the manifest has none like it (a unit test's query).
+        node: the whole node where the manifest does not have it (a unit test's query).
         hooks: results of hooks, for the start step.
     """
 
@@ -155,13 +163,13 @@ class StepResult(msgspec.Struct, kw_only=True):
 
 
 class StepOutcome(msgspec.Struct, kw_only=True):
-    """A step's result and what it means for the run.
+    """A step's result, and its effects on the run.
 
     Attributes:
-        blocks: descendants are to be skipped.
+        blocks: whether descendants are skipped.
         stop: ``fail_fast`` when the run has to end early.
-        cache: changes of the relation cache, JSON each.
-        fatal: dbt gave the whole command up (exit code 2).
+        cache: changes of the relation cache and of template state, each as JSON.
+        fatal: whether dbt ended the whole command (exit code 2).
     """
 
     result: StepResult
@@ -171,14 +179,37 @@ class StepOutcome(msgspec.Struct, kw_only=True):
     fatal: bool = False
 
 
+def failed_node(
+    unique_id: str, error: ErrorInfo, *, worker: str, began: float, execution_time: float = 0.0
+) -> StepOutcome:
+    """The outcome of a node that failed outside dbt. Its descendants are skipped.
+
+    Args:
+        worker: who executed it, ``host:pid``.
+        began: seconds since the epoch, UTC; the node ends now.
+        execution_time: seconds, for dbt's run results.
+    """
+    kind, _, rest = unique_id.partition(".")
+    plain = {
+        "status": "error", "timing": [], "thread_id": "", "execution_time": execution_time,
+        "message": error.message, "adapter_response": {}, "failures": None, "batch_results": None,
+    }  # fmt: skip
+    result = StepResult(
+        unique_id=unique_id, status="error", name=rest.rpartition(".")[2], resource_type=kind,
+        message=error.message, result=plain, error=error, worker=worker, started_at=began,
+        finished_at=time.time(),
+    )  # fmt: skip
+    return StepOutcome(result=result, blocks=True)
+
+
 class Finished(msgspec.Struct, kw_only=True):
-    """How a whole run or command ended: the last thing a run stores.
+    """The end of a run or command.
 
     Attributes:
-        return_code: dbt's: 0, 1 or 2.
-        results: one entry a node and hook, in dbt's order.
-        run_results: dbt's artifact, or None where the command writes none.
-        target_path: where artifacts were left, where the engine knows.
+        return_code: dbt's exit code: 0, 1 or 2.
+        results: one for each node and hook, in dbt's order.
+        run_results: content of run_results.json; None where the command writes none.
+        target_path: folder of the artifacts, if known.
     """
 
     return_code: int
@@ -189,23 +220,23 @@ class Finished(msgspec.Struct, kw_only=True):
 
 
 class SharedContexts(Protocol):
-    """Where processes share parsed manifests. Loss is harmless: the project is parsed again."""
+    """Store in which processes share parsed manifests. A lost entry is harmless: the project is parsed again."""
 
     def load(self, key: str) -> bytes | None:
-        """The packed manifest of a context, or None."""
+        """Return the packed manifest of a context, or None."""
 
     def save(self, key: str, packed: bytes) -> None:
-        """Keep a packed manifest for a while."""
+        """Store a packed manifest. The store may drop it."""
 
     def index(self, family: str) -> bytes | None:
-        """What the last parse of a family of contexts read, or None."""
+        """Return what the last parse of a family of contexts read, or None."""
 
     def save_index(self, family: str, index: bytes) -> None:
-        """Remember what a parse read."""
+        """Store what a parse read."""
 
 
 def encode(value: Any) -> bytes:
-    """JSON of the engine's answers. dbt's own string types become strings; bytes that are not UTF-8, escapes."""
+    """Encode output of the engine as JSON. String types of dbt become strings; bytes that are not UTF-8 are escaped."""
     try:
         return msgspec.json.encode(value, enc_hook=_plain)
     except UnicodeEncodeError:  # of an environment value

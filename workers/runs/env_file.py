@@ -1,7 +1,7 @@
-"""The file by which the caller of an embedded stack passes its environment to the workers (`messages.RunRequest`).
+"""Reads the file by which the caller of an embedded stack passes its environment to the workers.
 
-Its path comes from Redis. A worker reads and removes only what lies in its own stack's folder, so that a request
-cannot make it read, or delete, another file.
+The path of the file comes from Redis (`messages.RunRequest`). A worker reads and removes only files in its own
+stack's folder, so that a request cannot make it read, or delete, another file.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 def read(path: str, settings: Settings) -> dict[str, str]:
-    """The environment that a file holds.
+    """The environment in a file.
 
     Raises:
-        DbtUsageError: it lies elsewhere, is gone, or is not a file of this user with an environment in it.
+        DbtUsageError: the file is in another folder, is gone, or is not a file of this user with an environment.
     """
-    place = _checked(path, settings)
+    checked = _checked(path, settings)
     try:
-        # no link, and no waiting for a named pipe
-        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        # follow no link, and do not wait for a named pipe
+        descriptor = os.open(checked, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
                 raise OSError("it is not a regular file of this user")  # noqa: TRY301
             return decode_environment(file.read(MAX_BYTES))
     except (OSError, ValueError) as error:
@@ -41,7 +41,7 @@ def read(path: str, settings: Settings) -> dict[str, str]:
 
 
 def remove(path: str, settings: Settings) -> None:
-    """Remove the file of a run that has ended, if it is one of this worker's stack."""
+    """Remove the file of a run that has ended, if it is in the folder of this worker's stack."""
     with contextlib.suppress(DbtUsageError, OSError):
         _checked(path, settings).unlink(missing_ok=True)
 
@@ -51,9 +51,13 @@ def _checked(path: str, settings: Settings) -> Path:
     place = Path(path)
     inside = bool(settings.runtime_dir) and place.name not in {"", "..", "."} and place.parent == folder
     if not inside:
+        stack = (
+            f"the folder of this worker's stack is {folder}"
+            if settings.runtime_dir
+            else "this worker has none"
+        )
         raise DbtUsageError(
-            f"the caller's environment is said to be in {path}, which is not in the folder of this worker's stack "
-            f"({folder if settings.runtime_dir else 'it belongs to none'}): only the stack's own commands send such "
-            "files"
+            f"the file {path} with the caller's environment is not in the folder of this worker's stack ({stack}): "
+            "only the stack's own commands send such files"
         )
     return place

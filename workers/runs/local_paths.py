@@ -1,4 +1,4 @@
-"""Paths of a run, where this worker keeps the project in another folder than the run's caller."""
+"""Translates the paths of a run for a worker that has the project in another folder than the caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VARIABLES = tuple(
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run says of paths, as it is on this machine: see `spec.RunSpec`."""
+    """Paths of a run on this machine (`engine.interface.RunSpec`)."""
 
     args: tuple[str, ...]
     cwd: str
@@ -31,14 +31,14 @@ def paths_here(request: RunRequest, env: Mapping[str, str], mapped: str) -> Path
 
     Args:
         env: the environment that dbt is to see.
-        mapped: the folder of the project here (``DBT_RELAY_PROJECT_DIR``); empty: where the caller has it. It counts
-            only where the caller's folder is not here.
+        mapped: the folder of the project on this machine (``DBT_RELAY_PROJECT_DIR``); empty: the caller's. It is used
+            only where the caller's folder does not exist.
     """
     if not mapped or os.path.isdir(request.project_dir):
         return Paths(args=request.args, cwd=request.cwd, project_dir=request.project_dir, env=env)
 
     def here(path: str) -> str:
-        """A path within the caller's project, in the project of this worker; others stay what they are."""
+        """A path inside of the caller's project, in this worker's project. Other paths stay the same."""
         absolute = os.path.normpath(os.path.join(request.cwd, path))
         within = os.path.relpath(absolute, request.project_dir)
         if within == ".":

@@ -1,12 +1,11 @@
-"""Events to Redis as they happen: a capped stream for replay, pub/sub for live listeners.
+"""Publishes events to Redis as they happen: in a capped stream for replay, and by pub/sub for live listeners.
 
-Events are sent by a thread of their own, a few milliseconds' worth in one call, so that a node that
-says much does not wait for Redis. A batch that has to be repeated adds nothing twice
-(`lua/events.lua`); what is not yet sent when a step finishes is sent before its result is stored.
+A background thread sends the events of a few milliseconds in one call, so that a node that logs much does not wait
+for Redis. A batch that has to be repeated adds nothing twice (`ledger/scripts/events.lua`). The events of a step are
+sent before its result is stored (`flush`).
 
-Records of dbt's log file (`RECORD`) are sent with the next batch of events, or by themselves after a
-quarter of a second: there are some forty of them for each node, and a call for each few would cost more
-than they do.
+Records of dbt's log file (`RECORD`) are sent with the next batch of events, or alone after a quarter of a second.
+There are some forty of them for each node, and a call for a few of them would cost more than they do.
 """
 
 from __future__ import annotations
@@ -23,21 +22,34 @@ from workers.contract.log import log
 from workers.ledger.ledger import Ledger
 
 GATHER_SECONDS = 0.01
+"""For how long the sender collects events before it sends them."""
+
 RECORD_SECONDS = 0.25
+"""For how long log records wait for events to be sent with."""
+
 RECORD_CHARACTERS = 64 * 1024
 """Of log records in one entry of the stream, about."""
 
 MAX_BATCH = 500
-MAX_HELD = 200_000
-MAX_RECORDS_HELD = 20_000
+"""Events in one call."""
+
+MAX_EVENTS = 200_000
+"""Events that wait at most while Redis is away. Further ones are dropped, so that memory does not run out."""
+
+MAX_RECORDS = 20_000
+"""Log records that wait at most."""
 
 
 class Progress:
-    """The publisher of one process. Safe to call from any thread."""
+    """The publisher of one process. Safe to call from any thread.
+
+    Attributes:
+        dropped: how many events and records were not sent.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._held: deque[tuple[str, bytes]] = deque()
+        self._events: deque[tuple[str, bytes]] = deque()
         self._records: deque[tuple[str, str]] = deque()
         self._changed = threading.Condition()
         self._sending = False
@@ -49,36 +61,36 @@ class Progress:
         self.dropped = 0
 
     def emit(self, event: Event) -> None:
-        """Hand an event over. It is on Redis some milliseconds later; a record of the log file, soon."""
+        """Queue an event. It is on Redis some milliseconds later; a log record within `RECORD_SECONDS`."""
         if event.kind == RECORD:
             self._emit_record(event)
             return
         with self._changed:
             self._start()
-            if len(self._held) >= MAX_HELD:  # Redis is away and a node will not stop talking
+            if len(self._events) >= MAX_EVENTS:
                 self.dropped += 1
                 return
-            self._held.append((event.run_id, encode_event(event)))
-            if len(self._held) == 1:  # while the sender gathers it needs no waking
+            self._events.append((event.run_id, encode_event(event)))
+            if len(self._events) == 1:  # a sender that is collecting needs no waking
                 self._changed.notify_all()
 
     def _emit_record(self, event: Event) -> None:
-        if len(self._records) >= MAX_RECORDS_HELD:
+        if len(self._records) >= MAX_RECORDS:
             self.dropped += 1
             return
         self._records.append((event.run_id, event.text))
-        if self._asleep:  # else the sender looks by itself, and taking turns with it costs more than this
+        if self._asleep:  # otherwise the sender looks by itself; waking it costs more than that
             with self._changed:
                 self._start()
                 self._changed.notify_all()
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+            self._thread = threading.Thread(target=self._send_forever, name="progress", daemon=True)
             self._thread.start()
 
     def flush(self, timeout: float = 60.0) -> bool:
-        """Wait until everything that was handed over is on Redis; whether it is, in `timeout` seconds."""
+        """Wait until every queued event is on Redis, for `timeout` seconds at most; whether all are."""
         with self._changed:
             self._awaited += 1
             self._changed.notify_all()
@@ -88,9 +100,9 @@ class Progress:
                 self._awaited -= 1
 
     def _is_due(self) -> bool:
-        return bool(self._held or self._records)
+        return bool(self._events or self._records)
 
-    def _work(self) -> None:
+    def _send_forever(self) -> None:
         while True:
             with self._changed:
                 self._wait()
@@ -104,25 +116,25 @@ class Progress:
                     self._changed.notify_all()
 
     def _wait(self) -> None:
-        """Return when it is time to send something."""
+        """Wait until something has to be sent."""
         # events are sent at once, records with them or when they have waited for a while
         while not self._changed.wait_for(self._is_sent_now, RECORD_SECONDS) and not self._records:
             # `_emit_record` reads this after it added a record, so it is set before the records are looked at
             self._asleep = True
             self._changed.wait_for(self._is_due)
             self._asleep = False
-        if self._held:
-            # a step that waits for its lines to be on Redis ends the gathering
+        if self._events:
+            # a step that waits in `flush` ends the collecting
             self._changed.wait_for(lambda: self._awaited > 0, GATHER_SECONDS)
 
     def _is_sent_now(self) -> bool:
-        return bool(self._held) or (self._awaited > 0 and bool(self._records))
+        return bool(self._events) or (self._awaited > 0 and bool(self._records))
 
     def _next_batch(self) -> tuple[str, list[bytes]]:
-        run_id = (self._held or self._records)[0][0]
+        run_id = (self._events or self._records)[0][0]
         bodies: list[bytes] = []
-        while self._held and self._held[0][0] == run_id and len(bodies) < MAX_BATCH:
-            bodies.append(self._held.popleft()[1])
+        while self._events and self._events[0][0] == run_id and len(bodies) < MAX_BATCH:
+            bodies.append(self._events.popleft()[1])
         records: list[str] = []
         size = 0
         while self._records and self._records[0][0] == run_id and size < RECORD_CHARACTERS:
@@ -138,10 +150,10 @@ class Progress:
             try:
                 self._ledger.append_events(run_id, self._origin, first, bodies)
             except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError):
-                time.sleep(0.5)  # away (the client itself was patient) or full: lines can wait
+                time.sleep(0.5)  # away (the client itself was patient) or full: events can wait
                 continue
             except Exception as error:  # noqa: BLE001 - without this thread each step would wait for `flush`
-                self.dropped += len(bodies)  # of a run that is gone, mostly: lines are not results
+                self.dropped += len(bodies)  # mostly of a run that is gone
                 if not isinstance(error, redis.ResponseError):
                     log("lines dropped", phase="progress", error=str(error), exc_info=True)
             break

@@ -1,4 +1,4 @@
-"""Whether this worker has the project of a run: the folder, and the same files as the run's caller."""
+"""Checks that this worker has the project of a run: the folder, and the same files as the caller of the run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from workers.app import settings
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
 from workers.contract.messages import RunRequest
 from workers.contract.project_files import FILES, PROJECT_FILE, decode_copy, differences
-from workers.engine.engine import CommandFailedError
-from workers.engine.interface import Finished, RunSpec
-from workers.runs.runtime import Run
+from workers.engine.interface import RunSpec
+from workers.runs.run import Run
 
 _WITHOUT_PROJECT = frozenset({"init", "debug"})
-"""Commands that make a project, or report by themselves what is wrong with it."""
+"""Commands that create a project, or report its faults themselves."""
 
 _WITHOUT_PACKAGES = frozenset({"clean", "deps"})
 """Commands that remove or install packages."""
@@ -22,24 +21,19 @@ _WITHOUT_PACKAGES = frozenset({"clean", "deps"})
 _SHOWN = 10
 
 
-def check_project(run: Run, worker: str) -> None:
-    """See to it that this worker executes the project that the caller of a run means.
+def project_error(run: Run, worker: str) -> ErrorInfo | None:
+    """Why this worker cannot execute the project that the caller of a run means; None where it can.
 
     Args:
-        worker: what this worker is called, for the error.
-
-    Raises:
-        CommandFailedError: the project is not here, or is another one. The run ends with exit code 2.
+        worker: the name of this worker, for the error.
     """
-    request, spec = run.request, run.spec
-    if run.checked or request.first_word in _WITHOUT_PROJECT:
-        return
-    error = _not_here(request, spec, worker)
+    if run.checked or run.request.first_word in _WITHOUT_PROJECT:
+        return None
+    error = _not_here(run.request, run.spec, worker)
     if error is None and settings.project_check == "on":
-        error = _another(request, spec, worker)
-    if error is not None:
-        raise CommandFailedError(Finished(return_code=2, error=error))
-    run.checked = True
+        error = _another(run.request, run.spec, worker)
+    run.checked = error is None
+    return error
 
 
 def _not_here(request: RunRequest, spec: RunSpec, worker: str) -> ErrorInfo | None:

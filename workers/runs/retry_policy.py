@@ -1,4 +1,4 @@
-"""Whether and when a failed step is tried again. Pure."""
+"""Retry policy: which failures are tried again, and after how long."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ _BEFORE_ANYTHING_RAN = frozenset(
     {"connection_refused", "connection_timeout", "dns_failure", "duckdb_file_locked", "earlier_attempt_alive",
      "server_unavailable", "too_many_connections"}
 )  # fmt: skip
-"""Codes of failures to open the warehouse at all."""
+"""Codes of failures to connect: nothing was executed."""
 
 
 def may_retry(step: str, error: ErrorInfo | None, tries: int, policy: RetryPolicy) -> bool:
     """Whether a step that failed with `error` in its `tries`-th execution is tried again.
 
-    Hooks run once in a run: a step that may have executed some of them is tried again only when it
-    could not even reach the warehouse.
+    Hooks run once in a run. So a step that executes hooks is tried again only where it could not connect.
     """
     if error is None or not error.retryable or tries >= policy.max_attempts:
         return False
@@ -29,10 +28,10 @@ def may_retry(step: str, error: ErrorInfo | None, tries: int, policy: RetryPolic
 
 
 def delay_before(tries: int, policy: RetryPolicy) -> float:
-    """Seconds to wait before the execution that follows the `tries`-th.
+    """Seconds to wait after the `tries`-th execution.
 
-    With a factor of 2 this is Celery's own backoff (celery.utils.time); its jitter can give 0 s, so
-    half of the wait stays fixed.
+    With a factor of 2 this is Celery's own backoff (celery.utils.time, ``get_exponential_backoff_interval``). Celery's
+    jitter may draw 0 s, so here it is applied to half of the delay.
     """
     if policy.backoff_factor == 2.0 and policy.base_delay >= 1 and float(policy.base_delay).is_integer():
         wait = float(

@@ -20,9 +20,8 @@ import msgspec
 
 from workers.contract.log import log
 from workers.contract.results import Attempt
-from workers.engine.interface import encode
+from workers.engine.interface import encode, failed_node
 from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move
-from workers.runs import final_record
 from workers.supervision.child_processes import is_ours
 from workers.supervision.time_limits import GRACE, NodeLimits
 
@@ -102,8 +101,10 @@ class TimeLimitEnforcer:
 
     def _end(self, node: TimedNode, elapsed: float) -> None:
         claim = node.claim
-        outcome = final_record.over_limit(claim, node.limits.passed(elapsed), node.owner, node.began)
-        result = outcome.result
+        error = msgspec.structs.replace(node.limits.passed(elapsed).error(claim.step), attempts=claim.tries)
+        result = failed_node(
+            claim.step, error, worker=node.owner, began=node.began, execution_time=elapsed
+        ).result
         attempt = Attempt(
             step=claim.step, number=claim.tries, worker=node.owner, started_at=node.began,
             finished_at=time.time(), status=result.status, error=result.error,

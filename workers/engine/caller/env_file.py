@@ -14,7 +14,6 @@ from typing import Any
 
 _COMMAND_LINE = "dbt.cli.main"
 
-
 _imported_here = False
 """Whether `import_dbt` imported the command line."""
 
@@ -36,7 +35,8 @@ def import_dbt() -> None:
         if path and not _imported_here:
             raise EnvFileReadError(
                 f"dbt was imported before the worker was prepared, and has read {path}, "
-                "whose variables would reach every run"
+                "whose variables would reach every run. Import no dbt before the worker's application (`workers.app`), "
+                "or start the worker in a folder without a .env file"
             )
         return
     before = frozenset(os.environ)

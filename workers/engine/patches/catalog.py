@@ -22,7 +22,8 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
         replacement: the function of ours that takes its place, in the same form.
         repeats: other functions and classes of dbt whose behaviour ours repeats or relies on.
         reason: why.
-        saving: the CPU time that it saves, and of what; measured by ``scripts/patch_savings.py``.
+        saving: measured CPU time, in percent of a step without this one patch (``scripts/patch_savings.py``): of a small
+            model or generic test on DuckDB, unless it names another step.
         before: the first release of dbt-core, major and minor, that does not need it.
     """
 
@@ -88,10 +89,12 @@ CATALOG: Final = (
         name="events", target="dbt_common.events.base_types:BaseEvent.__init__",
         replacement=f"{_OURS}.events:make_event",
         reason="dbt makes the protobuf message of each event by way of JSON",
+        saving="9 % of a model, 10 % of a test",
     ),
     Patch(
         name="debug-events", repeats=("dbt_common.events.event_manager:EventManager.fire_event",),
         reason="dbt makes a message of each debug event, though no logger or callback wants it",
+        saving="22 % of a model, 17 % of a test",
     ),
     Patch(
         name="templates", target="dbt_common.clients.jinja:MacroFuzzEnvironment.compile",
@@ -100,88 +103,85 @@ CATALOG: Final = (
             "dbt_common.clients.jinja:MacroFuzzEnvironment", "dbt_common.clients.jinja:NativeSandboxEnvironment",
         ),
         reason="dbt compiles the template of a model in each run",
+        saving="5 % of a model",
     ),
     Patch(
         name="vars", target="dbt.context.base:Var.get_rendered_var", replacement=f"{_OURS}.templates:rendered_var",
         repeats=("dbt.clients.jinja:get_rendered",), before=(1, 12),
         reason="dbt copies the whole context to render the text of a var",
-    ),
-    Patch(
-        name="query-comment", target="dbt.adapters.clients.jinja:get_environment",
-        replacement=f"{_OURS}.templates:environment",
-        repeats=("dbt.adapters.clients.jinja:QueryStringGenerator",),
-        reason="dbt makes a Jinja environment for the query comment of each invocation",
+        saving="7 % of a model that reads one var",
     ),
     Patch(
         name="empty-tables", target="dbt_common.clients.agate_helper:empty_table",
         replacement=f"{_OURS}.tables:empty_table",
         reason="agate makes all of its type tests for the table of each statement that returns no rows",
+        saving="4 % of a model",
     ),
     Patch(
         name="date-constants", target="parsedatetime:Constants", replacement=f"{_OURS}.tables:constants",
         reason="agate makes the constants of parsedatetime for each type of each table",
+        saving="4 % of a model",
     ),
     Patch(
         name="secrets", target="dbt_common.exceptions.base:env_secrets",
         replacement=f"{_OURS}.secrets:env_secrets",
         reason="dbt looks through the environment for each exception, and uses exceptions to find macros",
+        saving="3 % of a model",
     ),
     Patch(
         name="cached-relations", repeats=("dbt.adapters.cache:RelationsCache", "dbt.adapters.cache:_CachedRelation"),
         reason="dbt folds the names of all cached relations in each look-up",
+        saving="28 % of a model in a schema of 1,000 tables",
     ),
     Patch(
         name="cache-additions", target="dbt.adapters.cache:RelationsCache.add",
         replacement=f"{_OURS}.relations:add", repeats=("dbt.adapters.cache:RelationsCache._setdefault",),
         reason="dbt makes an event of each relation of a schema, shown with --log-cache-events only",
+        saving="6 % of a start step in a schema of 1,000 tables",
     ),
     Patch(
         name="cache-schemas", target="dbt.adapters.base:BaseAdapter._get_cache_schemas",
         replacement=f"{_OURS}.relations:get_cache_schemas",
         repeats=("dbt.adapters.base:BaseRelation.create_from", "dbt.adapters.base:BaseRelation.without_identifier"),
         reason="dbt makes a relation of each node of the project to learn its schema",
-    ),
-    Patch(
-        name="matches", target="dbt.adapters.base:BaseAdapter._make_match",
-        replacement=f"{_OURS}.relations:make_match",
-        repeats=("dbt.adapters.base:BaseRelation.matches", "dbt.adapters.base:BaseAdapter._make_match_kwargs"),
-        reason="dbt compares each relation of a schema with the one that is wanted",
+        saving="8 % of a start step in a project of 200 models",
     ),
     Patch(
         name="relations", target="dbt.adapters.base:BaseAdapter.get_relation",
         replacement=f"{_OURS}.relations:get_relation",
         repeats=("dbt.adapters.base:BaseAdapter.list_relations", "dbt.adapters.cache:RelationsCache.get_relations"),
         reason="dbt lists all relations of a schema to find one of them",
+        saving="22 % of a model in a schema of 1,000 tables",
     ),
     Patch(
         name="selected-graph", target="dbt.graph:Graph.get_subset_graph", replacement=f"{_OURS}.graph:get_subset_graph",
         reason="dbt takes the unselected nodes out of a copy of the graph, one after another",
-    ),
-    Patch(
-        name="macros", target="dbt.context.macros:MacroNamespaceBuilder.build_namespace",
-        replacement=f"{_OURS}.macros:build_namespace", repeats=_MACRO_CONTEXT, before=(1, 12),
-        reason="dbt makes a generator of every macro in each context",
+        saving="8 % of the plan of one model in a project of 80 models; 92 ms in a chain of 600 models",
     ),
     Patch(
         name="namespaces", target=f"{_MANIFEST_CONTEXT}._build_namespace",
         replacement=f"{_OURS}.rendering:build_namespace", repeats=_MACRO_CONTEXT, before=(1, 12),
-        reason="as `macros`, for contexts of nodes",
+        reason="dbt makes a generator of every macro in each context",
+        saving="36 % of a model, 30 % of a test (the same as `contexts`: neither saves without the other)",
     ),
     Patch(
         name="contexts", target=f"{_MANIFEST_CONTEXT}.to_dict", replacement=f"{_OURS}.rendering:to_dict",
         repeats=_MACRO_CONTEXT, before=(1, 12),
         reason="dbt makes every entry of each context, few of which a template looks at",
+        saving="34 % of a model, 27 % of a test (the same as `namespaces`)",
     ),
     Patch(
         name="native-templates", target="dbt_common.clients.jinja:NativeSandboxTemplate.new_context",
         replacement=f"{_OURS}.rendering:new_context",
         repeats=("jinja2.runtime:new_context", "dbt_common.clients.jinja:NativeSandboxTemplate"),
         reason="Jinja copies the context of each generic test",
+        saving="18 % of a test",
     ),
     Patch(
         name="changed-vars",
         repeats=_PARSER,
         reason="dbt parses the whole project when --vars differ; the engine keeps what read no changed var",
+        saving="89 % of a plan with another var, in a project of 200 models and 400 tests",
     ),
 )  # fmt: skip
 

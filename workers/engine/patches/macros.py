@@ -104,13 +104,3 @@ def layout_of(builder: MacroNamespaceBuilder, macros_by_package: Any) -> _Layout
         )  # fmt: skip
         layout = macros_by_package.layouts[key] = _Layout(_dbt_build_namespace(fresh, macros_by_package, {}))
     return layout
-
-
-def build_namespace(
-    builder: MacroNamespaceBuilder, macros_by_package: dict[str, dict[str, Macro]], ctx: dict[str, Any]
-) -> MacroNamespace:
-    """Build the namespaces from a layout where the macros cannot change."""
-    layout = layout_of(builder, macros_by_package)
-    if layout is None:
-        return _dbt_build_namespace(builder, macros_by_package, ctx)
-    return layout.namespace(builder, ctx)

@@ -8,14 +8,12 @@ from typing import Any
 
 from dbt.adapters.base import BaseAdapter, BaseRelation
 from dbt.adapters.cache import RelationsCache, _CachedRelation
-from dbt.adapters.contracts.relation import ComponentName
 from dbt.flags import get_flags
 
 from workers.engine.patches.cached_relations import QUOTE_CHARACTERS
 
 _dbt_add = RelationsCache.add
 _dbt_get_cache_schemas = BaseAdapter._get_cache_schemas
-_dbt_make_match = BaseAdapter._make_match
 
 
 def add(self: RelationsCache, relation: Any) -> None:
@@ -44,22 +42,6 @@ _PLAIN_RELATIONS = frozenset({"duckdb", "postgres"})
 """Adapters that read nothing else of a node for its relation (no external tables, no catalogs)."""
 
 
-def make_match(
-    self: BaseAdapter, relations_list: list[BaseRelation], database: str, schema: str, identifier: str
-) -> list[BaseRelation]:
-    """Let dbt compare only relations whose identifier is equal but for case and quotes: others cannot match
-    (dbt.adapters.base.relation.BaseRelation.matches)."""
-    if identifier and self.Relation.matches is BaseRelation.matches:
-        wanted = self._make_match_kwargs(database, schema, identifier)["identifier"]
-        relations_list = [each for each in relations_list if _has_identifier(each, wanted)]
-    return _dbt_make_match(self, relations_list, database, schema, identifier)
-
-
-def _has_identifier(relation: BaseRelation, identifier: str) -> bool:
-    mark = relation.quote_character
-    return str(relation.path.get_lowered_part(_IDENTIFIER)).strip(mark) == identifier.lower().strip(mark)
-
-
 _dbt_get_relation = BaseAdapter.get_relation
 
 
@@ -82,4 +64,3 @@ def get_relation(self: BaseAdapter, database: Any, schema: Any, identifier: Any)
 
 
 _dbt_list_relations = BaseAdapter.list_relations
-_IDENTIFIER = ComponentName.Identifier

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import dbt_common.clients.jinja
 from dbt.clients.jinja import _HAS_RENDER_CHARS_PAT
 from dbt.context.base import Var
-from dbt_common.clients.jinja import MacroFuzzEnvironment, get_environment
+from dbt_common.clients.jinja import MacroFuzzEnvironment
 
 _dbt_compile = MacroFuzzEnvironment.compile
 _compiled: dict[tuple[type, str], Any] = {}
@@ -42,7 +41,3 @@ def rendered_var(self: Var, var_name: str) -> Any:
         if type(raw) is str and not _HAS_RENDER_CHARS_PAT.search(raw)
         else _dbt_get_rendered_var(self, var_name)
     )
-
-
-# dbt.adapters.clients.jinja.QueryStringGenerator creates one for each invocation
-environment = functools.cache(get_environment)

@@ -1,10 +1,9 @@
-"""A warm project: parsed manifest, configuration and adapter, keyed so that it can never be stale.
+"""A warm project: parsed manifest, configuration and adapter, with a key that changes when the project does.
 
-The key of a context is a hash of all that a parse reads: dbt's version, the project's and its
-packages' files, profile, target, vars, the environment values that the last parse of the same family
-looked at (dbt records them), and dbt's flags where the project reads those while parsing. Two equal
-keys mean equal manifests, so processes share them (`spec.SharedContexts`) and a run names its
-manifest by the key.
+The key of a context is a hash of all that a parse reads: dbt's version, the project's and its packages' files,
+profile, target, vars, the environment values that the last parse of the same family read (dbt records them), and
+dbt's flags if the project reads them during the parse. Equal keys mean equal manifests. So processes share manifests
+(`interface.SharedContexts`), and a run names its manifest by the key.
 """
 
 from __future__ import annotations
@@ -34,8 +33,16 @@ from workers.engine.project.keys import ReadSet, family_of, key_of, read_set_of
 from workers.engine.project.manifest_file import ManifestFile
 from workers.engine.project.packing import pack, packed, uncollected, unpacked
 from workers.engine.project.parse_messages import Warnings
-from workers.engine.project.parse_reads import Recorder, watching
-from workers.engine.project.partial_reparse import Base, aside, digests, project_digest, reparse, say
+from workers.engine.project.parse_reads import Recorder
+from workers.engine.project.parse_watching import watching
+from workers.engine.project.partial_reparse import (
+    Base,
+    captured_events,
+    digests,
+    emit,
+    project_digest,
+    reparse,
+)
 from workers.engine.project.shared_containers import copy_shared_containers
 from workers.engine.template_state.state import GraphIndex
 from workers.engine.warehouse.fencing import FencedAdapters, require_fence
@@ -44,11 +51,15 @@ _CHANGED_VARS = "changed-vars"
 
 
 class ProjectMismatchError(Exception):
-    """The project's files on this machine are not those that the run was planned with."""
+    """The project's files on this machine differ from those that the run was planned with."""
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The latest parse of a project, for other var sets. `but_vars`: the key it would have without its vars."""
+    """The latest parse of a project, for other var sets.
+
+    Attributes:
+        but_vars: the key of its context without its vars.
+    """
 
     base: Base
     read: ReadSet
@@ -84,12 +95,12 @@ class Context(msgspec.Struct, kw_only=True):
     nothing_to_say: bool = False
 
     def use_adapter(self) -> None:
-        """Make the context's adapter the one that dbt finds."""
+        """Register the context's adapter with dbt."""
         FACTORY.adapters = {self.adapter.type(): self.adapter}
 
 
 class ContextStore:
-    """The contexts of this process, the latest used last."""
+    """The contexts of this process, in order of their latest use."""
 
     def __init__(self, shared: SharedContexts, capacity: int = 8) -> None:
         self._shared = shared
@@ -97,10 +108,10 @@ class ContextStore:
         self._contexts: OrderedDict[str, Context] = OrderedDict()
 
     def open(self, spec: RunSpec, click_context: Any, flags: Flags) -> tuple[Context, RuntimeConfig]:
-        """The context that the project's files, as they are now, stand for.
+        """The context of the project's files as they are now.
 
         Raises:
-            dbt's own errors: a project, profile or parse that dbt refuses.
+            Exception: any error of dbt for a project, profile or parse that it refuses.
         """
         family, bare = family_of(flags, spec), family_of(flags, spec, with_vars=False)
         found = self._find(family, spec, flags)
@@ -116,7 +127,7 @@ class ContextStore:
         else:
             self._adopt(found, click_context, config)
             if again is not None:
-                again.again()
+                again.emit()
             if not found.nothing_to_say:
                 found.nothing_to_say = without_warnings(lambda: check_manifest(found.manifest, config))
         self._shared.save_index(_LAST + bare, family.encode())
@@ -129,7 +140,7 @@ class ContextStore:
         """The context that a run was planned with.
 
         Raises:
-            ProjectMismatchError: it is not kept anywhere, and the files here give another one.
+            ProjectMismatchError: it is stored nowhere, and the files here belong to another context.
         """
         context = self._contexts.get(key) or self._unpack(key)
         config = self._config(context, click_context, flags)
@@ -191,7 +202,7 @@ class ContextStore:
         return None if found is None else _with_other_vars(found, key)
 
     def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
-        """The configuration of an invocation; what an equal key gave before is given again."""
+        """The configuration of an invocation: a copy of the one of an earlier invocation with an equal key, if any."""
         if context is not None and context.config is not None:
             current_environment().record_lookup(context.names)
             # the key covers every file and value that it was read from; flags are the caller's own
@@ -208,7 +219,7 @@ class ContextStore:
         """Register adapter, macros and query header for a manifest that was parsed before."""
         if context.adapter is not None:
             context.use_adapter()
-            register_adapter(config, get_mp_context())  # it is: this says so, as dbt does
+            register_adapter(config, get_mp_context())  # logs that it is registered, as dbt does
             return
         click_context.obj["manifest"] = context.manifest
         requires.setup_manifest(click_context, write=False)
@@ -219,7 +230,7 @@ class ContextStore:
     ) -> Context:
         FACTORY.adapters = FencedAdapters()
         click_context.obj.pop("manifest", None)
-        recorder, given = Recorder(), digests(config.cli_vars)
+        recorder, given = Recorder(), digests(config)
         with watching(config, recorder) if enabled(_CHANGED_VARS) else nullcontext():
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
@@ -228,7 +239,7 @@ class ContextStore:
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         warned = recorder.warnings()
-        if recorder.whole and warned.complete and digests(config.cli_vars) == given:
+        if recorder.whole and warned.complete and digests(config) == given:
             self._know(
                 Base(key=context.key, vars=given, project=project_digest(config, click_context.obj.get("catalogs")),
                      seen=recorder.units(), warned=warned, order=recorder.order), read, spec, flags,
@@ -245,19 +256,19 @@ class ContextStore:
         )  # fmt: skip
 
     def _know(self, base: Base, read: ReadSet, spec: RunSpec, flags: Flags) -> None:
-        """Keep what a parse looked at, for the next var set."""
+        """Store what a parse read, for the next var set."""
         bare = family_of(flags, spec, with_vars=False)
         self._shared.save_index(_WARNED + bare + base.key, msgspec.json.encode(base.warned))
         known = Known(base=base, read=read, but_vars=key_of(bare, read, spec, flags))
         self._shared.save_index(bare, msgspec.json.encode(known))
 
     def _parses_in_dbt(self, family: str, bare: str, flags: Flags) -> bool:
-        """Whether dbt would parse a project that did not change: its saved parse is of other vars, or is not used."""
+        """Whether dbt would parse an unchanged project again: its saved parse has other vars, or may not be used."""
         last = self._shared.index(_LAST + bare)
         return not flags.PARTIAL_PARSE or (last is not None and last != family.encode())
 
     def _warnings(self, key: str, bare: str) -> Warnings | None:
-        """What the parse of a context said."""
+        """The messages of a context's parse."""
         with suppress(msgspec.DecodeError):
             return msgspec.json.decode(self._shared.index(_WARNED + bare + key) or b"", type=Warnings)
         return None
@@ -265,7 +276,7 @@ class ContextStore:
     def _reparse(
         self, family: str, spec: RunSpec, click_context: Any, flags: Flags, config: RuntimeConfig
     ) -> Context | None:
-        """The context of a project that was parsed with other vars, and nothing else is another."""
+        """The context of a project that was parsed before, if only vars differ; None if it takes a full parse."""
         if not enabled(_CHANGED_VARS):
             return None
         bare = family_of(flags, spec, with_vars=False)
@@ -277,13 +288,13 @@ class ContextStore:
         if not flags.PARTIAL_PARSE or known.but_vars != key_of(bare, read, spec, flags):
             return None
         parsed = None
-        # otherwise dbt_project.yml, a package's or the profile say something else now
+        # otherwise dbt_project.yml, that of a package, or the profile renders to something else
         if base.project == project_digest(config, click_context.obj.get("catalogs")):
             parsed = self._contexts.get(base.key) or self._unpack(base.key)
         if parsed is None:
             return None
         context = _with_other_vars(parsed, key_of(family, read, spec, flags))
-        with aside() as said:
+        with captured_events() as events:
             self._adopt(context, click_context, config)
         with uncollected():
             found = reparse(
@@ -291,8 +302,8 @@ class ContextStore:
             )
         if found is None:
             return None
-        say(said)
-        found.warned.again()
+        emit(events)
+        found.warned.emit()
         if found.same:
             self._shared.save_index(_SAME + context.key, context.parsed_as.encode())
         else:
@@ -302,7 +313,7 @@ class ContextStore:
         current_environment().record_lookup(read.env)
         self._shared.save_index(family, msgspec.json.encode(read))
         self._know(
-            Base(key=context.key, vars=digests(config.cli_vars), project=base.project, seen=found.seen,
+            Base(key=context.key, vars=digests(config), project=base.project, seen=found.seen,
                  warned=found.warned, order=base.order), read, spec, flags,
         )  # fmt: skip
         return context
@@ -319,7 +330,7 @@ _SAME, _WARNED, _LAST = "same:", "warned:", "last:"
 
 
 def _with_other_vars(context: Context, key: str) -> Context:
-    """A context whose manifest is another's."""
+    """A context with another key and the same manifest."""
     return Context(
         key=key, parsed_as=context.parsed_as, manifest=context.manifest, adapter=None,
         manifest_file=context.manifest_file, graph_index=context.graph_index, graphs=context.graphs,

@@ -1,7 +1,6 @@
-"""What a project's files say, in one hash: changed content always changes it.
+"""One hash of the contents of a project's files: changed content always changes it.
 
-Contents are hashed; a file that looks untouched since it was last hashed is not read again
-(`workers.contract.file_cache`).
+A file that looks unmodified since it was last hashed is not read again (`workers.contract.file_cache`).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def _digest(path: str) -> bytes:
 
 
 def _walk(folder: str, name: str) -> Iterator[tuple[str, str]]:
-    """The project files below a folder, which `name` stands for: path and name of each."""
+    """Path and name of each project file below a folder. `name`: the name of the folder."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -58,7 +57,7 @@ def fingerprint(root: str, files: Iterable[str], folders: Iterable[str]) -> str:
     """A hash over the contents and names of `files` and of every project file below `folders`.
 
     Names are taken relative to `root`, so that two machines with the project at different places
-    agree. A missing file has a value too: its appearance changes the hash.
+    agree. A missing file counts as well: the hash changes once it exists.
     """
     total = hashlib.sha256()
     seen: set[str] = set()

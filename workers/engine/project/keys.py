@@ -1,7 +1,7 @@
-"""The key of a context: whatever may make a parse of the same project come out otherwise.
+"""The key of a context: a hash of everything that the parse of a project depends on.
 
-What an invocation says is known before it parses (its family); what the parse then read, and so what else
-takes part in the key, is kept with it (`ReadSet`).
+What an invocation passes is known before the parse (its family). What the parse then read takes part in the key too,
+and is kept with it (`ReadSet`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,18 @@ _FLAGS_READ = re.compile(r"\bflags\b|\binvocation_args_dict\b")
 _FLAGS_THAT_A_PARSE_MAY_READ = ("WHICH", "FULL_REFRESH", "STORE_FAILURES", "EMPTY", "DEBUG", "QUIET")
 
 _FLAGS_OF_1_12 = ("USE_V2_PARSER", "V2_PARSER", "MAXIMUM_SEED_SIZE_MIB", "USE_CATALOGS_V2")
-"""Options that a parse reads; ``~/.dbt/user_settings.yml`` may set them, too."""
+"""Options that a parse reads. ``~/.dbt/user_settings.yml`` may set them as well."""
 
 
 class ReadSet(msgspec.Struct, frozen=True):
-    """What a parse read, so that the next one of its family can tell whether anything changed."""
+    """What a parse read, so that the next invocation of its family can tell whether anything changed.
+
+    Attributes:
+        env: names of environment variables.
+        files: paths of files.
+        folders: paths of folders whose project files were read.
+        flags: whether the project's code reads dbt's flags.
+    """
 
     env: tuple[str, ...]
     files: tuple[str, ...]
@@ -44,7 +51,11 @@ class ReadSet(msgspec.Struct, frozen=True):
 
 
 def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
-    """What an invocation says that a parse may look at; `with_vars`: whether other vars make another family."""
+    """A hash of what an invocation passes that a parse may read.
+
+    Args:
+        with_vars: whether other vars make another family.
+    """
     plain = {
         "dbt": release(),
         "project_dir": str(flags.PROJECT_DIR),
@@ -57,7 +68,9 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
         "vars": repr(flags.VARS)
         if with_vars
         else None,  # the order within mappings counts, as it does for dbt
-        "print": None if with_vars else getattr(flags, "PRINT", None),  # what a parse says, not what it gives
+        "print": None
+        if with_vars
+        else getattr(flags, "PRINT", None),  # decides what a parse prints, not its manifest
         "warn_error": flags.WARN_ERROR,
         "warn_error_options": repr(flags.WARN_ERROR_OPTIONS),
         "parser": [flags.STATIC_PARSER, flags.USE_EXPERIMENTAL_PARSER],
@@ -72,13 +85,13 @@ def family_of(flags: Flags, spec: RunSpec, *, with_vars: bool = True) -> str:
 
 
 _READ_WITHOUT_A_RECORD = ("DBT_ENV_SECRET_", "DBT_ENV_CUSTOM_ENV_", "DBT_ENGINE_")
-"""Secrets that a profile reads; what dbt notes in the manifest; options, whose names dbt makes up."""
+"""Prefixes: secrets of a profile, what dbt writes to the manifest, and options, whose names dbt composes."""
 
 _DBT_NAME = re.compile(rb"\bDBT_[A-Z0-9_]+")
 
 
 def _read_by_dbt(name: str) -> bool:
-    """Whether dbt or an adapter may read the variable. Any other is read by ``env_var()`` alone, which dbt records."""
+    """Whether dbt or an adapter may read the variable. Others are read by ``env_var()`` only, which dbt records."""
     return name.startswith(_READ_WITHOUT_A_RECORD) or name in _names_in_dbt()
 
 
@@ -98,7 +111,7 @@ def _hash(plain: Any) -> str:
 
 
 def key_of(family: str, read: ReadSet, spec: RunSpec, flags: Flags) -> str:
-    """The key, by what the files and the environment say now."""
+    """The key for the files and the environment as they are now."""
     return _hash(
         {
             "family": family,
@@ -112,7 +125,7 @@ def key_of(family: str, read: ReadSet, spec: RunSpec, flags: Flags) -> str:
 
 
 def read_set_of(config: RuntimeConfig, manifest: Manifest, flags: Flags) -> ReadSet:
-    """What the parse that gave `manifest` read."""
+    """What the parse that returned `manifest` read."""
     env: set[str] = {*manifest.env_vars, *config.profile_env_vars, *config.project_env_vars}
     files = [os.path.join(str(flags.PROFILES_DIR), "profiles.yml")]
     folders: list[str] = []

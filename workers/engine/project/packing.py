@@ -12,7 +12,7 @@ from dbt.parser.manifest import extended_mashumaro_encoder, extended_mashumuro_d
 
 
 def pack(manifest: Manifest) -> bytes:
-    """A manifest as dbt itself stores it for partial parsing, compressed."""
+    """A manifest in the format that dbt stores for partial parsing, compressed."""
     return zlib.compress(packed(manifest), 1)
 
 
@@ -28,7 +28,7 @@ def packed(manifest: Manifest) -> bytes:
 
 
 def unpacked(raw: bytes) -> Manifest:
-    """What `packed` was given, as a copy without its flat graph."""
+    """The manifest that `packed` returned the bytes of, without its flat graph."""
     with uncollected():
         manifest: Manifest = Manifest.from_msgpack(raw, decoder=extended_mashumuro_decoder)
     return manifest
@@ -36,8 +36,10 @@ def unpacked(raw: bytes) -> Manifest:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection within: where ten thousands of objects come to stay, looking for garbage among them
-    takes a third of the time."""
+    """Pause garbage collection within.
+
+    Tens of thousands of objects are created that stay. Searching them for garbage takes a third of the time.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Unit(msgspec.Struct, frozen=True):
-    """A part of a project that is parsed in one piece. All empty: everything that has no place of its own.
+    """A part of a project that is parsed in one piece.
 
     Attributes:
         file: dbt's file id, ``package://models/a.sql``.
@@ -26,4 +26,7 @@ class Unit(msgspec.Struct, frozen=True):
 
 
 PROJECT = Unit()
-NOBODY = Unit(file="-")
+"""Everything that belongs to no file or entry."""
+
+NO_UNIT = Unit(file="-")
+"""Reads that no part of the parse depends on."""

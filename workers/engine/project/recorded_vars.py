@@ -1,4 +1,4 @@
-"""The vars of an invocation, telling who looks into them."""
+"""A mapping of vars that records each lookup."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 EVERYTHING: Final = "*"
-"""Stands for the names of all vars: somebody looked at the whole mapping."""
+"""Stands for the names of all vars: the whole mapping was read."""
 
 
-class WatchedVars(dict[str, Any]):
-    """A mapping of vars. Whatever can be learned of it by its methods is told to `note` first: the name that was
-    asked for, or `EVERYTHING`."""
+class RecordedVars(dict[str, Any]):
+    """A mapping of vars. Each of its methods first calls `note` with the name that is looked up, or `EVERYTHING`."""
 
     def __init__(self, plain: Mapping[str, Any], note: Callable[[str], None]) -> None:
         super().__init__(plain)
@@ -24,7 +23,7 @@ class WatchedVars(dict[str, Any]):
 def _about_one(name: str) -> Callable[..., Any]:
     plain = getattr(dict, name)
 
-    def look(self: WatchedVars, key: Any, *default: Any) -> Any:
+    def look(self: RecordedVars, key: Any, *default: Any) -> Any:
         self._note(str(key))
         return plain(self, key, *default)
 
@@ -34,7 +33,7 @@ def _about_one(name: str) -> Callable[..., Any]:
 def _about_all(name: str) -> Callable[..., Any]:
     plain = getattr(dict, name)
 
-    def look(self: WatchedVars, *other: Any) -> Any:
+    def look(self: RecordedVars, *other: Any) -> Any:
         self._note(EVERYTHING)
         return plain(self, *other)
 
@@ -42,7 +41,7 @@ def _about_all(name: str) -> Callable[..., Any]:
 
 
 for _name in ("__getitem__", "__contains__", "get", "pop", "setdefault"):
-    setattr(WatchedVars, _name, _about_one(_name))
+    setattr(RecordedVars, _name, _about_one(_name))
 for _name in ("__iter__", "__reversed__", "__len__", "__eq__", "__ne__", "__or__", "__ror__", "__repr__", "keys",
               "values", "items", "copy", "popitem"):  # fmt: skip
-    setattr(WatchedVars, _name, _about_all(_name))
+    setattr(RecordedVars, _name, _about_all(_name))

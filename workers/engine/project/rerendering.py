@@ -1,7 +1,7 @@
-"""Rendering parts of a project again with other vars, to see whether their parse would be another.
+"""Renders parts of a project again with other vars, to see whether their parse would return the same.
 
-Most vars that a model reads while it is parsed end in its SQL, which a parse throws away. What a parse keeps of
-rendering (config, refs, sources, macros) is in `Seen.outputs`: equal outputs, equal nodes.
+Most vars that a model reads during its parse end in its SQL, which a parse does not keep. What a parse keeps of
+rendering (config, refs, sources, macros) is in `UnitReads.outputs`: equal outputs mean equal nodes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dbt.parser.read_files import load_source_file
 from dbt.parser.search import FileBlock
 
 from workers.engine.patches.frozen_macros import freeze_macros
-from workers.engine.project.parse_reads import OF_THE_NODE, ChangedFileError, Recorder, Seen
+from workers.engine.project.parse_reads import OF_THE_NODE, ChangedFileError, Recorder, UnitReads
 from workers.engine.project.parse_units import Unit
 
 
-class Prober:
-    """Renders units of a parsed project with the vars of `config`, inside `reads.watching`.
+class Rerenderer:
+    """Renders units of a parsed project with the vars of `config`, inside `parse_watching.watching`.
 
     Neither the parsed manifest nor anything of dbt's is changed.
     """
@@ -41,12 +41,12 @@ class Prober:
         internal = get_adapter_package_names(config.credentials.type)
         self._resolver = MacroResolver(parsed.macros, config.project_name, internal)
 
-    def same(self, seen: Seen) -> bool:
-        """Whether the unit's parse, as far as it renders code, is what it was.
+    def same(self, seen: UnitReads) -> bool:
+        """Whether rendering the unit's code returns what it returned in the kept parse.
 
         Raises:
-            ChangedFileError: its file is another.
-            whatever rendering raises.
+            ChangedFileError: its file has changed.
+            Exception: any error of rendering.
         """
         unit = seen.unit
         if unit.node:
@@ -54,7 +54,7 @@ class Prober:
                 return False
             self._render_test(unit)
         elif unit.key:
-            return False  # of YAML, what is rendered is what is kept
+            return False  # a parse keeps the rendered YAML
         else:
             self._parse(unit)
         again = self._recorder.seen.get(unit)
@@ -82,7 +82,7 @@ class Prober:
     def _parser(self, name: str, project: Any) -> Any:
         parser = self._parsers.get((name, project.project_name))
         if parser is None:
-            parser = _probing(getattr(dbt.parser.manifest, name), self._recorder)(
+            parser = _without_results(getattr(dbt.parser.manifest, name), self._recorder)(
                 project, self._scratch, self._config
             )
             self._parsers[name, project.project_name] = parser
@@ -106,8 +106,8 @@ class Prober:
                 pass  # what follows is not rendered again
 
 
-def _probing(base: Any, recorder: Recorder) -> Any:
-    class Probing(base):  # type: ignore[misc]
+def _without_results(base: Any, recorder: Recorder) -> Any:
+    class WithoutResults(base):  # type: ignore[misc]
         def parse_from_dict(self, dct: Any, validate: bool = True) -> Any:  # noqa: ARG002 - dbt's
             return super().parse_from_dict(dct, validate=False)  # it was, when it was parsed
 
@@ -119,5 +119,5 @@ def _probing(base: Any, recorder: Recorder) -> Any:
         def add_result_node(self, *_: Any) -> None:
             pass
 
-    Probing.__name__ = base.__name__
-    return Probing
+    WithoutResults.__name__ = base.__name__
+    return WithoutResults
