@@ -221,7 +221,8 @@ class ReadingProject:
         files["models/marts/properties.yml"] = yaml.safe_dump({"models": described})
         if self._chance.random() < 0.5:
             files["tests/single.sql"] = (
-                f"{self._sql()}select * from {{{{ ref('{self._chance.choice(('leaf', 'm0'))}') }}}} where id is null"
+                f"{self._sql(without='materialized')}"
+                f"select * from {{{{ ref('{self._chance.choice(('leaf', 'm0'))}') }}}} where id is null"
             )
             if self._chance.random() < 0.3:
                 single = {"name": "single", "description": "{{ 'is ' ~ var('NAME', 1) }}"}
@@ -331,8 +332,8 @@ class ReadingProject:
         by_kind = {test if isinstance(test, str) else next(iter(test)): test for test in chosen}
         return [self._named(test) for test in by_kind.values()]  # dbt refuses two of the same name
 
-    def _sql(self, start: str = "") -> str:
-        fitting = [text for text in SQL if text.startswith(start)]
+    def _sql(self, start: str = "", without: str = "\0") -> str:
+        fitting = [text for text in SQL if text.startswith(start) and without not in text]
         return self._named(self._chance.choice(fitting)) + "\n"
 
     def _named(self, plain: Any) -> Any:
