@@ -157,8 +157,8 @@ class Case(msgspec.Struct, frozen=True):
     """A project whose vars change in each round.
 
     Attributes:
+        change: returns the vars of a round that differ from `values`.
         select: the model that is run.
-        change: round, from 0 → vars that differ from the round before.
     """
 
     project: Path
@@ -168,9 +168,10 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def engine_cpu(folder: Path, models: int, tests: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Median CPU seconds of an engine in this process, which has parsed the project with other vars, by case.
+    """Measure median CPU seconds until a run is planned, by case, with an engine in this process.
 
-    Each round measures all cases: a full parse, the same vars with the kept parse, and once more.
+    Each round has new vars. It measures each case with a new engine, with the engine that parsed the project with the
+    vars of the round before, and with the latter once more.
     """
     small = write_small_project(folder / "small", 300)
     plain, reading = folder / "plain", folder / "reading"
