@@ -64,9 +64,8 @@ def test_random_projects_with_random_vars_equal_a_full_parse(
             assert found == expected, where + "\n".join(differences(found, expected))
             if repr(values) != repr(earlier):  # otherwise dbt parses nothing
                 assert lines == full.lines(), where
-    print(
-        "\n", first, EXAMPLES, {way: ways[way] for way in ("kept", "partial", "whole", "refused")}, flush=True
-    )
+    counts = ", ".join(f"{ways[way]} {way}" for way in ("kept", "partial", "whole", "refused"))
+    print(f"\n{EXAMPLES} examples from seed {first}: {counts}", flush=True)
 
 
 MODEL_TESTS = {"name": "leaf", "columns": [{"name": "id", "data_tests": [
