@@ -134,16 +134,36 @@ def _periodic_threads(
     )
     child_leases = ChildLeaseRenewer(Ledger(impatient, keys=ledger.keys, lease_ms=ledger.lease_ms))
     stale_holders = StaleLockHolders(ledger.client, ledger.keys)
-    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds, stale_holders=stale_holders)
+    reaper = Reaper(
+        ledger, send, queue=settings.queue, interval=settings.reap_seconds, stale_holders=stale_holders
+    )
     child_monitor = ChildMonitor(ledger, send, processes)
     time_limits = TimeLimitEnforcer(ledger, send, timed_nodes.values)
     return [
         PeriodicThread(name, check, interval=interval, failed=failed, phase=phase)
         for name, check, interval, failed, phase in (
-            ("presence", registration.publish, registration.INTERVAL, "worker registration not renewed", "presence"),
-            ("child-leases", child_leases.renew_overdue, child_leases.interval, "leases of pool processes not renewed", "beat"),
+            (
+                "presence",
+                registration.publish,
+                registration.INTERVAL,
+                "worker registration not renewed",
+                "presence",
+            ),
+            (
+                "child-leases",
+                child_leases.renew_overdue,
+                child_leases.interval,
+                "leases of pool processes not renewed",
+                "beat",
+            ),
             ("reaper", reaper.sweep, settings.reap_seconds, "overdue steps not checked", "reap"),
-            ("child-monitor", child_monitor.check, child_monitor.INTERVAL, "dead pool process not reported", "reap"),
+            (
+                "child-monitor",
+                child_monitor.check,
+                child_monitor.INTERVAL,
+                "dead pool process not reported",
+                "reap",
+            ),
             ("time-limits", time_limits.check, time_limits.INTERVAL, "time limits not checked", "limits"),
         )
     ]
