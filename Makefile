@@ -1,4 +1,4 @@
-# Everything from nothing: `make demo` and `make test` set up what they need in .venv and run.
+# `make demo` and `make test` create .venv with what they need, and run.
 # Needs Python 3.10 to 3.13 (3.11 or later brings the embedded Redis server), make, and PyPI.
 
 SHELL := /bin/sh
@@ -19,7 +19,7 @@ CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3 python3.10
 export DO_NOT_TRACK := 1
 
 .PHONY: help
-help: ## Say what can be made
+help: ## List the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 $(STAMP): requirements-dev.lock pyproject.toml
@@ -45,22 +45,22 @@ $(BENCH_STAMP): $(STAMP) requirements-bench.lock
 	@touch $@
 
 .PHONY: setup
-setup: $(STAMP) ## Make .venv and install the locked dependencies and dbt-relay
+setup: $(STAMP) ## Create .venv with the locked dependencies and dbt-relay
 
 .PHONY: demo
 demo: $(STAMP) ## Simulate 2025 to 2027 on an embedded Redis server and two workers
 	$(BIN)/dbt-relay demo
 
 .PHONY: test
-test: $(STAMP) ## Run the whole test suite, with its coverage
+test: $(STAMP) ## Run the whole test suite, and report its coverage
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --reruns 1 --cov --cov-report=term $(PYTEST_ARGS)
 
 .PHONY: test-fast
-test-fast: $(STAMP) ## Run the unit tests, for the inner loop
+test-fast: $(STAMP) ## Run the unit tests
 	$(BIN)/python -m pytest tests/unit --quiet --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: parity
-parity: $(STAMP) ## Compare dbt-relay with plain dbt at length, on DuckDB and Postgres
+parity: $(STAMP) ## Compare dbt-relay with plain dbt on many projects, on DuckDB and Postgres
 	$(BIN)/python -m pytest tests/parity -m "parity or not parity" --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: conformance
@@ -68,60 +68,60 @@ conformance: $(STAMP) ## Run dbt's own adapter tests through dbt-relay and throu
 	$(BIN)/python -m tests.conformance $(CONFORMANCE_ARGS)
 
 .PHONY: model
-model: $(STAMP) ## Hold the ledger against its model for a long time (RELAY_MODEL_EXAMPLES, RELAY_MODEL_SEED)
+model: $(STAMP) ## Compare the ledger with its model in random sequences (RELAY_MODEL_EXAMPLES, RELAY_MODEL_SEED)
 	RELAY_MODEL_EXAMPLES=$${RELAY_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest \
 		tests/integration/test_ledger_model.py -k model_says -s $(PYTEST_ARGS)
 
 .PHONY: reparse
-reparse: $(STAMP) ## Change vars of random projects; is what is kept a full parse? (RELAY_REPARSE_EXAMPLES, RELAY_REPARSE_SEED)
+reparse: $(STAMP) ## Change vars of random projects, and compare each parse with a full one (RELAY_REPARSE_EXAMPLES, RELAY_REPARSE_SEED)
 	RELAY_REPARSE_EXAMPLES=$${RELAY_REPARSE_EXAMPLES:-200} $(BIN)/python -m pytest \
 		tests/integration/test_engine_reparse.py -k random -s $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(BENCH_STAMP) ## Measure beside plain dbt, an hour: benchmarks/RESULTS.md (BENCH_ARGS: names, --quick, --full)
+bench: $(BENCH_STAMP) ## Measure the figures of benchmarks/RESULTS.md, in an hour (BENCH_ARGS: names, --quick, --full)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 .PHONY: recovery
-recovery: $(STAMP) ## Kill worker hosts; how long until their nodes run elsewhere (RECOVERY_ARGS)
+recovery: $(STAMP) ## Kill worker hosts, and measure how long until other workers run their nodes (RECOVERY_ARGS)
 	$(BIN)/python -m benchmarks.recovery $(RECOVERY_ARGS)
 
 .PHONY: starvation
-starvation: $(STAMP) ## Compute for a minute beside 20 busy processes; is a lease lost? (STARVATION_ARGS)
+starvation: $(STAMP) ## Execute nodes beside 20 busy processes, and count the lost leases (STARVATION_ARGS)
 	$(BIN)/python -m benchmarks.starvation $(STARVATION_ARGS)
 
 .PHONY: soak
-soak: $(STAMP) ## Run project after project for an hour; is memory flat? (RELAY_SOAK_MINUTES)
+soak: $(STAMP) ## Run projects for an hour, and measure the growth of memory (RELAY_SOAK_MINUTES)
 	$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 .PHONY: chaos
-chaos: $(STAMP) ## Disturb real runs in every way (RELAY_CHAOS_TRIALS, RELAY_CHAOS_SEED, CHAOS_ARGS)
+chaos: $(STAMP) ## Inject faults into real runs, and compare the results (RELAY_CHAOS_TRIALS, RELAY_CHAOS_SEED, CHAOS_ARGS)
 	$(BIN)/python -m tests.chaos --trials $${RELAY_CHAOS_TRIALS:-100} \
 		$${RELAY_CHAOS_SEED:+--seed $$RELAY_CHAOS_SEED} $(CHAOS_ARGS)
 
 .PHONY: fuzz
-fuzz: $(STAMP) ## Send fuzzed messages through a worker's intake (RELAY_FUZZ_EXAMPLES: 100000)
+fuzz: $(STAMP) ## Send fuzzed messages to a worker (RELAY_FUZZ_EXAMPLES: 100000)
 	RELAY_FUZZ_EXAMPLES=$${RELAY_FUZZ_EXAMPLES:-100000} $(BIN)/python -m pytest tests/integration/test_fuzzed_messages.py \
 		--show-capture=no $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(STAMP) ## Check style
+lint: $(STAMP) ## Check the style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 .PHONY: types
-types: $(STAMP) ## Check types
+types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
 .PHONY: imports
-imports: $(STAMP) ## Check who imports whom
+imports: $(STAMP) ## Check which package imports which
 	$(BIN)/lint-imports
 
 .PHONY: compose
-compose: $(STAMP) ## Check compose.yaml with Docker Compose itself; needs no engine
+compose: $(STAMP) ## Check compose.yaml with Docker Compose, without a Docker engine
 	$(BIN)/python -m pytest tests/acceptance/test_compose.py
 
 .PHONY: lock
-lock: $(STAMP) ## Resolve the lock files anew
+lock: $(STAMP) ## Update the lock files
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	printf 'dbt-core<1.12\n' > $(VENV)/dbt.txt
 	$(LOCK) --constraints $(VENV)/dbt.txt --output-file requirements.lock
@@ -141,7 +141,7 @@ LOCK := $(LOCK_ALONE) pyproject.toml --extra worker --extra embedded --extra flo
 TESTED := --group dev --group conformance
 
 .PHONY: clean
-clean: ## Remove .venv and everything that was made
+clean: ## Remove .venv and all generated files
 	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	rm -rf dbt/target dbt/logs dbt/dbt_packages
 	find producer workers tests dbt -name __pycache__ -type d -prune -exec rm -rf {} +

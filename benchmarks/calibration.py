@@ -36,7 +36,7 @@ def bench(options: Options) -> Outcome:
     """Measure the costs, and the error of the model's predictions."""
     small, large = options.pick((20, 40), (50, 200))
     rounds = options.pick(1, 3, 7)
-    outcome = Outcome("The model of docs/scaling.md, held against runs")
+    outcome = Outcome("The model of docs/scaling.md, compared with runs")
     with ExitStack() as opened:
         places = opened.enter_context(warehouses(options.folder / "warehouses", outcome.notes))
         place = next((each for each in places if not isinstance(each, DuckDB)), None)
@@ -64,7 +64,7 @@ def bench(options: Options) -> Outcome:
         rows.append([nodes, processes, took, predicted, took / predicted])
     outcome.tables = [
         Table("Costs", ["cost", "ms"], [[name, value * 1000] for name, value in asdict(costs).items()]),
-        Table("Whole runs of small models on Postgres", ["nodes", "processes", "seconds", "the model says", "times the model"], rows),
+        Table("Whole runs of small models on Postgres", ["nodes", "processes", "seconds", "predicted seconds", "measured / predicted"], rows),
     ]  # fmt: skip
     outcome.notes.append(
         f"The costs come from empty nodes and from the run of {small} nodes on one process; the other rows are predictions, with an error of {worst:.0%} at most. The model "
@@ -94,9 +94,9 @@ def on_paper(costs: Costs, sql: float) -> Table:
         "at best",
         "nodes a second",
         "Redis busy",
-        "what it costs",
+        "limited by",
     ]
-    return Table(f"On paper: nodes with {what}, workers of {POOL} processes", columns, rows)
+    return Table(f"Predictions: nodes with {what}, workers of {POOL} processes", columns, rows)
 
 
 class Case:

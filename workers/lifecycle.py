@@ -127,24 +127,44 @@ def _ready(sender: Any = None, **_: Any) -> None:
 def _periodic_threads(
     ledger: Ledger, registration: WorkerRegistration, processes: Callable[[], list[Any]]
 ) -> list[PeriodicThread]:
-    """What the main process does in the background. `processes`: the pool's present ones."""
+    """The background threads of the main process. `processes`: returns the pool's current processes."""
     send = functools.partial(send_messages, ledger)
     impatient = connect(
         settings.broker_url or "redis://127.0.0.1:6379/0", patience=0, timeout=settings.lease_seconds / 3
     )
     child_leases = ChildLeaseRenewer(Ledger(impatient, keys=ledger.keys, lease_ms=ledger.lease_ms))
     stale_holders = StaleLockHolders(ledger.client, ledger.keys)
-    reaper = Reaper(ledger, send, queue=settings.queue, interval=settings.reap_seconds, strays=stale_holders)
+    reaper = Reaper(
+        ledger, send, queue=settings.queue, interval=settings.reap_seconds, stale_holders=stale_holders
+    )
     child_monitor = ChildMonitor(ledger, send, processes)
     time_limits = TimeLimitEnforcer(ledger, send, timed_nodes.values)
     return [
         PeriodicThread(name, check, interval=interval, failed=failed, phase=phase)
         for name, check, interval, failed, phase in (
-            ("presence", registration.publish, registration.INTERVAL, "could not say hello", "presence"),
-            ("child-leases", child_leases.renew_overdue, child_leases.interval, "beat failed", "beat"),
-            ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
-            ("child-monitor", child_monitor.check, child_monitor.INTERVAL, "death not reported", "reap"),
-            ("time-limits", time_limits.check, time_limits.INTERVAL, "limits not checked", "limits"),
+            (
+                "presence",
+                registration.publish,
+                registration.INTERVAL,
+                "worker registration not renewed",
+                "presence",
+            ),
+            (
+                "child-leases",
+                child_leases.renew_overdue,
+                child_leases.interval,
+                "leases of pool processes not renewed",
+                "beat",
+            ),
+            ("reaper", reaper.sweep, settings.reap_seconds, "overdue steps not checked", "reap"),
+            (
+                "child-monitor",
+                child_monitor.check,
+                child_monitor.INTERVAL,
+                "dead pool process not reported",
+                "reap",
+            ),
+            ("time-limits", time_limits.check, time_limits.INTERVAL, "time limits not checked", "limits"),
         )
     ]
 
@@ -161,7 +181,7 @@ def _shutting_down(how: str = "Warm", **_: Any) -> None:
 
 
 def _kill_after_grace() -> None:
-    """Kill processes that cannot be interrupted, such as stopped ones. Their leases run out, and others go on."""
+    """Kill processes that cannot be interrupted, such as stopped ones. Their leases expire, and other processes execute their steps."""
     for registration in _registrations:
         with contextlib.suppress(redis.RedisError):
             registration.publish()

@@ -105,7 +105,7 @@ def command(self: Task, run_id: Any, step: Any = STEP_COMMAND, version: Any = 1)
 
 @_task(TASK_SESSION)
 def session(self: Task, run_id: Any, _step: Any = SESSION, version: Any = 1) -> dict[str, Any]:
-    """Hold a single-process warehouse and execute whatever is ready of its run, step by step."""
+    """Hold a single-process warehouse and execute the ready steps of its run one after the other."""
     runtime = process_runtime()
     # a session is no step of its own in the ledger's messages
     return hold_session(self, runtime, accept(runtime, run_id, STEP_PLAN, version))

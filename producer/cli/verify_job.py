@@ -82,8 +82,8 @@ def own_environment(environ: Mapping[str, str], tuned: Mapping[str, str]) -> dic
     """Return the environment of the private stack's workers: without dbt-relay's settings, except its runtime folder.
 
     Args:
-        environ: environment of the comparison.
-        tuned: environment of this process.
+        environ: environment of the comparison (`job_of`).
+        tuned: environment of this process, with dbt-relay's settings.
     """
     kept = {name: value for name, value in environ.items() if not name.startswith("DBT_RELAY_")}
     kept.pop("REDIS_URL", None)

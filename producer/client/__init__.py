@@ -1,4 +1,4 @@
-"""Clients of a relay: submit, watch, read, list and stop runs through Redis."""
+"""`RelayClient`: submits, watches, reads, lists and cancels runs through Redis."""
 
 from __future__ import annotations
 

@@ -76,13 +76,15 @@ def test_env_example_has_every_variable_that_compose_reads() -> None:
     assert read == offered
 
 
-def test_redis_publishes_no_port_and_reaches_nobody(config: dict[str, Any], services: dict[str, Any]) -> None:
+def test_redis_publishes_no_port_and_has_an_internal_network(
+    config: dict[str, Any], services: dict[str, Any]
+) -> None:
     assert "ports" not in services["redis"]
     assert list(services["redis"]["networks"]) == ["broker"]
     assert config["networks"]["broker"]["internal"] is True
 
 
-def test_redis_keeps_what_it_promised(services: dict[str, Any]) -> None:
+def test_redis_keeps_its_data_and_evicts_no_key(services: dict[str, Any]) -> None:
     script = services["redis"]["command"][-1]
     for setting in ("appendonly yes", "maxmemory-policy noeviction", "requirepass $${REDIS_PASSWORD}"):
         assert setting in script
@@ -92,13 +94,13 @@ def test_redis_keeps_what_it_promised(services: dict[str, Any]) -> None:
     ]
 
 
-def test_no_secret_stands_in_an_argument_or_a_health_check(services: dict[str, Any]) -> None:
+def test_no_argument_or_health_check_contains_a_secret(services: dict[str, Any]) -> None:
     for name, service in services.items():
         shown = json.dumps([service["command"], service.get("healthcheck", {})])
         assert "change-me" not in shown, name
 
 
-def test_only_those_who_need_a_secret_have_it(services: dict[str, Any]) -> None:
+def test_only_services_that_need_a_secret_have_it(services: dict[str, Any]) -> None:
     with_flowers = {
         name for name, service in services.items() if "flower:change-me" in str(service["environment"])
     }
@@ -124,7 +126,7 @@ def test_images_are_pinned(services: dict[str, Any]) -> None:
         assert exact.search(base), base
 
 
-def test_nobody_runs_as_root_or_can_become_it(services: dict[str, Any]) -> None:
+def test_no_container_runs_as_root_or_can_become_root(services: dict[str, Any]) -> None:
     user = re.findall(r"^USER (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1]
     assert user.split(":")[0] not in {"0", "root"}
     assert services["redis"]["user"].split(":")[0] not in {"0", "root"}

@@ -58,19 +58,19 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
             + ", ".join(f"{each.seed} ({each.scenario})" for each in failed)
         )
     times = defaultdict(list)
-    struck: dict[str, int] = defaultdict(int)
+    injected: dict[str, int] = defaultdict(int)
     for each in verdicts:
         for fault in each.faults:
-            struck[fault.partition(" at ")[0]] += 1
+            injected[fault.partition(" at ")[0]] += 1
         for recovery in each.recoveries:
             times[recovery.fault].append(recovery.seconds)
     lines += [
         "",
-        "| fault | struck | held up | median s | p95 s | worst s |",
+        "| fault | injected | interrupted a run | median s | p95 s | worst s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name in sorted(struck):
-        lines.append(f"| {name} | {struck[name]} | {_distribution(times[name])} |")
+    for name in sorted(injected):
+        lines.append(f"| {name} | {injected[name]} | {_distribution(times[name])} |")
     every = [seconds for each in times.values() for seconds in each]
     lines.append(f"| all | {faults} | {_distribution(every)} |")
     return lines

@@ -83,7 +83,7 @@ def test_retry_ends_connections_of_earlier_executions_of_the_step_only(
 ) -> None:
     postgres_database.query("create table public.first as select 'old' as application_name")
     stale = connect(execution(1))
-    # locks the table, so that nobody can drop it
+    # locks the table, so that no other connection can drop it
     stale.cursor().execute("insert into public.first values ('half done')")
     others = [
         connect(execution(4)), connect(execution(2, "model.slow.left")),

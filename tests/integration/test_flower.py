@@ -41,7 +41,7 @@ def flower(pool: WorkerPool) -> Iterator[Flower]:
 
 
 def tasks_of(flower: Flower, run_id: str) -> list[dict[str, Any]]:
-    """The tasks of a run that has ended, once Flower has heard of its last."""
+    """The tasks of a run that has ended, after Flower has received the event of its last one."""
     wait_until(lambda: flower.finished(run_id, "relay.close"), 20, "the last task")
     return flower.tasks(run_id)
 

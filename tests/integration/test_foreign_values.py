@@ -72,7 +72,7 @@ def reaper(ledger: Ledger) -> Reaper:
         lambda *_: None,
         queue="dbt-relay",
         interval=0.0,
-        strays=StaleLockHolders(ledger.client, ledger.keys),
+        stale_holders=StaleLockHolders(ledger.client, ledger.keys),
     )
     found._server_id = str(ledger.client.info("server")["run_id"])
     found._wait_for_renewals = pytest.fail  # type: ignore[method-assign]

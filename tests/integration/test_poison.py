@@ -23,7 +23,7 @@ def test_a_run_whose_plan_kills_its_workers_is_given_up(
     run_id = submit(redis_server, copy_project("slow", tmp_path / "project"), ["run"])
     with connect(redis_server.url) as client:
         ledger = Ledger(client)
-        for _ in range(3):  # workers that took it and were never heard of again
+        for _ in range(3):  # workers that claim it and disappear
             assert isinstance(ledger.claim(run_id, "@plan", "dead:1"), Claim)
             client.zadd(ledger.keys.leases(), {f"{run_id} @plan": 1})
             assert ledger.reap(run_id, "@plan")["what"] == "lost"
@@ -48,5 +48,5 @@ def test_a_process_that_has_grown_makes_room_for_a_fresh_one(
     ]
     assert all(result.success for result in results), results[-1].stdout
     first, second = ({node.attempts[-1].worker for node in result.nodes} for result in results)
-    assert len(first) == len(second) == 1  # nobody is replaced in the middle of what it holds
+    assert len(first) == len(second) == 1  # no process is replaced during a session
     assert first != second

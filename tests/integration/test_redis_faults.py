@@ -86,10 +86,10 @@ def test_dropped_connections_a_slow_server_and_messages_twice_in_the_wrong_order
     run = Background(copy_project("slow", tmp_path / "project"), server.broker_url, seconds=1)
     wait_until(lambda: run.has_line("working on first"), 60, "the first node to run")
     with server.client() as client:
-        for _ in range(3):  # whoever is connected: workers, their parent, the producer
+        for _ in range(3):  # all connections: of workers, their main process, the producer
             client.client_kill_filter(_type="normal", skipme=True)
             client.client_kill_filter(_type="pubsub", skipme=True)
-            wait_until(lambda: client.client_list(_type="normal")[1:], 30, "somebody to come back")
+            wait_until(lambda: client.client_list(_type="normal")[1:], 30, "a client to connect again")
         client.client_pause(2000, all=True)  # longer than a beat, and than a third of a lease
         wait_until(lambda: run.has_line("working on left"), 60, "the next nodes to run")
         [run_id] = RelayClient(server.broker_url).store.active_runs()
@@ -120,7 +120,7 @@ def test_a_server_that_is_down_for_longer_than_a_lease(
     make_redis: Callable[..., RedisServer],
     worker_pool: WorkerPools,
 ) -> None:
-    """Nobody can be given the node meanwhile: it goes on, and is not executed again."""
+    """No other worker can claim the node meanwhile: it continues, and is not executed again."""
     project = copy_project("slow", tmp_path / "project")
     own = make_redis(appendfsync="always")
     worker_pool(1, server=own, env={**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": "3"})
@@ -138,7 +138,7 @@ def test_a_server_that_is_down_for_longer_than_a_lease(
 def test_a_server_that_cannot_save_and_refuses_every_write_for_longer_than_a_lease(
     tmp_path: Path, duckdb_file: Path, make_redis: Callable[..., RedisServer], worker_pool: WorkerPools
 ) -> None:
-    """As if it were down: nobody can be given the node meanwhile, and it is executed once."""
+    """As if it were down: no other worker can claim the node meanwhile, and it is executed once."""
     project = copy_project("slow", tmp_path / "project")
     own = make_redis(save="3600 1", dbfilename="saved.rdb")
     in_the_way = own.directory / "saved.rdb"
@@ -176,10 +176,10 @@ def test_a_server_that_cannot_save_and_refuses_every_write_for_longer_than_a_lea
     assert pool.alive
 
 
-def test_a_server_that_answers_nobody_for_longer_than_a_lease(
+def test_a_server_that_does_not_answer_for_longer_than_a_lease(
     tmp_path: Path, duckdb_file: Path, server: RedisServer, pool: WorkerPool
 ) -> None:
-    """As far as the worker can tell somebody else has its node by then: it stops, and hands it back."""
+    """Another worker may have claimed the node by then: the worker interrupts it, and hands it back."""
     project = copy_project("slow", tmp_path / "project")
     relay = RelayClient(server.broker_url)
     run = Background(project, server.broker_url, seconds=100, args=("run", "--select", "first"))

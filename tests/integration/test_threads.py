@@ -32,15 +32,15 @@ def test_eight_threads_get_the_results_of_their_own_vars(
     pool: WorkerPool, project: Path, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     years = range(2025, 2025 + THREADS)
-    heard: dict[int, list[str]] = {year: [] for year in years}
-    # the same runner for all: the file is said by a var
+    lines: dict[int, list[str]] = {year: [] for year in years}
+    # the same runner for all: a var names the file
     dbt = runner(redis_server, project)
 
     def build(year: int) -> DbtResult:
         return dbt.execute_command(
             ["run", "--select", "int_model_a"], simulation_year=year,
             dbt_vars={"cola_rate": year / 1000, "file": str(tmp_path / f"{year}.duckdb")},
-            on_line=heard[year].append,
+            on_line=lines[year].append,
         )  # fmt: skip
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -48,7 +48,7 @@ def test_eight_threads_get_the_results_of_their_own_vars(
     assert len({result.run_id for result in results.values()}) == THREADS
     for year, result in results.items():
         assert result.success, result.stdout
-        assert heard[year] == result.stdout.splitlines()
+        assert lines[year] == result.stdout.splitlines()
         assert [node.name for node in result.nodes] == ["int_model_a"]
         with duckdb.connect(str(tmp_path / f"{year}.duckdb")) as connection:
             rows = connection.sql("select simulation_year, cola_rate::double from int_model_a").fetchall()

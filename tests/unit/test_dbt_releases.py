@@ -82,6 +82,6 @@ def test_only_a_run_that_is_stopped_is_left_to_any_dbt(ledger: Ledger, run_id: s
     assert other.fact(run_id, "state") == "cancelled"
 
 
-def test_a_run_that_nobody_knows_is_not_made_by_being_disowned(ledger: Ledger) -> None:
+def test_disown_creates_no_run(ledger: Ledger) -> None:
     assert not ledger.call("disown", "20250101T000000-0123456789ab")
     assert not ledger.client.exists(ledger.keys.run("20250101T000000-0123456789ab"))

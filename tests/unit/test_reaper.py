@@ -230,8 +230,8 @@ def test_reaper_with_little_cpu_time_still_requeues(
 
 
 def test_stale_lock_holders_are_ended_after_the_leases_were_checked(ledger: Ledger) -> None:
-    strays: Any = SimpleNamespace(end=lambda: ledger.asked.append("strays"))
-    made: Any = Reaper(ledger, lambda *_: None, queue="q", interval=0.02, strays=strays)  # type: ignore[arg-type]
+    holders: Any = SimpleNamespace(end=lambda: ledger.asked.append("stale holders"))
+    made: Any = Reaper(ledger, lambda *_: None, queue="q", interval=0.02, stale_holders=holders)  # type: ignore[arg-type]
     ledger.watches = {"@session": {"what": "nothing"}}
     made.sweep()
-    assert ledger.asked == ["@session", "strays"]
+    assert ledger.asked == ["@session", "stale holders"]

@@ -65,5 +65,5 @@ def test_stored_facts_are_kept_as_others_read_them(ledger: Ledger) -> None:
     assert known(planner, run_id, begun=True) == known(process(ledger), run_id) == known(starter, run_id)
 
 
-def test_run_that_is_gone_is_none(ledger: Ledger) -> None:
+def test_removed_run_is_none(ledger: Ledger) -> None:
     assert process(ledger).run(new_run_id()) is None

@@ -62,7 +62,7 @@ def test_invalid_broker_url_is_refused_with_reason(url: str, problem: str) -> No
         assert str(caught.value).startswith(f"{name} is not the URL")
 
 
-def test_tls_verifies_certificates_unless_told_otherwise() -> None:
+def test_tls_verifies_certificates_unless_the_url_disables_it() -> None:
     assert tls_options("redis://h") is None
     assert tls_options("rediss://h:6380/0") == {"ssl_cert_reqs": "required"}
     assert tls_options("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem&db=1") == {

@@ -37,7 +37,7 @@ def test_a_hard_limit_alone_begins_like_a_soft_one(limits: tuple[float, float], 
     assert NodeLimits(*limits).first == first
 
 
-def test_what_is_said_names_limit_and_time_and_what_to_set() -> None:
+def test_error_names_limit_and_time_and_the_setting() -> None:
     soft, hard = RUN_LIMITS.passed(61.26), RUN_LIMITS.passed(91)
     assert soft.text == "its soft time limit of 60 s has passed: it ran for 61.3 s"
     assert hard.text == "its time limit of 90 s has passed: it ran for 91.0 s"

@@ -46,7 +46,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
         base_delay: seconds before the second attempt.
         max_delay: maximal seconds before an attempt.
         backoff_factor: factor by which the delay grows with each attempt.
-        jitter: whether each delay is a random number between 0 and the computed delay, as Celery's ``retry_jitter``.
+        jitter: whether each delay is a random number between half of the computed delay and all of it. With Celery's
+            ``retry_jitter`` it may be 0.
     """
 
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3

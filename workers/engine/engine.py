@@ -264,7 +264,7 @@ class Engine:
         """Interrupt the queries of the step that is executing. Called from another thread."""
         for run in list(self._runs.values()):
             if run.pool is not None:
-                run.pool.close()  # dbt begins no further batch then
+                run.pool.close()  # a microbatch model starts no further batch after this
         cancel_queries()
 
     def has_files_open(self) -> bool:

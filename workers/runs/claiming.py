@@ -59,5 +59,5 @@ def answer_refusal(runtime: Runtime, message: StepTask, refusal: Refusal) -> Ans
     runtime.send(message.run_id, refusal.publish)
     if refusal.reason == OTHER_DBT:
         release_routing.route(runtime, message.run_id, message.step)
-    log("not begun", level=logging.DEBUG, run=message.run_id, node=message.step, reason=refusal.reason)
+    log("claim refused", level=logging.DEBUG, run=message.run_id, node=message.step, reason=refusal.reason)
     return {"run": message.run_id, "step": message.step, "refused": refusal.reason}

@@ -33,7 +33,7 @@ from workers.supervision.lease_renewal import DRAIN, LOST
 
 
 class Execute(Enum):
-    """Nothing is in the way: go on to execute the step."""
+    """Execute the step."""
 
     EXECUTE = auto()
 
@@ -83,13 +83,13 @@ class Retry:
 
 @dataclass(frozen=True)
 class HandBack:
-    """This worker is stopping: another one executes the step at once, and it counts as no try."""
+    """This worker is stopping. Another worker executes the step at once; this execution does not count as an attempt."""
 
 
 @dataclass(frozen=True)
 class Requeue:
-    """Redis was out of reach for as long as the lease lasts: the step is executed again, unless another worker
-    has it already."""
+    """The lease may have expired because Redis did not answer. The step is executed again, unless another worker has
+    it already."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _is_node(claim: Claim) -> bool:
 def _before_execution(claim: Claim, max_losses: int) -> Decision:
     decision: Decision = EXECUTE
     lost = claim.losses >= max_losses
-    if lost and not _is_node(claim):  # it would end its workers for ever
+    if lost and not _is_node(claim):  # it would kill worker processes forever
         decision = EndRun(Cause.WORKER_LOST, error=failures.worker_lost(claim))
     elif claim.orphaned:
         decision = EndRun(Cause.ORPHANED)
@@ -191,7 +191,7 @@ def _fail(claim: Claim, error: ErrorInfo) -> Decision:
 
 def _after_step(claim: Claim, ended: StepEnded, policy: RetryPolicy) -> Decision:
     result, why = ended.outcome.result, ended.interrupted
-    # dbt takes a query that was cancelled for the node's failure
+    # dbt reports a cancelled query as a failure of the node
     if why is not None and (result.error is not None or (why == DRAIN and result.status in BAD_STATUSES)):
         return _after_interruption(claim, why)
     if result.error is not None and ended.overrun is not None and result.status != "fail":
@@ -228,7 +228,7 @@ def _after_interruption(claim: Claim, why: str) -> Decision:
 def _retry(
     claim: Claim, error: ErrorInfo | None, policy: RetryPolicy, *, waits_for: str = ""
 ) -> Retry | None:
-    """A retry where the failure may pass and an attempt is left. What a worker handed back was none."""
+    """A retry if the error is retryable and an attempt is left. An execution that was handed back is not an attempt."""
     tries = claim.tries - claim.handed
     if error is None or not may_retry(claim.step, error, tries, policy):
         return None

@@ -25,8 +25,8 @@ def call_engine(
         fail_fast: whether the node's failure ends its run.
 
     Raises:
-        StepInterrupted: the step must not go on here.
-        CommandFailedError: dbt gave the command up (exit code 2).
+        StepInterrupted: this process must not continue the step.
+        CommandFailedError: dbt gave up the command (exit code 2).
     """
     try:
         with runtime.leases.interruptible(limits, owner=runtime.owner, fail_fast=fail_fast):

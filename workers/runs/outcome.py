@@ -83,7 +83,7 @@ class RunEnded:
 
     Attributes:
         results: of every node that has one.
-        gave_up: whether dbt gave the command up in this step (exit code 2).
+        gave_up: whether dbt gave up the command in this step (exit code 2).
         stop: why the run was stopped, where it was.
         attempts: those that ended before, where they were read already.
         interrupted: why the step was to be interrupted meanwhile, or None.

@@ -23,26 +23,25 @@ from workers.contract.task_message import queue_key
 from workers.runs.runtime import Runtime
 
 SILENT_SECONDS = 30.0
-"""A worker registers every five seconds. One that was silent for this long counts as dead."""
+"""A worker registers every five seconds. It counts as dead if it did not for this long."""
 
 REPORT_SECONDS = 60
 """Seconds between two reports that a run waits for a worker."""
 
 MESSAGE_SECONDS = 3600
-"""Seconds until a message that no worker takes is dropped. The ledger misses it long before."""
+"""Seconds until a message that no worker takes is dropped. The reaper finds the step long before, and sends another one."""
 
 
 def route(runtime: Runtime, run_id: str, step: str) -> None:
     """Send the message of a step that this worker may not execute to those that may.
 
-    Where no worker has the release, nothing is sent. The reaper misses the message after some seconds, and the next
-    worker that gets it looks again. Watchers learn what the run waits for. A run that is being stopped ends without
-    dbt.
+    If no worker has the release, nothing is sent. After some seconds the reaper sends the message again, and the worker
+    that receives it checks again. An event says what the run waits for. A run that is being stopped ends without dbt.
     """
     try:
         needed = runtime.ledger.fact(run_id, "dbt")
         if needed is None:
-            runtime.send(run_id, (step,))  # the run has become any worker's meanwhile
+            runtime.send(run_id, (step,))  # any worker may execute the run by now
         elif needed in (releases := _releases(runtime)):
             queue = release_queue(settings.queue, needed)
             runtime.ledger.publish(run_id, (step,), queue)

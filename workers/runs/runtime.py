@@ -32,7 +32,7 @@ MAX_RUNS = 32
 """How many runs a process keeps; it reads others from the ledger again."""
 
 PATIENCE = 600.0
-"""Seconds that a result waits for a server that is away. To lose it means to execute its node again."""
+"""Seconds for which a result waits for a Redis server that is down. A result that is lost executes its node again."""
 
 
 class Runtime:

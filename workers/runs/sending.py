@@ -15,7 +15,7 @@ from workers.ledger.ledger import Ledger
 def send_messages(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
     """Send a message for each step.
 
-    A message that cannot be sent is no error: the ledger knows that the step is due, and the reaper sends it again.
+    A message that cannot be sent is not an error: the ledger has the step as due, and the reaper sends it again.
     """
     if not steps:
         return
@@ -26,4 +26,4 @@ def send_messages(ledger: Ledger, run_id: str, steps: Sequence[str]) -> None:
             root_id=sender and sender.root_id, parent_id=sender and sender.id,
         )  # fmt: skip
     except redis.RedisError as error:
-        log("messages not sent, the reaper will", run=run_id, nodes=list(steps), error=str(error))
+        log("messages not sent, the reaper will send them", run=run_id, nodes=list(steps), error=str(error))

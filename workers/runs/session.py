@@ -1,4 +1,4 @@
-"""Holds a single-process warehouse for a run, and executes whatever is ready of the run, step by step."""
+"""Holds a single-process warehouse for a run, and executes its ready steps one after the other."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def when_there_is_room(
         interruptible: whether the step may be interrupted meanwhile.
 
     Raises:
-        StepInterrupted: the step must not go on here.
+        StepInterrupted: this process must not continue the step.
     """
     waiting = runtime.leases.interruptible if interruptible else contextlib.nullcontext
     while True:

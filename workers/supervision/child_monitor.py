@@ -63,6 +63,6 @@ class ChildMonitor:
     def _report(self, pid: int, death: Death) -> None:
         owner = f"{socket.gethostname()}:{pid}"
         for run_id, step, publish in self._ledger.bury(owner, death):
-            log("worker process lost", run=run_id, node=step, worker=owner, reason=death.reason,
+            log("step requeued: its process died", run=run_id, node=step, worker=owner, reason=death.reason,
                 peak=memory.readable(death.peak), phase="reap")  # fmt: skip
             self._publish(run_id, publish)

@@ -351,7 +351,7 @@ class LeaseRenewer:
             return  # after a pause of this process the ledger decides: the step may not have been given away
         unsure = self._unsure(now + margin, unknown=math.inf)
         if unsure:
-            log("no answer for as long as the lease lasts", phase="beat")
+            log("leases about to expire, Redis did not answer", phase="beat")
             self._interrupt_all(unsure, LOST)
 
     def _renew_all(self) -> None:
@@ -387,7 +387,7 @@ class LeaseRenewer:
             if self._held.get(run_id, {}).get(step) != fence:
                 return  # finished meanwhile
             self.why = why
-        log("interrupting", run=run_id, node=step, reason=why)
+        log("interrupting the step", run=run_id, node=step, reason=why)
         if execution is not None:
             # first cancel its queries only: an exception would disturb dbt's clean-up after them
             self._cancel_execution(execution, signalled=self._cancelled is execution)

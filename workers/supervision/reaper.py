@@ -34,7 +34,7 @@ class Reaper:
         publish: publishes the steps of a run.
         queue: the Celery queue.
         interval: seconds between two sweeps.
-        strays: ends stale lock holders on this host; None: nothing is ended.
+        stale_holders: ends stale lock holders on this host; None: nothing is ended.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Reaper:
         *,
         queue: str,
         interval: float,
-        strays: StaleLockHolders | None = None,
+        stale_holders: StaleLockHolders | None = None,
     ) -> None:
         self._ledger, self._publish = ledger, publish
-        self._queue, self._interval, self._strays = queue, interval, strays
+        self._queue, self._interval, self._stale_holders = queue, interval, stale_holders
         self._server_id: str | None = None  # Redis' id of the server process
         self._wait = 0.0  # seconds of running time before this reaper requeues steps again
         self._clocks: tuple[float, float] | None = None  # this machine's and the server's at the last sweep
@@ -91,8 +91,8 @@ class Reaper:
             moved += self._try_to_reap(run_id, step, now_ms)
             if self._is_waiting():
                 return moved
-        if self._strays is not None:
-            self._strays.end()
+        if self._stale_holders is not None:
+            self._stale_holders.end()
         if time.monotonic() - self._last_dispatch > 5 * self._interval:
             self._last_dispatch = time.monotonic()
             self._ledger.forget_dead_workers()
@@ -140,10 +140,10 @@ class Reaper:
             log("message lost, sent again", run=run_id, node=step, phase="reap")
             self._publish(run_id, (step,))
         if what == "lost":
-            log("worker lost", level=logging.WARNING, run=run_id, node=step, worker=answer.get("owner"),
+            log("step requeued: its lease expired", level=logging.WARNING, run=run_id, node=step, worker=answer.get("owner"),
                 losses=answer["losses"], phase="reap")  # fmt: skip
         elif what == "deadline":
-            log("deadline passed, cancelling", level=logging.WARNING, run=run_id, phase="reap")
+            log("deadline passed, cancelling the run", level=logging.WARNING, run=run_id, phase="reap")
         self._publish(run_id, answer["publish"])
         return int(what != "nothing")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from workers.contract.errors import Category, ErrorInfo
+from workers.contract.errors.suggested_fixes.run import faster_or_longer
 from workers.contract.messages import Limits
 from workers.engine.interface import OwnLimits
 
@@ -60,10 +61,7 @@ class Overrun(msgspec.Struct, frozen=True):
         info = ErrorInfo(
             code="time_limit", category=Category.TIMEOUT.value, error_class="DbtTimeoutError",
             message=f"{unique_id}: {self.text}", node=unique_id,
-            suggested_fix=(
-                f"Make it faster, or raise its limit: `meta: {{dbt_relay: {{{setting}: …}}}}` in its config, or "
-                f"DBT_RELAY_NODE_{setting.upper()} for every node; 0 is unlimited."
-            ),
+            suggested_fix=faster_or_longer(setting=setting),
         )  # fmt: skip
         if of_dbt is None:
             return info

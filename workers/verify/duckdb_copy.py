@@ -43,18 +43,20 @@ class DuckDBSource:
 
     @property
     def files(self) -> list[Path]:
-        """Paths of all its files and of their write-ahead logs, which may not exist."""
+        """Paths of the database files and of their write-ahead logs. Not all of them need to exist."""
         paths = [self.path, *(path for _, path in self._files())]
         return [each for path in paths for each in (path, _wal(path))]
 
     @contextlib.contextmanager
     def copies(self, folders: Mapping[str, Path]) -> Iterator[dict[str, tuple[DuckDBFile, dict[str, Any]]]]:
-        """Copy the files into each of `folders`, by the side's name.
+        """Copy the files for each side of the comparison. A read-only connection keeps other processes from writing
+        to a file while it is copied.
 
-        Each file is open for reading while it is copied, so that no other process writes to it.
+        Args:
+            folders: folder of each side, by the side's name.
 
         Yields:
-            by side: the copy, and the changes of its target in the profile.
+            by the side's name: the copy, and the settings of its target in profiles.yml that differ.
 
         Raises:
             DbtUsageError: another process writes to a file, or it cannot be copied.

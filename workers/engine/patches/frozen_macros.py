@@ -1,4 +1,4 @@
-"""Marks the macros of a parsed manifest as unchanging, so that layouts of them can be kept with it."""
+"""Marks the macros of a parsed manifest as immutable, so that the layouts of their namespaces can be cached with it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dbt.contracts.graph.nodes import Macro
 
 
 class FrozenMacros(dict[str, dict[str, Macro]]):
-    """Macros by package of a manifest that does not change.
+    """Macros by package, of a manifest that does not change.
 
     Attributes:
-        layouts: layouts of their namespaces (`patches.macros`), by the packages that are searched.
+        layouts: cached layouts of their namespaces (`patches.macros`), by the packages that dbt searches.
     """
 
     layouts: dict[tuple[Any, ...], Any]
 
 
 def freeze_macros(manifest: Manifest) -> None:
-    """Make dbt find the macros of this manifest, and of copies of it, as they are now."""
+    """Fix the macros that dbt finds in this manifest, and in copies of it, to the present ones."""
     kept = FrozenMacros(manifest.get_macros_by_package())
     kept.layouts = {}
     manifest._macros_by_package = kept

@@ -18,7 +18,7 @@ from workers.engine.project.parse_units import Unit
 from workers.engine.project.parse_watching import replaced
 
 _MARK = "DBT_RELAY_CHANGED_VAR"
-"""An environment variable that no template reads: dbt parses again what it is told has read it."""
+"""An environment variable that no template reads. dbt parses the files again that are marked as its readers."""
 
 
 def parse_again(parsed: Manifest, copy: Manifest, units: set[Unit], click_context: Any) -> Manifest:

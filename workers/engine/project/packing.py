@@ -1,4 +1,4 @@
-"""A parsed manifest as bytes, for the other processes."""
+"""Encodes a parsed manifest as bytes, for other worker processes, and decodes it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dbt.parser.manifest import extended_mashumaro_encoder, extended_mashumuro_d
 
 
 def pack(manifest: Manifest) -> bytes:
-    """A manifest in the format that dbt stores for partial parsing, compressed."""
+    """Encode a manifest in the format of dbt's partial parsing, compressed."""
     return zlib.compress(packed(manifest), 1)
 
 
 def packed(manifest: Manifest) -> bytes:
-    """As `pack`, but not compressed."""
+    """Encode a manifest like `pack`, without compression."""
     flat, manifest.flat_graph = manifest.flat_graph, {}
     try:
         with uncollected():
@@ -28,7 +28,7 @@ def packed(manifest: Manifest) -> bytes:
 
 
 def unpacked(raw: bytes) -> Manifest:
-    """The manifest that `packed` returned the bytes of, without its flat graph."""
+    """Decode a manifest from the bytes that `packed` returned. It has no flat graph."""
     with uncollected():
         manifest: Manifest = Manifest.from_msgpack(raw, decoder=extended_mashumuro_decoder)
     return manifest
@@ -36,9 +36,9 @@ def unpacked(raw: bytes) -> Manifest:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Pause garbage collection within.
+    """Pause garbage collection inside the block.
 
-    Tens of thousands of objects are created that stay. Searching them for garbage takes a third of the time.
+    It creates tens of thousands of objects that stay. Searching them for garbage takes a third of the time.
     """
     collecting = gc.isenabled()
     gc.disable()

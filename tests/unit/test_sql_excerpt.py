@@ -1,3 +1,5 @@
+"""Excerpts of SQL around the place of an error."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""What a project's files say, in one hash: every change changes it, and nothing else does."""
+"""The hash of a project's files: every change of their content changes it, and nothing else does."""
 
 from __future__ import annotations
 
