@@ -170,6 +170,19 @@ def test_hint_is_shown_once_a_week_across_processes(
     assert hints() == 1
 
 
+def test_hint_at_a_slow_parse_is_shown_by_the_process_that_parses(
+    project: Callable[[Mapping[str, str]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbt.parser.manifest.LONG_PARSING_THRESHOLD_SECONDS", 0)
+    folder, shared = project({"models/m.sql": "select 1 as id"}), Shared()
+
+    def hints(home: str) -> int:
+        ran = drive(Engine(shared), spec_for(folder, "run", env={"HOME": str(tmp_path / home)}))
+        return sum("[HINT] Your parse is taking a long time" in line for line in ran.lines)
+
+    assert [hints("one"), hints("two")] == [1, 0]  # the second process reuses the parse
+
+
 # -- `graph` shows what was compiled ---------------------------------------------------------------
 
 SEE = """\
@@ -215,14 +228,22 @@ def test_nodes_see_what_other_processes_compiled(
     engines: int, project: Callable[[Mapping[str, str]], Path]
 ) -> None:
     folder = project(LOOKS)
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("dbt")), "build"], cwd=folder, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    expected = seen(done.stdout.splitlines())
-    assert len(expected) == 4 * 9, done.stdout
+    dbt = str(Path(sys.executable).with_name("dbt"))
+    built, retried = (
+        subprocess.run(
+            [dbt, command], cwd=folder, capture_output=True, text=True, check=False
+        ).stdout.splitlines()
+        for command in ("build", "retry")
+    )
+    expected = seen(built)
+    assert len(expected) == 4 * 9, "\n".join(built)
     compiled = {key for key, node in expected.items() if node.get("compiled")}
-    assert {("d_looks", f"model.p.{name}") for name in ("a_parent", "b_inlined", "c_child", "c_fails")} <= compiled
+    assert {
+        ("d_looks", f"model.p.{name}") for name in ("a_parent", "b_inlined", "c_child", "c_fails")
+    } <= compiled
     shared = Shared()
-    ran = drive([Engine(shared) for _ in range(engines)], spec_for(folder, "build"))
+    processes = [Engine(shared) for _ in range(engines)]
+    ran = drive(processes, spec_for(folder, "build"))
     assert seen(ran.lines) == expected
+    again = drive(processes, spec_for(folder, "retry"), previous=ran.finished.run_results)
+    assert seen(again.lines) == seen(retried) != {}

@@ -32,7 +32,8 @@ class CurrentGraph:
         """Notice look-ups in the sections of a `graph` that shows current nodes; other graphs stay as they are."""
         for name, section in graph.items():
             if hasattr(section, "inner_dict"):
-                graph[name] = _watched(type(section))(section.inner_dict, self._look)
+                kind: Any = type(section)
+                graph[name] = _watched_class(kind)(section.inner_dict, self._look)
 
     @contextmanager
     def reading(self, results: Results, apply: Callable[[StepResult], None]) -> Iterator[None]:
@@ -49,21 +50,23 @@ class CurrentGraph:
 
     def _look(self) -> None:
         note_graph_use()
-        if self._unread is None:
+        if self._unread is not None:
+            with self._lock:
+                self._read()
+
+    def _read(self) -> None:
+        if self._unread is None:  # another thread has read them meanwhile
             return
-        with self._lock:
-            if self._unread is None:  # another thread has read them meanwhile
-                return
-            results, apply = self._unread
-            for result in results(self._position):
-                if result is not None:
-                    apply(result)
-                self._position += 1
-            self._unread = None
+        results, apply = self._unread
+        for result in results(self._position):
+            if result is not None:
+                apply(result)
+            self._position += 1
+        self._unread = None
 
 
 @functools.cache
-def _watched(base: Any) -> Any:
+def _watched_class(base: Any) -> Any:
     """dbt's class of a section (dbt.contracts.graph.manifest.FlatGraphMapping), which reports look-ups."""
 
     class WatchedSection(base):  # type: ignore[misc]
