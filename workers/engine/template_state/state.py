@@ -115,9 +115,8 @@ class GraphIndex:
             for unique_id, entry in named.items():
                 path = (section, unique_id)
                 found = containers(entry)
-                if (
-                    nodes is not None
-                ):  # dbt-core >= 1.12: a new dict for each look, with some containers of the node
+                if nodes is not None:
+                    # dbt-core >= 1.12: each look makes a new dict, with some containers of the node
                     lasting = containers(nodes[unique_id])
                     found = {key: each for key, each in found.items() if key in lasting}
                 entries.update(dict.fromkeys(found, path))
