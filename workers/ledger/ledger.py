@@ -228,6 +228,19 @@ class Ledger(RunStore):
         raw: Any = self.client.lrange(self.keys.cache(run_id), start, -1)
         return [bytes(item) for item in raw]
 
+    def results_since(self, run_id: str, position: int) -> list[bytes | None]:
+        """The stored results of the steps of finished attempts, from the attempt at `position` on.
+
+        Returns:
+            one entry for each attempt; None where its step has no result yet.
+        """
+        raw: Any = self.client.lrange(self.keys.attempts(run_id), position, -1)
+        steps = [msgspec.json.decode(item, type=Attempt).step for item in raw]
+        if not steps:
+            return []
+        results: Any = self.client.hmget(self.keys.results(run_id), steps)
+        return [None if each is None else bytes(each) for each in results]
+
     # -- workers -----------------------------------------------------------------------------------
 
     def claim(self, run_id: str, step: str, owner: str, *, session: int | None = None) -> Claim | Refusal:
