@@ -1,4 +1,4 @@
-"""Writes of a step that a full Redis refuses."""
+"""Writes of a step that a full Redis refuses, and messages that a step sends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from workers.contract.errors import DbtUsageError
 from workers.runs import finishing, steps
 from workers.supervision.lease_renewal import STOP, StepInterrupted
 
@@ -67,3 +68,14 @@ def test_a_session_begins_in_the_process_that_planned_its_run(
     )
     assert steps._hand_out(held, "r", due) is goes_on
     assert published == [sent]
+
+
+def test_the_end_of_a_run_sends_messages_of_runs_that_waited_for_it() -> None:
+    published: list[tuple[str, ...]] = []
+    runtime: Any = SimpleNamespace(
+        publish=lambda _, due: published.append(due),
+        ledger=SimpleNamespace(finish=lambda *_: ("other @plan",)),
+        engine=SimpleNamespace(release=lambda: None),
+    )
+    finishing.end_unread(runtime, CLAIM, DbtUsageError("no such file"))
+    assert published == [("other @plan",)]

@@ -141,7 +141,8 @@ def end_run(
         final=final.decode(), facts=_without_environment(run.request),
     )  # fmt: skip
     _warn(runtime, claim, warnings)
-    runtime.ledger.finish(claim, move, attempt=attempt)
+    # runs that waited for this one's turn or relations
+    runtime.publish(claim.run_id, runtime.ledger.finish(claim, move, attempt=attempt))
     if run.request.env_file is not None:  # its caller may be gone
         env_file.remove(run.request.env_file, settings)
     runtime.forget(claim.run_id)
@@ -183,7 +184,8 @@ def end_unread(runtime: Runtime, claim: Claim, error: DbtError) -> None:
                               else Category.USAGE),
     )  # fmt: skip
     final = final_record.bare_final(finished)
-    runtime.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final.decode()))
+    move = Move(word="error", final_state=RUN_FAILED, final=final.decode())
+    runtime.publish(claim.run_id, runtime.ledger.finish(claim, move))
 
 
 def end_interrupted(
