@@ -81,14 +81,39 @@ def _task(name: str) -> Callable[[Callable[..., Any]], Any]:
 def plan(self: Task, run_id: Any, step: Any = STEP_PLAN, version: Any = 1) -> dict[str, Any]:
     """Let dbt select; stage its nodes; hand out the first step.
 
-    A session that nothing else waits for begins here at once. Should this process die before it does, the
-    ledger misses the session's message as it misses one that was lost.
+    A session that nothing else waits for begins here at once, and so do the steps of a run while other runs wait for
+    their turn: this process has the project loaded. If this process dies before, the reaper sends the messages.
     """
-    answer = _perform(self, run_id, step, version, steps.plan)
+    runtime = process_runtime()
+    try:
+        with runtime.next_step.kept_of(str(run_id)):
+            answer = _perform(self, run_id, step, version, steps.plan)
+            _execute_next_steps(self, runtime, str(run_id))
+    finally:
+        left = runtime.next_step.take()
+        runtime.publish(str(run_id), (left,) if left else ())
     if answer.pop(steps.GOES_ON, False):
         with _task_events(self) as events:
             _trace_as_own_task(self, events, task_name(SESSION), (run_id, SESSION))
     return answer
+
+
+def _execute_next_steps(parent: Task, runtime: Runtime, run_id: str) -> None:
+    """Execute one step of a planned run after the other, for as long as other runs wait for their turn."""
+    began = time.monotonic()
+
+    def goes_on() -> bool:
+        return (
+            bool(runtime.next_step.step) and not draining() and not _is_wanted(runtime, began)
+            and runtime.ledger.others_wait_in_line(run_id, settings.queue)
+        )  # fmt: skip
+
+    if not goes_on():
+        return
+    with _task_events(parent) as events:
+        while goes_on():
+            step = runtime.next_step.take()
+            _trace_as_own_task(parent, events, task_name(step), (run_id, step))
 
 
 @_task(TASK_START)

@@ -152,6 +152,7 @@ class LedgerMachine(RuleBasedStateMachine):
     draw: Any
     warehouses: list[str]
     turns: int = 0
+    line: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,6 +168,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.sessions: list[SessionHeld] = []
         self.relations = RelationsModel()
+        self.narrow: set[str] = set()  # runs that may have less steps under way than threads
 
     # -- helpers -----------------------------------------------------------------------------------
 
@@ -686,8 +688,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if ready and not run.in_session and run.state == ACTIVE and self.turns:
                 assert run.run_id in turns | line, f"{run} is forgotten"
             if ready and not run.in_session and run.run_id not in line:
-                busy = int(facts["inflight"])
-                assert busy >= run.threads or plan in watches, "a thread is free and nothing is handed out"
+                self.hands_out(run, int(facts["inflight"]), plan in watches, bool(line))
             expected_leases |= {f"{run.run_id} {DEADLINE}"} if run.due else set()
             expected_leases |= {f"{run.run_id} {s}" for s, state in states.items() if state == "running"}
             expected_watches |= {
@@ -697,6 +698,7 @@ class LedgerMachine(RuleBasedStateMachine):
             }
             expected_leases |= {f"{run.run_id} {SESSION}"} if session == "running" else set()
             expected_watches |= {f"{run.run_id} {SESSION}"} if session in ("queued", "parked") else set()
+        self.line = bool(line)
         assert leases == expected_leases
         assert watches - called == expected_watches - called
 
@@ -729,6 +731,21 @@ class LedgerMachine(RuleBasedStateMachine):
         assert facts["mode"] == ("session" if run.in_session else "message")
         if ready and run.in_session:
             assert session in ("queued", "parked", "running"), "nobody is called for what is ready"
+
+    def hands_out(self, run: RunModel, busy: int, called: bool, line: bool) -> None:
+        """A run with steps that are ready has as many under way as it may have.
+
+        While runs wait in line, that is one. When the line gets empty, the run is sent a message; if that is lost, the
+        end of the step under way hands out more.
+        """
+        if line:
+            self.narrow.add(run.run_id)
+        elif self.line and run.run_id in self.narrow and not called and busy < run.threads:
+            assert (run.run_id, PLAN) in self.broker, "the line is empty and the run does not learn of it"
+        narrow = run.run_id in self.narrow
+        assert busy >= (1 if narrow else run.threads) or called, "a thread is free and nothing is handed out"
+        if busy >= run.threads and not line:
+            self.narrow.discard(run.run_id)
 
     def turns_and_line(self) -> tuple[set[str], set[str]]:
         """Runs that have a turn, and those that wait for one: all of them go on, and no turn is free meanwhile."""

@@ -33,6 +33,7 @@ from workers.contract.keys import QUEUE_LEVELS, Keys, is_run_id
 from workers.contract.purge import forget_workers
 from workers.contract.results import Attempt
 from workers.contract.run_store import RESULT_TTL, RunStore, answer_of, run_ids_in, steps_of
+from workers.contract.task_message import queue_key
 from workers.contract.tolerant_reading import text_of
 
 LEASE_MS: Final = 8_000
@@ -367,6 +368,17 @@ class Ledger(RunStore):
             for level in QUEUE_LEVELS:
                 pipe.llen(queue + level)
             return sum(pipe.execute())
+
+    def others_wait_in_line(self, run_id: str, queue: str) -> bool:
+        """Whether a run of the priority of `run_id`, or a more urgent one, waits for its turn, and no message of a more
+        urgent priority waits in the queue."""
+        priority = self.priority(run_id)
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.zrange(self.keys.turns_line(), 0, 0)
+            for level in QUEUE_LEVELS[: QUEUE_LEVELS.index(queue_key("", priority))]:
+                pipe.llen(queue + level)
+            first, *urgent = pipe.execute()
+        return bool(first) and not any(urgent) and self.priority(text_of(first[0])) <= priority
 
     # -- the reaper --------------------------------------------------------------------------------
 

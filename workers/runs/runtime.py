@@ -34,6 +34,7 @@ from workers.engine.project.time_limits import TimeLimitError
 from workers.ledger.ledger import Ledger
 from workers.runs import env_file
 from workers.runs.local_paths import paths_here
+from workers.runs.next_step import NextStep
 from workers.runs.progress import Progress
 from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.sessions.warehouse_lock import WarehouseLock
@@ -123,6 +124,7 @@ class Runtime:
             note=_note, post=_post_leases, renewed=lambda: decode_leases(renewed_leases.note(_slot())),
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
+        self.next_step = NextStep()
         self.strays = StaleLockHolders(self.ledger.client, self.ledger.keys)
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._late: list[Event] = []
@@ -189,7 +191,7 @@ class Runtime:
         A message that cannot be sent is not an error: the ledger knows that the step is due, and the
         reaper sends it again.
         """
-        publish(self.ledger, run_id, steps)
+        publish(self.ledger, run_id, self.next_step.keep(run_id, steps))
 
 
 def _slot() -> int:

@@ -34,26 +34,22 @@ _SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], 
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """What counts for turns of what a worker says. Earlier releases do not say `contexts`."""
+    """The part of a worker's hello that the number of turns depends on."""
 
     seen: float = 0.0
     processes: int = 0
-    contexts: int | None = None
 
 
 def turns_of(workers: Iterable[Hello], now: float) -> int:
-    """How many runs may have steps under way at once.
+    """How many runs may have steps under way at once: as many as there are worker processes.
 
-    Each process may be given a step of any of these runs. So it must keep the projects of all of them, beside those
-    of runs that end and begin meanwhile: half of what it keeps. But no process is to be idle while runs wait.
+    Each then executes steps of one run, whose project it has loaded (`ledger/scripts/turns.lua`).
 
     Args:
         workers: what the workers say.
         now: seconds since the epoch.
     """
-    alive = [each for each in workers if each.seen > now - MISSING_SECONDS]
-    kept = min((each.contexts for each in alive if each.contexts is not None), default=settings.contexts)
-    return max(1, kept // 2, sum(each.processes for each in alive))
+    return max(1, sum(each.processes for each in workers if each.seen > now - MISSING_SECONDS))
 
 
 class WorkerRegistration:

@@ -201,11 +201,12 @@ local function free_threads()
   return number_field('parallel') - number_field('inflight')
 end
 
-local may_go_on, leave_line, leave_turns  -- turns.lua
+local may_go_on, most_at_once, call_when_line_is_empty, leave_line, leave_turns  -- turns.lua
 
 -- Hand out what may start now. Returns the steps whose messages the caller has to publish.
 local function dispatch()
   local has_turn = may_go_on()
+  call_when_line_is_empty()
   local out = woken
   woken = {}
   if not is_live(run_field('state')) then return out end
@@ -219,7 +220,7 @@ local function dispatch()
     return out
   end
   if not has_turn then return out end
-  local free = math.min(free_threads(), WINDOW - number_field('queued'))
+  local free = math.min(free_threads(), WINDOW - number_field('queued'), most_at_once() - number_field('inflight'))
   while free > 0 do
     local popped = redis.call('ZPOPMIN', READY)
     if #popped == 0 then break end
@@ -260,7 +261,7 @@ local function stop_run(reason, kept)
 end
 
 -- dbt executes as many nodes at once as it has threads. Here some of those may not have begun when one of them
--- fails: a session executes one after the other, and there may be fewer processes than threads.
+-- fails: a session executes one after the other, there may be fewer processes than threads, or runs wait in line.
 local function nodes_beside()
   if run_field('mode') == 'session' then
     local others = number_field('parallel') - 1
@@ -269,6 +270,10 @@ local function nodes_beside()
   local nodes, flat = {}, redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
     if is_node(flat[i]) and flat[i + 1] == 'queued' then nodes[#nodes + 1] = flat[i] end
+  end
+  local others = free_threads() - 1
+  for _, step in ipairs(others > 0 and redis.call('ZRANGE', READY, 0, others - 1) or {}) do
+    if is_node(step) then nodes[#nodes + 1] = step end
   end
   return nodes
 end

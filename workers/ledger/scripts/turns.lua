@@ -5,6 +5,9 @@
 --   workers write it (workers/supervision/worker_registry.py). Without it every run goes on at once.
 -- A run with a turn or a place that has ended or was removed does not count: it is dropped when somebody looks.
 -- A run in line is watched (as `@plan`, whatever the state of that step), so the reaper finds a lost message.
+-- While a run waits in line, each run with a turn has one step under way at a time (field `narrow` of RULES). There are
+-- as many turns as processes, so no process is idle, and the process that executed the last step of a run, which has
+-- its project loaded, can execute the next one too.
 local LINE, RULES = TURNS .. ':line', TURNS .. ':rules'
 local PRIORITY = 1e13  -- more than a time in ms: the line is ordered by priority, then by time
 
@@ -76,6 +79,26 @@ end
 
 local function give_turn_up()
   if redis.call('ZREM', TURNS, RUN_ID) == 1 then pass_turns() end
+end
+
+-- How many steps of the run may be under way at once.
+most_at_once = function()
+  if not takes_turns() then return math.huge end
+  local first, place = first_with_place()
+  if not first or math.floor(place / PRIORITY) > number_field('priority') then return math.huge end
+  redis.call('HSET', RULES, 'narrow', 1)
+  return 1
+end
+
+-- When the last run has left the line, each run with a turn is sent a message, whose claim hands out more of its steps.
+-- If the message is lost, the end of the run's step under way does it.
+call_when_line_is_empty = function()
+  if redis.call('HEXISTS', RULES, 'narrow') == 0 or first_with_place() then return end
+  redis.call('HDEL', RULES, 'narrow')
+  local turns = redis.call('ZRANGE', TURNS, 0, -1, 'WITHSCORES')
+  for i = 1, #turns, 2 do
+    if turns[i] ~= RUN_ID and tonumber(turns[i + 1]) > 0 then wake(turns[i] .. ' @plan') end
+  end
 end
 
 may_go_on = function()
