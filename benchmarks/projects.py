@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.warehouses import Warehouse
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 
 BIN = Path(sys.executable).parent
 Graph = list[tuple[int, ...]]
@@ -51,7 +51,9 @@ def environment() -> dict[str, str]:
     """What dbt sees, on either side. Python may keep what it compiled, as pip does for what it installs: the checkout's
     own files would be compiled anew by each process."""
     kept = {
-        name: value for name, value in unmeasured(os.environ).items() if name != "PYTHONDONTWRITEBYTECODE"
+        name: value
+        for name, value in without_coverage(os.environ).items()
+        if name != "PYTHONDONTWRITEBYTECODE"
     }
     return {**kept, "DO_NOT_TRACK": "1", "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
 

@@ -24,7 +24,7 @@ from workers.engine.interface import (
     StepResult,
 )
 from workers.engine.warehouse import fencing
-from workers.engine.warehouse.fencing import Tenure
+from workers.engine.warehouse.fencing import StepExecution
 
 GRAPH = "BENCHMARK_GRAPH"
 
@@ -116,9 +116,9 @@ class StubEngine:
         return Finished(return_code=0, results=list(results), run_results={"results": entries})
 
     @contextmanager
-    def fenced(self, tenure: Tenure) -> Iterator[None]:
+    def fenced(self, execution: StepExecution) -> Iterator[None]:
         """As the engine's."""
-        with fencing.fenced(tenure):
+        with fencing.fenced(execution):
             yield
 
     def release(self) -> None:

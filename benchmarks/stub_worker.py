@@ -5,9 +5,13 @@ All else is the worker's own: Celery's pool, the ledger, leases and beats, progr
 
 from __future__ import annotations
 
-from benchmarks.stub_engine import StubEngine
 from workers.app import app
-from workers.runs import runtime
+from workers.engine.startup import prepare_import
+
+prepare_import()
+
+from benchmarks.stub_engine import StubEngine  # noqa: E402 - dbt is imported with it
+from workers.runs import runtime  # noqa: E402
 
 __all__ = ["app"]
 

@@ -25,15 +25,15 @@ from workers.contract.errors import (
 from workers.contract.events import LINE, MISSING, RUN, STATE, STDERR, Event, decode_event
 from workers.contract.keys import Keys, submitted_at
 from workers.contract.messages import RunRequest
+from workers.contract.redis_values import number_of, text_of, value_of
 from workers.contract.results import RUN_TERMINAL, DbtResult
-from workers.contract.run_store import RESULT_TTL, LastWord, RunStore
+from workers.contract.run_store import RESULT_TTL, FinalRecord, RunStore
 from workers.contract.settings import Settings
-from workers.contract.tolerant_reading import number_of, text_of, value_of
 
 if TYPE_CHECKING:
     from workers.contract.purge import Purged
 
-Record = tuple[RunRequest, LastWord, dict[str, str]]
+Record = tuple[RunRequest, FinalRecord, dict[str, str]]
 """What is kept of a run that has ended: its request, its final record, and the other fields of its hash."""
 
 _BLOCK_MS = 2000
@@ -468,7 +468,7 @@ def _missing(run_id: str, first: int, last: int) -> Event:
 
 def result_of(
     request: RunRequest,
-    last: LastWord,
+    last: FinalRecord,
     facts: Mapping[str, str],
     lines: Sequence[str],
     errors: Sequence[str] = (),

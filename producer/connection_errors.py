@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from workers.contract.connection import CERTIFICATE, LOGIN, NO_TLS, WritesRefusedError, refusal_of
+from workers.contract.connection import CERTIFICATE, LOGIN, NO_TLS, WritesRefusedError, connection_refusal
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo
 
 ANSWERED = frozenset({"broker_refuses_login", "broker_certificate", "broker_without_tls"})
@@ -70,7 +70,7 @@ def unavailable(url: str, error: BaseException, but: str = "") -> BrokerUnavaila
 
 def _refusal(shown: str, said: str, error: BaseException) -> tuple[str, str, str] | None:
     """Code, message and fix where a server answered and the two sides do not come together; None otherwise."""
-    refusal = refusal_of(error)
+    refusal = connection_refusal(error)
     if refusal == LOGIN:
         fix = "Put user and password into the URL: redis://:PASSWORD@host:6379/0 (special characters URL-encoded)."
         return "broker_refuses_login", f"{shown} refuses the login: {said}", fix

@@ -1,4 +1,4 @@
-"""The demonstration: a company's workforce simulated year by year, on a private stack.
+"""The demo: simulates a company's workforce year by year, on a private stack.
 
 ``dbt-relay demo`` or ``python -m producer.demo``.
 """
@@ -28,19 +28,19 @@ TEST_TYPES = {"test": "data tests", "unit_test": "unit tests"}
 
 
 class Demo:
-    """Runs the simulation and shows it. `runner` is made by `run_demo`, or given by a test."""
+    """Runs the simulation and shows it."""
 
     def __init__(self, view: LiveView | PlainView, console: Console, file: TextIO) -> None:
         self.view, self.console, self.file = view, console, file
-        self.silent = False
+        self.silent = False  # whether events are not shown
 
-    def hear(self, event: Event) -> None:
-        """Show an event, unless what is going on is none of the reader's business."""
+    def on_event(self, event: Event) -> None:
+        """Show an event of the current run."""
         if not self.silent:
             self.view.on_event(event)
 
     def run(self, runner: DbtRunner, years: Sequence[int]) -> int:
-        """``dbt deps``, one ``dbt build`` a year, tables. dbt's exit code of the last command."""
+        """Run ``dbt deps`` and one ``dbt build`` a year, then print tables. Returns dbt's last exit code."""
         built: dict[int, DbtResult] = {}
         with self.view:
             result = runner.execute_command(["deps"], stream_output=False)
@@ -78,16 +78,19 @@ class Demo:
 def run_demo(
     project: Path, years: Sequence[int] = YEARS, *, workers: int = 2, file: TextIO | None = None
 ) -> int:
-    """Simulate `years` with the project in `project`, on a private stack of `workers` processes.
+    """Simulate `years`. Stops at the first year that fails.
 
-    Shows dbt's lines with a progress display, each node's times, and the headcount by year on `file`
-    (default stdout). Stops at the first year that fails.
+    Args:
+        project: folder of the dbt project.
+        years: one ``dbt build`` each.
+        workers: number of processes of the private stack.
+        file: where dbt's lines, node times and the headcount by year are shown; default: stdout.
 
     Returns:
         dbt's exit code of the last command.
 
     Raises:
-        DbtError: the project is not there, or no stack could be started.
+        DbtError: there is no such project, or no stack could be started.
     """
     file = sys.stdout if file is None else file
     console = Console(file=file, highlight=False)
@@ -96,11 +99,11 @@ def run_demo(
     demo = Demo(view_for(file), console, file)
     own = "" if configured_broker() else f" with {workers} worker processes"
     console.print(Text(f"Simulating {years[0]} to {years[-1]}{own}", style="bold"))
-    return demo.run(DbtRunner(project, workers=workers, on_event=demo.hear), years)
+    return demo.run(DbtRunner(project, workers=workers, on_event=demo.on_event), years)
 
 
 def render_times(built: Mapping[int, DbtResult]) -> Table:
-    """Nodes against years: how many seconds each took; tests together, by their kind."""
+    """Render the seconds of each node and year. Tests are summed by type."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("node", overflow="fold")
     table.add_column("type")
@@ -135,7 +138,7 @@ def rows_shown(stdout: str) -> list[dict[str, Any]]:
 
 
 def render_rows(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Rows of a query as a table, columns as the first row has them; rates as percentages."""
+    """Render the rows of a query, with the columns of the first row; rates as percentages."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, row in enumerate(rows):
         if number == 0:

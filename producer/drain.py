@@ -12,9 +12,9 @@ from producer.client import RelayClient, WorkerInfo
 from producer.connection_errors import reaching
 from producer.usage_errors import did_you_mean, usage_error
 from workers.contract.keys import CONTROL_DRAIN
+from workers.contract.redis_values import text_of, value_of
 from workers.contract.run_store import answer_of
 from workers.contract.settings import celery_url, tls_options
-from workers.contract.tolerant_reading import text_of, value_of
 
 DRAINED, LOST, SILENT = "drained", "lost", "silent"
 _ANSWER_SECONDS = 5.0

@@ -26,7 +26,7 @@ from workers.contract.errors import (
     exception_of,
 )
 from workers.contract.errors.classify import classify_text
-from workers.contract.errors.console import first_failure
+from workers.contract.errors.console_output import first_failure
 
 
 def classify_dbt_error(stdout: str | None, stderr: str | None, return_code: int | None) -> DbtError:

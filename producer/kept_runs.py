@@ -21,7 +21,7 @@ from workers.contract.errors import DbtError
 from workers.contract.keys import is_run_id
 from workers.contract.messages import decode_request
 from workers.contract.results import DbtResult
-from workers.contract.run_store import LastWord
+from workers.contract.run_store import FinalRecord
 from workers.contract.settings import read_settings
 
 FOLDER = "ended"
@@ -41,7 +41,7 @@ class KeptRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def result(self) -> DbtResult:
         """The result as `RelayClient.result` gives it."""
-        last = msgspec.json.decode(self.fields["final"], type=LastWord)
+        last = msgspec.json.decode(self.fields["final"], type=FinalRecord)
         return result_of(decode_request(self.fields["request"]), last, self.fields, self.lines)
 
     def summary(self) -> RunSummary:

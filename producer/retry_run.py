@@ -14,9 +14,9 @@ from producer.usage_errors import usage_error
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
 from workers.contract.project_files import FILES
+from workers.contract.redis_values import value_of
 from workers.contract.results import RUN_TERMINAL
-from workers.contract.run_store import ENV_NAMES, LastWord, RunStore
-from workers.contract.tolerant_reading import value_of
+from workers.contract.run_store import ENV_NAMES, FinalRecord, RunStore
 
 RETRYABLE = frozenset(
     {"build", "clone", "compile", "generate", "run", "run-operation", "seed", "snapshot", "test"}
@@ -98,7 +98,7 @@ def with_environment(store: RunStore, request: RunRequest, environ: Mapping[str,
     return msgspec.structs.replace(request, env={**request.env, **{name: environ[name] for name in names}})
 
 
-def _check_retryable(request: RunRequest, last: LastWord) -> None:
+def _check_retryable(request: RunRequest, last: FinalRecord) -> None:
     shown = f"dbt {' '.join(request.args)}"
     if last.run_results is None:
         why = "dbt gave it up before any node ran" if last.return_code else "it runs no nodes"

@@ -8,8 +8,15 @@ from pathlib import Path
 from producer.dbt_cli import arguments, options
 from producer.dbt_cli.arguments import Invocation
 from producer.dbt_cli.project import PROFILES_FILE, project_config
-from workers.contract.environment import NAMES, allowed, encode_withheld, matching, names_noted, names_used
-from workers.contract.inherited import zone_name
+from workers.contract.environment import (
+    NAMES,
+    allowed,
+    encode_withheld,
+    matching,
+    names_noted,
+    names_used,
+    zone_name,
+)
 from workers.contract.project_files import FILES, copy_of, encode_copy
 from workers.contract.settings import Settings
 

@@ -22,21 +22,22 @@ from producer.dbt_cli.arguments import Invocation
 from producer.dbt_cli.tables import judged
 from producer.embedded import stack as embedded
 from producer.following.file_log import LogWriter, open_log
-from producer.following.follow import Patience, Reader, abandon
+from producer.following.follow import EventReader, WorkerCheck, abandon
 from producer.following.interrupts import Detached, Interrupts
-from producer.following.own_locks import explained
+from producer.following.own_locks import explain_own_locks
 from producer.following.streams import say
 from producer.sent_environment import values_to_send
+from workers.contract.environment import encode_environment
 from workers.contract.errors import BrokerUnavailableError, DbtError
 from workers.contract.events import LINE, MISSING, REPEATED, STDERR, Event, waiting_for
-from workers.contract.inherited import encode_environment, of_this_process
+from workers.contract.folder_identity import folder_identity
 from workers.contract.keys import ARTIFACTS, RUN_RESULTS, new_run_id
 from workers.contract.log import log, phase
 from workers.contract.messages import Limits, RetryPolicy, RunRequest
+from workers.contract.process_attributes import encode_process_attributes
+from workers.contract.redis_values import UnpackError, unpack
 from workers.contract.results import WAITING, DbtResult
-from workers.contract.same_folder import place_of
 from workers.contract.settings import Settings, read_settings
-from workers.contract.tolerant_reading import UnpackError, unpack
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +148,7 @@ class Follower:
         on_event: Callable[[Event], None] | None,
     ) -> DbtResult:
         began, run_id = time.monotonic(), request.run_id
-        reader = Reader(self.client, run_id)
+        reader = EventReader(self.client, run_id)
         recorded = ended = False
         log_writer: LogWriter | None = None
 
@@ -167,7 +168,7 @@ class Follower:
                 if interrupts.count:  # it may have been too early
                     cancel()
                 with phase("follow", run=run_id):
-                    result = reader.follow(on_event, Patience(self.client, self.stack, run_id).look)
+                    result = reader.follow(on_event, WorkerCheck(self.client, self.stack, run_id).check)
                 ended = True
         except Detached:
             env_file = None  # the run needs it still; who ends the run removes it
@@ -185,7 +186,7 @@ class Follower:
                 say(sys.stderr, f"dbt-relay: {problem}")
         result.execution_time = time.monotonic() - began
         if result.error is not None:
-            result = explained(result)
+            result = explain_own_locks(result)
         if request.return_artifacts:
             self._write_artifacts(invocation, result, cwd=Path(request.cwd), environ=environ)
         return result
@@ -226,7 +227,7 @@ class Follower:
             run_id=run_id, args=tuple(invocation.args), command=invocation.command, cwd=str(cwd),
             project_dir=str(project), env=env, retry=retry or RetryPolicy(),
             return_artifacts=embedded_dir is None, required_models=required_models,
-            place=place_of(arguments.target_path(invocation, cwd, environ)),
+            place=folder_identity(arguments.target_path(invocation, cwd, environ)),
             priority=self.settings.priority, limits=limits or _limits(self.settings),
             debug=bool(invocation.options.get("debug")),
             description=description,
@@ -318,7 +319,7 @@ def _limits(settings: Settings) -> Limits:
 
 def _write_env(runtime_dir: Path, run_id: str, environ: Mapping[str, str]) -> Path:
     """The caller's environment and surroundings for an embedded worker: a file that only this user can read."""
-    raw = encode_environment({**environ, **of_this_process()})
+    raw = encode_environment({**environ, **encode_process_attributes()})
     path = runtime_dir / "env" / f"{run_id}.json"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 
 from workers.engine.patches.catalog import CATALOG, Patch
-from workers.engine.patches.registry import DIGESTS, digest_of, known_digests, needed
+from workers.engine.patches.registry import DIGESTS, digest_of, is_for_this_release, known_digests
 
 _PACKAGES = {
     "dbt.adapters": "dbt-adapters", "dbt_common": "dbt-common", "dbt": "dbt-core", "jinja2": "Jinja2",
@@ -35,12 +35,12 @@ def release(patch: Patch) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Print a line per optional patch, and update `DIGESTS` where that is asked for."""
+    """Print a line per patch, and update `DIGESTS` where that is asked for."""
     update = argv == ["--update"]
     known = {name: dict(digests) for name, digests in known_digests().items()} if DIGESTS.exists() else {}
     unknown = 0
     for patch in CATALOG:
-        if not patch.optional or not needed(patch):
+        if not is_for_this_release(patch):
             continue
         digest, releases = digest_of(patch), release(patch)
         if digest is None:

@@ -21,7 +21,9 @@ from tests.support.postgres_server import NoPostgresError, PostgresDatabase, Pos
 from tests.support.redis_server import NoServerError, RedisServer
 from tests.support.waiting import wait_until as wait_until_true
 from tests.support.worker_pool import WorkerPools
+from workers.engine.caller import thread_locks
 
+thread_locks.install()  # as in a worker, before a test module imports dbt
 settings.register_profile("relay", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("relay")
 
@@ -96,7 +98,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def lasting_server() -> Iterator[RedisServer]:
+def long_lived_server() -> Iterator[RedisServer]:
     """A server for workers that live through many files: on the shared one they would take others' work."""
     with _running() as server:
         yield server

@@ -32,7 +32,7 @@ TRANSPORT_ALIASES.update(
 app = Celery(
     "dbt-relay",
     broker=celery_url(settings.broker_url or "redis://127.0.0.1:6379/0"),
-    amqp="workers.supervision.message_guard:ReticentAMQP",
+    amqp="workers.supervision.message_guard:PasswordMaskingAMQP",
 )
 app.conf.update(
     # kombu verifies no certificate of rediss:// unless it is told to; Flower reads this, too.
@@ -87,14 +87,17 @@ app.conf.update(
 
 
 @signals.import_modules.connect  # type: ignore[untyped-decorator]
-def _check_dbt(**_: Any) -> None:
-    """Refuse a dbt that the engine cannot drive, before Celery imports the tasks and with them dbt.
+def _prepare_dbt(**_: Any) -> None:
+    """Prepare the process for dbt, before Celery imports the tasks and with them dbt.
 
     Raises:
-        SystemExit: with what is missing and what to do.
+        SystemExit: the engine cannot drive the installed dbt, or ``DBT_RELAY_PATCHES`` is wrong; with what to do.
     """
-    from workers.engine.self_check import complaint
+    from workers.engine.startup import UnsupportedDbtError, prepare
 
-    text = complaint()
-    if text is not None:
-        raise SystemExit(text)
+    try:
+        prepare(settings.patches)
+    except UnsupportedDbtError as error:
+        raise SystemExit(str(error)) from None
+    except DbtUsageError as error:
+        raise SystemExit(f"dbt-relay: {error}") from None

@@ -18,7 +18,6 @@ from celery import signals
 from workers.app import settings
 from workers.contract.command_line import pack
 from workers.contract.connection import connect
-from workers.contract.errors import DbtUsageError
 from workers.contract.keys import Keys, release_queue
 from workers.contract.log import configure, log, own_stderr
 from workers.engine.patches import registry
@@ -26,13 +25,13 @@ from workers.ledger.ledger import Ledger
 from workers.runs.runtime import forget_predecessor, publish
 from workers.sessions.stale_lock_holders import StaleLockHolders
 from workers.supervision import memory
-from workers.supervision.child_lease_renewal import ChildLeases
+from workers.supervision.child_lease_renewal import ChildLeaseRenewer
 from workers.supervision.child_monitor import ChildMonitor
 from workers.supervision.drain import drain, seconds_left
 from workers.supervision.message_guard import count_with
 from workers.supervision.periodic_thread import PeriodicThread
 from workers.supervision.reaper import Reaper
-from workers.supervision.shared_table import board
+from workers.supervision.shared_table import timed_nodes
 from workers.supervision.time_limit_enforcement import TimeLimitEnforcer
 from workers.supervision.worker_registry import WorkerRegistration
 
@@ -85,10 +84,6 @@ def _before_the_pool(sender: Any = None, **_: Any) -> None:
     import workers.engine.engine
     import workers.tasks  # noqa: F401
 
-    try:
-        registry.apply(settings.patches)
-    except DbtUsageError as error:
-        raise SystemExit(f"dbt-relay: {error}") from None
     gc.collect()
     gc.freeze()
 
@@ -118,21 +113,21 @@ def _ready(sender: Any = None, **_: Any) -> None:
     pool = getattr(getattr(sender, "pool", None), "_pool", None)
     warden = ChildMonitor(ledger, send, lambda: list(getattr(pool, "_pool", ())))
     count_with(ledger.count_rejected)
-    timekeeper = TimeLimitEnforcer(ledger, send, board.notes)
+    timekeeper = TimeLimitEnforcer(ledger, send, timed_nodes.values)
     impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
-    child_leases = ChildLeases(Ledger(impatient, keys=keys, lease_ms=lease_ms))
-    presence.say()
+    child_leases = ChildLeaseRenewer(Ledger(impatient, keys=keys, lease_ms=lease_ms))
+    presence.publish()
     _presence.append(presence)
     _rounds.extend(
         PeriodicThread(name, look, interval=interval, failed=failed, phase=phase)
         for name, look, interval, failed, phase in (
-            ("presence", presence.say, WorkerRegistration.INTERVAL, "could not say hello", "presence"),
-            ("child-leases", child_leases.look, child_leases.interval, "beat failed", "beat"),
+            ("presence", presence.publish, WorkerRegistration.INTERVAL, "could not say hello", "presence"),
+            ("child-leases", child_leases.renew_overdue, child_leases.interval, "beat failed", "beat"),
             ("reaper", reaper.sweep, settings.reap_seconds, "sweep failed", "reap"),
-            ("warden", warden.look, ChildMonitor.INTERVAL, "a dead process could not be reported", "reap"),
+            ("warden", warden.check, ChildMonitor.INTERVAL, "a dead process could not be reported", "reap"),
             (
                 "timekeeper",
-                timekeeper.look,
+                timekeeper.check,
                 TimeLimitEnforcer.INTERVAL,
                 "time limits not looked at",
                 "limits",
@@ -142,6 +137,8 @@ def _ready(sender: Any = None, **_: Any) -> None:
     for each in _rounds:
         each.start()
     log("worker ready", processes=processes)
+    if registry.disabled():
+        log("patches are turned off by DBT_RELAY_PATCHES", patches=",".join(registry.disabled()))
     if registry.skipped():
         log(
             "functions of dbt are not replaced: the installed source is not one that was tested; runs are right, but slower",
@@ -164,7 +161,7 @@ def _insist() -> None:
     """End what can be interrupted by nothing, such as a stopped process: its lease does the rest."""
     for presence in _presence:
         with contextlib.suppress(redis.RedisError):
-            presence.say()
+            presence.publish()
     while seconds_left() > 0:
         time.sleep(min(1.0, seconds_left()))
     time.sleep(_HAND_BACK_SECONDS)
@@ -177,7 +174,7 @@ def _insist() -> None:
 @signals.worker_shutdown.connect
 def _shutdown(**_: Any) -> None:
     for presence in _presence:
-        presence.take_back()
+        presence.remove()
     for rounds in _rounds:
         rounds.stop()
     log("worker stopped")

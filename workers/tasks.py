@@ -40,7 +40,7 @@ from workers.contract.keys import (
 from workers.contract.log import log, phase
 from workers.contract.messages import step_task
 from workers.contract.task_message import shown_args, shown_name
-from workers.engine.warehouse.fencing import Tenure
+from workers.engine.warehouse.fencing import StepExecution
 from workers.ledger.ledger import OTHER_DBT, Claim, FenceLostError, Refusal
 from workers.runs import dbt_release, finishing, steps
 from workers.runs.runtime import Run, Runtime, process_runtime
@@ -271,11 +271,11 @@ def _trace_as_own_task(
         )
 
 
-def _tenure(runtime: Runtime, claim: Claim) -> Tenure:
+def _execution(runtime: Runtime, claim: Claim) -> StepExecution:
     """What the warehouse is told of an execution."""
-    return Tenure(
-        run_id=claim.run_id, step=claim.step, fence=claim.fence, follows=claim.tries > 1,
-        ends_run=claim.strays, assure=runtime.leases.assure,
+    return StepExecution(
+        run_id=claim.run_id, step=claim.step, fence=claim.fence, has_predecessors=claim.tries > 1,
+        supersedes_run=claim.strays, check_lease=runtime.leases.assure,
     )  # fmt: skip
 
 
@@ -315,7 +315,7 @@ def _perform(
     try:
         with (
             runtime.leases.holding(granted),
-            runtime.engine.fenced(_tenure(runtime, granted)),
+            runtime.engine.fenced(_execution(runtime, granted)),
             phase("step", run=granted.run_id, node=granted.step, attempt=granted.tries, worker=runtime.owner),
         ):
             try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.cli.help import OWN_COMMANDS, command_help, root_help, version_text
 from producer.dbt_cli.options import subcommands
-from producer.following.streams import give_up, is_refusal, open_missing, say, write
+from producer.following.streams import is_refusal, open_missing, redirect_to_null, say, write
 from producer.usage_errors import did_you_mean, usage_error
 from workers.contract.errors import DbtError, DbtUsageError, ErrorInfo
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not is_refusal(error):
             raise
-        give_up(sys.stdout)
+        redirect_to_null(sys.stdout)
         return _not_printed(error)
     finally:
         _loaded()

@@ -63,7 +63,7 @@ def runs(limit: int) -> None:
 def watch(run: str, plain: bool) -> int:
     from producer.cli.main import print_line
     from producer.display.live_view import view_for
-    from producer.following.follow import Reader
+    from producer.following.follow import EventReader
     from workers.contract.events import LINE, MISSING, STDERR, Event
 
     client = broker.client_if_any()
@@ -82,7 +82,7 @@ def watch(run: str, plain: bool) -> int:
         elif event.state == MISSING:
             sys.stderr.write(f"dbt-relay: warning: {event.text}\n")
 
-    reader = Reader(client or broker.client(), run_id)
+    reader = EventReader(client or broker.client(), run_id)
     with _left_running(run_id):
         if plain or not sys.stdout.isatty():
             found = reader.follow(print_event)

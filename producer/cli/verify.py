@@ -20,7 +20,7 @@ from producer.cli import stack as cli_stack
 from producer.cli.verify_job import job_of, own_environment
 from producer.embedded.stack import EmbeddedStack
 from producer.usage_errors import usage_error
-from workers.contract.verification import VerifyJob
+from workers.contract.verify_job import VerifyJob
 
 THEN = "--then"
 

@@ -18,7 +18,7 @@ from producer.dbt_cli.arguments import (
 from producer.dbt_cli.project import COMMANDS_WITHOUT_PROFILE
 from producer.dbt_cli.words import read_words
 from producer.usage_errors import usage_error
-from workers.contract.verification import VerifyCommand, VerifyJob
+from workers.contract.verify_job import VerifyCommand, VerifyJob
 
 _OURS = frozenset({"project_dir", "profiles_dir", "log_path", "partial_parse_file_path"})
 """Options that a copy has its own value of."""

@@ -1,1 +1,1 @@
-"""Shows runs on a terminal."""
+"""Shows runs and their results on a terminal."""

@@ -1,7 +1,7 @@
-"""A run while it goes: a progress display on a terminal, plain lines elsewhere.
+"""Shows a run while it is executed: a progress display on a terminal, plain lines elsewhere.
 
-`Progress` is what is known, `LiveView` shows it below dbt's lines, `PlainView` shows the lines alone.
-Both views take the events of one run after another.
+`Progress` collects the state of a run from its events. `LiveView` shows it below dbt's lines;
+`PlainView` writes only the lines. A view can show several runs, one after another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 MAX_ROWS = 12
-"""Running nodes that are listed; more are counted."""
+"""How many running nodes are listed; the others are counted."""
 
 STEP_NAMES = {
     "@plan": "planning",
@@ -31,15 +31,15 @@ STEP_NAMES = {
     "@command": "running the command",
     "@session": "",
 }
-"""What the steps that are no nodes are called."""
+"""Display names of the steps that are not nodes."""
 
 _OF_TOTAL = re.compile(r"\b\d+ of (\d+) [A-Z]+ (?!hook:)")
-"""dbt's own count in its lines: ``1 of 40 START …``. Hooks are counted by themselves."""
+"""dbt's count of nodes in its lines: ``1 of 40 START …``. dbt counts hooks separately."""
 
 
 @dataclass
 class Running:
-    """A step that is being executed. `since` is seconds since the epoch, by the worker's clock."""
+    """A step that a worker is executing. `since` is seconds since the epoch, by the worker's clock."""
 
     attempt: int
     worker: str
@@ -48,16 +48,16 @@ class Running:
 
 @dataclass
 class Progress:
-    """What the events of a run have told so far.
+    """State of a run, collected from its events.
 
     Attributes:
-        run_id: of which run; empty before the first event.
-        total: nodes of the run; 0 until dbt's lines tell.
-        done: dbt's status by finished node.
-        running: steps that are being executed, nodes and others.
+        run_id: id of the run; empty before the first event.
+        total: number of nodes of the run; 0 until dbt has printed it.
+        done: finished node → its dbt status.
+        running: steps that workers are executing, nodes and others.
         retrying: nodes that wait for another attempt.
-        waiting: steps that wait, such as nodes whose relation another run is writing, and what for.
-        state: of the run.
+        waiting: step that waits → reason, for example a relation that another run is writing.
+        state: state of the run.
     """
 
     run_id: str = ""
@@ -68,10 +68,10 @@ class Progress:
     waiting: dict[str, str] = field(default_factory=dict)
     state: str = ""
 
-    def take(self, event: Event) -> None:
-        """Learn from the next event of the run."""
+    def apply(self, event: Event) -> None:
+        """Update from the next event of the run."""
         if event.kind == STATE:
-            self._take_state(event)
+            self._apply_state(event)
         elif event.kind == RUN:
             self.state = event.state
             if event.state in RUN_TERMINAL:
@@ -82,7 +82,7 @@ class Progress:
             if found:
                 self.total = max(self.total, int(found[1]))
 
-    def _take_state(self, event: Event) -> None:
+    def _apply_state(self, event: Event) -> None:
         step, state = event.node, event.state
         self.running.pop(step, None)
         self.retrying.discard(step)
@@ -97,19 +97,19 @@ class Progress:
             self.done[step] = state
 
     def counts(self) -> dict[str, int]:
-        """How many nodes ended with each of dbt's statuses, most first."""
+        """Number of finished nodes by dbt status, most frequent first."""
         return dict(Counter(self.done.values()).most_common())
 
     def phase(self) -> str:
-        """What is going on beside nodes: ``planning``, ``closing``, … or an empty string."""
+        """Name of the running step that is not a node: ``planning``, ``closing``, …; empty if none is."""
         return next((STEP_NAMES[step] for step in self.running if STEP_NAMES.get(step)), "")
 
 
 class PlainView:
-    """dbt's lines, each as it comes."""
+    """Writes dbt's lines as they arrive."""
 
     def __init__(self, file: TextIO, *, title: str = "") -> None:
-        self.title = title  # as `LiveView` has one; not shown
+        self.title = title  # not shown; `LiveView` shows it
         self._file = file
 
     def on_event(self, event: Event) -> None:
@@ -128,21 +128,21 @@ class PlainView:
 
 
 class LiveView:
-    """dbt's lines, and below them what is running now. For a terminal."""
+    """Shows dbt's lines and, below them, the running nodes. For a terminal."""
 
     def __init__(self, console: Console, *, title: str = "", clock: Callable[[], float] = time.time) -> None:
         """
         Args:
-            console: where to show it.
-            title: stands before the counts; may be changed between runs.
-            clock: seconds since the epoch.
+            console: where to show the run.
+            title: text before the counts; may be changed between runs.
+            clock: returns seconds since the epoch.
         """
         from rich.live import Live
 
         self.title = title
         self.progress = Progress()
         self._clock = clock
-        self._lock = threading.Lock()  # rich refreshes from a thread of its own
+        self._lock = threading.Lock()  # rich refreshes from its own thread
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=5, transient=True)
 
     def on_event(self, event: Event) -> None:
@@ -152,14 +152,14 @@ class LiveView:
         with self._lock:
             if event.run_id != self.progress.run_id:
                 self.progress = Progress(event.run_id)
-            self.progress.take(event)
+            self.progress.apply(event)
         if event.kind == LINE:
             self._live.console.print(Text.from_ansi(event.text), soft_wrap=True)
         elif event.kind in (STATE, RUN):
             self._live.refresh()
 
     def render(self) -> RenderableType:
-        """Counts and what is running now."""
+        """Render the counts and the running nodes. Called by rich."""
         with self._lock:
             return render_progress(self.progress, self.title, self._clock())
 
@@ -174,7 +174,7 @@ class LiveView:
 
 
 def view_for(file: TextIO, *, title: str = "", plain: bool = False) -> LiveView | PlainView:
-    """The progress display where `file` is a terminal (and not `plain`), else plain lines."""
+    """Return a `LiveView` if `file` is a terminal and not `plain`, else a `PlainView`."""
     if plain or not file.isatty():
         return PlainView(file, title=title)
     from rich.console import Console
@@ -183,7 +183,7 @@ def view_for(file: TextIO, *, title: str = "", plain: bool = False) -> LiveView 
 
 
 def render_progress(progress: Progress, title: str, now: float) -> RenderableType:
-    """The display: a bar, counts, and a row for each running node. `now` is seconds since the epoch."""
+    """Render a bar, counts, and a row for each running node. `now` is seconds since the epoch."""
     from rich.columns import Columns
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -218,7 +218,7 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
     if len(nodes) > MAX_ROWS:
         rows.add_row(Text(f"  and {len(nodes) - MAX_ROWS} more", style="dim"))
     for step, text in list(progress.waiting.items())[:MAX_ROWS]:
-        # beside the grid, whose columns it would widen
+        # not in the grid, whose columns it would widen
         waits.append(Text(f"  {waiting_for(short_name(step), text)}", style="yellow"))
     if len(progress.waiting) > MAX_ROWS:
         waits.append(Text(f"  and {len(progress.waiting) - MAX_ROWS} more wait", style="yellow"))
@@ -226,12 +226,12 @@ def render_progress(progress: Progress, title: str, now: float) -> RenderableTyp
 
 
 def short_name(unique_id: str) -> str:
-    """``model.shop.orders`` as ``orders``; a version or a test's hash stays with its name."""
+    """Shorten ``model.shop.orders`` to ``orders``. A version or a test's hash is kept."""
     return unique_id.split(".", 2)[-1]
 
 
 def status_style(status: str) -> str:
-    """The colour of one of dbt's statuses."""
+    """Colour of a dbt status."""
     if status in ("warn", "skipped", "no-op"):
         return "yellow" if status == "warn" else "dim"
     return "green" if status in GOOD_STATUSES else "red"

@@ -1,4 +1,4 @@
-"""What became of a run: a table of its nodes, and its errors with place, SQL and what to do."""
+"""Report of a finished run: a table of its nodes, and its errors with place, SQL and suggested fix."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 MAX_DETAIL_LINES = 12
 WIDTH_OF_A_FILE = 120
-"""Columns where there is no terminal to ask."""
+"""Width in columns where the output is not a terminal."""
 
 
 def render_result(result: DbtResult) -> RenderableType:
-    """Everything there is to say about a result: nodes, errors, warnings, a last line with the sum."""
+    """Render a result: nodes, errors, warnings, and a summary line."""
     parts: list[RenderableType] = []
     if result.nodes:
         parts.append(render_nodes(result.nodes))
@@ -34,7 +34,7 @@ def render_result(result: DbtResult) -> RenderableType:
 
 
 def print_result(result: DbtResult, file: TextIO | None = None) -> None:
-    """Print `render_result` on `file` (default: stdout); without colours unless it is a terminal."""
+    """Print `render_result` to `file` (default: stdout), with colours only on a terminal."""
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
         console = Console(file=file, highlight=False, width=WIDTH_OF_A_FILE)
@@ -42,7 +42,7 @@ def print_result(result: DbtResult, file: TextIO | None = None) -> None:
 
 
 def render_nodes(nodes: tuple[NodeResult, ...]) -> Table:
-    """A row for each node, in the order of dbt's run results. Times are seconds as dbt counts them."""
+    """Render a table with a row for each node, in the order of dbt's run results. Times are dbt's, in seconds."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("node", overflow="fold")
     table.add_column("type")
@@ -70,7 +70,7 @@ def _status(node: NodeResult) -> str:
 
 
 def errors_of(result: DbtResult) -> list[ErrorInfo]:
-    """The errors of the nodes, and the run's own where it is none of theirs."""
+    """The errors of the nodes; before them the error of the run, unless a node has the same."""
     errors = [node.error for node in result.nodes if node.error is not None]
     if result.error is not None and result.error not in errors:
         own = result.error
@@ -80,7 +80,7 @@ def errors_of(result: DbtResult) -> list[ErrorInfo]:
 
 
 def render_error(error: ErrorInfo) -> RenderableType:
-    """A classified error: code and node, place, message, compiled SQL, what to do."""
+    """Render a classified error: code, node, place, message, compiled SQL, suggested fix."""
     parts: list[RenderableType] = []
     if error.file:
         parts.append(Text(f"{error.file}, line {error.line}" if error.line else error.file, style="dim"))

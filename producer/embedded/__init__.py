@@ -1,1 +1,1 @@
-"""A private Redis-compatible server and workers, for callers without a broker."""
+"""The embedded stack: a private Redis-compatible server and workers, for callers without a broker."""

@@ -1,4 +1,4 @@
-"""Errors of the embedded stack. The contract is imported only when there is one to raise (40 ms)."""
+"""Errors of the embedded stack. `workers.contract` is imported only when an error is raised (40 ms)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ if TYPE_CHECKING:
 
 
 def server_error(code: str, message: str, fix: str, log: str = "") -> RelayError:
-    """A `BrokerUnavailableError`, ready to raise: no server, or it failed. Its text ends with the fix."""
+    """Return a `BrokerUnavailableError`: there is no server, or it failed. Its text ends with the fix."""
     from workers.contract.errors import BrokerUnavailableError, Category
 
     return _error(BrokerUnavailableError, Category.BROKER.value, code, message, fix, log)
 
 
 def worker_error(code: str, message: str, fix: str, log: str = "") -> RelayError:
-    """A `NoWorkerError`, ready to raise: no worker could be started. Its text ends with the fix."""
+    """Return a `NoWorkerError`: no worker could be started. Its text ends with the fix."""
     from workers.contract.errors import Category, NoWorkerError
 
     return _error(NoWorkerError, Category.WORKER_LOST.value, code, message, fix, log)
 
 
 def setup_error(code: str, message: str, fix: str) -> RelayError:
-    """A `RelayError`, ready to raise: a setting or a folder is not usable. Its text ends with the fix."""
+    """Return a `RelayError`: a setting or a folder cannot be used. Its text ends with the fix."""
     from workers.contract.errors import Category, RelayError
 
     return _error(RelayError, Category.CONFIGURATION.value, code, message, fix, "")

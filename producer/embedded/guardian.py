@@ -1,22 +1,23 @@
-"""The process that owns an embedded stack, so that nothing outlives the caller however it ends.
+"""The guardian: the process that owns an embedded stack and ends it when the caller ends.
 
-Started by file path as ``python -I -S embedded_guardian.py``: standard library alone, one thread,
-so that it starts in milliseconds and may fork. Who watches whom::
+It is started by file path, ``python -I -S …/embedded/guardian.py``. It uses the standard library
+only and one thread, so it starts in milliseconds and can fork. Which process watches which::
 
-    caller ──stdin──> guardian ──pipe──> sweeper      end of file on either = the writer is gone
-                         ├── server                   (own session each, killed as a group)
+    caller ──stdin──> guardian ──pipe──> sweeper      end of file on a pipe = the writer has ended
+                         ├── server                   (each in its own session, killed as a group)
                          └── worker ── pool children
 
-The caller alone holds the write end of the guardian's stdin, so even SIGKILL of the caller is seen
-(Linux and macOS). The sweeper is a fork of the guardian that waits for the guardian's end and then
-kills what is left and removes the runtime folders, so SIGKILL of the guardian leaves nothing
-either. On Linux the kernel also kills server and worker when the guardian dies (PR_SET_PDEATHSIG).
-The guardian does not set that for itself: it would follow the caller's *thread* that started it.
+Only the caller holds the write end of the guardian's stdin, so the guardian notices even a SIGKILL
+of the caller (Linux and macOS). The sweeper is a fork of the guardian. It waits until the guardian
+has ended, kills the remaining process groups and removes the runtime folders; so a SIGKILL of the
+guardian leaves nothing behind either. On Linux the kernel also kills server and worker when the
+guardian dies (PR_SET_PDEATHSIG). The guardian does not set that for itself: the kernel would kill it
+when the caller's *thread* that started it ends.
 
-stdin: one line of JSON (see `Config`), then nothing until end of file; or `KEEP`, once, after which
-a detached stack goes on without its caller.
-stdout: one JSON object a line: ``ready``, ``worker_exit``, ``failed``. Its end of file means that
-both guardian and sweeper are gone, and with them the whole stack.
+stdin: one line of JSON (see `Config`). After that the caller writes nothing, or `KEEP` once: then a
+detached stack goes on without its caller.
+stdout: one JSON object a line: ``ready``, ``worker_exit`` or ``failed``. End of file means that
+guardian, sweeper and the whole stack have ended.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SERVER_START_SECONDS = 10.0
 SERVER_STOP_SECONDS = 2.0
 GROUP_GONE_SECONDS = 3.0
 QUICK_EXIT_SECONDS = 30.0
-"""A worker that lived shorter than this counts towards `MAX_QUICK_EXITS`."""
+"""A worker that ends sooner than this after its start counts towards `MAX_QUICK_EXITS`."""
 MAX_QUICK_EXITS = 6
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_LOG_BYTES = 16 * 1024 * 1024
@@ -48,18 +49,18 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Config(TypedDict):
-    """What the caller says on stdin.
+    """Configuration of a stack, read from stdin.
 
     Attributes:
-        caller: pid of the caller whose end is the stack's end, or None when it may outlive it.
-        folders: what to remove at the end; the first takes logs and ``stack.json``.
-        locks: inherited file descriptors that hold the folders' locks; not for server and worker.
+        caller: pid of the caller; the stack ends with it. None for a stack that outlives its caller.
+        folders: removed at the end; the first holds the logs and ``stack.json``.
+        locks: inherited file descriptors that hold the folders' locks; server and worker do not inherit them.
         socket: path of the server's unix socket.
         server: command line.
         worker: command line.
         grace: seconds between SIGTERM and SIGKILL of the worker.
-        idle_if_empty: sorted sets; where all are empty, nobody waits for the worker. None: wait always.
-        info: what ``stack.json`` says; the guardian adds its pid.
+        idle_if_empty: keys of sorted sets. Where all are empty, the worker gets no grace. None: it always does.
+        info: content of ``stack.json``; the guardian adds its pid.
         failure: file that keeps the reason of a failed stack, or None.
     """
 
@@ -75,8 +76,8 @@ class Config(TypedDict):
     failure: str | None
 
 
-def say(path: str, line: str, timeout: float) -> bytes:
-    """The server's first line of answer to an inline command, or nothing if it cannot be reached."""
+def send_command(path: str, line: str, timeout: float) -> bytes:
+    """Send an inline command and return the first line of the reply; empty if the server cannot be reached."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
@@ -87,13 +88,13 @@ def say(path: str, line: str, timeout: float) -> bytes:
         return b""
 
 
-def answers(path: str, timeout: float = 1.0) -> bool:
+def answers_ping(path: str, timeout: float = 1.0) -> bool:
     """Whether a Redis-compatible server answers PING on the unix socket `path` within `timeout` seconds."""
-    return say(path, "PING", timeout).startswith((b"+PONG", b"-BUSY"))  # a long script: busy, not dead
+    return send_command(path, "PING", timeout).startswith((b"+PONG", b"-BUSY"))  # BUSY: a long script runs
 
 
 def tail(path: str, lines: int = 20) -> str:
-    """The last `lines` lines of a log (of its last 8 KiB), or an empty string."""
+    """The last `lines` lines of a log, from its last 8 KiB; empty if it cannot be read."""
     try:
         with open(path, "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 8192))
@@ -103,8 +104,8 @@ def tail(path: str, lines: int = 20) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
-def how_it_ended(status: int) -> str:
-    """A wait status in words."""
+def describe_exit(status: int) -> str:
+    """Describe a wait status: ``exit code 3`` or ``signal SIGTERM``."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exit code {code}"
@@ -115,7 +116,7 @@ def how_it_ended(status: int) -> str:
 
 
 def prctl(option: int, value: int) -> None:
-    """Linux's prctl(2); nothing elsewhere, or where ctypes is missing."""
+    """Call prctl(2) on Linux. Does nothing on other systems or without ctypes."""
     if sys.platform != "linux":
         return
     with suppress(ImportError, OSError, AttributeError):
@@ -125,7 +126,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def group_alive(group: int) -> bool:
-    """Whether any process of the group is left. macOS answers EPERM for a group of zombies."""
+    """Whether the group has a process left. macOS returns EPERM for a group of zombies."""
     try:
         os.killpg(group, 0)
     except OSError:
@@ -134,7 +135,7 @@ def group_alive(group: int) -> bool:
 
 
 def kill_groups(groups: list[int], reap: Callable[[], None] = lambda: None) -> None:
-    """SIGKILL to each process group, and wait until they are gone; `reap` collects ended children."""
+    """Send SIGKILL to each process group and wait until all have ended; `reap` collects ended children."""
     for group in groups:
         with suppress(OSError):
             os.killpg(group, signal.SIGKILL)
@@ -145,30 +146,30 @@ def kill_groups(groups: list[int], reap: Callable[[], None] = lambda: None) -> N
         reap()
 
 
-def is_there(folder: str, facts: os.stat_result) -> bool:
-    """Whether `folder` is still the one that had these `facts`, and was not removed or replaced since."""
+def same_folder(folder: str, folder_stat: os.stat_result) -> bool:
+    """Whether `folder` is still the folder with this `folder_stat`: not removed or replaced since."""
     try:
-        return os.path.samestat(os.stat(folder), facts)
+        return os.path.samestat(os.stat(folder), folder_stat)
     except OSError:
         return False
 
 
 def remove(folders: list[tuple[str, os.stat_result]]) -> None:
-    """Remove the runtime folders. ``stack.json`` goes first, so that nobody finds half a stack.
+    """Remove the runtime folders, ``stack.json`` first, so that no client finds half a stack.
 
-    What is not the stack's own folder any more belongs to a later stack, and stays.
+    A folder that was replaced belongs to a later stack and stays.
     """
     import shutil
 
-    for folder, facts in folders:
-        if is_there(folder, facts):
+    for folder, folder_stat in folders:
+        if same_folder(folder, folder_stat):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, "stack.json"))
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(pipe: int, folders: list[tuple[str, os.stat_result]]) -> None:
-    """The sweeper's life: learn the groups (``+pid``, ``-pid``), wait for the guardian's end, clean up."""
+    """Main loop of the sweeper: read the groups (``+pid``, ``-pid``) until the guardian ends, then clean up."""
     groups: list[int] = []
     with open(pipe, encoding="ascii") as lines:
         for line in lines:
@@ -182,66 +183,66 @@ def sweep(pipe: int, folders: list[tuple[str, os.stat_result]]) -> None:
 
 
 class Guardian:
-    """Starts the server and the worker, keeps the worker running, and ends everything. `run` once."""
+    """Starts the server and the worker, restarts the worker, and ends both. Call `run` once."""
 
     def __init__(self, config: Config, lifeline: int = 0, reports: int = 1) -> None:
         self.config = config
         self.reports = reports
-        self.lifeline: int | None = lifeline  # None once it goes on without its caller
-        self.reason = ""  # why it ends; empty while it goes on
+        self.lifeline: int | None = lifeline  # None once the stack goes on without its caller
+        self.reason = ""  # why the stack ends; empty while it runs
         self.pids: dict[str, int] = {}
         self.started: dict[str, float] = {}
-        self.exits: list[tuple[str, int]] = []  # name and wait status, not yet acted on
-        self.ended: list[int] = []  # pids whose group is not yet known to be gone
-        self.hurry = False
+        self.exits: list[tuple[str, int]] = []  # name and wait status, not yet handled
+        self.ended: list[int] = []  # pids whose process group may still exist
+        self.force = False
         self.folders = [(folder, os.stat(folder)) for folder in config["folders"]]
         self.sweeper = 0
         self.to_sweeper = -1
         self.wake = (-1, -1)
 
     def run(self) -> None:
-        """Returns when nothing of the stack is left."""
-        self._listen()
+        """Run the stack. Returns when all its processes and folders are gone."""
+        self._install_signal_handlers()
         try:
             self._start_sweeper()
             if self._start_server():
-                self._keep_worker()
+                self._supervise_worker()
         finally:
-            self._end()
+            self._shut_down()
 
-    # signals, and the one place where it waits
+    # signals and waiting
 
-    def _listen(self) -> None:
+    def _install_signal_handlers(self) -> None:
         self.wake = os.pipe()
         os.set_blocking(self.wake[0], False)
         os.set_blocking(self.wake[1], False)
         signal.set_wakeup_fd(self.wake[1], warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked_to_end)
+            signal.signal(number, self._on_stop_signal)
         # Handlers, not SIG_IGN: an ignored signal stays ignored in the server and the worker.
         for number in (signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda _number, _frame: None)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the caller's mask came with the exec
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # exec inherits the caller's mask
         prctl(PR_SET_CHILD_SUBREAPER, 1)
 
-    def _asked_to_end(self, number: int, _frame: FrameType | None) -> None:
-        self.hurry = bool(self.reason)  # the second time: no more grace
+    def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.force = bool(self.reason)  # a second signal: no grace
         self.reason = self.reason or signal.Signals(number).name
 
-    def _pause(self, seconds: float) -> None:
-        """Wait for a signal, an ended child or the caller's end, `seconds` at most."""
+    def _wait(self, seconds: float) -> None:
+        """Wait up to `seconds` for a signal, an ended child or the caller's end."""
         fds = [self.wake[0]] + ([] if self.lifeline is None else [self.lifeline])
         readable, _, _ = select.select(fds, [], [], max(0.0, seconds))
         if self.wake[0] in readable:
             with suppress(BlockingIOError):
                 os.read(self.wake[0], 4096)
         if self.lifeline is not None:
-            said = os.read(self.lifeline, 4096) if self.lifeline in readable else None
-            # A fork of the caller that ran no Python hook may hold the pipe: so look at the parent too.
+            received = os.read(self.lifeline, 4096) if self.lifeline in readable else None
+            # A fork of the caller without Python's fork hooks may hold the pipe: so check the parent's pid too.
             orphaned = self.config["caller"] not in (None, os.getppid())
-            if said == b"" or orphaned:
+            if received == b"" or orphaned:
                 self.reason = self.reason or "the caller is gone"
-            if said is not None or orphaned:
+            if received is not None or orphaned:
                 self.lifeline = None
         self._reap()
         while self.ended:
@@ -250,7 +251,7 @@ class Guardian:
             self._tell_sweeper(f"-{pid}")
 
     def _reap(self) -> None:
-        # Orphans of a group are the guardian's children too (PR_SET_CHILD_SUBREAPER).
+        # Orphaned grandchildren become the guardian's children (PR_SET_CHILD_SUBREAPER).
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -269,7 +270,7 @@ class Guardian:
     # children
 
     def log(self, name: str) -> str:
-        """Where the child `name` writes."""
+        """Path of the log of the child `name`."""
         return os.path.join(self.config["folders"][0], f"{name}.log")
 
     def _start_sweeper(self) -> None:
@@ -293,7 +294,7 @@ class Guardian:
     def _spawn(self, name: str) -> None:
         command = self.config["server"] if name == "server" else self.config["worker"]
         guardian = os.getpid()
-        # Blocked: between fork and exec our handlers would take a signal that is meant for the child.
+        # Between fork and exec our handlers would receive a signal that is meant for the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid == 0:
@@ -304,11 +305,11 @@ class Guardian:
                 os.setsid()
                 prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 log = os.open(self.log(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                nothing = os.open(os.devnull, os.O_RDONLY)
-                for fd, target in ((nothing, 0), (log, 1), (log, 2)):
+                null = os.open(os.devnull, os.O_RDONLY)
+                for fd, target in ((null, 0), (log, 1), (log, 2)):
                     os.dup2(fd, target)
-                if os.getppid() == guardian:  # else it died before the kernel was asked to tell
-                    os.execvp(command[0], command)  # noqa: S606 - a list that our own caller gave
+                if os.getppid() == guardian:  # else it died before prctl
+                    os.execvp(command[0], command)  # noqa: S606 - a list from our own caller
             except OSError as error:
                 os.write(2, f"cannot start {command[0]}: {error}\n".encode())
             finally:
@@ -322,10 +323,10 @@ class Guardian:
         self._spawn("server")
         deadline = time.monotonic() + SERVER_START_SECONDS
         while not self.reason:
-            self._pause(0.005)
+            self._wait(0.005)
             if self.exits:
-                self._fail("server", f"ended at once ({how_it_ended(self.exits[0][1])})")
-            elif answers(self.config["socket"]):
+                self._fail("server", f"ended at once ({describe_exit(self.exits[0][1])})")
+            elif answers_ping(self.config["socket"]):
                 self._ready()
                 return not self.reason
             elif time.monotonic() > deadline:
@@ -340,7 +341,7 @@ class Guardian:
         os.rename(f"{path}.new", path)
         self._report({"event": "ready", "info": info})
 
-    def _keep_worker(self) -> None:
+    def _supervise_worker(self) -> None:
         exits = quick = 0
         restart_at: float | None = time.monotonic()
         while not self.reason:
@@ -348,28 +349,28 @@ class Guardian:
             if restart_at is not None and now >= restart_at:
                 self._spawn("worker")
                 restart_at = None
-            self._pause(10.0 if self.lifeline is None and restart_at is None else 0.5)
+            self._wait(10.0 if self.lifeline is None and restart_at is None else 0.5)
             for name, status in self.exits:
                 if name == "server":
-                    self._fail("server", f"ended ({how_it_ended(status)})")
+                    self._fail("server", f"ended ({describe_exit(status)})")
                     break
                 exits += 1
                 quick = quick + 1 if time.monotonic() - self.started["worker"] < QUICK_EXIT_SECONDS else 1
                 if quick >= MAX_QUICK_EXITS:
-                    self._fail("worker", f"ended {quick} times in a row ({how_it_ended(status)})")
+                    self._fail("worker", f"ended {quick} times in a row ({describe_exit(status)})")
                     break
-                if exits <= 3:  # enough to tell what is wrong, and never a full pipe
+                if exits <= 3:  # enough to show the cause, and the pipe never fills
                     log = tail(self.log("worker"))
-                    self._report({"event": "worker_exit", "how": how_it_ended(status), "log": log})
+                    self._report({"event": "worker_exit", "how": describe_exit(status), "log": log})
                 restart_at = time.monotonic() + BACKOFF_SECONDS[quick - 1]
             self.exits.clear()
             for name in ("server", "worker"):
                 self._trim(self.log(name))
-            if not all(is_there(*each) for each in self.folders):  # no client could find this stack any more
+            if not all(same_folder(*each) for each in self.folders):  # no client can find the stack
                 self._fail("folder", "was removed or replaced while the stack was running")
 
     def _trim(self, path: str) -> None:
-        # Children append, so the file may be cut under them. What it held stays in one older file.
+        # Children append, so the file can be truncated while they write. One older copy is kept.
         with suppress(OSError):
             if os.stat(path).st_size > MAX_LOG_BYTES:
                 import shutil
@@ -377,10 +378,10 @@ class Guardian:
                 shutil.copyfile(path, f"{path}.1")
                 os.truncate(path, 0)
 
-    # words to the caller, and the end
+    # reports and shutdown
 
     def _report(self, event: dict[str, Any]) -> None:
-        with suppress(OSError):  # nobody may be listening any more
+        with suppress(OSError):  # the caller may have ended
             os.write(self.reports, json.dumps(event).encode() + b"\n")
 
     def _fail(self, what: str, how: str) -> None:
@@ -391,25 +392,25 @@ class Guardian:
                 json.dump(event, file)
         self._report(event)
 
-    def _end(self) -> None:
-        if is_there(*self.folders[0]):
-            with suppress(OSError):  # nobody shall start using what is ending
+    def _shut_down(self) -> None:
+        if same_folder(*self.folders[0]):
+            with suppress(OSError):  # no client starts to use a stack that is ending
                 os.unlink(os.path.join(self.config["folders"][0], "stack.json"))
-        # The worker's parent alone: pool children have no SIGTERM handler and would drop their task.
-        # An idle Celery worker takes 2 s to stop in good order, most of it asleep; it has nothing to lose.
+        # SIGTERM goes to the worker's parent only: pool children have no handler and would drop their task.
+        # A warm shutdown of an idle Celery worker takes 2 s; an idle worker is killed at once.
         self._stop("worker", 0.0 if self._idle() else self.config["grace"])
         self._stop("server", SERVER_STOP_SECONDS)
         os.close(self.to_sweeper)
         if self.sweeper:
             with suppress(ChildProcessError):
                 os.waitpid(self.sweeper, 0)
-        remove(self.folders)  # the sweeper did, unless somebody killed it
+        remove(self.folders)  # the sweeper has done it, unless it was killed
 
     def _idle(self) -> bool:
         keys = self.config["idle_if_empty"]
         if keys is None:
             return False
-        return all(say(self.config["socket"], f"ZCARD {key}", 1.0) == b":0\r\n" for key in keys)
+        return all(send_command(self.config["socket"], f"ZCARD {key}", 1.0) == b":0\r\n" for key in keys)
 
     def _stop(self, name: str, grace: float) -> None:
         pid = self.pids.get(name)
@@ -418,17 +419,17 @@ class Guardian:
         with suppress(OSError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + grace
-        while name in self.pids and not self.hurry and time.monotonic() < deadline:
-            self._pause(min(0.5, deadline - time.monotonic()))
+        while name in self.pids and not self.force and time.monotonic() < deadline:
+            self._wait(min(0.5, deadline - time.monotonic()))
         if name in self.pids:
-            with suppress(OSError):  # it may not have come as far as its own group
+            with suppress(OSError):  # it may not have called setsid yet
                 os.kill(pid, signal.SIGKILL)
             kill_groups([pid], self._reap)
             self._tell_sweeper(f"-{pid}")
 
 
 def read_config(fd: int) -> Config | None:
-    """The first line of `fd`, or None when the caller was gone before it could say it."""
+    """Read the first line of `fd`; None when the caller ended before it wrote a whole line."""
     data = b""
     while not data.endswith(b"\n"):
         piece = os.read(fd, 65536)
@@ -440,13 +441,13 @@ def read_config(fd: int) -> Config | None:
 
 
 def detach() -> None:
-    """Leave the caller: it waits for the parent, which ends here, and the child belongs to init."""
+    """Fork and end the parent, for which the caller waits; init adopts the child."""
     if os.fork():
         os._exit(0)
 
 
 def main() -> int:
-    """Guard one stack. Exit code 0 unless the guardian itself is broken."""
+    """Run one stack from its start to its end. Returns the exit code, always 0."""
     config = read_config(0)
     if config is None:
         return 0

@@ -1,4 +1,4 @@
-"""The caller's end of a guardian: keeps the stack alive, listens to its reports, tells what failed."""
+"""Handle of a running stack: the pipes to its guardian, its reports and its failures as errors."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from workers.contract.errors import RelayError
 
 
-def patience(grace: float) -> float:
-    """Seconds within which a guardian whose worker gets `grace` seconds must have ended everything."""
+def shutdown_seconds(grace: float) -> float:
+    """Seconds within which a guardian must end its stack when the worker gets `grace` seconds."""
     return grace + SERVER_STOP_SECONDS + 2 * GROUP_GONE_SECONDS
 
 
 class Handle:
-    """The caller's end of a guardian: the pipe that keeps it alive, and what it reports."""
+    """The caller's end of the pipes to a guardian: one keeps the stack alive, one carries reports."""
 
     def __init__(self, process: subprocess.Popen[bytes], grace: float) -> None:
         self.owner = os.getpid()
         self.process = process
-        self.patience = patience(grace)
-        self.lifeline = cast(FileIO, process.stdin)  # both are pipes, unbuffered
+        self.shutdown_seconds = shutdown_seconds(grace)
+        self.lifeline = cast(FileIO, process.stdin)  # both are unbuffered pipes
         self.reports = cast(FileIO, process.stdout)
-        self.ended = False  # guardian and sweeper are gone, and the stack with them
+        self.ended = False  # guardian, sweeper and stack have ended
         self.ready: dict[str, Any] | None = None
         self.failure: dict[str, Any] | None = None
         self.worker_exits: list[dict[str, Any]] = []
@@ -46,8 +46,8 @@ class Handle:
         self._poll = select.poll()
         self._poll.register(self.reports, select.POLLIN)
 
-    def listen(self, seconds: float = 0.0) -> None:
-        """Take in what was reported, waiting `seconds` at most for something new."""
+    def read_reports(self, seconds: float = 0.0) -> None:
+        """Read the guardian's reports, waiting up to `seconds` for a new one."""
         with self._lock:
             self.ended = self.ended or self.reports.closed
             while not self.ended and self._poll.poll(max(0.0, seconds) * 1000):
@@ -55,10 +55,10 @@ class Handle:
                 self.ended = not piece
                 *lines, self._unread = (self._unread + piece).split(b"\n")
                 for line in lines:
-                    self._take(json.loads(line))
+                    self._record_report(json.loads(line))
                 seconds = 0.0
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _record_report(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready":
             self.ready = event["info"]
         elif event["event"] == "worker_exit":
@@ -67,45 +67,45 @@ class Handle:
             self.failure = event
 
     def wait_end(self, seconds: float) -> bool:
-        """Whether the stack was gone within `seconds`."""
+        """Wait for the stack's end. Returns whether it ended within `seconds`."""
         deadline = time.monotonic() + seconds
         while not self.ended and time.monotonic() < deadline:
-            self.listen(deadline - time.monotonic())
+            self.read_reports(deadline - time.monotonic())
         return self.ended
 
-    def tell(self, line: bytes) -> None:
-        """Write a line to the guardian; if it is gone, the end of its reports says so."""
+    def send(self, line: bytes) -> None:
+        """Write a line to the guardian. A guardian that has ended is noticed when reports are read."""
         line += b"\n"
         with contextlib.suppress(BrokenPipeError):
             while line:
                 line = line[self.lifeline.write(line) or 0 :]
 
-    def let_go(self) -> None:
-        """Close the pipes: a guardian that lives with its caller ends now."""
+    def close(self) -> None:
+        """Close the pipes. The guardian ends its stack then, unless it is detached."""
         with self._lock:
             for pipe in (self.lifeline, self.reports):
                 with contextlib.suppress(OSError):
                     pipe.close()
 
     def forget(self) -> None:
-        """In a fork of the caller: the pipes and the guardian are the parent's, and so is a held lock."""
-        self._lock = threading.Lock()
-        self.process.returncode = 0  # not our child to wait for
-        self.let_go()
+        """Drop the guardian in a fork of the caller: it belongs to the parent process."""
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
+        self.process.returncode = 0  # not a child of this process
+        self.close()
 
     def stop(self) -> None:
-        """End the stack and wait until nothing of it is left; a guardian that takes too long is killed."""
+        """End the stack and wait until all its processes have ended. Kills a guardian that takes too long."""
         with contextlib.suppress(OSError):
             self.lifeline.close()
-        if not self.wait_end(self.patience):
-            self.process.kill()  # its sweeper does the rest
+        if not self.wait_end(self.shutdown_seconds):
+            self.process.kill()  # its sweeper ends the rest
             self.wait_end(2 * GROUP_GONE_SECONDS)
         self.process.wait()
-        self.let_go()
+        self.close()
 
 
 def failure_error(failure: Mapping[str, Any]) -> RelayError:
-    """The error that stands for a ``failed`` report."""
+    """Convert a ``failed`` report to an error."""
     if failure["what"] == "server":
         return server_error(
             "embedded_server_failed",
@@ -134,8 +134,12 @@ def _worker_error(event: Mapping[str, Any]) -> RelayError:
 
 
 def check(handle: Handle, info: StackInfo, namespace: str) -> None:
-    """Raise RelayError when the stack has failed, or its worker ended twice and none ever said hello."""
-    handle.listen()
+    """Check that the stack is running.
+
+    Raises:
+        RelayError: the stack has failed, or its worker ended twice and no worker ever registered.
+    """
+    handle.read_reports()
     if handle.failure is not None:
         raise failure_error(handle.failure)
     if handle.ended:
@@ -144,13 +148,13 @@ def check(handle: Handle, info: StackInfo, namespace: str) -> None:
             f"The embedded stack (guardian {info.pid}) was ended from outside.",
             "Run the command again: a new stack is started.",
         )
-    if len(handle.worker_exits) > 1 and not hellos(info, namespace):
+    if len(handle.worker_exits) > 1 and not registered_workers(info, namespace):
         event = handle.worker_exits[-1]
         raise _worker_error({**event, "how": f"ended before it could take work ({event['how']})"})
 
 
-def hellos(info: StackInfo, namespace: str) -> list[str]:
-    """Names of the worker processes that said hello (hash ``<namespace>:workers``); none if unreachable."""
+def registered_workers(info: StackInfo, namespace: str) -> list[str]:
+    """Names of the registered workers (hash ``<namespace>:workers``); empty if the server is unreachable."""
     from workers.contract.keys import Keys
 
     with contextlib.suppress(OSError):
@@ -161,12 +165,17 @@ def hellos(info: StackInfo, namespace: str) -> list[str]:
 
 
 def wait_for_worker(handle: Handle | None, info: StackInfo, namespace: str, timeout: float) -> None:
-    """Return when a worker has said hello. Raises RelayError as `check` does, or after `timeout` seconds.
+    """Wait until a worker has registered.
 
-    Without a `handle` (somebody else started the stack) only the time decides.
+    Args:
+        handle: of the stack; None where another process started it: its failures are not seen then.
+        timeout: seconds.
+
+    Raises:
+        RelayError: see `check`; or no worker registered within `timeout`.
     """
     deadline = time.monotonic() + timeout
-    while not hellos(info, namespace):
+    while not registered_workers(info, namespace):
         if handle is not None:
             check(handle, info, namespace)
         if time.monotonic() > deadline:

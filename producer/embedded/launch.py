@@ -1,4 +1,4 @@
-"""Starts a guardian and its stack, for both kinds: the one that lives with its caller, and the warm one."""
+"""Starts a guardian with its stack: one that ends with its caller, or the warm stack."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from workers.contract.errors import RelayError
 
 GRACE_SECONDS = 5.0
-"""How long a worker that executes something may take to stop before it is killed."""
+"""Time between SIGTERM and SIGKILL for a worker that is executing steps."""
 
 START_SECONDS = guardian_program.SERVER_START_SECONDS + 5.0
 
-# Celery and its command line read these, and would go to another broker or load another configuration.
+# Celery reads these: the worker would use another broker or load another configuration.
 _MISLEADING = ("BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE", "WORKDIR")
 
 
@@ -38,8 +38,8 @@ class StackInfo:
     Attributes:
         broker_url: for Celery, ``redis+socket://…``.
         redis_url: for redis-py, ``unix://…``.
-        runtime_dir: logs (``worker.log``, ``server.log``, ``guardian.log``) and state; private to the user.
-        pid: the guardian's: SIGTERM to it ends the stack.
+        runtime_dir: folder with logs (``worker.log``, ``server.log``, ``guardian.log``) and state; private to the user.
+        pid: of the guardian. SIGTERM to it ends the stack.
         server: path of the server's binary.
         workers: number of worker processes.
         started_at: seconds since the epoch.
@@ -62,24 +62,24 @@ class StackInfo:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StackInfo:
-        """From what the guardian wrote. Raises TypeError or KeyError when it is something else."""
+        """Read the guardian's ``stack.json``. Raises TypeError or KeyError for other data."""
         return cls(**{**data, "runtime_dir": Path(data["runtime_dir"])})
 
 
 def queue_of(environ: Mapping[str, str]) -> str:
-    """``DBT_RELAY_QUEUE``, or the default queue: what the caller's own client publishes to."""
+    """The queue to which the caller's client publishes: ``DBT_RELAY_QUEUE``, or the default."""
     from workers.contract.keys import QUEUE
 
     return environ.get("DBT_RELAY_QUEUE") or QUEUE
 
 
 def namespace_of(environ: Mapping[str, str]) -> str:
-    """``DBT_RELAY_NAMESPACE``, or the default: the first part of every key."""
+    """The first part of every Redis key: ``DBT_RELAY_NAMESPACE``, or the default."""
     return environ.get("DBT_RELAY_NAMESPACE") or "relay"
 
 
 def worker_command(processes: int, queue: str = "dbt-relay") -> list[str]:
-    """Command line of the worker of an embedded stack, with `processes` pool processes."""
+    """Command line of an embedded stack's worker with `processes` pool processes."""
     return [
         sys.executable, "-m", "celery", "-A", "workers.app", "worker",
         "--concurrency", str(processes),
@@ -90,7 +90,11 @@ def worker_command(processes: int, queue: str = "dbt-relay") -> list[str]:
 
 
 def default_workers(environ: Mapping[str, str]) -> int:
-    """``DBT_RELAY_WORKERS``, else one for each usable core, 4 at most. Raises RelayError for nonsense."""
+    """Number of worker processes: ``DBT_RELAY_WORKERS``, or one for each usable core, at most 4.
+
+    Raises:
+        RelayError: see `checked_workers`.
+    """
     text = environ.get("DBT_RELAY_WORKERS", "").strip()
     if text:
         return checked_workers(text, "DBT_RELAY_WORKERS")
@@ -99,19 +103,20 @@ def default_workers(environ: Mapping[str, str]) -> int:
 
 
 def checked_workers(value: object, what: str = "workers") -> int:
-    """`value` as a number of worker processes. Raises RelayError unless it is a whole number, 1 to 256."""
+    """Convert `value` to a number of worker processes. Raises RelayError unless it is an integer from 1 to 256."""
     with contextlib.suppress(ValueError):
         number = int(str(value))
         if 1 <= number <= 256:
             return number
-    message = f"{what} is {value!r}, no number of worker processes."
+    message = f"{what} is {value!r}, which is not a number of worker processes."
     raise setup_error("bad_workers", message, "Give a whole number from 1 to 256.")
 
 
 def stop_seconds(environ: Mapping[str, str]) -> float | None:
-    """``DBT_RELAY_STOP_SECONDS``: how long a worker may take to stop, whether it is idle or not.
+    """Seconds that a worker may take to stop, idle or not: ``DBT_RELAY_STOP_SECONDS``; None if it is not set.
 
-    None where it is not set. Raises RelayError for nonsense.
+    Raises:
+        RelayError: it is not a number from 0 to 86400.
     """
     text = environ.get("DBT_RELAY_STOP_SECONDS", "").strip()
     if not text:
@@ -120,18 +125,18 @@ def stop_seconds(environ: Mapping[str, str]) -> float | None:
         seconds = float(text)
         if 0 <= seconds <= 86400:
             return seconds
-    message = f"DBT_RELAY_STOP_SECONDS is {text!r}, no number of seconds."
+    message = f"DBT_RELAY_STOP_SECONDS is {text!r}, which is not a number of seconds."
     raise setup_error("bad_stop_seconds", message, "Give a number from 0 to 86400.")
 
 
 def grace(environ: Mapping[str, str]) -> float:
-    """Seconds that a worker gets to stop while it executes something."""
+    """Seconds that a worker gets to stop while it executes steps."""
     seconds = stop_seconds(environ)
     return GRACE_SECONDS if seconds is None else seconds
 
 
 def worker_environment(environ: Mapping[str, str], directory: StackDir) -> dict[str, str]:
-    """The caller's environment, pointed at the stack, in which the worker finds the caller's code."""
+    """The worker's environment: the caller's, with the stack's broker, in which the caller's code can be imported."""
     import workers.contract
 
     result = {
@@ -139,8 +144,8 @@ def worker_environment(environ: Mapping[str, str], directory: StackDir) -> dict[
         for name, value in environ.items()
         if not name.startswith("CELERY_") and name not in _MISLEADING
     }
-    # The worker runs in its runtime folder, where no file of the user can hide a module: so what
-    # is relative in PYTHONPATH is made absolute, and our own place comes first unless it is installed.
+    # The worker's working directory is the runtime folder, so that no file of the user hides a module.
+    # Relative entries of PYTHONPATH are made absolute. A source tree of dbt-relay comes first.
     entries = environ.get("PYTHONPATH", "").split(os.pathsep)
     paths = [str(Path(entry).absolute()) for entry in entries if entry]
     home = Path(workers.contract.__path__[0]).absolute().parent.parent
@@ -163,28 +168,35 @@ def launch(
     failure_file: Path | None = None,
     detached: bool = False,
 ) -> tuple[Handle, StackInfo]:
-    """Start a stack in `directory`; returns when its server answers (the worker takes seconds more).
+    """Start a stack in `directory`. Returns when its server answers; the worker takes seconds more.
 
-    `command` replaces `worker_command`. A detached stack outlives the caller, and leaves the reason of
-    a failure in `failure_file`. Raises RelayError; nothing is left running or on disk then.
+    Args:
+        workers: number of pool processes.
+        environ: the caller's environment.
+        command: command line of the worker, in place of `worker_command`.
+        failure_file: where a detached stack writes why it failed.
+        detached: whether the stack outlives the caller.
+
+    Raises:
+        RelayError: the stack did not start. Nothing is left running or on disk.
     """
     handle: Handle | None = None
     try:
         config = _config(directory, workers, environ, command, failure_file, detached)
         handle = Handle(_start(directory, environ), config["grace"])
-        handle.tell(json.dumps(config).encode())
+        handle.send(json.dumps(config).encode())
         if detached:
-            handle.process.wait()  # the first of its two forks; nothing of it stays a child of ours
+            handle.process.wait()  # see `guardian.detach`: the guardian is no child of this process
         deadline = time.monotonic() + START_SECONDS
         while handle.ready is None and handle.failure is None and not handle.ended:
             if time.monotonic() > deadline:
                 break
-            handle.listen(deadline - time.monotonic())
+            handle.read_reports(deadline - time.monotonic())
         if handle.ready is None:
-            raise _start_failure(handle, directory)  # noqa: TRY301 - cleaned up below like all else
+            raise _start_failure(handle, directory)  # noqa: TRY301 - cleaned up below
         if detached:
-            handle.tell(guardian_program.KEEP)
-    except BaseException:  # KeyboardInterrupt too: nothing may stay behind
+            handle.send(guardian_program.KEEP)
+    except BaseException:  # KeyboardInterrupt too: leave nothing behind
         if handle is not None:
             handle.stop()
         directory.discard()
@@ -232,7 +244,7 @@ def _version() -> str:
 
     try:
         return version("dbt-relay")
-    except PackageNotFoundError:  # run from a source tree
+    except PackageNotFoundError:  # a source tree
         return "unknown"
 
 
@@ -252,7 +264,7 @@ def _start(directory: StackDir, environ: Mapping[str, str]) -> subprocess.Popen[
             stderr=log,
             cwd=directory.path,
             env=worker_environment(environ, directory),
-            start_new_session=True,  # Ctrl-C in the terminal is for the caller to decide about
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the caller
             pass_fds=directory.locks,
         )
 
@@ -264,6 +276,6 @@ def _start_failure(handle: Handle, directory: StackDir) -> RelayError:
     return server_error(
         "embedded_start_failed",
         f"The embedded stack did not start with {sys.executable}.",
-        "Set DBT_RELAY_BROKER_URL to a running server to do without it.",
+        "The log above says why. Or set DBT_RELAY_BROKER_URL to a running server: no embedded stack is needed then.",
         why,
     )

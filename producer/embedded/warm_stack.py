@@ -1,4 +1,4 @@
-"""The warm stack: one for each user, kept between commands by ``dbt-relay up`` until ``down``."""
+"""The warm stack: one for each user, which runs from ``dbt-relay up`` to ``dbt-relay down``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from pathlib import Path
 
 from producer.embedded import runtime_dirs
 from producer.embedded.errors import setup_error
-from producer.embedded.guardian import answers
-from producer.embedded.handle import Handle, failure_error, hellos, patience, wait_for_worker
+from producer.embedded.guardian import answers_ping
+from producer.embedded.handle import (
+    Handle,
+    failure_error,
+    registered_workers,
+    shutdown_seconds,
+    wait_for_worker,
+)
 from producer.embedded.launch import (
     StackInfo,
     checked_workers,
@@ -29,14 +35,14 @@ from producer.embedded.server import ask
 
 @dataclasses.dataclass(frozen=True)
 class StackStatus:
-    """What `status` tells.
+    """State of the warm stack.
 
     Attributes:
-        info: the warm stack, or None when none runs.
-        ready: names of the worker processes that have said hello.
-        queued: messages that wait for a worker.
-        active: runs that are not finished.
-        failure: why the last warm stack ended, where it failed; empty otherwise.
+        info: the warm stack, or None when none is running.
+        ready: names of the registered workers.
+        queued: number of messages in the queue.
+        active: number of runs that are not finished.
+        failure: why the last warm stack failed; empty if it did not.
     """
 
     info: StackInfo | None
@@ -47,9 +53,9 @@ class StackStatus:
 
 
 def find_running(environ: Mapping[str, str] | None = None) -> StackInfo | None:
-    """The warm stack of `up`, if its server answers now. Takes about a millisecond; imports next to nothing.
+    """Return the warm stack if its server answers; takes about a millisecond.
 
-    What a killed stack left behind is removed.
+    Removes what a killed stack left behind.
     """
     base = runtime_dirs.existing_base(os.environ if environ is None else environ)
     if base is None:
@@ -58,10 +64,10 @@ def find_running(environ: Mapping[str, str] | None = None) -> StackInfo | None:
     info = _read(folder)
     if info is None:
         return None
-    if answers(info.socket):
+    if answers_ping(info.socket):
         return info
     fd = runtime_dirs.lock(folder)
-    if fd is not None:  # its guardian is gone as well
+    if fd is not None:  # its guardian has ended too
         runtime_dirs.empty(folder)
         os.close(fd)
     return None
@@ -82,12 +88,18 @@ def up(
     wait_ready: float | None = None,
     timeout: float = 30.0,
 ) -> StackInfo:
-    """Start the warm stack unless it runs; it outlives the caller. Two at once make one.
+    """Start the warm stack if it is not running. It outlives the caller; concurrent calls start one stack.
 
-    `workers` defaults to ``DBT_RELAY_WORKERS`` or the cores (4 at most) and changes nothing in a stack
-    that runs. `command` replaces the worker's command line. With `wait_ready` (seconds) it returns
-    when a worker is ready to take work, else when the server answers. Raises RelayError, also when
-    another process has been starting or stopping the stack for `timeout` seconds.
+    Args:
+        workers: number of worker processes; default ``DBT_RELAY_WORKERS``, or one for each core, at most 4.
+            Has no effect on a running stack.
+        environ: environment of the workers; default: this process'.
+        command: command line of the worker; default `worker_command`.
+        wait_ready: seconds to wait for a registered worker; None: return when the server answers.
+        timeout: seconds to wait while another process starts or stops the stack.
+
+    Raises:
+        RelayError: the stack did not start, or a wait took too long.
     """
     environ = os.environ if environ is None else environ
     count = default_workers(environ) if workers is None else checked_workers(workers)
@@ -108,25 +120,32 @@ def up(
             )
             break
         if time.monotonic() > deadline:
-            raise _held(runtime_dirs.warm_dir(runtime_dirs.base_dir(environ)), timeout)
+            raise _busy_error(runtime_dirs.warm_dir(runtime_dirs.base_dir(environ)), timeout)
         time.sleep(0.02)
     try:
         if wait_ready is not None:
             wait_for_worker(handle, info, namespace_of(environ), wait_ready)
     finally:
         if handle is not None:
-            handle.let_go()
+            handle.close()
     return info
 
 
 def down(timeout: float | None = None, environ: Mapping[str, str] | None = None) -> bool:
-    """Stop the warm stack and wait until nothing of it is left. False when none ran.
+    """Stop the warm stack and wait until it has ended.
 
-    What is left after `timeout` seconds is killed; default: a little more than workers get to stop
-    (``DBT_RELAY_STOP_SECONDS``, or 5). Raises RelayError when even that does not help.
+    Args:
+        timeout: seconds until the stack is killed; default: a little more than workers get to stop
+            (``DBT_RELAY_STOP_SECONDS``, or 5).
+
+    Returns:
+        False when no stack was running.
+
+    Raises:
+        RelayError: the stack is still there after the kill.
     """
     environ = os.environ if environ is None else environ
-    timeout = patience(grace(environ)) if timeout is None else timeout
+    timeout = shutdown_seconds(grace(environ)) if timeout is None else timeout
     base = runtime_dirs.existing_base(environ)
     if base is None:
         return False
@@ -136,8 +155,8 @@ def down(timeout: float | None = None, environ: Mapping[str, str] | None = None)
     if fd is None:
         return False
     try:
-        ran = _end_holder(fd, folder, timeout)
-        if runtime_dirs.is_at(fd, folder):  # whoever held it was killed
+        ran = _stop_owner(fd, folder, timeout)
+        if runtime_dirs.is_at(fd, folder):  # its guardian was killed
             runtime_dirs.empty(folder)
             folder.rmdir()
         return ran
@@ -145,11 +164,11 @@ def down(timeout: float | None = None, environ: Mapping[str, str] | None = None)
         os.close(fd)
 
 
-def _end_holder(fd: int, folder: Path, timeout: float) -> bool:
+def _stop_owner(fd: int, folder: Path, timeout: float) -> bool:
     started = time.monotonic()
     pid = sent = 0
     while not runtime_dirs.try_lock(fd):
-        info = _read(folder)  # none while it is starting, or already ending
+        info = _read(folder)  # None while the stack starts or ends
         pid = pid if info is None else info.pid
         waited = time.monotonic() - started
         number = signal.SIGKILL if waited > timeout else signal.SIGTERM
@@ -157,22 +176,22 @@ def _end_holder(fd: int, folder: Path, timeout: float) -> bool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
             sent = number
-        if waited > timeout + patience(0):
-            raise _held(folder, waited)
+        if waited > timeout + shutdown_seconds(0):
+            raise _busy_error(folder, waited)
         time.sleep(0.01)
     return sent != 0
 
 
-def _held(folder: Path, waited: float) -> Exception:
+def _busy_error(folder: Path, waited: float) -> Exception:
     return setup_error(
         "warm_stack_busy",
         f"Another process has been starting or stopping the warm stack in {folder} for {waited:.0f} s.",
-        "Wait for it, or end the process embedded_guardian.py that works in this folder.",
+        "Wait for it, or end the guardian process of this folder (embedded/guardian.py in `ps`).",
     )
 
 
 def status(environ: Mapping[str, str] | None = None) -> StackStatus:
-    """The warm stack and what it is doing, or why the last one failed."""
+    """State of the warm stack, or why the last one failed."""
     environ = os.environ if environ is None else environ
     info = find_running(environ)
     if info is None:
@@ -182,14 +201,14 @@ def status(environ: Mapping[str, str] | None = None) -> StackStatus:
     namespace = namespace_of(environ)
     return StackStatus(
         info,
-        ready=tuple(hellos(info, namespace)),
+        ready=tuple(registered_workers(info, namespace)),
         queued=_count(info, "LLEN", queue_of(environ)),
         active=_count(info, "ZCARD", Keys(namespace).active()),
     )
 
 
 def _count(info: StackInfo, *words: str) -> int:
-    with contextlib.suppress(OSError):  # it may end at this moment
+    with contextlib.suppress(OSError):  # the stack may be ending
         reply = ask(info.socket, *words)
         if isinstance(reply, int):
             return reply

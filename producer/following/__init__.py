@@ -1,1 +1,1 @@
-"""Follows a run that was submitted, until its result is there."""
+"""Follows a submitted run until its result is available."""

@@ -1,8 +1,8 @@
-"""dbt's log file, ``logs/dbt.log``: where it is, and writing it.
+"""Writes dbt's log file, ``logs/dbt.log``.
 
-The caller writes it, not the workers: it belongs to the caller's project, several processes on several machines may
-execute one run, and one writer keeps the records in one order and rotates the file as dbt does. The records come
-from the run's log stream in Redis; a thread of its own writes them, so that a slow reader of stdout delays nothing.
+The caller writes it, not the workers: the file belongs to the caller's project, and several machines may execute one
+run. A single writer keeps the records in order and rotates the file as dbt does. A background thread reads the records
+from the run's log stream in Redis, so that a slow reader of stdout does not delay them.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ MAX_BYTES = 10 * 1024 * 1024
 """dbt's default of ``--log-file-max-bytes``."""
 
 BACKUPS = 5
-"""dbt_common.events.logger: how many rotated files are kept."""
+"""Number of rotated files that dbt keeps (dbt_common.events.logger)."""
 
 
 class LogFile:
-    """The open log file. Rotates as logging.handlers.RotatingFileHandler does, with which dbt writes it; that class
-    writes record by record, which takes forty times as long, and its import a tenth of our start."""
+    """An open log file that rotates as dbt's handler does (logging.handlers.RotatingFileHandler).
+
+    That class writes record by record, which takes forty times as long, and importing it takes a tenth of our start.
+    """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         """
         Args:
-            path: made if missing, folders included.
+            path: of the file; created with its folders if missing.
             max_bytes: size at which the file is rotated; 0: never.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: the file cannot be opened.
         """
         self.path, self._max_bytes = path, max_bytes
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ class LogFile:
         self._append(pending)
 
     def _is_special(self) -> bool:
-        return self.path.exists() and not self.path.is_file()  # /dev/stdout and its like are not rotated
+        return self.path.exists() and not self.path.is_file()  # such as /dev/stdout
 
     def _append(self, data: bytes | bytearray) -> None:
         view = memoryview(bytes(data))
@@ -95,10 +97,10 @@ class LogFile:
 
 
 def open_log(invocation: Invocation, *, cwd: Path, environ: Mapping[str, str]) -> LogFile | None:
-    """The log file of a command, opened where dbt would open it; None where dbt writes none.
+    """Open the log file of a command, in the folder that dbt uses. None where dbt writes no log file.
 
     Raises:
-        DbtUsageError: it cannot be opened. dbt ends with exit code 2 then, before it executes anything.
+        DbtUsageError: the file cannot be opened. dbt ends with exit code 2 in this case, before it executes anything.
     """
     folder = log_folder(invocation, cwd, environ)
     path = folder / "dbt.log"
@@ -111,19 +113,18 @@ def open_log(invocation: Invocation, *, cwd: Path, environ: Mapping[str, str]) -
         raise usage_error(
             "log_file_unusable",
             f"dbt's log file {path} cannot be opened: {error.strerror or error}.",
-            "Name another folder with --log-path or DBT_LOG_PATH, or write no file: --log-level-file none.",
+            "Give another folder with --log-path or DBT_LOG_PATH, or write no log file: --log-level-file none.",
         ) from None
 
 
 def _level(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> str:
-    """The level of the log file, as far as it says whether there is one (dbt.cli.flags.Flags: what is set for the
-    console holds for the file too, where nothing is set for the file)."""
+    """The level of the log file. As in dbt.cli.flags.Flags, the console's level applies where the file has none."""
     options: dict[str, Any] = {**project_flags(invocation, cwd, environ), **invocation.options}
     return str(options.get("log_level_file") or options.get("log_level") or "debug").lower()
 
 
 class LogWriter:
-    """Writes the log file of one run, from its log stream, in a thread of its own."""
+    """Writes the log file of one run from its log stream, in a background thread."""
 
     def __init__(self, client: RelayClient, run_id: str, file: LogFile) -> None:
         self._client, self._run_id, self._file = client, run_id, file
@@ -132,17 +133,17 @@ class LogWriter:
         self._thread = threading.Thread(target=self._work, name="dbt.log", daemon=True)
 
     def start(self) -> None:
-        """Begin to write what comes."""
+        """Start the thread."""
         self._thread.start()
 
     def finish(self, patience: float | None = None) -> str:
-        """Write the rest, once the run has ended, and close the file.
+        """Write the remaining records after the run has ended, and close the file.
 
         Args:
-            patience: seconds to wait for that at most; None: until everything is written.
+            patience: seconds to wait for that; None: until everything is written.
 
         Returns:
-            what is wrong with the file: a sentence, empty where it is whole.
+            a sentence about missing lines; empty if the file is complete.
         """
         if not self._thread.ident:  # the run was not submitted
             self._file.close()
@@ -156,7 +157,7 @@ class LogWriter:
         self._thread.join(patience)
         self._stopped.set()
         if dropped and not self._problem:
-            self._problem = "this process was stopped for too long, and Redis keeps only so many"
+            self._problem = "this process was stopped, and Redis keeps a limited number of log records"
         if not self._problem:
             return ""
         return f"{self._file.path} lacks lines of run {self._run_id}: {self._problem}"
@@ -170,7 +171,7 @@ class LogWriter:
                 except BrokerUnavailableError:
                     self._stopped.wait(0.5)
                     continue
-                ended = self._take(entries)
+                ended = self._write(entries)
                 if entries:
                     position = entries[-1][0]
                 if ended:
@@ -180,8 +181,8 @@ class LogWriter:
             with contextlib.suppress(BrokerUnavailableError):
                 self._client.remove_log(self._run_id)
 
-    def _take(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> bool:
-        """Write entries; whether the last of the run was among them."""
+    def _write(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> bool:
+        """Write entries. Returns whether the run's last entry was among them."""
         records: list[str] = []
         for _, fields in entries:
             if b"r" in fields:
@@ -189,6 +190,6 @@ class LogWriter:
                     records += decode_records(fields[b"r"])
         try:
             self._file.write(records)
-        except OSError as error:  # a full disk: dbt goes on, and so does the run
+        except OSError as error:  # such as a full disk: dbt and the run go on
             self._problem = error.strerror or str(error)
         return any(b"r" not in fields for _, fields in entries)

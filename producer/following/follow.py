@@ -1,7 +1,7 @@
-"""Following a run: a thread reads its events from Redis, and the caller's thread handles them at its own pace.
+"""Follows a run: a background thread reads its events from Redis, and the caller's thread handles them.
 
-Redis keeps the last hundred thousand events of a run. A caller that handles events more slowly than the run
-publishes them would lose some, and the result with them. So this process holds what its caller has not handled yet.
+Redis keeps the last hundred thousand events of a run. A caller that handles events more slowly than workers publish
+them would lose some of them and the result. So this process buffers the events that its caller has not handled yet.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ NO_WORKER_SECONDS = 60.0
 
 
 class _Stopped(Exception):
-    """The reader was told to stop."""
+    """`EventReader.stop` was called."""
 
 
-class Reader:
-    """Reads the events of one run, and its record once it has ended, in a thread of its own."""
+class EventReader:
+    """Reads the events of one run, then its final record, in a background thread."""
 
     def __init__(self, client: RelayClient, run_id: str) -> None:
         self._client, self._run_id = client, run_id
@@ -43,17 +43,18 @@ class Reader:
     def follow(
         self, on_event: Callable[[Event], None] | None = None, on_idle: Callable[[], None] | None = None
     ) -> DbtResult:
-        """Hand over each event of the run, in order.
+        """Call `on_event` with each event of the run, in order, until the run has ended.
 
         Args:
-            on_idle: called every two seconds in which there is no event.
+            on_event: called in this thread.
+            on_idle: called after every two seconds without an event.
 
         Returns:
-            the run's result. It was read when the run ended, however long `on_event` takes.
+            the run's result. The background thread reads it when the run ends, however slow `on_event` is.
 
         Raises:
             RelayError: there is no such run, or Redis cannot be reached.
-            what `on_event` and `on_idle` raise.
+            Exception: raised by `on_event` or `on_idle`.
         """
         said = Said()
         self._thread.start()
@@ -73,7 +74,7 @@ class Reader:
                 on_event(item)
 
     def stop(self) -> None:
-        """Read no further. The thread ends within the two seconds that one read takes."""
+        """Stop reading. The thread ends within two seconds, the duration of one read."""
         self._stopped.set()
 
     def _work(self) -> None:
@@ -96,7 +97,7 @@ class Reader:
             raise _Stopped
 
     def _record(self) -> Record:
-        """The run's record; as patient as a watch while Redis is away."""
+        """Read the run's final record. While Redis is unreachable, retry for as long as a watch does."""
         deadline = time.monotonic() + self._client.away
         while True:
             self._check()
@@ -106,42 +107,42 @@ class Reader:
                 return self._client.record(self._run_id)
 
 
-class Patience:
-    """Checks, while a run publishes nothing, that something is there to execute it."""
+class WorkerCheck:
+    """Checks that a worker is connected while a run publishes no events."""
 
     def __init__(self, client: RelayClient, stack: Stack, run_id: str) -> None:
         self._client, self._stack, self._run_id = client, stack, run_id
-        self._alone_since: float | None = None
+        self._no_worker_since: float | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check once.
 
         Raises:
-            NoWorkerError: no worker was connected for a minute; the run was cancelled.
+            NoWorkerError: no worker was connected for a minute. The run is cancelled.
             RelayError: the private stack has ended.
         """
         stack = self._stack
         if stack.check is not None:
             stack.check()
         try:
-            somebody = stack.runtime_dir is not None or self._client.workers()
+            connected = stack.runtime_dir is not None or self._client.workers()
         except BrokerUnavailableError:
-            somebody = True  # as far as can be told; the watch knows when to give up
-        if somebody:
-            self._alone_since = None
+            connected = True  # not known; the watch raises when Redis stays unreachable
+        if connected:
+            self._no_worker_since = None
             return
         now = time.monotonic()
-        self._alone_since = self._alone_since or now
-        if now - self._alone_since > NO_WORKER_SECONDS:
-            self._client.cancel(self._run_id, "no worker took it")
+        self._no_worker_since = self._no_worker_since or now
+        if now - self._no_worker_since > NO_WORKER_SECONDS:
+            self._client.cancel(self._run_id, "no worker was connected")
             raise _no_worker(stack.broker_url)
 
 
 def abandon(client: RelayClient, stack: Stack, run_id: str, error: BaseException) -> bool:
-    """Cancel a run whose caller leaves with an exception, and say so on stderr.
+    """Cancel a run whose caller stops with an exception, and report that on stderr.
 
     Returns:
-        whether the run is still going: its workers need the caller's environment then.
+        whether the run is still active. Its workers need the caller's environment then.
     """
     if stack.check is not None:
         try:

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or whose reader went away: a command goes on without them, as dbt does."""
+"""Writes to standard streams that may be closed, full or without a reader: the command goes on, as dbt does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _REFUSALS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno
 
 
 def is_refusal(error: OSError) -> bool:
-    """Whether `error` is what a standard stream answers that takes nothing (any more)."""
+    """Whether `error` means that a standard stream cannot be written (any more)."""
     return error.errno in _REFUSALS and error.filename is None
 
 
 def open_missing() -> None:
     """Open the null device for each standard stream that this process was started without (``>&-``).
 
-    Otherwise Python has no ``sys.stdout``, and the next file or socket that is opened gets the stream's number.
+    Otherwise ``sys.stdout`` is None, and the next file or socket gets the stream's file descriptor.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
         os.set_inheritable(fd, True)
@@ -33,7 +33,7 @@ def write(stream: TextIO | None, text: str) -> None:
     """Write `text` at once.
 
     Raises:
-        OSError: the stream takes nothing (any more). What is written to it later is lost without an error.
+        OSError: the stream cannot be written (any more). Later writes are lost without an error.
     """
     if stream is None:
         return
@@ -41,20 +41,20 @@ def write(stream: TextIO | None, text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError:
-        give_up(stream)
+        redirect_to_null(stream)
         raise
     except ValueError:  # closed
         return
 
 
 def say(stream: TextIO | None, line: str) -> None:
-    """Write a line at once; where the stream takes nothing, nobody is told."""
+    """Write a line at once, without an error where the stream cannot be written."""
     with suppress(OSError):
         write(stream, f"{line}\n")
 
 
-def give_up(stream: TextIO) -> None:
-    """Point the stream at the null device: what it still holds would fail again, at the latest at our exit."""
+def redirect_to_null(stream: TextIO) -> None:
+    """Point the stream at the null device: otherwise flushing its buffer fails again, at the latest at exit."""
     with suppress(OSError, ValueError):  # no file behind it
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 
 SCRIPT = Path(__file__).with_name("drop_in_script.py")
@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 
 
 def run_script(executable: str, project: Path, runtime_dir: Path, calls: int) -> list[dict[str, Any]]:
-    env = {**unmeasured(), "DBT_RELAY_RUNTIME_DIR": str(runtime_dir)}
+    env = {**without_coverage(), "DBT_RELAY_RUNTIME_DIR": str(runtime_dir)}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), executable, str(project), str(calls)], env=env, capture_output=True, text=True,
         timeout=170, check=False,
@@ -32,7 +32,7 @@ def run_script(executable: str, project: Path, runtime_dir: Path, calls: int) ->
 @pytest.mark.timeout(400)
 def test_ten_calls_in_a_row(tmp_path: Path) -> None:
     runtime_dir = tmp_path / "r"
-    env = {**unmeasured(), "DBT_RELAY_RUNTIME_DIR": str(runtime_dir)}
+    env = {**without_coverage(), "DBT_RELAY_RUNTIME_DIR": str(runtime_dir)}
     relay = str(BIN / "dbt-relay")
     subprocess.run([relay, "up", "--workers", "2"], env=env, check=True, capture_output=True, timeout=120)
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 
 RELAY = str(Path(sys.executable).parent / "dbt-relay")
@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shell(project: Path, tmp_path: Path) -> Shell:
-    env = {**unmeasured(), "DBT_RELAY_RUNTIME_DIR": str(tmp_path / "r"), "DBT_RELAY_WORKERS": "1"}
+    env = {**without_coverage(), "DBT_RELAY_RUNTIME_DIR": str(tmp_path / "r"), "DBT_RELAY_WORKERS": "1"}
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 
 README = Path(__file__).parents[2] / "README.md"
@@ -35,7 +35,7 @@ def test_the_python_examples_run_as_they_stand(tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text("\n".join(examples))
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env={**unmeasured(), "DO_NOT_TRACK": "1"},
+        [sys.executable, str(script)], cwd=tmp_path, env={**without_coverage(), "DO_NOT_TRACK": "1"},
         capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

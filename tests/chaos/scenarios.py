@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from tests.chaos.journal import Journal
 from tests.support.postgres_server import PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from workers.verify.rules import Rules
 from workers.verify.sides import Outcome, Side, environment, relay_program
@@ -166,7 +166,7 @@ class Arena:
         else:
             self.store = DuckDBStore(folder / "warehouse.duckdb")
         copy_project(self.scenario.project, folder / "project")
-        env = {**environment(unmeasured()), **self.store.env, "DBT_RELAY_BROKER_URL": broker_url}
+        env = {**environment(without_coverage()), **self.store.env, "DBT_RELAY_BROKER_URL": broker_url}
         self._side = Side("undisturbed", folder, relay_program(), self.store.warehouse, env)
         self.baseline: Outcome | None = None
         self.steps: frozenset[str] = frozenset()

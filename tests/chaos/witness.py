@@ -16,12 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dbt.adapters.sql.connections import SQLConnectionManager
-
 from tests.chaos.journal import JOURNAL
 from workers.app import app
-from workers.engine.engine import Engine
+from workers.engine.startup import prepare_import
 from workers.ledger.ledger import Ledger
+
+prepare_import()
+
+from dbt.adapters.sql.connections import SQLConnectionManager  # noqa: E402 - once the process is prepared
+
+from workers.engine.engine import Engine  # noqa: E402
 
 __all__ = ["app"]
 

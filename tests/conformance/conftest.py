@@ -29,11 +29,11 @@ GRANTEES = ("dbt_test_user_1", "dbt_test_user_2", "dbt_test_user_3")
 
 
 @pytest.fixture(scope="session")
-def relay(lasting_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+def relay(long_lived_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     """Live workers, two processes of them."""
     clock_file = tmp_path_factory.mktemp("clock") / "clock.json"
     clock_file.write_text("{}")
-    with WorkerPools.on(lasting_server) as pools:
+    with WorkerPools.on(long_lived_server) as pools:
         pool = pools(2, {clock.VARIABLE: str(clock_file)}, arguments=("--include", clock.__name__))
         yield Relay(pool.broker, clock_file)
 

@@ -13,7 +13,7 @@ import pytest
 
 from producer.dbt_cli.arguments import parse_invocation
 from producer.session import Follower, Stack
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.redis_server import RedisServer
 from tests.support.worker_pool import WorkerPools
 from workers.contract.results import DbtResult
@@ -51,7 +51,7 @@ class Machines:
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> DbtResult:
         """The result of a command; the caller's folder is out of the worker's sight while it is executed."""
-        environ = {**unmeasured(), "SHOP_FILE": str(self.base / "right.duckdb"), **(env or {})}
+        environ = {**without_coverage(), "SHOP_FILE": str(self.base / "right.duckdb"), **(env or {})}
         follower = Follower(Stack(broker_url=self.server.broker_url), read_settings(environ))
         words = (
             args

@@ -34,7 +34,7 @@ KEYS = Keys("relay")
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools) -> WorkerPool:
-    return module_worker_pool(1, measured=True)
+    return module_worker_pool(1, coverage=True)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_forged_steps_change_nothing(
     module_worker_pool: WorkerPools,
 ) -> None:
     """Messages for steps that are done, running or not due yet, while the run is at its gate."""
-    second = module_worker_pool(1, measured=True)
+    second = module_worker_pool(1, coverage=True)
     gate, relay = Gate(tmp_path / "gate"), RelayClient(redis_server.broker_url)
     run_id = submit(redis_server, project, ["run", "--select", "gated+", "--vars", f"{{gate: {gate.path}}}"])
     for event in relay.watch(run_id, timeout=60):

@@ -1,4 +1,4 @@
-"""Models that are broken on purpose: what broke, what to do, what was skipped, dbt's exit code."""
+"""Broken models: errors and fixes, skipped nodes, and dbt's exit code."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(pool: WorkerPool, project: Path, redis_server: RedisServer) -> DbtResult:
-    """One build of everything that is broken, and of what it needs."""
+    """Result of one build of all broken models and their parents."""
     return runner(redis_server, project).execute_command(
         ["build", "--select", "+broken"], stream_output=False
     )
 
 
-def test_the_command_ends_as_dbt_ends_it(result: DbtResult) -> None:
+def test_exit_code_and_summary_equal_dbts(result: DbtResult) -> None:
     assert (result.success, result.return_code) == (False, 1)
     assert "Done. PASS=3 WARN=0 ERROR=3 SKIP=3 NO-OP=0 TOTAL=9" in result.stdout
     assert result.run_results is not None
     assert len(result.run_results["results"]) == len(result.nodes)
 
 
-def test_a_missing_column_names_its_nearest_candidate(result: DbtResult) -> None:
+def test_missing_column_suggests_a_similar_name(result: DbtResult) -> None:
     broken = node(result, "broken_column")
     assert broken.status == "error"
     error = broken.error
@@ -54,7 +54,7 @@ def test_a_missing_column_names_its_nearest_candidate(result: DbtResult) -> None
     assert not error.retryable
 
 
-def test_a_compilation_error_says_where(result: DbtResult) -> None:
+def test_compilation_error_names_its_file(result: DbtResult) -> None:
     error = node(result, "broken_macro").error
     assert error is not None
     assert error.category == "compilation"
@@ -64,7 +64,7 @@ def test_a_compilation_error_says_where(result: DbtResult) -> None:
     assert "broken_macro" in error.suggested_fix
 
 
-def test_a_failed_test_counts_its_failures(result: DbtResult) -> None:
+def test_failed_test_counts_its_failures(result: DbtResult) -> None:
     [failed] = [each for each in result.nodes if each.status == "fail"]
     assert failed.resource_type == "test"
     assert failed.failures == 1
@@ -75,7 +75,7 @@ def test_a_failed_test_counts_its_failures(result: DbtResult) -> None:
     assert "dbt-relay show --select" in error.suggested_fix
 
 
-def test_what_depends_on_it_is_skipped_and_the_rest_runs(result: DbtResult) -> None:
+def test_dependents_are_skipped_and_other_nodes_run(result: DbtResult) -> None:
     statuses = {each.name: each.status for each in result.nodes}
     for skipped in ("after_broken_column", "after_after", "after_failing"):
         assert statuses[skipped] == "skipped"
@@ -84,13 +84,13 @@ def test_what_depends_on_it_is_skipped_and_the_rest_runs(result: DbtResult) -> N
         assert statuses[good] == "success"
 
 
-def test_the_result_leads_with_the_first_error(result: DbtResult) -> None:
+def test_result_has_the_first_error(result: DbtResult) -> None:
     assert result.error is not None
     assert result.error == next(each.error for each in result.nodes if each.error is not None)
     assert result.stderr == result.error.message
 
 
-def test_a_project_that_does_not_parse_is_no_run(
+def test_project_that_does_not_parse_executes_no_node(
     pool: WorkerPool, copy_project_: Path, redis_server: RedisServer
 ) -> None:
     (copy_project_ / "models" / "int" / "int_model_a.sql").write_text("select {{ ref('int_model_c') }}")
@@ -104,14 +104,12 @@ def test_a_project_that_does_not_parse_is_no_run(
 
 @pytest.fixture
 def copy_project_(tmp_path: Path) -> Path:
-    """A copy that the test may break."""
+    """A copy that the test may edit."""
     return copy_project("trial", tmp_path / "trial")
 
 
-def test_a_model_that_was_mended_runs(
-    pool: WorkerPool, copy_project_: Path, redis_server: RedisServer
-) -> None:
-    """A warm worker never answers from what the file was before."""
+def test_corrected_model_runs(pool: WorkerPool, copy_project_: Path, redis_server: RedisServer) -> None:
+    """A warm worker notices that the file changed."""
     dbt = runner(redis_server, copy_project_)
     command = ["build", "--select", "+broken_column"]
     assert not dbt.execute_command(command, stream_output=False).success

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from producer.client import RelayClient
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import ROOT
 from tests.support.redis_server import RedisServer
 from tests.support.tls import tls_in_front_of
@@ -34,7 +34,7 @@ def server() -> Iterator[RedisServer]:
 def said_by(command: list[str], url: str) -> tuple[int, str]:
     done = subprocess.run(
         [str(Path(sys.executable).with_name("dbt-relay")), *command],
-        env={**unmeasured(), "PYTHONPATH": str(ROOT), "DBT_RELAY_BROKER_URL": url},
+        env={**without_coverage(), "PYTHONPATH": str(ROOT), "DBT_RELAY_BROKER_URL": url},
         cwd=ROOT / "dbt", capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr

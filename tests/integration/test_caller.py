@@ -1,4 +1,4 @@
-"""A warm stack that one caller started, used by others: each sees what plain dbt would show them."""
+"""A warm stack serves callers other than the one that started it, each as plain dbt would."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 from producer import DbtRunner
-from tests.support.processes import short_directory, unmeasured
+from tests.support.processes import short_directory, without_coverage
 from tests.support.redis_server import RedisServer
 from tests.support.worker_pool import WorkerPools
 
@@ -30,9 +30,9 @@ def rows(file: Path, table: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[dict[str, str]]:
-    """The environment of a warm stack; its first caller is in Berlin, and has a folder that is gone by now."""
+    """Environment of a warm stack. Its first caller was in zone Berlin, in a folder that is deleted now."""
     base = short_directory("relay-call-")
-    env = {**unmeasured(), "DBT_RELAY_RUNTIME_DIR": str(base / "r"), "DBT_RELAY_WORKERS": "1"}
+    env = {**without_coverage(), "DBT_RELAY_RUNTIME_DIR": str(base / "r"), "DBT_RELAY_WORKERS": "1"}
     (base / "start").mkdir()
     subprocess.run([str(BIN / "dbt-relay"), "up"], cwd=base / "start",
                    env={**env, "TZ": "Europe/Berlin", "PYTHONPATH": "src"}, check=True, timeout=120)  # fmt: skip
@@ -45,7 +45,7 @@ def stack() -> Iterator[dict[str, str]]:
 def call(
     program: str, project: Path, env: Mapping[str, str], *select: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """``dbt run --select …`` of a shell with a umask and limits of its own."""
+    """Run ``dbt run --select …`` from a shell that sets a umask and limits."""
     done = subprocess.run(
         ["sh", "-c", 'umask 027; ulimit -S -c 0; ulimit -S -f 4000000; ulimit -S -s 4096; exec "$0" "$@"', str(BIN / program), "run", "--select", *select],
         cwd=project, env={**env, "RELAY_TEST_DUCKDB": str(project / "warehouse.duckdb")}, capture_output=True,
@@ -55,8 +55,8 @@ def call(
     return done
 
 
-def said(done: subprocess.CompletedProcess[bytes]) -> tuple[list[str], list[str]]:
-    """What the models wrote on stdout and stderr, without what differs from one process to the next."""
+def written_lines(done: subprocess.CompletedProcess[bytes]) -> tuple[list[str], list[str]]:
+    """Lines that models wrote to stdout and stderr, without parts that differ between processes."""
     out = done.stdout.decode(errors="backslashreplace").splitlines()
     errors = done.stderr.decode().splitlines()
     own = [line for line in out if not line.startswith("\x1b[0m")]
@@ -66,7 +66,7 @@ def said(done: subprocess.CompletedProcess[bytes]) -> tuple[list[str], list[str]
     )
 
 
-def test_a_warm_stack_gives_each_caller_what_plain_dbt_gives(
+def test_warm_stack_has_the_results_of_plain_dbt_for_each_caller(
     stack: dict[str, str], copy_project: Copy, tmp_path: Path
 ) -> None:
     ours, theirs = copy_project("caller"), copy_project("caller", tmp_path / "plain")
@@ -83,7 +83,7 @@ def test_a_warm_stack_gives_each_caller_what_plain_dbt_gives(
             call(program, project, env, "imported", "inherited", "said", "zone")
             for program, project in (("dbt-relay", ours), ("dbt", theirs))
         )
-        assert said(relay) == said(plain)
+        assert written_lines(relay) == written_lines(plain)
         for table in ("imported", "zone"):
             assert rows(ours / "warehouse.duckdb", table) == rows(theirs / "warehouse.duckdb", table)
         here, there = (
@@ -96,7 +96,7 @@ def test_a_warm_stack_gives_each_caller_what_plain_dbt_gives(
     assert not list((Path(stack["DBT_RELAY_RUNTIME_DIR"]) / "up" / "env").iterdir())
 
 
-def test_a_runner_gives_stderr_apart_from_stdout(
+def test_runner_returns_stderr_separately(
     stack: dict[str, str], copy_project: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project = copy_project("caller")
@@ -109,9 +109,7 @@ def test_a_runner_gives_stderr_apart_from_stdout(
     assert "descriptor of stderr" not in result.stdout
 
 
-def test_an_error_that_names_bytes_which_are_not_utf8_is_stored(
-    stack: dict[str, str], copy_project: Copy
-) -> None:
+def test_error_with_invalid_utf8_is_stored(stack: dict[str, str], copy_project: Copy) -> None:
     project = copy_project("caller")
     (project / "models" / "raises.py").write_text(
         "import os\n\ndef model(dbt, session):\n"
@@ -131,7 +129,7 @@ def test_an_error_that_names_bytes_which_are_not_utf8_is_stored(
     assert "bad caf\\udce9" in error.message + error.detail
 
 
-def test_a_worker_of_a_broker_goes_on_when_its_start_folder_was_replaced(
+def test_worker_continues_after_its_start_folder_was_replaced(
     worker_pool: WorkerPools, redis_server: RedisServer, copy_project: Copy, duckdb_file: Path, tmp_path: Path
 ) -> None:
     start, project = tmp_path / "start", copy_project("caller")
@@ -139,7 +137,7 @@ def test_a_worker_of_a_broker_goes_on_when_its_start_folder_was_replaced(
     worker_pool(n=1, cwd=start)
     start.rmdir()
     start.mkdir()
-    environ = {**unmeasured(), "TZ": "Asia/Kolkata"}
+    environ = {**without_coverage(), "TZ": "Asia/Kolkata"}
     runner = DbtRunner(project, environ=environ, broker_url=redis_server.broker_url)
     result = runner.execute_command(["run", "--select", "inherited", "zone"], stream_output=False)
     assert result.success, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""Values that a remote caller's environment contributes: how long Redis has them."""
+"""Environment values of a remote caller: how long Redis keeps them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ small:
 """
 
 
-def test_values_are_gone_when_the_run_has_ended(
+def test_values_are_deleted_when_the_run_has_ended(
     redis_server: RedisServer,
     redis_client: redis.Redis,
     worker_pool: WorkerPools,

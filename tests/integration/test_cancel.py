@@ -60,7 +60,7 @@ def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerPool:
-    return module_worker_pool(2, env={**database.env, "DBT_RELAY_LEASE_SECONDS": str(LEASE)}, measured=True)
+    return module_worker_pool(2, env={**database.env, "DBT_RELAY_LEASE_SECONDS": str(LEASE)}, coverage=True)
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_a_second_ctrl_c_leaves_the_run_alone(
     finally:
         end_process(process, signal.SIGKILL, 5)
     assert process.returncode == 130
-    assert f"left run {run_id}, which is being cancelled" in stderr.decode()
+    assert f"stopped waiting for run {run_id}, which is being cancelled" in stderr.decode()
     assert there.store.fact(run_id, "state") == "stopping"
 
 

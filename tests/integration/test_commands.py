@@ -24,7 +24,7 @@ Run = Callable[..., DbtResult]
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools) -> WorkerPool:
-    return module_worker_pool(2, measured=True)
+    return module_worker_pool(2, coverage=True)
 
 
 @pytest.fixture(scope="module")

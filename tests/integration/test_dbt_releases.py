@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from producer.cli import stack as cli_stack
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import client, runner, submit
@@ -48,7 +48,10 @@ def start(redis_server: RedisServer) -> Iterator[Start]:
 
         def worker(dbt: str) -> WorkerPool:
             pool = WorkerPool(
-                redis_server, 1, env={**unmeasured(), "TEST_DBT_RELEASE": dbt}, app="tests.support.other_dbt"
+                redis_server,
+                1,
+                env={**without_coverage(), "TEST_DBT_RELEASE": dbt},
+                app="tests.support.other_dbt",
             )
             stack.callback(pool.close)
             return pool.start()

@@ -1,4 +1,4 @@
-"""Files of DuckDB: free again when a command has ended, however it ended, and opened by one run at a time."""
+"""DuckDB files: closed after every command, even a failed one, and used by one run at a time."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def project(folder: Path, models: dict[str, str], **output: Any) -> Path:
 
 
 def open_files(folder: Path) -> set[str]:
-    """Names of the files of a folder that this process has open."""
+    """Names of DuckDB files in a folder that this process has open."""
     paths = set()
     for number in os.listdir("/proc/self/fd"):
         path = os.path.realpath(f"/proc/self/fd/{number}")
@@ -84,12 +84,12 @@ def open_files(folder: Path) -> set[str]:
 
 
 def failure_of(root: Path) -> CommandFailedError:
-    """How the first step of a run failed. The exception keeps alive whatever its tracebacks reach."""
+    """The error of a run's start step. Its traceback keeps references to dbt's objects."""
     spec = spec_for(root, "run")
-    said: list[Event] = []
-    plan = ENGINE.plan(spec, said.append)
+    events: list[Event] = []
+    plan = ENGINE.plan(spec, events.append)
     with pytest.raises(CommandFailedError) as failed:
-        ENGINE.start(spec, plan.facts, said.append)
+        ENGINE.start(spec, plan.facts, events.append)
     return failed.value
 
 
@@ -104,7 +104,7 @@ def failure_of(root: Path) -> CommandFailedError:
     ],
     ids=["attach", "extension", "secret", "setting", "plugin"],
 )
-def test_what_fails_after_the_file_was_opened_leaves_it_closed(
+def test_file_is_closed_when_opening_the_database_fails_later(
     main: Path, tmp_path: Path, after: dict[str, Any]
 ) -> None:
     (tmp_path / "failing_plugin.py").write_text(FAILING_PLUGIN)
@@ -118,7 +118,7 @@ def test_what_fails_after_the_file_was_opened_leaves_it_closed(
     assert failed.finished.return_code == 2
 
 
-def test_a_file_that_a_python_model_opened_itself_is_closed(main: Path, tmp_path: Path) -> None:
+def test_file_opened_by_a_python_model_is_closed(main: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.duckdb"
     root = project(tmp_path, {"m.py": LEAKING_MODEL.format(path=str(other))}, path=str(main))
     assert drive(ENGINE, spec_for(root, "run")).finished.return_code == 0
@@ -127,7 +127,7 @@ def test_a_file_that_a_python_model_opened_itself_is_closed(main: Path, tmp_path
     assert open_files(tmp_path) == set()
 
 
-def test_a_connection_that_cannot_be_closed_keeps_no_other_open(
+def test_connection_that_cannot_be_closed_keeps_no_other_open(
     main: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = project(tmp_path, {"a.sql": "select 1 as a"}, path=str(main))
@@ -146,8 +146,8 @@ def test_a_connection_that_cannot_be_closed_keeps_no_other_open(
     assert open_files(tmp_path) == set()
 
 
-def test_connections_of_the_process_itself_stay_open(main: Path, tmp_path: Path) -> None:
-    """Only what a step opened is closed: a test, or a program that uses the engine, has connections too."""
+def test_connections_opened_outside_of_steps_stay_open(main: Path, tmp_path: Path) -> None:
+    """A program that uses the engine may have connections of its own."""
     root = project(tmp_path, {"a.sql": "select 1 as a"}, path=str(main))
     with duckdb.connect(str(tmp_path / "own.duckdb")) as own:
         assert drive(ENGINE, spec_for(root, "run")).finished.return_code == 0
@@ -157,7 +157,7 @@ def test_connections_of_the_process_itself_stay_open(main: Path, tmp_path: Path)
 
 
 def submit(server: RedisServer, root: Path) -> str:
-    """Submit a run of a project; its id."""
+    """Submit a run of a project; return its id."""
     follower = Follower(Stack(broker_url=server.broker_url), Settings(broker_url=server.broker_url))
     environ = dict(os.environ)
     invocation = parse_invocation(["run"], environ=environ, cwd=root)
@@ -166,7 +166,7 @@ def submit(server: RedisServer, root: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_run_waits_for_a_file_that_another_project_has_open(
+def test_run_waits_for_a_file_that_another_project_has_open(
     tmp_path: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
 ) -> None:
     worker_pool(n=2)
@@ -185,7 +185,7 @@ def test_a_run_waits_for_a_file_that_another_project_has_open(
     second = submit(redis_server, two)
     states = client.store.keys.states(second)
     wait_until(
-        lambda: client.store.client.hget(states, SESSION) == b"parked", 60, "the second run to stand in line"
+        lambda: client.store.client.hget(states, SESSION) == b"parked", 60, "the second run to be parked"
     )
     gate.touch()
     for run_id in (first, second):

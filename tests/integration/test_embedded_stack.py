@@ -252,7 +252,7 @@ def test_without_guardian_and_sweeper_the_kernel_ends_it_and_the_next_start_clea
     stack = world.stack(workers=2, command=STAND_IN)
     info = stack.start()
     stack.wait_ready(60)
-    for process in world.named("embedded_guardian"):
+    for process in world.named("embedded/guardian"):
         process.kill()
     wait_until(lambda: not world.processes(), 5, "the end of server, worker and pool processes")
     assert info.runtime_dir.exists()
@@ -264,7 +264,7 @@ def test_without_guardian_and_sweeper_the_kernel_ends_it_and_the_next_start_clea
 def test_killed_sweeper_is_not_needed_for_an_orderly_end(world: World) -> None:
     stack = world.stack()
     guardian = stack.start().pid
-    sweeper = next(process for process in world.named("embedded_guardian") if process.pid != guardian)
+    sweeper = next(process for process in world.named("embedded/guardian") if process.pid != guardian)
     sweeper.kill()
     stack.stop()
     world.assert_nothing_left()
@@ -274,7 +274,7 @@ def test_guardian_that_hangs_is_killed_by_stop(world: World, monkeypatch: pytest
     stack = world.stack()
     os.kill(stack.start().pid, signal.SIGSTOP)
     assert stack._handle is not None
-    stack._handle.patience = 0.2
+    stack._handle.shutdown_seconds = 0.2
     stack.stop()
     world.assert_nothing_left()
 
@@ -578,7 +578,7 @@ def test_up_gives_up_on_a_folder_that_somebody_else_holds(world: World) -> None:
     held = runtime_dirs.claim_warm_dir(world.env)
     assert held is not None
     for attempt in (lambda: up(environ=world.env, timeout=0.1), lambda: down(-8.0, environ=world.env)):
-        with pytest.raises(RelayError, match=r"(?s)starting or stopping the warm stack.*embedded_guardian"):
+        with pytest.raises(RelayError, match=r"(?s)starting or stopping the warm stack.*embedded/guardian"):
             attempt()
     held.discard()
 

@@ -1,4 +1,4 @@
-"""What a dbt process inherits from its caller is the caller's in a warm process, as in plain dbt."""
+"""A warm process uses what dbt would inherit from the run's caller, as plain dbt does."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import msgspec
 import pytest
 
 from tests.support.engine import Ran, Shared, drive, spec_for
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from workers.contract.events import STDERR
-from workers.contract.inherited import SOFT_LIMITS, Surroundings
+from workers.contract.process_attributes import SOFT_LIMITS, ProcessAttributes
 from workers.engine.engine import Engine
 from workers.engine.warehouse.concurrency import close_warehouse
 
@@ -32,7 +32,7 @@ DBT = Path(sys.executable).with_name("dbt")
 
 
 class Warm:
-    """One warm process: the engine of this one, and every run in it."""
+    """A warm process: this one, with one engine for all runs."""
 
     def __init__(self, project: Path) -> None:
         self.project, self.engine = project, Engine(Shared())
@@ -40,9 +40,9 @@ class Warm:
     def run(
         self, *select: str, env: Mapping[str, str] | None = None, project: Path | None = None, **more: Any
     ) -> Ran:
-        """``dbt run --select …`` of a caller whose environment has `env` on top of the test's."""
+        """Run ``dbt run --select …`` for a caller with the test's environment plus `env`."""
         with warnings.catch_warnings():
-            warnings.simplefilter("default")  # pytest makes errors of them, and collects them
+            warnings.simplefilter("default")  # pytest turns warnings into errors
             warnings.showwarning = lambda *what, **_: sys.stderr.write(warnings.formatwarning(*what[:4]))
             spec = spec_for(project or self.project, "run", "--select", *select, env=env, **more)
             ran = drive(self.engine, spec)
@@ -68,10 +68,10 @@ def rows(table: str, file: Path | None = None) -> list[tuple[Any, ...]]:
 
 
 def plain(project: Path, file: Path, *select: str, env: Mapping[str, str], limits: str = "") -> Any:
-    """``dbt run --select …`` in a process of its own, started by a shell with the caller's umask and limits."""
+    """Run plain ``dbt run --select …`` from a shell that sets the caller's umask and limits."""
     return subprocess.run(
         ["sh", "-c", f'{limits} exec "$0" "$@"', str(DBT), "run", "--select", *select],
-        cwd=project, env={**unmeasured(), "RELAY_TEST_DUCKDB": str(file), **env}, capture_output=True, check=True,
+        cwd=project, env={**without_coverage(), "RELAY_TEST_DUCKDB": str(file), **env}, capture_output=True, check=True,
     )  # fmt: skip
 
 
@@ -86,14 +86,14 @@ def soft_limit(number: int, soft: int) -> Iterator[None]:
 
 
 def attributes() -> tuple[Any, ...]:
-    """What this process has."""
+    """The attributes of this process that steps change."""
     umask = os.umask(0o022)
     os.umask(umask)
     limits = [resource.getrlimit(getattr(resource, name)) for name in SOFT_LIMITS]
     return os.getcwd(), umask, dict(os.environ), sys.path[:], time.tzname, limits
 
 
-def test_inherited_attributes_are_those_that_plain_dbt_has(
+def test_inherited_attributes_equal_those_of_plain_dbt(
     warm: Warm, copy_project: Copy, tmp_path: Path
 ) -> None:
     beside = copy_project("caller", tmp_path / "beside")
@@ -108,11 +108,11 @@ def test_inherited_attributes_are_those_that_plain_dbt_has(
     limits = {
         "RLIMIT_NOFILE": 800, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 4_000_000 * 512, "RLIMIT_STACK": 4096 * 1024,
     }  # fmt: skip
-    tempfile.gettempdir()  # an earlier run has looked already
+    tempfile.gettempdir()  # caches the folder, as an earlier run does
     with soft_limit(resource.RLIMIT_NOFILE, 700):
         before = attributes()
         warm.run("zone")
-        warm.run("inherited", "zone", env=env, surroundings=Surroundings(umask=0o077, limits=limits))
+        warm.run("inherited", "zone", env=env, surroundings=ProcessAttributes(umask=0o077, limits=limits))
         assert attributes() == before
     ((here,),), ((there,),) = rows("inherited"), rows("inherited", tmp_path / "beside.duckdb")
     assert json.loads(here) == json.loads(there.replace(str(beside), str(warm.project)))
@@ -122,7 +122,7 @@ def test_inherited_attributes_are_those_that_plain_dbt_has(
     assert mode == stat.S_IMODE((beside / "target" / "run_results.json").stat().st_mode) == 0o600
 
 
-def test_each_run_has_the_zone_of_its_caller(warm: Warm) -> None:
+def test_each_run_has_its_callers_time_zone(warm: Warm) -> None:
     warm.run("zone")
     own = rows("zone")
     for zone in ("Pacific/Kiritimati", "EST5EDT"):
@@ -133,18 +133,18 @@ def test_each_run_has_the_zone_of_its_caller(warm: Warm) -> None:
     assert rows("zone") == own
 
 
-def test_edited_code_is_imported_anew(warm: Warm, tmp_path: Path) -> None:
+def test_edited_module_is_imported_again(warm: Warm, tmp_path: Path) -> None:
     code = tmp_path / "relay_test_path" / "relay_test_code.py"
     code.parent.mkdir()
     for variable in ("PYTHONPATH", "RELAY_TEST_MODULES"):
         for value in ("one", "another"):
             code.write_text(f'VALUE = "{value}"\nuses = 0\n')
-            for _ in range(2):  # what an earlier run left in the module is not there in the next
+            for _ in range(2):  # the second run must not see the first run's module state
                 warm.run("imported", env={variable: str(code.parent)})
                 assert rows("imported") == [(value, 1)]
 
 
-def test_each_project_has_its_own_module_of_a_name(warm: Warm, tmp_path: Path) -> None:
+def test_projects_with_modules_of_the_same_name_each_get_their_own(warm: Warm, tmp_path: Path) -> None:
     for name in ("first", "second"):
         package = tmp_path / name / "relay_test_code"
         package.mkdir(parents=True)
@@ -159,7 +159,7 @@ def test_each_project_has_its_own_module_of_a_name(warm: Warm, tmp_path: Path) -
     assert rows("imported") == [("second", 1)]
 
 
-def test_a_module_stays_within_its_run(warm: Warm, tmp_path: Path) -> None:
+def test_module_stays_loaded_within_a_run(warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "relay_test_code.py").write_text('VALUE = "same"\nuses = 0\n')
     model = warm.project / "models" / "imported.py"
     (model.parent / "imported_too.py").write_text(model.read_text())
@@ -167,7 +167,7 @@ def test_a_module_stays_within_its_run(warm: Warm, tmp_path: Path) -> None:
     assert rows("imported") + rows("imported_too") == [("same", 1), ("same", 2)]
 
 
-def test_installed_modules_stay(warm: Warm, tmp_path: Path) -> None:
+def test_installed_modules_stay_loaded(warm: Warm, tmp_path: Path) -> None:
     model = warm.project / "models" / "imported.py"
     model.write_text(model.read_text().replace("import relay_test_code", "import this, relay_test_code"))
     (tmp_path / "relay_test_code.py").write_text('VALUE = "same"\nuses = 0\n')
@@ -179,14 +179,14 @@ def test_installed_modules_stay(warm: Warm, tmp_path: Path) -> None:
     assert "relay_test_code" not in sys.modules
     (tmp_path / "this.py").write_text("")
     warm.run("imported", env={"PYTHONPATH": str(tmp_path)})
-    assert sys.modules["this"] is not installed  # the caller's comes first on the path
+    assert sys.modules["this"] is not installed  # the caller's path comes first
 
 
-def test_output_is_that_of_plain_dbt(warm: Warm, copy_project: Copy, tmp_path: Path) -> None:
+def test_output_of_code_equals_that_of_plain_dbt(warm: Warm, copy_project: Copy, tmp_path: Path) -> None:
     done = plain(copy_project("caller", tmp_path / "beside"), tmp_path / "beside.duckdb", "said", env={})
     ran = warm.run("said")
     descriptors = len(os.listdir("/proc/self/fd"))
-    again = warm.run("said")  # warnings are shown once a process, so in each run
+    again = warm.run("said")  # warnings are shown once per process, so again in each run
     assert len(os.listdir("/proc/self/fd")) == descriptors
     expected = done.stdout.decode(errors="backslashreplace").splitlines()
     first, last = (next(i for i, line in enumerate(expected) if word in line) for word in ("print", "begun"))
@@ -194,16 +194,16 @@ def test_output_is_that_of_plain_dbt(warm: Warm, copy_project: Copy, tmp_path: P
         begun = next(i for i, line in enumerate(each.lines) if line == "print")
         assert each.lines[begun : begun + last - first] == expected[first:last]
         assert each.lines[begun + last - first].startswith("begun \x1b[0m")
-        assert plainly(each.errors) == plainly(done.stderr.decode().splitlines())
+        assert without_paths(each.errors) == without_paths(done.stderr.decode().splitlines())
     assert {event.node for event in ran.events if event.stream == STDERR} == {"model.caller.said"}
 
 
-def plainly(lines: list[str]) -> list[str]:
-    """Lines without the place of the temporary file that dbt-duckdb writes a model to."""
+def without_paths(lines: list[str]) -> list[str]:
+    """Lines without the path of the temporary file to which dbt-duckdb writes a model."""
     return [line[line.index(".py:") :] if ".py:" in line else line for line in lines]
 
 
-def test_a_worker_goes_on_when_its_folders_are_gone(
+def test_worker_continues_after_its_folders_were_deleted(
     warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("start", "temporary", "home"):
@@ -211,7 +211,7 @@ def test_a_worker_goes_on_when_its_folders_are_gone(
     monkeypatch.chdir(tmp_path / "start")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # as of an earlier use
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # cached by an earlier use
     for name in ("start", "temporary", "home"):
         (tmp_path / name).rmdir()
     warm.run("inherited")
@@ -220,7 +220,7 @@ def test_a_worker_goes_on_when_its_folders_are_gone(
         os.getcwd()
 
 
-def test_a_working_directory_that_is_not_there_says_what_to_do(warm: Warm, tmp_path: Path) -> None:
+def test_missing_working_directory_is_an_error_with_a_fix(warm: Warm, tmp_path: Path) -> None:
     spec = msgspec.structs.replace(spec_for(warm.project, "run"), cwd=str(tmp_path / "elsewhere"))
     ran = drive(warm.engine, spec)
     assert ran.finished.return_code == 2

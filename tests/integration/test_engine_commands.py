@@ -1,4 +1,4 @@
-"""Commands that are executed whole, by dbt's own interface."""
+"""Whole commands, executed with dbt's programmatic interface."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def run(project: Path, *args: str) -> tuple[Finished, list[str]]:
     return finished, [event.text for event in events if event.kind == LINE]
 
 
-def test_a_list_has_no_results(small: Path) -> None:
+def test_list_command_has_no_results(small: Path) -> None:
     finished, lines = run(small, "ls", "--resource-type", "model", "--output", "name")
     assert (finished.return_code, finished.results, finished.run_results) == (0, [], None)
     assert lines[-3:] == ["customer_totals", "orders_by_year", "stg_orders"]
 
 
-def test_seeds_are_shown(small: Path) -> None:
+def test_seed_show_prints_the_seeds(small: Path) -> None:
     project, _, _ = (small / "dbt_project.yml").read_text().partition("on-run-start:")
-    (small / "dbt_project.yml").write_text(project)  # dbt itself fails to show seeds beside hooks
+    (small / "dbt_project.yml").write_text(project)  # dbt fails to show seeds in a project with hooks
     finished, lines = run(small, "seed", "--show")
     assert finished.return_code == 0
     assert any("| order_id" in line.replace("|  ", "| ") for line in lines), lines
@@ -46,8 +46,9 @@ def test_seeds_are_shown(small: Path) -> None:
     assert [each.status for each in finished.results if each.resource_type == "seed"] == ["success"]
 
 
-def test_a_node_that_fails_has_its_error(small: Path) -> None:
-    finished, _ = run(small, "run", "--select", "stg_orders", "orders_by_year")  # no seed, no table
+def test_failed_node_has_a_classified_error(small: Path) -> None:
+    # no seed ran, so its table is missing
+    finished, _ = run(small, "run", "--select", "stg_orders", "orders_by_year")
     assert finished.return_code == 1
     (failed,) = [each for each in finished.results if each.status == "error"]
     assert failed.error is not None
@@ -55,23 +56,23 @@ def test_a_node_that_fails_has_its_error(small: Path) -> None:
     assert failed.error.code == "missing_relation"
 
 
-def test_an_operation_that_fails_gives_an_error(small: Path) -> None:
+def test_failed_operation_has_an_error(small: Path) -> None:
     finished, lines = run(small, "run-operation", "no_such_macro")
     assert finished.return_code != 0
     assert finished.error is not None or any(each.error for each in finished.results)
     assert any("no_such_macro" in line for line in lines)
 
 
-def test_arguments_that_dbt_refuses(small: Path) -> None:
+def test_refused_arguments_are_a_usage_error(small: Path) -> None:
     finished, lines = run(small, "compile", "--no-such-flag")
     assert finished.return_code == 2
     assert finished.error is not None
     assert finished.error.code == "unknown_option"
     assert "no-such-flag" in finished.error.message
-    assert lines == []  # it is for stderr
+    assert lines == []  # click prints it on stderr
 
 
-def test_a_connection_test_that_fails_says_what_the_warehouse_said(small: Path) -> None:
+def test_failed_connection_test_contains_the_warehouses_error(small: Path) -> None:
     text = (small / "profiles.yml").read_text()
     (small / "profiles.yml").write_text(
         text.replace("env_var('RELAY_TEST_DUCKDB', 'small.duckdb')", "'/no/such/folder/small.duckdb'")
@@ -82,7 +83,7 @@ def test_a_connection_test_that_fails_says_what_the_warehouse_said(small: Path) 
     assert "/no/such/folder" in finished.error.message + finished.error.detail
 
 
-def test_a_stale_source_is_an_error(small: Path) -> None:
+def test_stale_source_is_an_error(small: Path) -> None:
     run(small, "seed")
     (small / "models" / "sources.yml").write_text(
         "sources:\n"
@@ -102,7 +103,7 @@ def test_a_stale_source_is_an_error(small: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])
-def test_what_was_interrupted_is_raised_again(
+def test_interrupt_of_the_process_is_raised(
     small: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
     from dbt.cli.main import dbtRunner, dbtRunnerResult
@@ -114,7 +115,7 @@ def test_what_was_interrupted_is_raised_again(
 
 
 @pytest.mark.parametrize("stop", [SystemExit(3), click.Abort(), click.exceptions.Exit(4)])
-def test_an_exit_within_dbt_is_the_commands_error(
+def test_exit_within_dbt_is_an_error_of_the_command(
     small: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
     from dbt.task.compile import CompileTask
@@ -128,7 +129,7 @@ def test_an_exit_within_dbt_is_the_commands_error(
     assert finished.error is not None
 
 
-def test_a_python_exit_in_a_model_fails_that_model(small: Path) -> None:
+def test_sys_exit_in_a_python_model_fails_the_command(small: Path) -> None:
     (small / "models" / "leaves.py").write_text(
         "import sys\n\ndef model(dbt, session):\n    sys.exit(3)\n    return session.sql('select 1')\n"
     )
@@ -147,7 +148,7 @@ def test_a_python_exit_in_a_model_fails_that_model(small: Path) -> None:
         (("docs", "generate", "-h"), "Usage: dbt docs generate [OPTIONS]"),
     ],
 )
-def test_help_and_version_are_dbts_own(small: Path, args: tuple[str, ...], first: str) -> None:
+def test_help_and_version_equal_dbts(small: Path, args: tuple[str, ...], first: str) -> None:
     spec, events = spec_for(small, *args), list[Event]()
     engine = Engine(Shared())
     assert engine.warehouse(spec, args[0]) is None
@@ -160,11 +161,11 @@ def test_help_and_version_are_dbts_own(small: Path, args: tuple[str, ...], first
     "args",
     [("compile", "--select", "a", "--inline", "select 1"), ("show", "--inline"), ("debug", "--nonsense")],
 )
-def test_arguments_that_dbt_refuses_need_no_warehouse(small: Path, args: tuple[str, ...]) -> None:
+def test_refused_arguments_need_no_warehouse(small: Path, args: tuple[str, ...]) -> None:
     assert Engine(Shared()).warehouse(spec_for(small, *args), args[0]) is None
 
 
-def test_what_an_earlier_command_selected_is_forgotten(small: Path) -> None:
+def test_selection_of_an_earlier_command_is_reset(small: Path) -> None:
     (small / "macros").mkdir(exist_ok=True)
     (small / "macros" / "tell.sql").write_text(
         "{% macro tell() %}{{ print('selected: ' ~ selected_resources | length) }}{% endmacro %}"

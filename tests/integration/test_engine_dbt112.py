@@ -1,4 +1,4 @@
-"""What dbt-core 1.12 brings, through the engine and beside plain dbt."""
+"""Features of dbt-core 1.12: the engine behaves as plain dbt."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ PROJECT = "{name: p, version: '1.0', profile: p, flags: {send_anonymous_usage_st
 
 
 @pytest.fixture(autouse=True)
-def _let_go() -> Iterator[None]:
+def _closed_warehouse() -> Iterator[None]:
     yield
     close_warehouse()
 
 
 @pytest.fixture
 def project(tmp_path: Path, duckdb_file: Path) -> Callable[[Mapping[str, str]], Path]:
-    """Writes a project with the given files."""
+    """Return a function that writes a project with the given files."""
 
     def write(files: Mapping[str, str]) -> Path:
         for name, text in {"profiles.yml": PROFILES, "dbt_project.yml": PROJECT, **files}.items():
@@ -51,7 +51,7 @@ def project(tmp_path: Path, duckdb_file: Path) -> Callable[[Mapping[str, str]], 
 
 
 def plain(project: Path, *args: str, env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The statuses of plain dbt, by unique id."""
+    """Run plain dbt; return statuses by unique id."""
     subprocess.run(
         [str(Path(sys.executable).with_name("dbt")), *args], cwd=project, env={**os.environ, **(env or {})},
         capture_output=True, check=False,
@@ -72,7 +72,7 @@ def rows(file: Path, query: str) -> list[Any]:
 SHOWN = 'select \'{{ env_var("SHOWN", "default") }}\' as shown, \'{{ env_var("OTHER", "none") }}\' as other'
 
 
-def test_env_file_of_the_working_directory_is_read_as_by_dbt(
+def test_env_file_of_the_working_directory_is_loaded_as_by_dbt(
     project: Callable[[Mapping[str, str]], Path], duckdb_file: Path
 ) -> None:
     folder = project({"models/m.sql": SHOWN, ".env": "SHOWN=from_file\nOTHER=x${SHOWN}\n"})
@@ -93,7 +93,7 @@ def test_env_file_of_the_working_directory_is_read_as_by_dbt(
     assert rows(duckdb_file, query) == [("changed", "none")]
 
 
-def test_env_file_of_a_folder_above_sets_options_and_its_secrets_are_masked(
+def test_env_file_of_a_parent_folder_sets_options_and_its_secrets_are_masked(
     project: Callable[[Mapping[str, str]], Path], duckdb_file: Path
 ) -> None:
     folder = project({"models/m.sql": "select 1 as id", "macros/say.sql": (
@@ -108,7 +108,7 @@ def test_env_file_of_a_folder_above_sets_options_and_its_secrets_are_masked(
     assert not any("hush_hush" in line for line in ran.lines)
 
 
-def test_env_file_that_is_not_text_ends_the_run_with_its_path(
+def test_invalid_utf8_in_env_file_is_an_error_with_its_path(
     project: Callable[[Mapping[str, str]], Path],
 ) -> None:
     folder = project({"models/m.sql": "select 1 as id"})
@@ -127,7 +127,7 @@ ON_ERROR = {
 }
 
 
-def test_on_error_continue_lets_what_is_below_run(project: Callable[[Mapping[str, str]], Path]) -> None:
+def test_children_of_a_model_with_on_error_continue_run(project: Callable[[Mapping[str, str]], Path]) -> None:
     folder = project(ON_ERROR)
     expected = plain(folder, "build")
     assert expected["model.p.below_goes_on"] == "success"
@@ -135,7 +135,7 @@ def test_on_error_continue_lets_what_is_below_run(project: Callable[[Mapping[str
     assert by_id(drive(Engine(Shared()), spec_for(folder, "build"))) == expected
 
 
-def test_graph_shows_what_was_compiled_as_in_dbt(
+def test_graph_contains_compiled_code_as_in_dbt(
     project: Callable[[Mapping[str, str]], Path], duckdb_file: Path
 ) -> None:
     folder = project({"models/m.sql": "select 1 as id", "dbt_project.yml": PROJECT[:-1] + """,
@@ -148,7 +148,7 @@ def test_graph_shows_what_was_compiled_as_in_dbt(
     assert rows(duckdb_file, "select * from seen") == expected
 
 
-def test_hint_is_shown_once_a_week_by_all_processes(
+def test_hint_is_shown_once_a_week_across_processes(
     project: Callable[[Mapping[str, str]], Path], tmp_path: Path
 ) -> None:
     folder = project({f"models/m{number}.sql": "select 1 as id" for number in range(101)})
@@ -164,6 +164,7 @@ def test_hint_is_shown_once_a_week_by_all_processes(
         return sum("[HINT]" in event.text for event in lines)
 
     assert [hints(), hints()] == [1, 0]
-    told = home / ".dbt" / "hint_ts.json"
-    told.write_text(json.dumps(dict.fromkeys(json.loads(told.read_text()), 0)))  # another process, long ago
+    timestamps = home / ".dbt" / "hint_ts.json"
+    # as if shown long ago
+    timestamps.write_text(json.dumps(dict.fromkeys(json.loads(timestamps.read_text()), 0)))
     assert hints() == 1

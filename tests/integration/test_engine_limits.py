@@ -1,4 +1,4 @@
-"""Time limits and cancels as the engine sees them: what a project says, and what dbt makes of them."""
+"""Time limits and cancellation in the engine."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ def small(tmp_path: Path, duckdb_file: Path) -> Path:
     return copy_project("small", tmp_path / "small")
 
 
-class Changed(Engine):
-    """Does something else around each node."""
+class HookedEngine(Engine):
+    """An engine that changes the arguments of nodes, or acts on their events."""
 
     def __init__(self) -> None:
         super().__init__(Shared())
 
-    def before(self) -> dict[str, Any]:
+    def changed_arguments(self) -> dict[str, Any]:
         return {}
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         return None
 
     def node(
         self, spec: Any, facts: Any, unique_id: str, index: int, emit: OnEvent, **more: Any
     ) -> StepOutcome:
-        def listen(event: Event) -> None:
+        def emit_and_call(event: Event) -> None:
             emit(event)
-            self.heard(event)
+            self.on_event(event)
 
-        return super().node(spec, facts, unique_id, index, listen, **{**more, **self.before()})
+        return super().node(
+            spec, facts, unique_id, index, emit_and_call, **{**more, **self.changed_arguments()}
+        )
 
 
 def run(engine: Engine, project: Path, *args: str, broken: tuple[str, ...] = ()) -> Ran:
@@ -63,12 +65,12 @@ def run(engine: Engine, project: Path, *args: str, broken: tuple[str, ...] = ())
 
 
 def limited(project: Path, limits: str) -> None:
-    """A model with limits of its own."""
+    """Add a model with these time limits."""
     sql = "{{ config(meta={'dbt_relay': " + limits + "}) }} select 1 as one"
     (project / "models" / "limited.sql").write_text(sql)
 
 
-def test_a_plan_knows_the_limits_of_nodes_that_have_their_own(small: Path) -> None:
+def test_plan_contains_the_limits_of_nodes(small: Path) -> None:
     limited(small, "{'time_limit': 90, 'soft_time_limit': 60}")
     engine = Engine(Shared())
     plan = engine.plan(spec_for(small, "build", "--fail-fast"), lambda _: None)
@@ -76,7 +78,7 @@ def test_a_plan_knows_the_limits_of_nodes_that_have_their_own(small: Path) -> No
     assert plan.facts.fail_fast
 
 
-def test_limits_that_are_none_refuse_the_run(small: Path) -> None:
+def test_invalid_limits_are_a_usage_error(small: Path) -> None:
     limited(small, "{'time_limit': 'soon'}")
     ran = run(Engine(Shared()), small, "run")
     assert ran.finished.return_code == 2
@@ -85,10 +87,10 @@ def test_limits_that_are_none_refuse_the_run(small: Path) -> None:
     assert any("soft_time_limit: 540, time_limit: 600" in line for line in ran.lines)
 
 
-def test_a_node_that_fails_of_its_limit_says_so_in_dbts_words(broken: Path) -> None:
-    class Late(Changed):
-        def before(self) -> dict[str, Any]:
-            return {"overran": lambda: TOO_LONG}
+def test_node_that_exceeds_its_limit_fails_with_that_error(broken: Path) -> None:
+    class Late(HookedEngine):
+        def changed_arguments(self) -> dict[str, Any]:
+            return {"time_limit_message": lambda: TOO_LONG}
 
     ran = run(Late(), broken, "build", "--select", "batches", "last", broken=("last",))
     assert ran.statuses["last"] == "error"
@@ -101,9 +103,9 @@ def test_a_node_that_fails_of_its_limit_says_so_in_dbts_words(broken: Path) -> N
     assert any(TOO_LONG in line for line in ran.lines)
 
 
-def test_no_further_batch_begins_when_one_is_cancelled(broken: Path) -> None:
-    class Cancelled(Changed):
-        def heard(self, event: Event) -> None:
+def test_cancelling_a_batch_starts_no_further_batch(broken: Path) -> None:
+    class Cancelled(HookedEngine):
+        def on_event(self, event: Event) -> None:
             if " START batch " in event.text:
                 self.cancel()
 
@@ -115,14 +117,14 @@ def test_no_further_batch_begins_when_one_is_cancelled(broken: Path) -> None:
     assert sum(" START batch " in line for line in ran.lines) == 1
 
 
-def test_a_python_model_may_be_the_first_thing_that_a_process_does(small: Path) -> None:
+def test_python_model_runs_as_the_first_node_of_a_process(small: Path) -> None:
     (small / "models" / "first.py").write_text(
         "def model(dbt, session):\n    return session.sql('select 1 as one')\n"
     )
 
-    class Elsewhere(Changed):
-        def before(self) -> dict[str, Any]:
+    class Released(HookedEngine):
+        def changed_arguments(self) -> dict[str, Any]:
             self.release()
             return {}
 
-    assert run(Elsewhere(), small, "run", "--select", "first").statuses["first"] == "success"
+    assert run(Released(), small, "run", "--select", "first").statuses["first"] == "success"

@@ -1,4 +1,4 @@
-"""What is masked in a run: credentials in the errors of connections, and nothing in data."""
+"""Masking in runs: credentials in connection errors are masked, data is not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbt.version import installed
 
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.postgres_server import PostgresDatabase
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from workers.contract.events import LINE, Event
 from workers.engine.engine import Engine
 from workers.engine.warehouse.concurrency import close_warehouse
@@ -33,24 +33,24 @@ def small(copy_project: Copy, duckdb_file: Path) -> Iterator[Path]:
 
 
 def plain_dbt(project: Path, *args: str) -> list[str]:
-    """The lines of plain dbt."""
+    """Run plain dbt; return its console lines."""
     done = subprocess.run(
         [*dbt_program(), "--no-use-colors", *args, "--target-path", "plain"],
-        cwd=project, env=unmeasured(), text=True, capture_output=True, check=False,
+        cwd=project, env=without_coverage(), text=True, capture_output=True, check=False,
     )  # fmt: skip
     return done.stdout.splitlines()
 
 
 def comparable(lines: list[str], project: Path) -> list[str]:
-    """Lines without what differs from run to run, up to a traceback (it has dbt-relay's functions too)."""
+    """Lines up to a traceback (it contains functions of dbt-relay), without parts that differ from run to run."""
     rules = Rules(str(project))
     end = next((number for number, line in enumerate(lines) if "Traceback (most" in line), len(lines))
     shown = [rules.line(line).replace("plain/", "target/").rstrip() for line in lines[:end]]
     return [line for line in shown if line not in {"", "<time>"} and "partial parsing" not in line]
 
 
-def everything(ran: Ran) -> str:
-    """All that a run leaves in the ledger."""
+def stored_text(ran: Ran) -> str:
+    """Everything that a run stores in the ledger, as text."""
     results = [outcome.result for outcome in ran.outcomes.values()]
     return repr(msgspec.to_builtins([ran.finished, results, ran.events], enc_hook=str))
 
@@ -62,22 +62,22 @@ CONNECTIONS = {
 
 
 @pytest.mark.parametrize("setting", CONNECTIONS.values(), ids=CONNECTIONS)
-def test_credentials_are_masked_in_the_error_of_a_connection_and_all_else_is_as_in_dbt(
+def test_credentials_in_connection_errors_are_masked_and_other_lines_equal_dbts(
     small: Path, setting: str
 ) -> None:
     profiles = small / "profiles.yml"
     setting = setting.replace("PLANTED", PLANTED)
     profiles.write_text(profiles.read_text().replace("schema: main\n", f"schema: main\n      {setting}\n", 1))
-    said = plain_dbt(small, "run", "--select", "stg_orders")
-    # the driver does repeat it; with dbt-duckdb 1.10 only that of a secret
-    assert any(PLANTED in line for line in said) or installed.minor == "10", said
+    plain_lines = plain_dbt(small, "run", "--select", "stg_orders")
+    # the driver repeats the value; with dbt-duckdb 1.10 only that of a secret
+    assert any(PLANTED in line for line in plain_lines) or installed.minor == "10", plain_lines
     ran = drive(Engine(Shared()), spec_for(small, "--no-use-colors", "run", "--select", "stg_orders"))
-    assert PLANTED not in everything(ran)
-    masked = [line.replace(PLANTED, "*****") for line in said]
+    assert PLANTED not in stored_text(ran)
+    masked = [line.replace(PLANTED, "*****") for line in plain_lines]
     assert comparable(ran.lines, small) == comparable(masked, small)
 
 
-def test_a_connection_test_and_debug_lines_are_masked_too(small: Path) -> None:
+def test_connection_test_and_debug_lines_are_masked(small: Path) -> None:
     profiles = small / "profiles.yml"
     setting = CONNECTIONS["a secret"].replace("PLANTED", PLANTED)
     profiles.write_text(profiles.read_text().replace("schema: main\n", f"schema: main\n      {setting}\n", 1))
@@ -94,7 +94,7 @@ def test_a_connection_test_and_debug_lines_are_masked_too(small: Path) -> None:
 def analytics(
     postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[PostgresDatabase]:
-    """A role whose password is the name of the schema."""
+    """A role whose password equals the name of the schema."""
     role = f"role_{postgres_database.dbname}"
     postgres_database.query(f"create role {role} login password 'analytics'")
     postgres_database.query(f"grant create on database {postgres_database.dbname} to {role}")
@@ -112,9 +112,7 @@ def analytics(
 
 
 @pytest.mark.postgres
-def test_a_password_that_is_the_name_of_the_schema_changes_nothing(
-    small: Path, analytics: PostgresDatabase
-) -> None:
+def test_password_equal_to_the_schema_name_is_not_masked(small: Path, analytics: PostgresDatabase) -> None:
     profiles = small / "profiles.yml"
     profiles.write_text(re.sub(r"password: .*", "password: analytics", profiles.read_text()))
     project = small / "dbt_project.yml"
@@ -125,7 +123,7 @@ def test_a_password_that_is_the_name_of_the_schema_changes_nothing(
     )
     (small / "models" / "missing.sql").write_text("select * from {{ target.schema }}.nothing")
     ran = drive(Engine(Shared()), spec_for(small, "run", "--select", "orders_by_year", "missing"))
-    assert "*****" not in everything(ran)
+    assert "*****" not in stored_text(ran)
     missing = ran.outcomes["model.small.missing"].result.error
     assert missing is not None
     assert "analytics.nothing" in missing.message
@@ -138,13 +136,13 @@ def test_a_password_that_is_the_name_of_the_schema_changes_nothing(
 
 
 @pytest.mark.postgres
-def test_a_wrong_password_gives_the_error_that_dbt_gives(small: Path, analytics: PostgresDatabase) -> None:
+def test_wrong_password_has_the_error_of_dbt(small: Path, analytics: PostgresDatabase) -> None:
     profiles = small / "profiles.yml"
     profiles.write_text(re.sub(r"password: .*", f"password: {PLANTED}", profiles.read_text()))
-    said = plain_dbt(small, "run", "--select", "stg_orders")
-    assert any("password authentication failed" in line for line in said), said
+    plain_lines = plain_dbt(small, "run", "--select", "stg_orders")
+    assert any("password authentication failed" in line for line in plain_lines), plain_lines
     ran = drive(Engine(Shared()), spec_for(small, "--no-use-colors", "run", "--select", "stg_orders"))
-    assert comparable(ran.lines, small) == comparable(said, small)
+    assert comparable(ran.lines, small) == comparable(plain_lines, small)
     assert ran.finished.error is not None
     assert ran.finished.error.code == "authentication_failed"
-    assert PLANTED not in everything(ran)
+    assert PLANTED not in stored_text(ran)

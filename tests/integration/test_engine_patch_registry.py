@@ -77,15 +77,13 @@ def test_unknown_source_stays_dbts(monkeypatch: pytest.MonkeyPatch, unknown: Pat
     assert (in_place(), registry.enabled("fashioned"), registry.skipped()) == ("dbt's", False, ("fashioned",))
 
 
-def test_setting_leaves_out_what_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_turns_patches_off(monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, registry.digest_of(patch()))
     for setting in ("fashioned", " fashioned ,", "off"):
         monkeypatch.setattr(registry, "_states", {})
         registry.apply(setting, [patch()])
         assert (in_place(), registry.enabled("fashioned"), registry.skipped()) == ("dbt's", False, ())
-    monkeypatch.setattr(registry, "_states", {})
-    registry.apply("off", [patch(optional=False)])
-    assert (in_place(), registry.enabled("fashioned")) == ("ours", True)
+        assert registry.disabled() == ("fashioned",)
 
 
 def test_setting_with_an_unknown_name_is_refused() -> None:
@@ -96,7 +94,7 @@ def test_setting_with_an_unknown_name_is_refused() -> None:
 def test_each_patch_has_a_known_digest_for_the_installed_release() -> None:
     assert len({each.name for each in CATALOG}) == len(CATALOG)
     for each in CATALOG:
-        if each.optional and registry.needed(each):
+        if registry.is_for_this_release(each):
             assert registry.digest_of(each) in registry.known_digests()[each.name], (
                 f"{each.name}: run scripts/patch_digests.py, see docs/dbt-releases.md"
             )
@@ -117,7 +115,7 @@ def test_a_run_is_the_same_without_each_patch(copy_project: Callable[..., Path])
     assert len(expected["rows"]) >= 4
     for setting, result in found.items():
         assert result == expected, setting
-        everything = {each.name for each in CATALOG if each.optional}
+        everything = {each.name for each in CATALOG}
         assert disabled[setting] == ({setting} if setting in everything else everything if setting else set())
 
 

@@ -1,4 +1,4 @@
-"""A context whose entries are made later holds what dbt's holds, and renders what dbt's renders."""
+"""Contexts with lazily built entries: content and rendering equal dbt's."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from dbt.context.query_header import generate_query_header_context
 from dbt_common.clients.jinja import NativeSandboxTemplate
 
 from tests.support.engine import Shared, spec_for
-from workers.engine.caller.invocation import standing_in
+from workers.engine.caller.invocation import dbt_invocation
 from workers.engine.engine import Engine
 from workers.engine.execution.run_state import RunState
 from workers.engine.patches import registry, rendering
 from workers.engine.patches.lazy_dict import Later
 from workers.engine.warehouse.concurrency import close_warehouse
 
-pytestmark = pytest.mark.skipif(
-    not registry.enabled("contexts"), reason="dbt makes the entries of a context when they are named, itself"
-)
+pytestmark = pytest.mark.skipif(not registry.enabled("contexts"), reason="the patch `contexts` is off")
 
-Made = Callable[[], dict[str, Any]]
+Build = Callable[[], dict[str, Any]]
 
 
 @pytest.fixture
-def view(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunState]:
+def run(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunState]:
     project = copy_project("small")
     (project / "macros").mkdir(exist_ok=True)
     (project / "macros" / "own.sql").write_text(
@@ -42,29 +40,29 @@ def view(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunSt
     )
     engine, spec = Engine(Shared()), spec_for(project, "build")
     engine.plan(spec, lambda event: None)
-    view = engine._views[spec.run_id]
-    with standing_in(spec, engine._sink):
-        view.use()
-        yield view
+    run = engine._views[spec.run_id]
+    with dbt_invocation(spec, engine._sink):
+        run.use()
+        yield run
     close_warehouse()
 
 
-def as_in_dbt(monkeypatch: pytest.MonkeyPatch, made: Made) -> dict[str, Any]:
+def built_by_dbt(monkeypatch: pytest.MonkeyPatch, build: Build) -> dict[str, Any]:
     with monkeypatch.context() as patch:
         patch.setattr(ManifestContext, "to_dict", rendering._dict_of_dbt)
         patch.setattr(ManifestContext, "_build_namespace", rendering._namespace_of_dbt)
-        return made()
+        return build()
 
 
-def told(value: Any, ctx: dict[str, Any]) -> Any:
-    """As much of an entry as two contexts can agree on."""
+def comparable(value: Any, ctx: dict[str, Any]) -> Any:
+    """The parts of an entry that must be equal in two contexts."""
     if value is ctx:
         return "the context"
     if isinstance(value, MacroGenerator):
         node = getattr(value.node, "unique_id", None)
         return value.macro.unique_id, node, value.context is ctx, value.stack is ctx["context_macro_stack"]
     if isinstance(value, dict):
-        return {key: told(each, ctx) for key, each in value.items()}
+        return {key: comparable(each, ctx) for key, each in value.items()}
     if isinstance(value, Var):
         return type(value), sorted(value._merged), value._node and value._node.name, value._context is ctx
     if isinstance(value, (str, int, list, Namespace, type(None))):
@@ -79,34 +77,34 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert list(ours["builtins"]) == own
     assert set(ours) == set(theirs)
     assert list(ours)[: len(own) + 2] == list(theirs)[: len(own) + 2] == ["context", "builtins", *own]
-    assert told(dict(ours), ours) == told(dict(theirs), theirs)
+    assert comparable(dict(ours), ours) == comparable(dict(theirs), theirs)
     for name, value in ours["builtins"].items():
         if not isinstance(ours[name], MacroGenerator):
             assert ours[name] is value or ours[name] == value
 
 
-def test_what_is_in_a_context_is_what_dbt_puts_there(view: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest, config = view.manifest, view.config
-    made: list[Made] = [
+def test_context_entries_equal_dbts(run: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, config = run.manifest, run.config
+    builds: list[Build] = [
         lambda node=node: generate_runtime_model_context(node, config, manifest)  # type: ignore[misc]
         for node in manifest.nodes.values()
     ]
     macro = manifest.macros["macro.dbt.statement"]
-    made += [
+    builds += [
         lambda package=package: generate_runtime_macro_context(macro, config, manifest, package)  # type: ignore[misc]
         for package in (None, "dbt", config.project_name)
     ]
-    made.append(lambda: generate_query_header_context(config, manifest))
-    for each in made:
-        compare(each(), as_in_dbt(monkeypatch, each))
+    builds.append(lambda: generate_query_header_context(config, manifest))
+    for each in builds:
+        compare(each(), built_by_dbt(monkeypatch, each))
 
 
-def test_nothing_is_made_before_it_is_named(view: RunState) -> None:
-    node: Any = next(iter(view.manifest.nodes.values()))
-    ctx: Any = generate_runtime_model_context(node, view.config, view.manifest)
+def test_entries_are_built_on_first_use(run: RunState) -> None:
+    node: Any = next(iter(run.manifest.nodes.values()))
+    ctx: Any = generate_runtime_model_context(node, run.config, run.manifest)
     waiting = set(dict.keys(ctx)) ^ ctx.names()
     assert {"exceptions", "invocation_args_dict", "var", "twice", "dbt", "statement"} <= waiting
-    assert view.config.dependencies is not None  # dbt's own dispatch relies on `var` having read them
+    assert run.config.dependencies is not None  # dbt's dispatch needs the dependencies, which `var` reads
     assert get_rendered("{{ twice('a') }}", ctx, node).endswith("mine")
     assert "var" in dict.keys(ctx)
     assert "statement" not in dict.keys(ctx)
@@ -125,11 +123,11 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def test_templates_see_no_difference(view: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
-    node: Any = next(node for node in view.manifest.nodes.values() if node.name == "customer_totals")
+def test_templates_render_as_in_dbt(run: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
+    node: Any = next(node for node in run.manifest.nodes.values() if node.name == "customer_totals")
 
-    def made() -> dict[str, Any]:
-        return generate_runtime_model_context(node, view.config, view.manifest)
+    def build() -> dict[str, Any]:
+        return generate_runtime_model_context(node, run.config, run.manifest)
 
     def rendered(ctx: dict[str, Any], text: str, *, native: bool) -> Any:
         try:
@@ -139,15 +137,15 @@ def test_templates_see_no_difference(view: RunState, monkeypatch: pytest.MonkeyP
 
     for text in TEXTS:
         for native in (False, True):
-            ours = rendered(made(), text, native=native)
+            ours = rendered(build(), text, native=native)
             with monkeypatch.context() as patch:
                 patch.setattr(NativeSandboxTemplate, "new_context", rendering._context_of_jinja)
-                assert ours == rendered(as_in_dbt(monkeypatch, made), text, native=native), text
+                assert ours == rendered(built_by_dbt(monkeypatch, build), text, native=native), text
 
 
-def test_arguments_of_a_generic_test_are_rendered_with_little_of_a_context(view: RunState) -> None:
-    node: Any = next(node for node in view.manifest.nodes.values() if hasattr(node, "test_metadata"))
-    ctx: Any = generate_runtime_model_context(node, view.config, view.manifest)
+def test_generic_test_arguments_build_few_context_entries(run: RunState) -> None:
+    node: Any = next(node for node in run.manifest.nodes.values() if hasattr(node, "test_metadata"))
+    ctx: Any = generate_runtime_model_context(node, run.config, run.manifest)
     add_rendered_test_kwargs(ctx, node)
     assert "statement" not in dict.keys(ctx)
     assert "where" in get_rendered(node.raw_code, ctx, node)

@@ -1,4 +1,4 @@
-"""Running again what failed and was skipped in an earlier run, on engines that take turns."""
+"""``retry`` repeats failed and skipped nodes of an earlier run, on several engines in turn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def failing(*what: str) -> list[str]:
 
 
 def build(engines: list[Engine], project: Path, *args: str) -> dict[str, Any]:
-    """Run results of a command, which are left nowhere else."""
+    """Run a command; return its run results and delete run_results.json."""
     ran = drive(engines, spec_for(project, *args))
     assert ran.finished.run_results is not None, ran.lines
     (project / "target" / "run_results.json").unlink()
@@ -45,11 +45,11 @@ def retry(engines: list[Engine], project: Path, previous: dict[str, Any], *args:
 
 
 def nodes(ran: Ran) -> dict[str, str]:
-    """Statuses of all but hooks."""
+    """Statuses by name, without hooks."""
     return {name: status for name, status in ran.statuses.items() if "-on-run-" not in name}
 
 
-def test_batches_that_failed_are_run_again_and_what_was_skipped(broken: Path, engines: list[Engine]) -> None:
+def test_failed_batches_and_skipped_nodes_are_repeated(broken: Path, engines: list[Engine]) -> None:
     args = ["build", "--select", "numbers", "staging", "batches+", "--full-refresh", "--threads", "2"]
     previous = build(engines, broken, *args, *failing("batch"))
     again = retry(engines, broken, previous, *failing())
@@ -58,10 +58,10 @@ def test_batches_that_failed_are_run_again_and_what_was_skipped(broken: Path, en
     results = again.finished.run_results
     assert results is not None
     (batches,) = [each["batch_results"] for each in results["results"] if each["batch_results"]]
-    # the batches that had succeeded stay, the one that failed was run
+    # successful batches are kept; only the failed batch ran again
     assert (len(batches["successful"]), batches["failed"]) == (3, [])
     assert sum("Batch" in line and "START" in line for line in again.lines) == 1
-    # of the earlier command all is kept but the vars that were given anew
+    # all arguments of the earlier command are kept, except the vars that were set again
     kept = {name: results["args"][name] for name in ("which", "select", "full_refresh", "threads")}
     assert kept == {
         "which": "build", "select": ["numbers", "staging", "batches+"], "full_refresh": True, "threads": 2,
@@ -70,7 +70,7 @@ def test_batches_that_failed_are_run_again_and_what_was_skipped(broken: Path, en
     assert results["args"]["invocation_command"].startswith("dbt retry")
 
 
-def test_a_retry_may_fail_and_be_retried(broken: Path, engines: list[Engine]) -> None:
+def test_failed_retry_can_be_retried(broken: Path, engines: list[Engine]) -> None:
     args = ["build", "--select", "numbers", "staging", "solid", "hooked"]
     previous = build(engines, broken, *args, *failing("table", "pre_hook"))
     second = retry(engines, broken, previous, *failing("pre_hook"))
@@ -84,14 +84,14 @@ def test_a_retry_may_fail_and_be_retried(broken: Path, engines: list[Engine]) ->
     assert set(nodes(third)) == {"hooked", "not_null_hooked_number"}
 
 
-def test_nothing_to_retry_is_dbts_success(broken: Path, engines: list[Engine]) -> None:
+def test_nothing_to_retry_is_a_success(broken: Path, engines: list[Engine]) -> None:
     previous = build(engines, broken, "seed")
     again = retry(engines, broken, previous)
     assert again.finished.return_code == 0
     assert any("Nothing to do" in line for line in again.lines)
 
 
-def test_commands_without_nodes_are_left_to_dbts_retry(broken: Path, engines: list[Engine]) -> None:
+def test_commands_without_nodes_use_dbts_retry(broken: Path, engines: list[Engine]) -> None:
     (broken / "macros" / "perhaps.sql").write_text(
         "{% macro perhaps() %}{% do run_query(may_fail('operation', 'select 1')) %}{% endmacro %}"
     )
@@ -113,17 +113,17 @@ def test_commands_without_nodes_are_left_to_dbts_retry(broken: Path, engines: li
     assert again.run_results["args"]["macro"] == "perhaps"
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. .function Pool.__del__")  # dbt leaves it so
-def test_a_warning_is_retried_only_by_who_asks_for_it(broken: Path, engines: list[Engine]) -> None:
-    """dbt keeps what ``--warn-error retry`` is to run again in its process."""
+@pytest.mark.filterwarnings("ignore:Exception ignored in. .function Pool.__del__")  # raised by dbt's own pool
+def test_warnings_are_retried_only_with_warn_error(broken: Path, engines: list[Engine]) -> None:
+    """``--warn-error retry`` changes a module variable of dbt."""
     build(engines, broken, "build", "--select", "numbers", "staging", "solid")
     engine = engines[0]
     spec = spec_for(broken, "test", "--select", "solid_is_small", *failing("test", "test_warns"))
     previous = engine.command(spec, "test", lambda _: None).run_results
     assert previous is not None
 
-    def retried(*words: str) -> list[str]:
-        done = engine.command(spec_for(broken, *words), "retry", lambda _: None, previous=previous)
+    def retried(*args: str) -> list[str]:
+        done = engine.command(spec_for(broken, *args), "retry", lambda _: None, previous=previous)
         return [each.unique_id for each in done.results if each.resource_type == "test"]
 
     assert len(retried("--warn-error", "retry")) == 1

@@ -1,4 +1,4 @@
-"""Whole runs on the engine alone, on one process's engine and on several in turn."""
+"""Runs on the engine alone: on one engine, and on several engines in turn."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workers.engine.engine import Engine
 from workers.engine.warehouse.concurrency import close_warehouse
 
 ENGINE = Engine(Shared(), worker="here:1")
-"""Warm for all tests: each finds its project at the same place."""
+"""Warm for all tests: each copies its project to the same path."""
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
 
 
-def test_a_build_on_one_engine(small: Path, duckdb_file: Path) -> None:
+def test_build_on_one_engine(small: Path, duckdb_file: Path) -> None:
     ran = drive(ENGINE, spec_for(small, "build"))
     assert ran.finished.return_code == 0, ran.lines
     assert set(ran.statuses.values()) == {"success", "pass"}
@@ -86,7 +86,7 @@ def test_a_build_on_one_engine(small: Path, duckdb_file: Path) -> None:
     assert json.loads((small / "target" / "manifest.json").read_text())["metadata"]["project_name"] == "small"
 
 
-def test_engines_in_turn_give_what_one_gives(small: Path, tmp_path: Path) -> None:
+def test_several_engines_have_the_results_of_one(small: Path, tmp_path: Path) -> None:
     shared = Shared()
     alone = drive(ENGINE, spec_for(small, "build"))
     close_warehouse()
@@ -96,11 +96,11 @@ def test_engines_in_turn_give_what_one_gives(small: Path, tmp_path: Path) -> Non
     together = drive(engines, spec_for(second, "build"))
     assert together.statuses == alone.statuses
     assert {outcome.result.worker for outcome in together.outcomes.values()} == {"w:0", "w:1", "w:2"}
-    said = [line for line in together.lines if "Registered adapter" in line or "Found " in line]
-    assert len(said) == 2, "the plan says it, and no other process again"
+    logged = [line for line in together.lines if "Registered adapter" in line or "Found " in line]
+    assert len(logged) == 2, "only the plan logs these lines"
 
 
-def test_nothing_selected(small: Path) -> None:
+def test_empty_selection_is_a_success(small: Path) -> None:
     ran = drive(ENGINE, spec_for(small, "run", "--select", "nothing_like_it"))
     assert ran.finished.return_code == 0
     assert ran.finished.run_results is not None
@@ -108,7 +108,7 @@ def test_nothing_selected(small: Path) -> None:
     assert any("Nothing to do" in line for line in ran.lines)
 
 
-def test_an_unknown_required_model_is_refused_with_the_nearest(small: Path) -> None:
+def test_unknown_required_model_suggests_similar_names(small: Path) -> None:
     spec = spec_for(small, "run", required_models=("customer_total",))
     ran = drive(ENGINE, spec)
     assert ran.finished.return_code == 2
@@ -116,7 +116,7 @@ def test_an_unknown_required_model_is_refused_with_the_nearest(small: Path) -> N
     assert "customer_totals" in ran.finished.error.message
 
 
-def test_a_working_directory_that_is_not_there(small: Path) -> None:
+def test_missing_working_directory_is_an_error(small: Path) -> None:
     spec = spec_for(small, "run")
     import msgspec
 
@@ -125,17 +125,17 @@ def test_a_working_directory_that_is_not_there(small: Path) -> None:
     assert any("/no/such/folder" in line for line in ran.lines)
 
 
-def test_arguments_that_dbt_refuses(small: Path) -> None:
+def test_refused_arguments_are_a_usage_error(small: Path) -> None:
     ran = drive(ENGINE, spec_for(small, "run", "--no-such-flag"))
     assert ran.finished.return_code == 2
     assert ran.finished.error is not None
     assert ran.finished.error.code == "unknown_option"
     assert "no-such-flag" in ran.finished.error.message
-    assert ran.lines == []  # it is for stderr
+    assert ran.lines == []  # click prints it on stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "selected"),
+    ("args", "selected"),
     [
         (("--select", "models/orders*"), {"orders_by_year"}),
         (
@@ -145,33 +145,31 @@ def test_arguments_that_dbt_refuses(small: Path) -> None:
         (("--exclude", "models/customer_totals.sql", "models/stg_orders.sql"), {"orders_by_year"}),
     ],
 )
-def test_paths_are_selected_from_the_project_wherever_the_caller_is(
-    small: Path, tmp_path: Path, words: tuple[str, ...], selected: set[str]
+def test_path_selectors_start_at_the_project(
+    small: Path, tmp_path: Path, args: tuple[str, ...], selected: set[str]
 ) -> None:
-    spec = spec_for(small, "run", "--project-dir", str(small), "--profiles-dir", str(small), *words)
+    spec = spec_for(small, "run", "--project-dir", str(small), "--profiles-dir", str(small), *args)
     plan = ENGINE.plan(msgspec.structs.replace(spec, cwd=str(tmp_path)), lambda _: None)
     assert {node.name for node in plan.nodes} == selected
 
 
-@pytest.mark.parametrize("words", [("run", "--help"), ("run", "--version"), ("run", "--defer", "-h")])
-def test_a_run_that_only_asks_for_help_is_answered_by_the_whole_command(
-    small: Path, words: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("args", [("run", "--help"), ("run", "--version"), ("run", "--defer", "-h")])
+def test_help_and_version_are_executed_as_whole_commands(small: Path, args: tuple[str, ...]) -> None:
     events = []
-    plan = ENGINE.plan(spec_for(small, *words), events.append)
+    plan = ENGINE.plan(spec_for(small, *args), events.append)
     assert plan.whole
     assert not events  # the whole command prints it
 
 
 @pytest.mark.parametrize("option", ["--record-timing-info=timing.prof", "--upload-to-artifacts-ingest-api"])
-def test_what_dbt_does_around_a_command_keeps_it_in_one_process(small: Path, option: str) -> None:
+def test_options_around_the_command_keep_it_in_one_process(small: Path, option: str) -> None:
     assert ENGINE.plan(spec_for(small, "run", option), lambda _: None).whole
 
 
 @pytest.mark.skipif(installed.minor == "10", reason="dbt-core 1.10 has no --sqlparse")
-def test_limits_for_sqlparse_are_those_of_each_run(small: Path) -> None:
-    def limit(*words: str) -> object:
-        plan = ENGINE.plan(spec_for(small, "run", *words), lambda _: None)
+def test_sqlparse_limits_apply_per_run(small: Path) -> None:
+    def limit(*args: str) -> object:
+        plan = ENGINE.plan(spec_for(small, "run", *args), lambda _: None)
         assert plan.nodes
         return grouping.MAX_GROUPING_DEPTH
 
@@ -180,14 +178,14 @@ def test_limits_for_sqlparse_are_those_of_each_run(small: Path) -> None:
         with_limit = spec_for(small, "run", "--sqlparse", "{MAX_GROUPING_DEPTH: 7}")
         facts = ENGINE.plan(with_limit, lambda _: None).facts
         assert grouping.MAX_GROUPING_DEPTH == 7
-        assert limit() is None  # dbt's default: none
+        assert limit() is None  # dbt's default: no limit
         ENGINE.start(with_limit, facts, lambda _: None)
         assert grouping.MAX_GROUPING_DEPTH == 7
     finally:
         grouping.MAX_GROUPING_DEPTH = own
 
 
-def test_what_an_earlier_command_left_in_dbts_modules_is_forgotten(small: Path) -> None:
+def test_module_state_of_an_earlier_command_is_reset(small: Path) -> None:
     registry.index_cached.cache[()] = ["a package of yesterday"]
     jinja.MACRO_DEBUGGING = "write"
     deps.DOWNLOADS_PATH = str(small / "downloads")
@@ -199,7 +197,7 @@ def test_what_an_earlier_command_left_in_dbts_modules_is_forgotten(small: Path) 
     assert "another/target/manifest.json" not in artifact_upload.PRODUCED_ARTIFACTS_PATHS
 
 
-def test_the_process_is_as_it_was_after_a_step(small: Path) -> None:
+def test_process_state_is_restored_after_a_step(small: Path) -> None:
     before = dict(os.environ), os.getcwd(), list(sys.argv), threading.current_thread().name, sys.stdout
     drive(ENGINE, spec_for(small, "build", env={"ONLY_IN_THE_RUN": "1"}))
     drive(ENGINE, spec_for(small, "run", "--no-such-flag"))
@@ -207,7 +205,7 @@ def test_the_process_is_as_it_was_after_a_step(small: Path) -> None:
     assert after == before
 
 
-def test_a_command_sees_its_callers_environment_directory_and_arguments(small: Path) -> None:
+def test_command_has_its_callers_environment_and_arguments(small: Path) -> None:
     (small / "macros").mkdir(exist_ok=True)
     (small / "macros" / "tell.sql").write_text(
         "{% macro tell() %}{{ print(env_var('WHERE') ~ ' ' ~ invocation_id ~ ' ' ~ run_started_at.isoformat()) }}"
@@ -222,7 +220,7 @@ def test_a_command_sees_its_callers_environment_directory_and_arguments(small: P
     assert "dbt run-operation tell" in lines
 
 
-def test_artifacts_note_the_environment_of_their_own_run(small: Path) -> None:
+def test_artifacts_contain_the_custom_environment_of_their_run(small: Path) -> None:
     for team in ("north", "south"):
         drive(ENGINE, spec_for(small, "run", "--select", "stg_orders", env={"DBT_ENV_CUSTOM_ENV_TEAM": team}))
         for name in ("manifest", "run_results"):
@@ -230,7 +228,7 @@ def test_artifacts_note_the_environment_of_their_own_run(small: Path) -> None:
             assert written["metadata"]["env"] == {"TEAM": team}, name
 
 
-def test_debug_events_are_kept_apart_from_lines(small: Path) -> None:
+def test_debug_events_are_not_lines(small: Path) -> None:
     drive(ENGINE, spec_for(small, "build"))
     plain = drive(ENGINE, spec_for(small, "build"))
     debugged = drive(ENGINE, spec_for(small, "build", debug=True))
@@ -240,17 +238,17 @@ def test_debug_events_are_kept_apart_from_lines(small: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--quiet", "--log-level=none"])
-def test_quiet_runs_say_nothing(small: Path, option: str) -> None:
+def test_quiet_run_emits_no_lines(small: Path, option: str) -> None:
     assert drive(ENGINE, spec_for(small, option, "build")).lines == []
 
 
-def test_json_lines(small: Path) -> None:
+def test_json_log_format_emits_json_lines(small: Path) -> None:
     spec = spec_for(small, "--log-format", "json", "build")
     for line in drive(ENGINE, spec).lines:
         assert json.loads(line)["info"]["invocation_id"] == spec.invocation_id
 
 
-def test_secrets_are_not_said(small: Path) -> None:
+def test_secrets_are_masked_in_lines(small: Path) -> None:
     (small / "models" / "leak.sql").write_text(
         "{{ log('the word is ' ~ var('word'), info=true) }} select 1 as one"
     )
@@ -263,7 +261,7 @@ def test_secrets_are_not_said(small: Path) -> None:
 # -- failures --------------------------------------------------------------------------------------
 
 
-def test_a_failed_view_skips_what_is_below(broken: Path) -> None:
+def test_failed_view_skips_its_descendants(broken: Path) -> None:
     ran = failing(broken, "build", "view")
     assert ran.finished.return_code == 1
     assert ran.statuses["staging"] == "error"
@@ -273,20 +271,20 @@ def test_a_failed_view_skips_what_is_below(broken: Path) -> None:
     assert info.node == "model.broken.staging"
 
 
-def test_a_failed_unit_test_skips_its_model(broken: Path) -> None:
+def test_failed_unit_test_skips_its_model(broken: Path) -> None:
     ran = failing(broken, "build", "unit_test")
     assert ran.statuses["tenfold_is_tenfold"] == "fail"
     assert ran.statuses["solid"] == ran.statuses["unique_solid_number"] == "skipped"
 
 
-def test_a_failed_ephemeral_model_is_named_by_those_it_fails(broken: Path) -> None:
+def test_error_of_an_ephemeral_model_is_named_in_its_child(broken: Path) -> None:
     ran = failing(broken, "build --exclude resource_type:unit_test", "ephemeral_compile")
     assert ran.finished.return_code == 1
     message = ran.outcomes["model.broken.reads_ephemeral"].result.message or ""
     assert "caused by compilation error in referenced ephemeral model" in message
 
 
-def test_batches_partly_fail(broken: Path) -> None:
+def test_failed_batch_is_a_partial_success(broken: Path) -> None:
     ran = failing(broken, "build --select +after_batches", "batch")
     assert ran.statuses["batches"] == "partial success"
     entry = ran.outcomes["model.broken.batches"].result.result
@@ -301,7 +299,7 @@ def test_fail_fast_stops_the_run(broken: Path) -> None:
     assert ran.statuses["last"] == "skipped"
 
 
-def test_a_failed_start_hook_skips_everything_where_the_project_says_so(broken: Path) -> None:
+def test_failed_start_hook_skips_all_nodes_with_that_flag(broken: Path) -> None:
     text = (broken / "dbt_project.yml").read_text()
     (broken / "dbt_project.yml").write_text(
         text.replace("skip_nodes_if_on_run_start_fails: false", "skip_nodes_if_on_run_start_fails: true")
@@ -313,29 +311,29 @@ def test_a_failed_start_hook_skips_everything_where_the_project_says_so(broken: 
     assert {status for node, status in nodes.items() if not node.startswith("operation")} == {"skipped"}
 
 
-def test_an_end_hook_that_cannot_be_compiled_gives_the_command_up(broken: Path) -> None:
+def test_end_hook_that_cannot_be_compiled_ends_the_command(broken: Path) -> None:
     ran = failing(broken, "run", "on_run_end_compile")
     assert ran.finished.return_code == 2
     assert ran.finished.error is not None
     assert "on_run_end was told to fail" in ran.finished.error.message
 
 
-def test_a_parse_error_gives_the_command_up(broken: Path) -> None:
+def test_parse_error_ends_the_command(broken: Path) -> None:
     (broken / "models" / "last.sql").write_text("{{ nothing_like_it( }}")
     ran = failing(broken, "build")
     assert ran.finished.return_code == 2
     assert any("Encountered an error" in line for line in ran.lines)
 
 
-def test_a_second_attempt_asks_the_warehouse_what_there_is(small: Path, duckdb_file: Path) -> None:
+def test_second_attempt_refreshes_the_relation_cache(small: Path, duckdb_file: Path) -> None:
     assert drive(ENGINE, spec_for(small, "build")).finished.return_code == 0
     close_warehouse()
     with duckdb.connect(str(duckdb_file)) as connection:
         connection.execute("create view main.orders_by_year_backup as select 1 as one")
     ran = drive(ENGINE, spec_for(small, "run"), attempt=2)
     assert ran.finished.return_code == 0
-    told = [json.loads(change) for outcome in ran.outcomes.values() for change in outcome.cache]
-    snapshots = [change for change in told if change[1] == "snapshot"]
+    changes = [json.loads(change) for outcome in ran.outcomes.values() for change in outcome.cache]
+    snapshots = [change for change in changes if change[1] == "snapshot"]
     assert snapshots
     assert "orders_by_year_backup" in json.dumps(snapshots[0])
 
@@ -343,15 +341,15 @@ def test_a_second_attempt_asks_the_warehouse_what_there_is(small: Path, duckdb_f
 # -- the warehouse ---------------------------------------------------------------------------------
 
 
-def test_the_file_is_free_once_the_engine_lets_go(small: Path, duckdb_file: Path) -> None:
+def test_release_closes_the_duckdb_file(small: Path, duckdb_file: Path) -> None:
     drive(ENGINE, spec_for(small, "build"))
     ENGINE.release()
     with duckdb.connect(str(duckdb_file)) as connection:
         assert connection.execute("select count(*) from run_log").fetchone() is not None
 
 
-def test_a_full_disk_fails_the_node_that_needs_it(small: Path) -> None:
-    """/dev/full takes nothing, as a full disk does."""
+def test_full_disk_fails_the_node_and_the_artifacts(small: Path) -> None:
+    """Writes to /dev/full fail with ENOSPC, as on a full disk."""
     compiled = small / "target" / "compiled" / "small" / "models" / "orders_by_year.sql"
     compiled.parent.mkdir(parents=True)
     compiled.symlink_to("/dev/full")
@@ -370,28 +368,28 @@ def test_a_full_disk_fails_the_node_that_needs_it(small: Path) -> None:
     assert ran.finished.error is not None
     assert ran.finished.error.code == "disk_full"
     assert str(small / "target" / "run_results.json") in ran.finished.error.suggested_fix
-    assert not artifact.is_symlink(), "nothing half written is left"
+    assert not artifact.is_symlink(), "the temporary file is removed"
     assert drive(ENGINE, spec_for(small, "run")).finished.return_code == 0
 
 
-class HandedOver(Engine):
-    """Every node finds the file closed, as in a session that begins with it."""
+class ClosingEngine(Engine):
+    """Closes the file before every node, as at the start of a session."""
 
     def node(self, *args: Any, **options: Any) -> Any:
         self.release()
         return super().node(*args, **options)
 
 
-def test_a_session_may_begin_with_a_python_model(small: Path, duckdb_file: Path) -> None:
+def test_python_model_opens_the_closed_duckdb_file(small: Path, duckdb_file: Path) -> None:
     (small / "models" / "by_hand.py").write_text(
         "def model(dbt, session):\n    return session.sql('select 7 as id')\n"
     )
-    ran = drive(HandedOver(Shared(), worker="w"), spec_for(small, "run", "--select", "by_hand"))
+    ran = drive(ClosingEngine(Shared(), worker="w"), spec_for(small, "run", "--select", "by_hand"))
     assert ran.statuses["by_hand"] == "success", ran.lines
     assert rows(duckdb_file, "select id from by_hand") == [(7,)]
 
 
-def test_the_warehouse_is_named_by_its_file(small: Path, duckdb_file: Path) -> None:
+def test_warehouse_is_named_by_its_file(small: Path, duckdb_file: Path) -> None:
     assert ENGINE.warehouse(spec_for(small, "compile"), "compile") == f"duckdb:{duckdb_file}"
     assert ENGINE.warehouse(spec_for(small, "ls"), "ls") is None
     assert ENGINE.warehouse(spec_for(small, "compile", "--target", "none"), "compile") is None

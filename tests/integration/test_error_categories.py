@@ -1,7 +1,7 @@
-"""Real dbt on really broken projects: every failure that it gives is classified as it should be.
+"""Runs dbt on broken projects and checks the classification of every failure.
 
-``tests/projects/errors`` has the nodes that fail while they are executed, each in a way of its own,
-``tests/projects/trouble`` a model for which the warehouse makes trouble. What stops a whole command is made here: one broken file on top of a small project.
+``tests/projects/errors`` has nodes that each fail in a different way, ``tests/projects/trouble`` a model for failures of
+the warehouse. Errors that end a whole command are made here: one broken file in a small project.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from tests.support.waiting import wait_until
 from workers.contract.errors import ErrorInfo
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Outcome(msgspec.Struct):
-    """What one dbt command gave."""
+    """Output and failures of one dbt command."""
 
     success: bool
     console: str
@@ -39,7 +39,7 @@ class Outcome(msgspec.Struct):
     failures: list[Failure]
 
     def of(self, node: str = "") -> Failure:
-        """The failure of a node, by its name or the start of it; without a name, the only one."""
+        """The failure of a node, by its name; without a name, the only failure."""
         if not node:
             assert len(self.failures) == 1, [failure.node for failure in self.failures]
             return self.failures[0]
@@ -49,7 +49,7 @@ class Outcome(msgspec.Struct):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What becomes of a failure; `fix` are parts of the suggested fix."""
+    """Expected classification of a failure; `fix` are parts of the suggested fix."""
 
     code: str
     category: str
@@ -59,7 +59,7 @@ class Expected(msgspec.Struct, frozen=True):
     marked: str = ""  # the line that the excerpt marks
 
     def check(self, info: ErrorInfo) -> None:
-        """Asserts that `info` is this."""
+        """Assert that `info` is as expected."""
         assert (info.code, info.category, info.retryable) == (self.code, self.category, self.retryable), info
         for part in self.fix:
             assert part in info.suggested_fix
@@ -73,8 +73,8 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 def start_dbt(jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
-    """Starts the helper with its jobs; `outcomes_of` waits for it."""
-    env = {**unmeasured(), "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
+    """Start the helper process with jobs; `outcomes_of` waits for it."""
+    env = {**without_coverage(), "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, HELPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=env,
@@ -87,7 +87,7 @@ def start_dbt(jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
 
 
 def outcomes_of(process: subprocess.Popen[str]) -> dict[str, Outcome]:
-    """What the commands of a started helper gave, by name."""
+    """Wait for the helper; return outcomes by job name."""
     try:
         stdout, stderr = process.communicate(timeout=900)
     finally:
@@ -97,12 +97,12 @@ def outcomes_of(process: subprocess.Popen[str]) -> dict[str, Outcome]:
 
 
 def run_dbt(jobs: list[dict[str, Any]]) -> dict[str, Outcome]:
-    """What the commands gave, by name."""
+    """Run jobs in a helper; return outcomes by job name."""
     return outcomes_of(start_dbt(jobs))
 
 
-def check_alike(failure: Failure) -> ErrorInfo:
-    """The classified failure; from its text alone it comes out the same."""
+def classified_from_text_too(failure: Failure) -> ErrorInfo:
+    """Classify a failure, and check that its text alone has the same classification."""
     info = classify(failure)
     assert classify(msgspec.structs.replace(failure, exceptions=())) == info
     return info
@@ -191,9 +191,9 @@ NODES = {
     "undefined_variable": Expected(
         "undefined_variable", "compilation", ("""--vars '{"simulation_year": "<value>"}'""",)
     ),
-    "unique_violation": Expected("constraint_violation", "contract", ("is there more than once",)),
+    "unique_violation": Expected("constraint_violation", "contract", ("occurs more than once",)),
 }  # fmt: skip
-"""Node → what becomes of it on DuckDB."""
+"""Expected classification by node, on DuckDB."""
 
 _NO_PYTHON = Expected("unsupported_language", "configuration", ("in sql",))
 ON_POSTGRES = {
@@ -201,7 +201,7 @@ ON_POSTGRES = {
     "adapter_macro_query": Expected("missing_column", "database", ("show --select employees",)),
     "bad_types": Expected("seed_error", "database", ("Correct 'ninety'", "seeds/bad_types.csv")),
     "division_by_zero": Expected("division_by_zero", "database", ("nullif",)),
-    "duplicate_merge_key": Expected("cardinality_violation", "database", ("unique_key twice",)),
+    "duplicate_merge_key": Expected("cardinality_violation", "database", ("same unique_key",)),
     "errors_missing_column": Expected(
         "test_errored", "database", ('Did you mean "employee_id"',), line=7, marked="select employe_id"
     ),
@@ -234,12 +234,12 @@ ON_POSTGRES = {
     ),
     "type_mismatch": Expected("type_mismatch", "database", ("'Ada'",)),
 }  # fmt: skip
-"""The same on Postgres, which says less here and more there, and divides by zero."""
+"""The same on Postgres, whose errors have other details, and which rejects a division by zero."""
 
 
 @pytest.fixture(scope="module")
 def built_on_duckdb(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """`dbt build` of the project of errors."""
+    """`dbt build` of project `errors`."""
     project = copy_project("errors", tmp_path_factory.mktemp("duckdb") / "errors")
     seed = {"name": "seed", "project": str(project), "args": ["seed", "--select", "employees"]}
     return run_dbt([seed, {"name": "build", "project": str(project), "args": ["build"]}])["build"]
@@ -248,18 +248,18 @@ def built_on_duckdb(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.mark.parametrize("node", sorted(NODES))
 def test_node_on_duckdb(built_on_duckdb: Outcome, node: str) -> None:
     failure = built_on_duckdb.of(node)
-    info = check_alike(failure)
+    info = classified_from_text_too(failure)
     NODES[node].check(info)
     assert (info.node, info.file, info.failures) == (failure.node, failure.file, failure.failures)
 
 
-def test_every_failed_node_of_the_project_is_expected(built_on_duckdb: Outcome) -> None:
+def test_every_failed_node_is_in_the_table(built_on_duckdb: Outcome) -> None:
     failed = {failure.node: failure for failure in built_on_duckdb.failures}
     assert len(failed) == len(NODES)
     assert not [node for node in failed if not any(name in node.split(".") for name in NODES)]
 
 
-def test_the_console_of_a_build_gives_its_first_failure(built_on_duckdb: Outcome) -> None:
+def test_first_failure_is_classified_from_the_console_of_a_build(built_on_duckdb: Outcome) -> None:
     first = built_on_duckdb.failures[0]
     info = classify_text(built_on_duckdb.console, "", built_on_duckdb.return_code, adapter="duckdb")
     assert info.code == classify(first).code
@@ -277,7 +277,7 @@ def postgres_with_schema(postgres: PostgresServer) -> Iterator[PostgresDatabase]
 def built_on_postgres(
     postgres_with_schema: PostgresDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> Outcome:
-    """`dbt build` of the project of errors, and its incremental merge a second time."""
+    """`dbt build` of project `errors`, and a second run of its incremental merge."""
     project = str(copy_project("errors", tmp_path_factory.mktemp("postgres") / "errors"))
     env = {**postgres_with_schema.env, "RELAY_TEST_TARGET": "postgres"}
     commands = {
@@ -300,10 +300,10 @@ def test_node_on_postgres(
     expected = msgspec.structs.replace(
         expected, marked=expected.marked.replace("{db}", postgres_with_schema.dbname)
     )
-    expected.check(check_alike(built_on_postgres.of(node)))
+    expected.check(classified_from_text_too(built_on_postgres.of(node)))
 
 
-# trouble with the warehouse: DuckDB
+# failures of the warehouse: DuckDB
 
 
 _SORT_MUCH = "md5(i::varchar) as a, i from range(3000000) t(i) order by a"
@@ -312,15 +312,15 @@ _SORT_MUCH = "md5(i::varchar) as a, i from range(3000000) t(i) order by a"
 def _trouble(
     name: str, project: Path, target: str = "duckdb", *before: str, body: str = "1 as id", **env: str
 ) -> dict[str, Any]:
-    """Runs the one model of the project of trouble, after the SQL in `before`."""
+    """Job that runs the model of project `trouble` after the SQL in `before`."""
     given = {"RELAY_TEST_TARGET": target, "RELAY_TEST_BODY": body, "RELAY_TEST_BEFORE": json.dumps(before)}
     return {"name": name, "project": str(project), "args": ["run"], "env": {**given, **env}}
 
 
 def _of_a_newer_duckdb(path: Path) -> None:
-    """A database file whose header has a storage version that no DuckDB knows, and the right checksum.
+    """Write a database file with an unknown storage version and a valid checksum in its header.
 
-    The header is the first block of 4 KiB: checksum, magic word, version; the checksum is DuckDB's own
+    The header is the first block of 4 KiB: checksum, magic word, version. The checksum is computed as in DuckDB
     (src/common/checksum.cpp).
     """
     duckdb.connect(str(path)).close()
@@ -397,7 +397,7 @@ DUCKDB_TROUBLE = {
     "out_of_memory": Expected("out_of_memory", "resource", ("memory_limit",)),
     "disk_full": Expected("disk_full", "resource", ("max_temp_directory_size",)),
     "no_file": Expected("missing_file", "configuration", ("nowhere/*.csv",)),
-    "no_folder": Expected("missing_file", "configuration", ("Make the folder of", "x.duckdb")),
+    "no_folder": Expected("missing_file", "configuration", ("Create the folder of", "x.duckdb")),
     "newer": Expected("incompatible_database_version", "configuration", ("newer duckdb", "storage version 9999")),
     "garbage": Expected("invalid_database_file", "configuration", ("garbage.duckdb",)),
     "locked": Expected("duckdb_file_locked", "lock_contention", ("PID ", "locked.duckdb", "ps -p "), retryable=True),
@@ -405,9 +405,9 @@ DUCKDB_TROUBLE = {
 
 
 @pytest.mark.parametrize("name", sorted(DUCKDB_TROUBLE))
-def test_trouble_with_duckdb(duckdb_trouble: dict[str, Outcome], name: str) -> None:
+def test_warehouse_failure_on_duckdb(duckdb_trouble: dict[str, Outcome], name: str) -> None:
     outcome = duckdb_trouble[name]
-    DUCKDB_TROUBLE[name].check(check_alike(outcome.of()))
+    DUCKDB_TROUBLE[name].check(classified_from_text_too(outcome.of()))
     from_console = classify_text(outcome.console, "", outcome.return_code)
     assert (from_console.code, from_console.retryable) == (
         DUCKDB_TROUBLE[name].code,
@@ -415,13 +415,13 @@ def test_trouble_with_duckdb(duckdb_trouble: dict[str, Outcome], name: str) -> N
     )
 
 
-# trouble with the warehouse: Postgres
+# failures of the warehouse: Postgres
 
 
 def _with_other_sessions(database: PostgresDatabase, jobs: list[dict[str, Any]]) -> dict[str, Outcome]:
-    """Runs the jobs, and does beside them what two other sessions must do to get dbt into trouble.
+    """Run the jobs while two other sessions cause conflicts with dbt.
 
-    dbt waits for an advisory lock where it is to be met: by its number it is known which job is there.
+    Each job waits for an advisory lock whose number identifies the job.
     """
     with contextlib.ExitStack() as stack:
         one, two = (stack.enter_context(contextlib.closing(database.connect())) for _ in range(2))
@@ -433,8 +433,8 @@ def _with_other_sessions(database: PostgresDatabase, jobs: list[dict[str, Any]])
         process = start_dbt(jobs)
         stack.callback(process.kill)
 
-        def meet(job: int) -> int:
-            """The server's process of dbt once it waits: for the lock of that number, or for a table."""
+        def wait_for_backend(job: int) -> int:
+            """Wait until dbt waits for this advisory lock (0: for table `second`); return the pid of its backend."""
             wanted = f"locktype = 'advisory' and objid = {job}" if job else "relation = 'second'::regclass"
             query = f"select pid from pg_locks where {wanted} and not granted"
             wait_until(lambda: process.poll() is not None or database.query(query), 90)
@@ -442,12 +442,12 @@ def _with_other_sessions(database: PostgresDatabase, jobs: list[dict[str, Any]])
             assert found, outcomes_of(process)
             return int(found[0][0])
 
-        keeper.execute("select pg_cancel_backend(%s)", (meet(1),))
-        keeper.execute("select pg_terminate_backend(%s)", (meet(2),))
-        meet(3)
+        keeper.execute("select pg_cancel_backend(%s)", (wait_for_backend(1),))
+        keeper.execute("select pg_terminate_backend(%s)", (wait_for_backend(2),))
+        wait_for_backend(3)
         keeper.execute("update counters set n = n + 1; select pg_advisory_unlock(3)")
-        meet(0)
-        locker.execute("lock table first")  # closes the circle; dbt notices first
+        wait_for_backend(0)
+        locker.execute("lock table first")  # completes the deadlock; dbt's backend detects it first
         return outcomes_of(process)
 
 
@@ -455,7 +455,7 @@ def _with_other_sessions(database: PostgresDatabase, jobs: list[dict[str, Any]])
 def postgres_trouble(
     postgres_with_schema: PostgresDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Outcome]:
-    """Each command gets into trouble of its own."""
+    """Outcome of each command, each with another failure."""
     database = postgres_with_schema
     project = copy_project("trouble", tmp_path_factory.mktemp("postgres") / "trouble")
     database.query(
@@ -515,18 +515,18 @@ POSTGRES_TROUBLE = {
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("name", sorted(POSTGRES_TROUBLE))
-def test_trouble_with_postgres(postgres_trouble: dict[str, Outcome], name: str) -> None:
+def test_warehouse_failure_on_postgres(postgres_trouble: dict[str, Outcome], name: str) -> None:
     outcome = postgres_trouble[name]
     failure = outcome.of()
     info = classify(failure)
     POSTGRES_TROUBLE[name].check(info)
-    if name != "raised":  # an exception of one's own is known by its class alone
-        assert check_alike(failure) == info
+    if name != "raised":  # a user-defined exception can only be classified by its class
+        assert classified_from_text_too(failure) == info
     from_console = classify_text(outcome.console, "", outcome.return_code, adapter="postgres")
     assert from_console.retryable == info.retryable
 
 
-# what stops a whole command
+# errors that end a whole command
 
 _BASE = {
     "dbt_project.yml": "name: shop\nversion: '1.0'\nprofile: shop\n",
@@ -537,7 +537,7 @@ _BASE = {
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """A project that dbt gives up: `files` are written over the base."""
+    """A project on which dbt fails: `files` are written over `_BASE`."""
 
     files: dict[str, str]
     args: tuple[str, ...]
@@ -723,6 +723,6 @@ def broken_commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outco
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_broken_command(broken_commands: dict[str, Outcome], name: str) -> None:
     broken, failure = BROKEN[name], broken_commands[name].of()
-    info = check_alike(failure)
+    info = classified_from_text_too(failure)
     broken.expected.check(info)
     assert info.file == broken.file

@@ -1,4 +1,4 @@
-"""The five lines that the interface promises, as they stand, in a folder with ./dbt and no broker."""
+"""The documented example of `DbtRunner`, run verbatim in a folder with ./dbt and no broker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import psutil
 
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import ROOT, copy_project
 
 EXAMPLE = """\
@@ -30,7 +30,7 @@ print("year:", duckdb.connect("dbt/verbatim.duckdb").sql("select simulation_year
 """
 
 
-def test_the_example_runs_as_it_stands_and_leaves_nobody_behind(tmp_path: Path) -> None:
+def test_documented_example_runs_verbatim_and_leaves_no_process(tmp_path: Path) -> None:
     copy_project("verbatim", tmp_path / "dbt")
     (tmp_path / "example.py").write_text(EXAMPLE + LOOK)
     mark = f"RELAY_TEST_MARK={os.getpid()}-{tmp_path.name}"
@@ -38,7 +38,7 @@ def test_the_example_runs_as_it_stands_and_leaves_nobody_behind(tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "example.py"],
         cwd=tmp_path,
-        env={**unmeasured(), "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path), name: value},
+        env={**without_coverage(), "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path), name: value},
         capture_output=True,
         text=True,
         timeout=150,
@@ -47,7 +47,7 @@ def test_the_example_runs_as_it_stands_and_leaves_nobody_behind(tmp_path: Path) 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "> " in done.stdout
     assert "OK created sql table model main.int_model_a" in done.stdout
-    assert "year: [(2025,)]" in done.stdout  # the file was free, and the last run had no vars
+    assert "year: [(2025,)]" in done.stdout  # the file is closed, and the last run had no vars
     with duckdb.connect(str(tmp_path / "dbt" / "verbatim.duckdb")) as connection:
         assert connection.sql("select simulation_year from fct_model").fetchall() == [(2025,)]
     assert [process for process in psutil.process_iter() if _marked(process, name, value)] == []

@@ -1,4 +1,4 @@
-"""Fences on Postgres: what is left of an execution that lost its step is ended, and it opens nothing more."""
+"""Fences on Postgres: connections of an execution that lost its step are ended, and it opens no new ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.postgres_server import PostgresDatabase
 from workers.engine.engine import Engine
 from workers.engine.warehouse import fencing
 from workers.engine.warehouse.concurrency import close_warehouse
-from workers.engine.warehouse.fencing import Tenure
+from workers.engine.warehouse.fencing import StepExecution
 
 pytestmark = pytest.mark.postgres
 RUN, STEP = "20250101T000000-0123456789ab", "model.slow.first"
@@ -25,8 +25,8 @@ RUN, STEP = "20250101T000000-0123456789ab", "model.slow.first"
 Connect = Callable[..., Any]
 
 
-def tenure(fence: int, step: str = STEP, run_id: str = RUN, **more: Any) -> Tenure:
-    return Tenure(run_id=run_id, step=step, fence=fence, **more)
+def execution(fence: int, step: str = STEP, run_id: str = RUN, **more: Any) -> StepExecution:
+    return StepExecution(run_id=run_id, step=step, fence=fence, **more)
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def project(
 
 @pytest.fixture
 def connect(postgres_database: PostgresDatabase) -> Iterator[Connect]:
-    """Connections of executions that were stopped in the middle of a transaction."""
+    """Return a function that opens a connection in a transaction, as a paused execution has it."""
     with contextlib.ExitStack() as stack:
 
-        def open_as(execution: Tenure) -> Any:
+        def open_as(execution: StepExecution) -> Any:
             database = postgres_database
             connection = stack.enter_context(
                 contextlib.closing(
@@ -64,7 +64,7 @@ def connect(postgres_database: PostgresDatabase) -> Iterator[Connect]:
         yield open_as
 
 
-def run(project: Path, execution: Tenure) -> Ran:
+def run(project: Path, execution: StepExecution) -> Ran:
     engine = Engine(Shared(), worker="w:1")
     with engine.fenced(execution):
         return drive(engine, spec_for(project, "run", "--select", "first"))
@@ -78,43 +78,49 @@ def alive(connection: Any) -> bool:
     return True
 
 
-def test_a_successor_ends_the_execution_before_it_and_nobody_else(
+def test_retry_ends_connections_of_earlier_executions_of_the_step_only(
     project: Path, connect: Connect, postgres_database: PostgresDatabase
 ) -> None:
     postgres_database.query("create table public.first as select 'old' as application_name")
-    stale = connect(tenure(1))
-    stale.cursor().execute("insert into public.first values ('half done')")  # and so nobody may drop it
+    stale = connect(execution(1))
+    # locks the table, so that nobody can drop it
+    stale.cursor().execute("insert into public.first values ('half done')")
     others = [
-        connect(tenure(4)), connect(tenure(2, "model.slow.left")),
-        connect(tenure(1, run_id="20250101T000000-ffffffffffff")),
+        connect(execution(4)), connect(execution(2, "model.slow.left")),
+        connect(execution(1, run_id="20250101T000000-ffffffffffff")),
     ]  # fmt: skip
-    ran = run(project, tenure(3, follows=True))
+    ran = run(project, execution(3, has_predecessors=True))
     assert ran.statuses == {"first": "success"}, ran.lines
     assert not alive(stale)
     assert all(alive(other) for other in others)
     rows = postgres_database.query("select application_name from public.first")
-    assert rows == [(f"dbt {tenure(3).mark}",)]
+    assert rows == [(f"dbt {execution(3).mark}",)]
 
 
-def test_the_end_of_a_run_ends_all_that_lost_their_lease_in_it(project: Path, connect: Connect) -> None:
-    stale = [connect(tenure(2, "model.slow.left")), connect(tenure(1, "@close"))]
-    newer, other = connect(tenure(3, "@close")), connect(tenure(1, run_id="20250101T000000-ffffffffffff"))
-    ran = run(project, tenure(2, "@close", ends_run=True))
+def test_last_step_of_a_run_ends_connections_of_its_lost_executions(project: Path, connect: Connect) -> None:
+    stale = [connect(execution(2, "model.slow.left")), connect(execution(1, "@close"))]
+    newer, other = (
+        connect(execution(3, "@close")),
+        connect(execution(1, run_id="20250101T000000-ffffffffffff")),
+    )
+    ran = run(project, execution(2, "@close", supersedes_run=True))
     assert ran.statuses == {"first": "success"}, ran.lines
     assert [alive(each) for each in [*stale, newer, other]] == [False, False, True, True]
 
 
-def test_who_follows_nobody_ends_nobody(project: Path, connect: Connect) -> None:
-    before = connect(tenure(1))
-    assert run(project, tenure(2)).statuses == {"first": "success"}
+def test_first_execution_of_a_step_ends_no_connection(project: Path, connect: Connect) -> None:
+    before = connect(execution(1))
+    assert run(project, execution(2)).statuses == {"first": "success"}
     assert alive(before)
 
 
-def test_who_lost_the_step_opens_no_connection(project: Path, postgres_database: PostgresDatabase) -> None:
+def test_execution_that_lost_its_step_opens_no_connection(
+    project: Path, postgres_database: PostgresDatabase
+) -> None:
     def lost() -> None:
         raise RuntimeError(f"{STEP} was given to another worker: this one was away for too long")
 
-    ran = run(project, tenure(1, assure=lost))
+    ran = run(project, execution(1, check_lease=lost))
     assert ran.finished.return_code == 2
     assert ran.finished.error is not None
     assert ran.finished.error.code == "connection_lost"
@@ -123,14 +129,14 @@ def test_who_lost_the_step_opens_no_connection(project: Path, postgres_database:
     assert postgres_database.query(left) == []
 
 
-def test_a_server_process_that_does_not_end_keeps_the_successor_out(
+def test_backend_that_does_not_end_fails_the_next_execution(
     project: Path, connect: Connect, postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fencing, "PATIENCE", 0.2)
-    server_process = connect(tenure(1)).info.backend_pid
+    monkeypatch.setattr(fencing, "TERMINATE_TIMEOUT", 0.2)
+    server_process = connect(execution(1)).info.backend_pid
     os.kill(server_process, signal.SIGSTOP)
     try:
-        ran = run(project, tenure(2, follows=True))
+        ran = run(project, execution(2, has_predecessors=True))
     finally:
         os.kill(server_process, signal.SIGCONT)
     assert ran.finished.error is not None
@@ -139,12 +145,12 @@ def test_a_server_process_that_does_not_end_keeps_the_successor_out(
     assert postgres_database.query("select to_regclass('public.first')") == [(None,)]
 
 
-def test_a_mark_fits_into_an_application_name(project: Path) -> None:
+def test_mark_fits_into_application_name(project: Path) -> None:
     class Credentials:
         application_name = "ünïcode" * 20
 
-    marked = fencing.PostgresFence().marked(Credentials(), tenure(10**9).mark).application_name
+    marked = fencing.PostgresFence().marked(Credentials(), execution(10**9).mark).application_name
     assert len(marked.encode()) <= 63
     assert marked.startswith("ünïcode")
-    assert marked.endswith(f" {tenure(10**9).mark}")
+    assert marked.endswith(f" {execution(10**9).mark}")
     assert Credentials.application_name == "ünïcode" * 20

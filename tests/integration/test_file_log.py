@@ -1,4 +1,4 @@
-"""``logs/dbt.log`` of a run on real workers, beside the file that plain dbt writes."""
+"""``logs/dbt.log`` of a run on real workers, compared with plain dbt's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from producer import DbtUsageError
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.runs import runner
@@ -32,7 +32,7 @@ CONNECTIONS = (
     "Opening a new connection",
     "Connection '",
 )
-"""Which of its pool's connections a process takes is its own matter."""
+"""Starts of lines about connections, which differ: dbt's threads take any free connection."""
 
 MASKS = (
     (r"\x1b\[\d*m", ""),
@@ -47,7 +47,7 @@ MASKS = (
 
 
 def masked(path: Path) -> list[str]:
-    """The lines of a log file without what differs between two runs of plain dbt."""
+    """Lines of a log file, without the parts that differ between two runs of plain dbt."""
     text = path.read_text().replace(str(path.parents[1]), "PROJECT")
     for pattern, mask in MASKS:
         text = re.sub(pattern, mask, text, flags=re.MULTILINE)
@@ -68,11 +68,11 @@ def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerP
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Runs plain dbt in a copy of the small project that all calls share; the folder of its log file."""
+    """Runs plain dbt in one copy of the small project for all calls. Returns the project's folder."""
     project = copy_project("small", tmp_path_factory.mktemp("plain") / "small")
 
     def run(*args: str) -> Path:
-        env = {**unmeasured(), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        env = {**without_coverage(), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
         subprocess.run([BIN / "dbt", *args], cwd=project, env=env, check=True, capture_output=True)
         return project
 
@@ -88,16 +88,16 @@ def project(tmp_path: Path) -> Path:
 def run(pool: WorkerPool, project: Path, redis_server: RedisServer) -> Callable[..., DbtResult]:
     caller = runner(redis_server, project, threads=1, env={"DBT_SEND_ANONYMOUS_USAGE_STATS": "false"})
 
-    def carry(*args: str, **options: Any) -> DbtResult:
+    def execute(*args: str, **options: Any) -> DbtResult:
         return caller.execute_command(list(args), **{"stream_output": False, **options})
 
-    return carry
+    return execute
 
 
-def test_the_log_is_plain_dbts_line_by_line(
+def test_log_equals_plain_dbts_line_by_line(
     plain: Callable[..., Path], run: Callable[..., DbtResult], project: Path
 ) -> None:
-    """Of a build, and of a command that a worker executes whole, which is appended."""
+    """For a build, then a command that a worker executes as one step, whose lines are appended."""
     plain("build", "--threads", "1")
     theirs = masked(plain("ls") / "logs" / "dbt.log")
     assert run("build").success
@@ -106,25 +106,25 @@ def test_the_log_is_plain_dbts_line_by_line(
     assert sum("T | ID" in line for line in theirs) == 2
 
 
-def test_json_records_are_plain_dbts(
+def test_json_records_equal_plain_dbts(
     plain: Callable[..., Path], run: Callable[..., DbtResult], project: Path
 ) -> None:
-    words = ("--log-format-file", "json", "--log-level-file", "info", "--log-path", "told")
+    words = ("--log-format-file", "json", "--log-level-file", "info", "--log-path", "given")
     folder = plain("build", "--threads", "1", *words)
     assert run("build", *words).success
     assert not (project / "logs").exists()
-    told = [
+    records = [
         [
             (line["info"]["name"], line["info"]["level"], sorted(line["data"]), line["info"]["thread"])
-            for line in map(json.loads, (each / "told" / "dbt.log").read_text().splitlines())
-            if line["info"]["name"] != "UnableToPartialParse"  # theirs was built before
+            for line in map(json.loads, (each / "given" / "dbt.log").read_text().splitlines())
+            if line["info"]["name"] != "UnableToPartialParse"  # plain dbt's project was parsed before
         ]
         for each in (folder, project)
     ]  # fmt: skip
-    assert told[0] == told[1]
+    assert records[0] == records[1]
 
 
-def test_the_file_is_written_while_nobody_reads_the_lines(
+def test_file_is_written_while_the_caller_handles_a_line(
     run: Callable[..., DbtResult], project: Path
 ) -> None:
     first = threading.Event()
@@ -138,7 +138,7 @@ def test_the_file_is_written_while_nobody_reads_the_lines(
     assert first.is_set()
 
 
-def test_a_full_disk_does_not_fail_the_run_and_is_told(
+def test_full_disk_is_reported_and_does_not_fail_the_run(
     run: Callable[..., DbtResult], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "logs").mkdir()
@@ -151,7 +151,7 @@ def test_a_full_disk_does_not_fail_the_run_and_is_told(
     )
 
 
-def test_where_dbt_refuses_nothing_is_queued(
+def test_no_run_is_queued_if_the_log_file_cannot_be_opened(
     run: Callable[..., DbtResult], project: Path, redis_server: RedisServer
 ) -> None:
     with connect(redis_server.url) as client:
@@ -162,7 +162,7 @@ def test_where_dbt_refuses_nothing_is_queued(
         assert set(client.keys("relay:run:*")) == before
 
 
-def test_nothing_of_the_log_stays_in_redis(run: Callable[..., DbtResult], redis_server: RedisServer) -> None:
+def test_log_stream_is_removed_from_redis(run: Callable[..., DbtResult], redis_server: RedisServer) -> None:
     result = run("build")
     with connect(redis_server.url) as client:
         assert not client.exists(f"relay:run:{result.run_id}:log")

@@ -206,8 +206,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.publish(run.run_id, granted.publish)
         run.claim(granted.step, granted.fence)
         assert granted.stopping == (run.state == STOPPING)
-        assert granted.handed == run.handed.get(granted.step, 0)
-        assert granted.strays == (granted.step == CLOSE and run.lost > 0)
+        assert granted.handed == run.handbacks.get(granted.step, 0)
+        assert granted.strays == (granted.step == CLOSE and run.lost_leases > 0)
         assert (session is not None) == run.in_session, "executed outside of its session"
         if granted.step in run.dag:
             for parent in run.parents(granted.step):
@@ -224,7 +224,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held.append(held)
         if session is not None:
             session.claim = held
-            run.took = granted.step
+            run.claimed = granted.step
         return held
 
     def finish(self, held: Held, move: Move, result: bytes = b"") -> bool:
@@ -333,7 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
         run = RunModel(
             "", dag, self.draw(st.sampled_from([1, 2, 4])), warehouse, self.draw(st.booleans()),
             COMMAND if command else PLAN, locks=locks_of(dag, warehouse, self.draw(st.integers(0, 1))),
-            refuses=self.draw(st.integers(0, 4)) == 4, due=self.draw(st.booleans()),
+            refuses=self.draw(st.integers(0, 4)) == 4, has_deadline=self.draw(st.booleans()),
         )  # fmt: skip
         self.add(run, begun=self.draw(st.integers(0, 3)) > 0)
 
@@ -341,7 +341,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Record a run; where it is to have `begun`, its nodes are ready, unless its warehouse is taken."""
         run.run_id = f"20260101T000000-{len(self.runs):012x}"  # what is drawn must depend on no chance
         word = "compile" if run.first == COMMAND else "build"
-        limits = Limits(deadline=3600 if run.due else 0)
+        limits = Limits(deadline=3600 if run.has_deadline else 0)
         priority = 9 * (len(self.runs) % 2)
         step = self.ledger.submit(
             RunRequest(run_id=run.run_id, args=(word,), cwd="/p", project_dir="/p", limits=limits, priority=priority)
@@ -371,10 +371,10 @@ class LedgerMachine(RuleBasedStateMachine):
         run = self.any_run()
         state, publish = self.ledger.cancel(run.run_id)
         assert (state == ACTIVE) == (run.state == ACTIVE)
-        run.cancel(its_turn=self.its_turn(run))
+        run.cancel(has_turn=self.has_turn(run))
         self.publish(run.run_id, publish)
 
-    def its_turn(self, run: RunModel) -> bool:
+    def has_turn(self, run: RunModel) -> bool:
         held = {
             bool(self.client.hexists(self.keys.lock_readers(file), run.run_id))
             or self.client.hget(self.keys.lock(file), "run") == run.run_id.encode()
@@ -432,7 +432,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if each is not run and clash(each.warehouse, run.warehouse) and each.entered:
                 assert not each.live, "two runs mixed on one warehouse"
         self.publish(run_id, entered.publish)
-        run.entered, run.took = True, ""
+        run.entered, run.claimed = True, ""
         self.sessions.append(SessionHeld(run, entered))
 
     def forged(self) -> None:
@@ -515,8 +515,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert valid, "a claim that was lost was accepted"
         run.in_session |= facts is not None
-        run.handed[claim.step] = run.handed.get(claim.step, 0) + (kind == "handback")
-        run.put_back(claim.step, RETRYING if kind == "retry" else OPEN)
+        run.handbacks[claim.step] = run.handbacks.get(claim.step, 0) + (kind == "handback")
+        run.requeue(claim.step, RETRYING if kind == "retry" else OPEN)
         self.publish(run.run_id, publish)
         if kind == "retry":
             self.publish(run.run_id, (claim.step,))
@@ -605,7 +605,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def deadline_passes(self) -> None:
         run = self.any_run()
         self.overdue(run.run_id, DEADLINE)
-        if run.due:
+        if run.has_deadline:
             self.reap_one(run.run_id, DEADLINE)
             assert run.state == STOPPING
 
@@ -625,9 +625,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def reap_one(self, run_id: str, step: str) -> None:
         run = self.runs[run_id]
         answer = self.ledger.reap(run_id, step)
-        assert (answer["what"] == "deadline") == (step == DEADLINE and run.due)
-        if step == DEADLINE and run.due:
-            run.cancel(its_turn=self.its_turn(run))
+        assert (answer["what"] == "deadline") == (step == DEADLINE and run.has_deadline)
+        if step == DEADLINE and run.has_deadline:
+            run.cancel(has_turn=self.has_turn(run))
         elif step == SESSION and (answer["what"] == "lost" or not run.live):
             self.lose_session(run)
         elif answer["what"] == "lost":
@@ -689,7 +689,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert run.run_id in turns | line, f"{run} is forgotten"
             if ready and not run.in_session and run.run_id not in line:
                 self.hands_out(run, int(facts["inflight"]), plan in watches, bool(line))
-            expected_leases |= {f"{run.run_id} {DEADLINE}"} if run.due else set()
+            expected_leases |= {f"{run.run_id} {DEADLINE}"} if run.has_deadline else set()
             expected_leases |= {f"{run.run_id} {s}" for s, state in states.items() if state == "running"}
             expected_watches |= {
                 f"{run.run_id} {s}"

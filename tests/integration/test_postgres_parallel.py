@@ -16,7 +16,7 @@ import pytest
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
-from tests.support.runs import Ear, client, node, runner, submit
+from tests.support.runs import EventRecorder, client, node, runner, submit
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.results import DbtResult, NodeResult
@@ -41,17 +41,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ear() -> Ear:
-    return Ear()
+def recorder() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture(scope="module")
 def result(
-    pool: WorkerPool, project: Path, database: PostgresDatabase, redis_server: RedisServer, ear: Ear
+    pool: WorkerPool,
+    project: Path,
+    database: PostgresDatabase,
+    redis_server: RedisServer,
+    recorder: EventRecorder,
 ) -> DbtResult:
     """The demonstration without its tests: seeds, models and a snapshot, about 40 nodes."""
     env = {**database.env, "DBT_TARGET": "postgres"}
-    return runner(redis_server, project, env=env, on_event=ear).execute_command(
+    return runner(redis_server, project, env=env, on_event=recorder).execute_command(
         ["build", "--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"],
         simulation_year=2025, stream_output=False,
     )  # fmt: skip
@@ -100,10 +104,10 @@ def test_no_node_starts_before_its_parents_ended(result: DbtResult, manifest: di
     assert not early
 
 
-def test_each_node_ran_exactly_once(result: DbtResult, ear: Ear) -> None:
+def test_each_node_ran_exactly_once(result: DbtResult, recorder: EventRecorder) -> None:
     nodes = nodes_of(result)
     assert all(len(node.attempts) == 1 for node in nodes)
-    started = Counter(each.event.node for each in ear.heard if each.event.state == "running")
+    started = Counter(each.event.node for each in recorder.received if each.event.state == "running")
     assert {step: times for step, times in started.items() if times != 1} == {}
     assert {node.unique_id for node in nodes} <= started.keys()
 

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 from producer.cli import main as cli
-from tests.support.background import QUICK, Background, assert_all_right
+from tests.support.background import SHORT_LEASES, Background, assert_all_succeeded
 from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -34,16 +34,16 @@ def is_node(event: Event) -> bool:
 def test_a_killed_worker_loses_nothing(
     slow_project: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer, whole_host: bool
 ) -> None:
-    pools = [worker_pool(n=1, env=QUICK), worker_pool(n=1, env=QUICK)]
+    pools = [worker_pool(n=1, env=SHORT_LEASES), worker_pool(n=1, env=SHORT_LEASES)]
     run = Background(slow_project, redis_server.broker_url)
-    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 40, "the first node to run")
     victim = run.worker_of("first")
     if whole_host:
         next(pool for pool in pools if victim in pool.children).kill()
     else:
         os.kill(victim, signal.SIGKILL)
     result = run.wait()
-    assert_all_right(result)
+    assert_all_succeeded(result)
     first = next(node for node in result.nodes if node.name == "first")
     assert not first.worker.endswith(f":{victim}")
     lost = [event for event in run.events if event.state == "lost"]
@@ -71,10 +71,10 @@ def test_a_stopped_worker_writes_and_publishes_nothing(
 ) -> None:
     """The process that had the node is stopped for longer than its lease, and continued when the run is over."""
     (slow_project / "models" / "first.sql").write_text(WRITES)
-    env = {**QUICK, "DBT_RELAY_LEASE_SECONDS": "4"}
-    pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
+    env = {**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": "4"}
+    pools = [worker_pool(n=1, env=env, coverage=True), worker_pool(n=1, env=env, measured=True)]
     run = Background(slow_project, redis_server.broker_url)
-    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 40, "the first node to run")
     victim = run.worker_of("first")
     pool = next(pool for pool in pools if victim in pool.children)
     os.kill(victim, signal.SIGSTOP)
@@ -98,7 +98,7 @@ def test_a_stopped_worker_writes_and_publishes_nothing(
         with duckdb.connect(os.environ["RELAY_TEST_DUCKDB"]) as connection:
             rows = connection.sql("select n from writes").fetchall()
     assert rows == [(1,)]
-    assert_all_right(result)
+    assert_all_succeeded(result)
     first = next(node for node in result.nodes if node.name == "first")
     assert not first.worker.endswith(f":{victim}")
 
@@ -108,13 +108,16 @@ def test_a_stopping_worker_hands_its_run_over(
     tmp_path: Path, duckdb_file: Path, worker_pool: Callable[..., WorkerPool], redis_server: RedisServer
 ) -> None:
     project = copy_project("slow", tmp_path / "project")
-    pools = [worker_pool(n=1, env=QUICK, measured=True), worker_pool(n=1, env=QUICK, measured=True)]
+    pools = [
+        worker_pool(n=1, env=SHORT_LEASES, coverage=True),
+        worker_pool(n=1, env=SHORT_LEASES, measured=True),
+    ]
     run = Background(project, redis_server.broker_url)
-    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 40, "the first node to run")
     leaving = run.worker_of("first")
     next(pool for pool in pools if leaving in pool.children).terminate()
     result = run.wait()
-    assert_all_right(result)
+    assert_all_succeeded(result)
     workers = {node.name: node.worker for node in result.nodes}
     assert workers["first"].endswith(f":{leaving}")
     assert not workers["last"].endswith(f":{leaving}")
@@ -133,11 +136,11 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
         (slow_project / "models" / f"{quick}.sql").write_text("select id from {{ ref('first') }}\n")
     monkeypatch.setenv("DBT_RELAY_BROKER_URL", redis_server.broker_url)
     env = {"DBT_RELAY_DRAIN_SECONDS": "0.2"}
-    pools = [worker_pool(n=1, env=env, measured=True), worker_pool(n=1, env=env, measured=True)]
+    pools = [worker_pool(n=1, env=env, coverage=True), worker_pool(n=1, env=env, measured=True)]
     run = Background(slow_project, redis_server.broker_url, seconds=6)
     before: list[int] = []
     for node in ("first", "last"):
-        wait_until(lambda node=node: run.said(f"working on {node}"), 90, f"{node} to run")  # type: ignore[misc]
+        wait_until(lambda node=node: run.has_line(f"working on {node}"), 90, f"{node} to run")  # type: ignore[misc]
         before.append(run.worker_of(node))
         pool = next(pool for pool in pools if before[-1] in pool.children)
         pid = pool.pid
@@ -148,7 +151,7 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
         wait_until(lambda pool=pool: not pool.alive, 30, "the worker to end")  # type: ignore[misc]
         pool.start(wait=False)
     result = run.wait(180)
-    assert_all_right(result)
+    assert_all_succeeded(result)
     ways = {node.name: [attempt.status for attempt in node.attempts] for node in result.nodes}
     assert ways == {
         "first": ["handed back", "success"], "left": ["success"], "right": ["success"],
@@ -165,7 +168,7 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
 
 @pytest.mark.slow
 def test_a_process_that_cannot_be_interrupted_keeps_no_worker_from_ending(worker_pool: WorkerPools) -> None:
-    pool = worker_pool(n=2, env={"DBT_RELAY_DRAIN_SECONDS": "0.1"}, measured=True)
+    pool = worker_pool(n=2, env={"DBT_RELAY_DRAIN_SECONDS": "0.1"}, coverage=True)
     os.kill(pool.children[0], signal.SIGSTOP)
     assert pool.terminate(120) == 0
     assert "killing a process that does not hand its step back" in pool.log()
@@ -180,8 +183,8 @@ def test_lost_messages_are_sent_again(
         run = Background(project, redis_server.broker_url, seconds=0.1)
         wait_until(lambda: client.llen("dbt-relay") == 1, 20, "the first message")
         client.delete("dbt-relay")
-        worker_pool(n=1, env=QUICK)
-        assert_all_right(run.wait())
+        worker_pool(n=1, env=SHORT_LEASES)
+        assert_all_succeeded(run.wait())
 
 
 @pytest.mark.slow
@@ -197,7 +200,7 @@ def test_a_node_that_kills_its_worker_is_given_up(
     )
     (project / "models" / "left.sql").unlink()
     # the parent puts back at once what a dead child had: no lease has to run out
-    worker_pool(n=2, env={"DBT_RELAY_LEASE_SECONDS": "300"}, measured=True)
+    worker_pool(n=2, env={"DBT_RELAY_LEASE_SECONDS": "300"}, coverage=True)
     result = Background(project, redis_server.broker_url, seconds=0.1).wait(90)
     statuses = {node.name: node.status for node in result.nodes}
     assert statuses == {"first": "success", "left": "error", "right": "success", "last": "skipped"}
@@ -231,11 +234,11 @@ def test_a_worker_whose_clock_is_wrong_and_nodes_longer_than_a_lease(
         "    return dbt.ref('first')\n"
     )
     (project / "models" / "left.sql").unlink()
-    ahead = {**QUICK, "DBT_RELAY_LEASE_SECONDS": "3", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    ahead = {**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": "3", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     worker_pool(n=1, env=ahead)
     run = Background(project, redis_server.broker_url, seconds=0.5)
     result = run.wait(90)
-    assert_all_right(result)
+    assert_all_succeeded(result)
     assert [
         event.node for event in run.events if event.state in {"lost", "retrying"} and is_node(event)
     ] == []

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from producer.client import RelayClient
-from tests.support.background import QUICK, Background, assert_all_right
+from tests.support.background import SHORT_LEASES, Background, assert_all_succeeded
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
@@ -43,13 +43,13 @@ def server() -> Iterator[RedisServer]:
 def pool(server: RedisServer, postgres: PostgresServer) -> Iterator[WorkerPool]:
     secret = {"DBT_ENV_SECRET_PG_PASSWORD": postgres.password}  # a caller never sends it
     with WorkerPools.on(server) as pools:
-        yield pools(2, env={**QUICK, "DBT_RELAY_LEASE_SECONDS": "3", **secret}, measured=True)
+        yield pools(2, env={**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": "3", **secret}, coverage=True)
 
 
 def assert_undisturbed(run: Background) -> None:
     """Every node succeeded, was executed once, and said what it had to say once."""
     result = run.wait(90)
-    assert_all_right(result)
+    assert_all_succeeded(result)
     for name in ("first", "left", "right", "last"):
         assert result.stdout.count(f"working on {name}") == 1
     assert "PASS=4" in result.stdout
@@ -57,7 +57,7 @@ def assert_undisturbed(run: Background) -> None:
 
 def test_a_full_server_loses_nothing(slow_project: Path, server: RedisServer, pool: WorkerPool) -> None:
     run = Background(slow_project, server.broker_url, seconds=1)
-    wait_until(lambda: run.said("working on first"), 60, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 60, "the first node to run")
     known = RelayClient(server.broker_url).store.active_runs()
     with server.client() as client:
         client.config_set("maxmemory", "1")  # byte
@@ -84,19 +84,19 @@ def test_dropped_connections_a_slow_server_and_messages_twice_in_the_wrong_order
 ) -> None:  # fmt: skip
     monkeypatch.setenv("RELAY_TEST_TARGET", "postgres")
     run = Background(copy_project("slow", tmp_path / "project"), server.broker_url, seconds=1)
-    wait_until(lambda: run.said("working on first"), 60, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 60, "the first node to run")
     with server.client() as client:
         for _ in range(3):  # whoever is connected: workers, their parent, the producer
             client.client_kill_filter(_type="normal", skipme=True)
             client.client_kill_filter(_type="pubsub", skipme=True)
             wait_until(lambda: client.client_list(_type="normal")[1:], 30, "somebody to come back")
         client.client_pause(2000, all=True)  # longer than a beat, and than a third of a lease
-        wait_until(lambda: run.said("working on left"), 60, "the next nodes to run")
+        wait_until(lambda: run.has_line("working on left"), 60, "the next nodes to run")
         [run_id] = RelayClient(server.broker_url).store.active_runs()
         steps = ["@close", "model.slow.last", "@start", "model.slow.first", "@plan", "@session"]
         RelayClient(server.broker_url).publish(run_id, [*steps, *steps])
     result = run.wait(90)
-    assert_all_right(result)
+    assert_all_succeeded(result)
     assert "PASS=4" in result.stdout
     assert pool.alive
 
@@ -123,9 +123,9 @@ def test_a_server_that_is_down_for_longer_than_a_lease(
     """Nobody can be given the node meanwhile: it goes on, and is not executed again."""
     project = copy_project("slow", tmp_path / "project")
     own = make_redis(appendfsync="always")
-    worker_pool(1, server=own, env={**QUICK, "DBT_RELAY_LEASE_SECONDS": "3"})
+    worker_pool(1, server=own, env={**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": "3"})
     run = Background(project, own.broker_url, seconds=7, args=("run", "--select", "first"))
-    wait_until(lambda: run.said("working on first"), 60, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 60, "the first node to run")
     own.kill()
     time.sleep(4)  # of a lease of three seconds
     own.start()
@@ -142,9 +142,9 @@ def test_a_server_that_cannot_save_and_refuses_every_write_for_longer_than_a_lea
     project = copy_project("slow", tmp_path / "project")
     own = make_redis(save="3600 1", dbfilename="saved.rdb")
     in_the_way = own.directory / "saved.rdb"
-    pool = worker_pool(1, server=own, env={**QUICK, "DBT_RELAY_LEASE_SECONDS": "3"})
+    pool = worker_pool(1, server=own, env={**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": "3"})
     run = Background(project, own.broker_url, seconds=7, args=("run", "--select", "first"))
-    wait_until(lambda: run.said("working on first"), 60, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 60, "the first node to run")
     with own.client() as client:
 
         def refuses() -> bool:
@@ -183,7 +183,7 @@ def test_a_server_that_answers_nobody_for_longer_than_a_lease(
     project = copy_project("slow", tmp_path / "project")
     relay = RelayClient(server.broker_url)
     run = Background(project, server.broker_url, seconds=100, args=("run", "--select", "first"))
-    wait_until(lambda: run.said("working on first"), 60, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 60, "the first node to run")
     [run_id] = relay.store.active_runs()
 
     def stopped() -> bool:

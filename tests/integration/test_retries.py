@@ -16,7 +16,7 @@ from producer import retry_with_backoff
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
-from tests.support.runs import PROMPT_RETRIES, Ear, duckdb_held_elsewhere, node, runner
+from tests.support.runs import SHORT_RETRIES, EventRecorder, duckdb_locked_elsewhere, node, runner
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.errors import exception_of
@@ -33,7 +33,7 @@ def database(postgres: PostgresServer) -> Iterator[PostgresDatabase]:
 
 @pytest.fixture(scope="module")
 def pool(module_worker_pool: WorkerPools, database: PostgresDatabase) -> WorkerPool:
-    return module_worker_pool(2, env=database.env, measured=True)
+    return module_worker_pool(2, env=database.env, coverage=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
-    ear = Ear()
-    with duckdb_held_elsewhere(duckdb_file) as release:
+    recorder = EventRecorder()
+    with duckdb_locked_elsewhere(duckdb_file) as release:
         timer = threading.Timer(2.0, release)
 
         def on_event(event: Event) -> None:
-            ear(event)
+            recorder(event)
             if (event.node, event.state, event.attempt) == ("@start", "retrying", 1):
                 timer.start()  # two seconds from when it was first wanted in vain
 
-        result = runner(redis_server, project, retry=PROMPT_RETRIES, on_event=on_event).execute_command(
+        result = runner(redis_server, project, retry=SHORT_RETRIES, on_event=on_event).execute_command(
             ["build", "--select", "+int_raised"], stream_output=False
         )
         timer.join()
@@ -64,7 +64,7 @@ def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
     assert [attempt.number for attempt in tried] == list(range(1, len(tried) + 1))
     assert {attempt.error.code for attempt in tried[:-1] if attempt.error} == {"duckdb_file_locked"}
     assert tried[-1].finished_at - tried[0].finished_at >= 1.9
-    retried = [each.event for each in ear.heard if each.event.state == "retrying"]
+    retried = [each.event for each in recorder.received if each.event.state == "retrying"]
     assert [event.attempt for event in retried] == list(range(1, len(tried)))
     assert all(len(each.attempts) == 1 for each in result.nodes)
 
@@ -72,13 +72,13 @@ def test_a_duckdb_file_that_is_held_for_two_seconds_is_waited_for(
 def test_a_command_that_runs_whole_waits_for_the_file_too(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
-    with duckdb_held_elsewhere(duckdb_file) as release:
+    with duckdb_locked_elsewhere(duckdb_file) as release:
 
         def on_event(event: Event) -> None:
             if (event.node, event.state) == ("@command", "retrying"):
                 release()
 
-        result = runner(redis_server, project, retry=PROMPT_RETRIES, on_event=on_event).execute_command(
+        result = runner(redis_server, project, retry=SHORT_RETRIES, on_event=on_event).execute_command(
             ["show", "--inline", "select 6 * 7 as answer"], stream_output=False
         )
     assert result.success, result.stdout
@@ -91,12 +91,12 @@ def test_a_command_that_runs_whole_waits_for_the_file_too(
 def test_a_duckdb_file_that_stays_held_fails_with_its_holder_named(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
-    policy, ear = RetryPolicy(max_attempts=2, base_delay=0.2, jitter=False), Ear()
-    with duckdb_held_elsewhere(duckdb_file):
-        result = runner(redis_server, project, on_event=ear).execute_command(
+    policy, recorder = RetryPolicy(max_attempts=2, base_delay=0.2, jitter=False), EventRecorder()
+    with duckdb_locked_elsewhere(duckdb_file):
+        result = runner(redis_server, project, on_event=recorder).execute_command(
             ["run", "--select", "int_model_a"], stream_output=False, retry=policy
         )
-    waits = [each.event for each in ear.heard if each.event.state == "waiting"]
+    waits = [each.event for each in recorder.received if each.event.state == "waiting"]
     assert [(event.node, event.attempt) for event in waits] == [("@start", 1)]
     assert str(duckdb_file) in waits[0].text
     assert "tried again in 0.2 s" in waits[0].text
@@ -130,7 +130,7 @@ def test_a_caller_may_try_the_whole_command_again(
     once = RetryPolicy(max_attempts=1)
     dbt = runner(redis_server, project, retry=once)
     waits: list[float] = []
-    with duckdb_held_elsewhere(duckdb_file) as release:
+    with duckdb_locked_elsewhere(duckdb_file) as release:
 
         def sleep(seconds: float) -> None:
             waits.append(seconds)
@@ -154,8 +154,8 @@ def test_a_node_that_lost_its_server_is_tried_again(
 ) -> None:
     """Postgres is restarted while a node's query is on it; a node that had ended is not run again."""
     env = {**database.env, "RELAY_TEST_TARGET": "postgres"}
-    ear = Ear()
-    dbt = runner(redis_server, project, env=env, retry=PROMPT_RETRIES, on_event=ear)
+    recorder = EventRecorder()
+    dbt = runner(redis_server, project, env=env, retry=SHORT_RETRIES, on_event=recorder)
     results: list[DbtResult] = []
     holder = database.connect()
     with contextlib.closing(holder), holder.cursor() as cursor:
@@ -168,7 +168,7 @@ def test_a_node_that_lost_its_server_is_tried_again(
         caller.start()
         waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted"
         wait_until(lambda: database.query(waiting), 30, "the model to be at the gate")
-        wait_until(lambda: ear.has("model.trial.int_model_a", "success"), 30, "the other model's end")
+        wait_until(lambda: recorder.has("model.trial.int_model_a", "success"), 30, "the other model's end")
         postgres.restart()  # the lock is gone with its holder
     caller.join(60)
     [result] = results
@@ -198,7 +198,7 @@ def test_a_server_that_is_away_when_the_run_begins_is_waited_for(
     timer = threading.Timer(2.0, postgres.start)
     timer.start()
     began = time.time()
-    result = runner(redis_server, project, env=env, retry=PROMPT_RETRIES).execute_command(
+    result = runner(redis_server, project, env=env, retry=SHORT_RETRIES).execute_command(
         ["run", "--select", "int_model_a"], stream_output=False
     )
     timer.join()
@@ -212,8 +212,8 @@ def test_a_server_that_is_away_when_the_run_begins_is_waited_for(
 def test_a_compilation_error_and_a_failed_test_are_not_tried_again(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
-    ear = Ear()
-    result = runner(redis_server, project, retry=PROMPT_RETRIES, on_event=ear).execute_command(
+    recorder = EventRecorder()
+    result = runner(redis_server, project, retry=SHORT_RETRIES, on_event=recorder).execute_command(
         ["build", "--select", "+failing", "broken_macro", "broken_column"], stream_output=False
     )
     assert result.return_code == 1
@@ -225,6 +225,6 @@ def test_a_compilation_error_and_a_failed_test_are_not_tried_again(
         assert each.error is not None
         assert not each.error.retryable
         assert each.error.attempts == len(each.attempts) == 1
-    assert not [each for each in ear.heard if each.event.state == "retrying"]
+    assert not [each for each in recorder.received if each.event.state == "retrying"]
     assert result.error is not None
     assert not exception_of(result.error).retryable

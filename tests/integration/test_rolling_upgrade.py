@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import ROOT
 from tests.support.redis_server import RedisServer
 from tests.support.runs import Gate, client
@@ -69,7 +69,7 @@ def ask(code: Path, program: str, *args: str) -> str:
     """What a producer of one of both releases prints."""
     done = subprocess.run(
         [sys.executable, "-c", program, *args],
-        env={**unmeasured(), "PYTHONPATH": str(code)}, cwd=code, capture_output=True, text=True, check=False,
+        env={**without_coverage(), "PYTHONPATH": str(code)}, cwd=code, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

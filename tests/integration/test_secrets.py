@@ -25,7 +25,7 @@ from tests.support.flower import Flower, flower_beside
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
 from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer
-from tests.support.runs import Ear, node, runner
+from tests.support.runs import EventRecorder, node, runner
 from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool, WorkerPools
 
@@ -174,8 +174,8 @@ def test_secrets_appear_nowhere_but_in_what_dbt_itself_shows(
     pool: WorkerPool, project: Path, server: RedisServer, database: PostgresDatabase, flower: Flower
 ) -> None:
     env = {**database.env, "RELAY_TEST_TARGET": "postgres", "DBT_ENV_SECRET_API_KEY": API_KEY}
-    ear, eavesdropper = Ear(), Eavesdropper(server)
-    result = runner(server, project, env=env, on_event=ear).execute_command(
+    recorder, eavesdropper = EventRecorder(), Eavesdropper(server)
+    result = runner(server, project, env=env, on_event=recorder).execute_command(
         ["--debug", "build", "--select", "+int_raised", "leaking"], stream_output=False
     )
     sent = eavesdropper.stop()
@@ -192,7 +192,7 @@ def test_secrets_appear_nowhere_but_in_what_dbt_itself_shows(
     both = (database.password, *told)
     assert_silent(result.stdout, *both)
     assert_silent(repr(msgspec.to_builtins(result)), *told)
-    assert_silent(repr([each.event for each in ear.heard]), *both)
+    assert_silent(repr([each.event for each in recorder.received]), *both)
     assert_silent(sent, *told)
     with server.client(decode_responses=False) as client:
         assert_silent(everything_in(client), *told)

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from producer.client import RelayClient
-from tests.support.background import QUICK, Background
+from tests.support.background import SHORT_LEASES, Background
 from tests.support.projects import ROOT, copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -62,7 +62,7 @@ def pool(module_worker_pool: WorkerPools, tmp_path_factory: pytest.TempPathFacto
     (aids / "sitecustomize.py").write_text(AIDS)
     path = f"{aids}{os.pathsep}{ROOT}"
     return module_worker_pool(
-        1, env={**QUICK, "DBT_RELAY_LEASE_SECONDS": str(LEASE), "PYTHONPATH": path}, measured=True
+        1, env={**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": str(LEASE), "PYTHONPATH": path}, coverage=True
     )
 
 
@@ -100,7 +100,7 @@ def test_leases_outlast_a_process_that_keeps_the_gil_and_a_main_process_that_is_
     """One after the other: either of the two renews alone."""
     add_hooks(project, f"hold({2.5 * LEASE})")
     run = Background(project, redis_server.broker_url, seconds=1.5 * LEASE)
-    wait_until(lambda: run.said("working on first"), 40, "the first node to run")
+    wait_until(lambda: run.has_line("working on first"), 40, "the first node to run")
     with stopped(pool.pid):
         wait_until(lambda: has_ended(run, "first"), 40, "the first node to end")
     result = run.wait(60)
@@ -118,7 +118,7 @@ def test_cancelled_run_does_not_wait_for_a_process_that_keeps_the_gil(
 ) -> None:
     (project / "models" / "left.sql").write_text("{% do log('working on left', info=true) %}{{ hold(300) }}")
     run = Background(project, redis_server.broker_url, args=("run", "--select", "left"))
-    wait_until(lambda: run.said("working on left"), 40, "the node to run")
+    wait_until(lambda: run.has_line("working on left"), 40, "the node to run")
     RelayClient(redis_server.broker_url).cancel(run.events[0].run_id)
     result = run.wait(60)
     assert result.error is not None
@@ -137,7 +137,7 @@ def test_hooks_that_were_executed_twice_are_told(
     add_hooks(project, "pause()")
     (project / "models" / "left.sql").write_text("select 1 as id")
     run = Background(project, redis_server.broker_url, args=args)
-    wait_until(lambda: run.said("working on the hook"), 40, "the hook to run")
+    wait_until(lambda: run.has_line("working on the hook"), 40, "the hook to run")
     os.kill(worker_of_last_step(run.events), signal.SIGKILL)
     gate.touch()
     result = run.wait(60)

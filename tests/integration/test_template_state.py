@@ -1,4 +1,4 @@
-"""What hooks and models keep between them: other processes, later attempts and later runs find what plain dbt finds."""
+"""State that hooks and models keep between them: other processes, attempts and runs see what plain dbt would."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import duckdb
 import msgspec
 import pytest
 
-from tests.support.background import QUICK, Background
+from tests.support.background import SHORT_LEASES, Background
 from tests.support.engine import Ran, Shared, drive, spec_for
 from tests.support.postgres_server import PostgresDatabase
 from tests.support.projects import copy_project
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[list[Engine]]:
-    """Two processes' engines: the first parses, the second unpacks."""
+    """Engines of two processes: the first parses, the second unpacks the manifest."""
     shared = Shared()
     yield [Engine(shared), Engine(shared)]
     close_warehouse()
@@ -54,7 +54,7 @@ def kept_lines(lines: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Mapping[str, Any]:
-    """What plain dbt logs and leaves of the project that keeps things."""
+    """Lines, rows and configs of a run of project `keeps` with plain dbt."""
     project = copy_project("keeps", folder / "plain")
     done = subprocess.run(
         [str(Path(sys.executable).with_name("dbt")), "run"],
@@ -66,7 +66,7 @@ def plain(folder: Path) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path, engines: list[Engine]) -> Mapping[str, Any]:
-    """The same, executed in turn by two engines, twice."""
+    """The same with two engines in turn, and the lines of a second run."""
     project = copy_project("keeps", folder / "ours")
     ran = [drive(engines, spec_for(project, "run", env=environment(folder, "ours"))) for _ in range(2)]
     assert [each.finished.return_code for each in ran] == [0, 0], "\n".join(ran[-1].lines)
@@ -84,18 +84,18 @@ def left_in(project: Path) -> dict[str, Any]:
     return {"rows": rows, "configs": configs, "environment": manifest["metadata"]["env"]}
 
 
-def test_on_run_end_finds_what_hooks_and_models_kept(
+def test_on_run_end_sees_changes_of_hooks_and_models(
     plain: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> None:
     assert len(plain["lines"]) > 20
     assert ours["lines"] == plain["lines"]
 
 
-def test_models_find_what_others_kept(plain: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def test_models_see_changes_of_other_models(plain: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     assert ours["rows"] == plain["rows"]
 
 
-def test_manifest_json_has_changed_configs_of_other_nodes(
+def test_manifest_json_contains_configs_changed_by_other_nodes(
     plain: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> None:
     assert plain["configs"]["model.keeps.first"]["notes"] == {"of": ["first", "second"], "by": "second"}
@@ -103,11 +103,11 @@ def test_manifest_json_has_changed_configs_of_other_nodes(
     assert ours["environment"] == plain["environment"]
 
 
-def test_next_run_of_warm_processes_begins_with_what_was_parsed(ours: Mapping[str, Any]) -> None:
+def test_next_run_starts_from_the_parsed_state(ours: Mapping[str, Any]) -> None:
     assert ours["again"] == ours["lines"]
 
 
-# -- attempts, failures, nodes side by side --------------------------------------------------------
+# -- attempts, failures, concurrent nodes -------------------------------------------------------------
 
 PROFILE = """
 tiny:
@@ -118,7 +118,7 @@ tiny:
 
 
 class Steps:
-    """A run of a project whose steps a test gives to engines as it likes."""
+    """A run whose steps a test executes on engines of its choice."""
 
     def __init__(self, project: Path, engine: Engine, *args: str) -> None:
         self.spec = spec_for(project, *args)
@@ -130,21 +130,21 @@ class Steps:
         self.started = self.store(engine.start(self.spec, self.facts, self.events.append))
 
     def store(self, outcome: StepOutcome) -> StepOutcome:
-        """What the ledger does with a result."""
+        """Store a result, as the ledger does."""
         self.stream += [change.encode() for change in outcome.cache]
         if outcome.result.unique_id != "@start":
             self.outcomes.append(outcome)
         return outcome
 
     def execute(self, engine: Engine, name: str, attempt: int = 1) -> StepOutcome:
-        """Execute a model; its result is not stored yet."""
+        """Execute a model, without storing its result."""
         return engine.node(
             self.spec, self.facts, f"model.tiny.{name}", 1, self.events.append,
             changes=lambda position: self.stream[position:], attempt=attempt,
         )  # fmt: skip
 
     def close(self, engine: Engine) -> list[str]:
-        """Close the run; what it logged of what was kept."""
+        """Close the run; return its lines that begin with KEPT."""
         engine.close(
             self.spec, self.facts, self.started.result, [each.result for each in self.outcomes],
             self.events.append, changes=lambda position: self.stream[position:],
@@ -154,7 +154,7 @@ class Steps:
 
 @pytest.fixture
 def tiny(tmp_path: Path, engines: list[Engine]) -> Iterator[Callable[..., Path]]:
-    """Makes a project of a start hook, an end hook, and models."""
+    """Return a function that writes a project with a start hook, an end hook and models."""
 
     def make(start: str, end: str, **models: str) -> Path:
         project = tmp_path / "tiny"
@@ -177,25 +177,21 @@ START = "{% do graph.update({'kept': {'names': []}}) if execute %}"
 END = "{% do log('KEPT ' ~ graph['kept']['names'] | sort, info=true) if execute %}"
 
 
-def test_attempt_whose_result_was_not_stored_has_changed_nothing(
-    tiny: Callable[..., Path], engines: list[Engine]
-) -> None:
+def test_attempt_without_a_stored_result_is_undone(tiny: Callable[..., Path], engines: list[Engine]) -> None:
     run = Steps(tiny(START, END, one=APPEND + "select 1 as id"), engines[0], "run")
     lost = run.execute(engines[0], "one")
-    assert lost.cache  # it would have been repeated
+    assert lost.cache  # other processes would repeat it
     run.store(run.execute(engines[0], "one", attempt=2))
     assert run.close(engines[1]) == ["KEPT ['one']"]
 
 
-def test_what_a_failed_node_changed_stays(tiny: Callable[..., Path], engines: list[Engine]) -> None:
+def test_changes_of_a_failed_node_stay(tiny: Callable[..., Path], engines: list[Engine]) -> None:
     run = Steps(tiny(START, END, one=APPEND + "select * from nowhere"), engines[0], "run")
     assert run.store(run.execute(engines[0], "one")).result.status == "error"
     assert run.close(engines[1]) == ["KEPT ['one']"]
 
 
-def test_changes_of_nodes_that_executed_side_by_side_add_up(
-    tiny: Callable[..., Path], engines: list[Engine]
-) -> None:
+def test_changes_of_concurrent_nodes_are_combined(tiny: Callable[..., Path], engines: list[Engine]) -> None:
     code = APPEND + "select 1 as id"
     run = Steps(tiny(START, END, one=code, two=code, three=code), engines[0], "run")
     first, second = run.execute(engines[0], "one"), run.execute(engines[1], "two")
@@ -205,7 +201,7 @@ def test_changes_of_nodes_that_executed_side_by_side_add_up(
     assert run.close(engines[0]) == ["KEPT ['one', 'three', 'two']"]
 
 
-def test_another_runs_step_in_between_sees_nothing_of_it(
+def test_interleaved_runs_do_not_see_each_others_changes(
     tiny: Callable[..., Path], engines: list[Engine]
 ) -> None:
     code = APPEND + "select {{ graph['kept']['names'] | length if execute else 0 }} as id"
@@ -217,17 +213,17 @@ def test_another_runs_step_in_between_sees_nothing_of_it(
     assert [run.close(engines[0]) for run in runs] == [["KEPT ['one', 'two']"]] * 2
 
 
-STAYS = "{% do graph.update({'kept': {'names': modules.itertools.cycle(['a'])}}) if execute %}"
-"""An iterator cannot be carried."""
+ITERATOR = "{% do graph.update({'kept': {'names': modules.itertools.cycle(['a'])}}) if execute %}"
+"""An iterator cannot be transferred to another process."""
 
 
-def test_value_that_cannot_be_carried_is_an_error_where_it_is_used(
+def test_value_that_cannot_be_transferred_is_an_error_on_use(
     tiny: Callable[..., Path], engines: list[Engine]
 ) -> None:
     uses = "{% do graph.kept.names.count if execute %}"
     unused = "{% set held = graph.kept.names if execute %}"
     end = "{% do log('KEPT ' ~ (graph.kept.names is none), info=true) if execute %}"
-    project = tiny(STAYS, end, one=uses + "select 1 as id", two=unused + "select 2 as id")
+    project = tiny(ITERATOR, end, one=uses + "select 1 as id", two=unused + "select 2 as id")
     run = Steps(project, engines[0], "run")
     failed = run.store(run.execute(engines[1], "one")).result
     assert failed.status == "error"
@@ -236,9 +232,7 @@ def test_value_that_cannot_be_carried_is_an_error_where_it_is_used(
     assert run.close(engines[1]) == ["KEPT False"]
 
 
-def test_lists_of_a_template_of_its_own_are_not_recorded(
-    tiny: Callable[..., Path], engines: list[Engine]
-) -> None:
+def test_local_lists_of_a_template_are_not_recorded(tiny: Callable[..., Path], engines: list[Engine]) -> None:
     code = (
         "{% set own = [] %}{% do own.append(graph.nodes | length) %}{% set more = {} %}{% do more.update(a=own) %}"
         "{% do graph.get('kept', {}).setdefault('names', []) %}select 1 as id"
@@ -262,7 +256,7 @@ def run_again(engine: Engine, project: Path, *args: str) -> Ran:
     return ran
 
 
-def test_each_command_of_a_warm_process_writes_the_files_of_its_graph(
+def test_each_command_of_a_warm_process_writes_its_graph_files(
     tiny: Callable[..., Path], engines: list[Engine]
 ) -> None:
     project = tiny("select 1", "select 1", one="select 1 as id", two="select * from {{ ref('one') }}")
@@ -284,7 +278,7 @@ def test_each_command_of_a_warm_process_writes_the_files_of_its_graph(
 
 
 @pytest.mark.slow
-def test_on_run_end_finds_what_a_killed_process_kept(
+def test_on_run_end_sees_changes_of_a_killed_process(
     tmp_path: Path,
     worker_pool: Callable[..., WorkerPool],
     redis_server: RedisServer,
@@ -300,9 +294,9 @@ on-run-end: "{{ log('MARK ' ~ graph.get('mark').get('n') ~ graph['mark']['nested
 """)
     last = project / "models" / "last.sql"
     last.write_text("{% do graph['mark']['nested']['list'].append('last') if execute %}\n" + last.read_text())
-    worker_pool(n=2, env=QUICK)
+    worker_pool(n=2, env=SHORT_LEASES)
     run = Background(project, redis_server.broker_url, seconds=0.5)
-    wait_until(lambda: run.said("working on last"), 60, "the last node to run")
+    wait_until(lambda: run.has_line("working on last"), 60, "the last node to run")
     os.kill(run.worker_of("last"), signal.SIGKILL)
     result = run.wait()
     assert result.success, result.stdout[-2000:]
@@ -312,7 +306,7 @@ on-run-end: "{{ log('MARK ' ~ graph.get('mark').get('n') ~ graph['mark']['nested
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_models_on_three_processes_find_what_on_run_start_kept(
+def test_models_on_three_processes_see_changes_of_on_run_start(
     tmp_path: Path,
     worker_pool: Callable[..., WorkerPool],
     redis_server: RedisServer,
@@ -330,7 +324,7 @@ on-run-start: "{% do graph.update({'mark': invocation_id}) %}"
     code = "{{ config(materialized='table') }}\n{{ wait() }}\nselect '{{ graph.get('mark') == invocation_id }}' as ok"
     for name in names:
         (project / "models" / f"{name}.sql").write_text(code)
-    worker_pool(n=3, env={**QUICK, **env})
+    worker_pool(n=3, env={**SHORT_LEASES, **env})
     result = runner(redis_server, project, env=env).execute_command(
         ["run"], dbt_vars={"seconds": 0.5}, stream_output=False
     )

@@ -1,4 +1,4 @@
-"""``dbt-relay verify`` as a user starts it: a process of its own, its report, its exit code, nothing left."""
+"""``dbt-relay verify`` in a process: its report, its exit code, and no copies left."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import duckdb
 import pytest
 
 from tests.support.postgres_server import PostgresDatabase, PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import ROOT, copy_project
 from tests.support.waiting import wait_until
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import DIFFERENT, EQUAL, REFUSED
+from workers.contract.verify_job import DIFFERENT, EQUAL, REFUSED
 from workers.verify.postgres_copy import PostgresSource
 
 COPIES = "dbt-relay-verify-*"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LUCKY = """{{ config(materialized='table') }}
+WITH_RANDOM_COLUMN = """{{ config(materialized='table') }}
 select order_id, '{{ invocation_id }}' as run_by, now() as seen, random() as luck from {{ ref('stg_orders') }}
 """
 
@@ -36,7 +36,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Path]:
-    """Where copies are made; without any at the end of every test."""
+    """Folder of the copies. Each test must end without copies in it."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     yield folder
@@ -48,7 +48,7 @@ def command(*words: str) -> list[str]:
 
 
 def environment(scratch: Path, env: Mapping[str, str] | None = None) -> dict[str, str]:
-    return {**unmeasured(), "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), **(env or {})}
+    return {**without_coverage(), "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), **(env or {})}
 
 
 def verify(
@@ -59,12 +59,12 @@ def verify(
     )  # fmt: skip
 
 
-def test_two_commands_that_are_equal(project: Path, scratch: Path) -> None:
+def test_two_equal_commands(project: Path, scratch: Path) -> None:
     file = project / "small.duckdb"
     with duckdb.connect(str(file)) as connection:
         connection.execute("create table before as select 1 as there_already")
     was = file.read_bytes()
-    (project / "models" / "lucky.sql").write_text(LUCKY)
+    (project / "models" / "lucky.sql").write_text(WITH_RANDOM_COLUMN)
     again = ("run", "--vars", "{year: 2026}", "--select", "orders_by_year")
     done = verify(project, scratch, "--measured", "luck", "build", "--then", *again)
     assert done.returncode == EQUAL, done.stdout + done.stderr
@@ -78,7 +78,7 @@ def test_two_commands_that_are_equal(project: Path, scratch: Path) -> None:
 
 
 def test_a_difference_is_shown_with_relation_and_row(project: Path, scratch: Path) -> None:
-    (project / "models" / "lucky.sql").write_text(LUCKY)
+    (project / "models" / "lucky.sql").write_text(WITH_RANDOM_COLUMN)
     done = verify(project, scratch, "build", "--select", "+lucky", "--then", "run")
     assert done.returncode == DIFFERENT, done.stdout + done.stderr
     assert "1 difference; plain dbt: exit code 0" in done.stdout
@@ -89,30 +89,30 @@ def test_a_difference_is_shown_with_relation_and_row(project: Path, scratch: Pat
     assert "--plain-twice" in done.stdout
 
 
-def test_what_cannot_be_copied_is_refused(project: Path, scratch: Path) -> None:
+def test_warehouse_that_cannot_be_copied_is_an_error(project: Path, scratch: Path) -> None:
     done = verify(project, scratch, "build", env={"RELAY_TEST_DUCKDB": ":memory:"})
     assert done.returncode == REFUSED
-    assert ":memory:, which is gone with each command's process" in done.stderr
+    assert ":memory:, which exists only in one process" in done.stderr
     profile = (project / "profiles.yml").read_text().replace("type: duckdb", "type: snowflake")
     (project / "profiles.yml").write_text(profile)
     done = verify(project, scratch, "build")
     assert done.returncode == REFUSED
     assert "snowflake" in done.stderr
-    assert "DuckDB files and of Postgres databases alone" in done.stderr
+    assert "supports only DuckDB files and Postgres databases" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_command_that_dbt_cannot_do_proves_nothing(project: Path, scratch: Path) -> None:
+def test_command_that_dbt_cannot_run_is_not_equal(project: Path, scratch: Path) -> None:
     (project / "models" / "lost.sql").write_text("select * from {{ ref('nowhere') }}")
     done = verify(project, scratch, "--plain-twice", "build", "--then", "run")
     assert done.returncode == REFUSED
     assert "depends on a node named 'nowhere' which was not found" in done.stdout
     assert "plain dbt once more on the other" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("Nothing to compare: plain dbt itself cannot do this")
+    assert done.stdout.splitlines()[-1].startswith("Nothing to compare: plain dbt cannot run this command")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_when_its_caller_ends_early(
+def test_copies_are_removed_when_the_caller_is_killed(
     project: Path, scratch: Path, number: signal.Signals
 ) -> None:
     process = subprocess.Popen(
@@ -125,9 +125,9 @@ def test_nothing_is_left_when_its_caller_ends_early(
             if line.startswith("Copied twice"):
                 break
         process.send_signal(number)
-        _, said = process.communicate()
+        _, stderr = process.communicate()
     assert process.returncode != EQUAL
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     wait_until(lambda: not list(scratch.glob(COPIES)), 60, "the copies to go")
 
 
@@ -164,9 +164,7 @@ def source(of: PostgresDatabase, **credentials: str) -> PostgresSource:
 
 
 @pytest.mark.postgres
-def test_a_copy_has_the_rights_of_the_original_and_is_dropped(
-    postgres: PostgresServer, tmp_path: Path
-) -> None:
+def test_copy_has_the_rights_of_the_original_and_is_dropped(postgres: PostgresServer, tmp_path: Path) -> None:
     with postgres.database() as database:
         database.query("create role verify_reader")
         database.query(f"grant create on database {database.dbname} to verify_reader")
@@ -186,7 +184,7 @@ def test_a_copy_has_the_rights_of_the_original_and_is_dropped(
 
 
 @pytest.mark.postgres
-def test_a_copy_that_is_not_allowed_says_what_is_missing(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_missing_right_to_copy_is_named(postgres: PostgresServer, tmp_path: Path) -> None:
     with postgres.database() as database:
 
         def refused(**credentials: str) -> str:

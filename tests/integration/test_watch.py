@@ -1,4 +1,4 @@
-"""Whoever watches a run sees the same: from the start, from the middle, from afterwards, live."""
+"""Watching a run: early, late, after its end, and through the pub/sub channel."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Watcher(threading.Thread):
         return self.events
 
 
-def test_a_late_watcher_has_the_same_lines_as_an_early_one(
+def test_late_watcher_gets_the_same_events_as_an_early_one(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
@@ -66,7 +66,7 @@ def test_a_late_watcher_has_the_same_lines_as_an_early_one(
     early = Watcher(relay, run_id)
     assert early.at_the_gate.wait(60)
     late = Watcher(relay, run_id)
-    assert late.at_the_gate.wait(10)  # it was told what it had missed
+    assert late.at_the_gate.wait(10)  # it gets earlier events first
     gate.open()
     first, second = early.ended(), late.ended()
     assert first == second
@@ -75,10 +75,10 @@ def test_a_late_watcher_has_the_same_lines_as_an_early_one(
     lines = [event.text for event in first if event.kind == LINE]
     assert relay.result(run_id).stdout.splitlines() == lines
     assert "behind the gate" in " ".join(lines)
-    assert Watcher(relay, run_id).ended() == first  # and so has one that comes when all is over
+    assert Watcher(relay, run_id).ended() == first  # also after the end of the run
 
 
-def test_a_watcher_may_want_only_what_is_new(
+def test_watcher_can_skip_earlier_events(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
@@ -86,7 +86,7 @@ def test_a_watcher_may_want_only_what_is_new(
     early = Watcher(relay, run_id)
     assert early.at_the_gate.wait(60)
     late = Watcher(relay, run_id, from_start=False)
-    late.join(0.3)  # it is blocked in its first read
+    late.join(0.3)  # until it blocks in its first read
     gate.open()
     first, second = early.ended(), late.ended()
     assert second
@@ -94,35 +94,35 @@ def test_a_watcher_may_want_only_what_is_new(
     assert not [event for event in second if "before the gate" in event.text]
 
 
-def test_the_channel_carries_what_the_stream_keeps(
+def test_channel_publishes_the_events_of_the_stream(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
     run_id = submit(redis_server, project, ["run", "--select", "gated", "--vars", f"{{gate: {gate.path}}}"])
     with redis_server.client() as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(relay.store.keys.channel(run_id))
-        heard: list[Event] = []
+        received: list[Event] = []
         opened = False
-        while not heard or heard[-1].kind != RUN:
+        while not received or received[-1].kind != RUN:
             message = pubsub.get_message(timeout=60)
             if message is None:
                 continue
             seq, _, body = message["data"].partition(" ")
-            heard.append(decode_event(body, seq=int(seq)))
-            if not opened and "before the gate" in heard[-1].text:
+            received.append(decode_event(body, seq=int(seq)))
+            if not opened and "before the gate" in received[-1].text:
                 opened = True
                 gate.open()
     kept = list(relay.watch(run_id))
-    assert heard == kept[-len(heard) :]
+    assert received == kept[-len(received) :]
 
 
-def test_a_run_that_nobody_knows_cannot_be_watched(relay: RelayClient) -> None:
-    nobody = new_run_id()
-    with pytest.raises(RelayError, match=f"there is no run {nobody}"):
-        next(relay.watch(nobody))
+def test_watching_an_unknown_run_is_an_error(relay: RelayClient) -> None:
+    unknown = new_run_id()
+    with pytest.raises(RelayError, match=f"there is no run {unknown}"):
+        next(relay.watch(unknown))
 
 
-def test_a_watcher_may_lose_patience(
+def test_watch_times_out_and_the_run_goes_on(
     pool: WorkerPool, project: Path, redis_server: RedisServer, relay: RelayClient, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.parity.harness import PLAYED, Counts, Pair, in_all
 from tests.support.postgres_server import PostgresServer
-from tests.support.processes import unmeasured
+from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
 from tests.support.redis_server import RedisServer
 from tests.support.worker_pool import WorkerPool, WorkerPools
@@ -46,28 +46,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def live_workers(lasting_server: RedisServer) -> Iterator[WorkerPool]:
+def live_workers(long_lived_server: RedisServer) -> Iterator[WorkerPool]:
     """Two processes that live through all sequences: what one left behind must not touch the next."""
-    with WorkerPools.on(lasting_server) as pools:
+    with WorkerPools.on(long_lived_server) as pools:
         yield pools(2)
 
 
 @pytest.fixture(scope="session")
 def postgres_workers(
-    lasting_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
+    long_lived_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
 ) -> Iterator[WorkerPool]:
     """Two processes that have PostgreSQL's password of their own, for secrets do not travel.
 
     They take the place of `live_workers`, on the same queue, for the rest of the session.
     """
     live_workers.stop()
-    with postgres.database() as database, WorkerPools.on(lasting_server) as pools:
+    with postgres.database() as database, WorkerPools.on(long_lived_server) as pools:
         yield pools(2, env={name: value for name, value in database.env.items() if "SECRET" in name})
 
 
 def side_of(name: str, folder: Path, warehouse: Warehouse, env: Mapping[str, str], broker: str) -> Side:
     program = dbt_program() if name == "plain" else relay_program()
-    values = {**environment(unmeasured()), **env}
+    values = {**environment(without_coverage()), **env}
     return Side(name, folder, program, warehouse, {**values, "DBT_RELAY_BROKER_URL": broker})
 
 

@@ -9,7 +9,7 @@ from producer.runner import DbtRunner
 from workers.contract.events import STATE, Event
 from workers.contract.results import DbtResult
 
-QUICK = {"DBT_RELAY_LEASE_SECONDS": "2", "DBT_RELAY_REAP_SECONDS": "0.3"}
+SHORT_LEASES = {"DBT_RELAY_LEASE_SECONDS": "2", "DBT_RELAY_REAP_SECONDS": "0.3"}
 """Leases and sweeps that a test can wait for."""
 
 
@@ -31,7 +31,7 @@ class Background:
             list(self._args), dbt_vars={"seconds": self._seconds}, stream_output=False
         )
 
-    def said(self, text: str) -> bool:
+    def has_line(self, text: str) -> bool:
         return any(text in event.text for event in self.events)
 
     def worker_of(self, node: str) -> int:
@@ -49,7 +49,7 @@ class Background:
         return self.result
 
 
-def assert_all_right(result: DbtResult) -> None:
+def assert_all_succeeded(result: DbtResult) -> None:
     """Every node of the slow project succeeded."""
     assert result.success, result.stdout[-2000:]
     assert [(node.name, node.status) for node in result.nodes if node.resource_type == "model"] != []

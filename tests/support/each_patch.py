@@ -17,17 +17,21 @@ from typing import Any
 
 import duckdb
 
-from workers.engine.engine import Engine
-from workers.engine.patches import registry
-from workers.engine.patches.catalog import CATALOG
-from workers.engine.warehouse.concurrency import close_warehouse
+from workers.engine.startup import prepare_import
+
+prepare_import()
+
+from workers.engine.engine import Engine  # noqa: E402 - once the process is prepared
+from workers.engine.patches import registry  # noqa: E402
+from workers.engine.patches.catalog import CATALOG  # noqa: E402
+from workers.engine.warehouse.concurrency import close_warehouse  # noqa: E402
 
 ALL_ON = ""
 
 
 def settings() -> list[str]:
     """Every setting that is tried: nothing off, everything off, each patch alone off."""
-    return [ALL_ON, registry.OFF, *(patch.name for patch in CATALOG if patch.optional)]
+    return [ALL_ON, registry.OFF, *(patch.name for patch in CATALOG)]
 
 
 def build(project: Path, setting: str) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import msgspec
 
 from tests.support.untraced import parse_untraced
 from workers.contract.events import LINE, STDERR, Event
+from workers.engine import startup
 from workers.engine.engine import CommandFailedError, Engine
 from workers.engine.interface import Finished, Plan, RunFacts, RunSpec, StepOutcome, StepResult, encode
-from workers.engine.patches import registry
 
 parse_untraced()
-registry.apply(os.environ.get("RELAY_TEST_PATCHES", ""))
+startup.prepare(os.environ.get("RELAY_TEST_PATCHES", ""))
 
 
 class Shared:

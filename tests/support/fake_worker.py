@@ -62,7 +62,7 @@ class FakeWorker:
             self._due.put(addressed(run_id, step))
 
     @contextmanager
-    def at_work(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
+    def running(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
         """Clients of this process talk to it."""
         monkeypatch.setattr(client_module, "connect", lambda _, **__: self.redis())
         monkeypatch.setattr(RelayClient, "publish", lambda _, run_id, steps: self.publish(run_id, steps))
@@ -77,7 +77,7 @@ class FakeWorker:
                 thread.join(10)
             assert self.failure is None, self.failure
 
-    def say_hello(self) -> None:
+    def register(self) -> None:
         """Say which dbt it has: one whose options are packaged."""
         now = time.time()
         hello = {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
@@ -98,7 +98,7 @@ class FakeWorker:
         play = {"@plan": self._plan, "@start": self._start, "@close": self._close, "@command": self._command}
         self.publish(claim.run_id, play.get(claim.step, self._node)(claim))
 
-    def say(self, claim: Claim, text: str) -> None:
+    def log_line(self, claim: Claim, text: str) -> None:
         """A line."""
         event = Event(
             kind=LINE, run_id=claim.run_id, node=claim.step, text=text, at=time.time(), worker="fake"
@@ -123,7 +123,7 @@ class FakeWorker:
         names = self._selected(claim.run_id)
         args = list(request.args)
         threads = int(args[args.index("--threads") + 1]) if "--threads" in args else 1
-        self.say(claim, f"Found {len(self.nodes)} models")
+        self.log_line(claim, f"Found {len(self.nodes)} models")
         staged = [
             StagedNode(
                 unique(name), place, max(1, sum(parent in names for parent in self.nodes[name])),
@@ -145,7 +145,7 @@ class FakeWorker:
         began, name = time.time(), claim.step.rpartition(".")[2]
         if claim.skip:
             return self._store(claim, StepResult(unique_id=claim.step, status="skipped", name=name), began)
-        self.say(claim, f"{claim.index} START model main.{name} [RUN]")
+        self.log_line(claim, f"{claim.index} START model main.{name} [RUN]")
         error = self.behaviour.get(name, lambda _: None)(claim)
         request = self.ledger.request(claim.run_id)
         assert request is not None
@@ -155,7 +155,7 @@ class FakeWorker:
             self.ledger.give_back(claim, "retry", wait=wait, attempt=attempt(claim, began, "error", error))
             return (claim.step,)
         status = "success" if error is None else "fail" if error.category == "data_quality" else "error"
-        self.say(claim, f"{claim.index} {'OK' if error is None else 'ERROR'} model main.{name} [..]")
+        self.log_line(claim, f"{claim.index} {'OK' if error is None else 'ERROR'} model main.{name} [..]")
         result = StepResult(
             unique_id=claim.step, status=status, name=name, resource_type="model", error=error,
             message="OK" if error is None else error.message,
@@ -178,11 +178,11 @@ class FakeWorker:
         finished = Finished(
             return_code=0 if good else 1, error=final_record.cancelled(stop) if stop else None
         )
-        self.say(claim, f"Done. TOTAL={len(steps)}")
+        self.log_line(claim, f"Done. TOTAL={len(steps)}")
         return self._end(claim, finished, steps)
 
     def _command(self, claim: Claim) -> tuple[str, ...]:
-        self.say(claim, "a line of the command")
+        self.log_line(claim, "a line of the command")
         return self._end(claim, Finished(return_code=0), [])
 
     def _end(self, claim: Claim, finished: Finished, steps: list[StepResult]) -> tuple[str, ...]:

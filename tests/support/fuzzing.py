@@ -46,7 +46,7 @@ EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 ENVELOPE = {"content-encoding": "utf-8", "content-type": "application/json"}
 
 
-def bent(good: dict[str, Any], most: int = 3) -> st.SearchStrategy[dict[str, Any]]:
+def mutated(good: dict[str, Any], most: int = 3) -> st.SearchStrategy[dict[str, Any]]:
     """A good mapping with some fields replaced, removed or added."""
     names = st.one_of(st.sampled_from(sorted(good)), TEXT)
     changes = st.dictionaries(names, ANYTHING, max_size=most)
@@ -72,13 +72,13 @@ def entries(draw: st.DrawFn) -> bytes:
             st.just([RUN, "@plan"]), ANYTHING,
         ))  # fmt: skip
         kwargs = draw(st.one_of(st.just({}), ANYTHING))
-        body = json.dumps([args, kwargs, draw(st.one_of(st.just(EMBED), bent(EMBED), ANYTHING))]).encode()
+        body = json.dumps([args, kwargs, draw(st.one_of(st.just(EMBED), mutated(EMBED), ANYTHING))]).encode()
     exact = kind == "body"
     message = {
-        **draw(st.just(ENVELOPE) if exact else st.one_of(st.just(ENVELOPE), bent(ENVELOPE, 1))),
+        **draw(st.just(ENVELOPE) if exact else st.one_of(st.just(ENVELOPE), mutated(ENVELOPE, 1))),
         "body": base64.b64encode(body).decode(),
-        "headers": HEADERS if exact else draw(st.one_of(st.just(HEADERS), bent(HEADERS))),
-        "properties": PROPERTIES if exact else draw(st.one_of(st.just(PROPERTIES), bent(PROPERTIES, 1))),
+        "headers": HEADERS if exact else draw(st.one_of(st.just(HEADERS), mutated(HEADERS))),
+        "properties": PROPERTIES if exact else draw(st.one_of(st.just(PROPERTIES), mutated(PROPERTIES, 1))),
     }
     return json.dumps(message).encode()
 
@@ -108,13 +108,13 @@ def mutants(raw: bytes, chance: random.Random) -> Iterator[bytes]:
                     body = base64.b64decode(message["body"])
                     with contextlib.suppress(ValueError, RecursionError):
                         body = json.dumps(replaced(json.loads(body), chance)).encode()
-                    body = body if chance.random() < 0.8 else torn(body, chance)
+                    body = body if chance.random() < 0.8 else corrupted(body, chance)
                     message["body"] = base64.b64encode(body).decode()
                 else:
                     message = replaced(message, chance)
                 yield json.dumps(message).encode()
                 continue
-        yield torn(raw, chance)
+        yield corrupted(raw, chance)
 
 
 def replaced(value: Any, chance: random.Random) -> Any:
@@ -133,7 +133,7 @@ def replaced(value: Any, chance: random.Random) -> Any:
     return value
 
 
-def torn(raw: bytes, chance: random.Random) -> bytes:
+def corrupted(raw: bytes, chance: random.Random) -> bytes:
     """`raw` cut, or with a few bytes of noise in it."""
     place, width = chance.randrange(len(raw) + 1), chance.randrange(4)
     return (
@@ -148,6 +148,6 @@ REQUEST = json.loads(
 )
 REQUESTS = st.one_of(
     st.binary(max_size=60), ANYTHING.map(lambda each: json.dumps(each).encode()),
-    bent({**REQUEST, "version": 1, "env_file": None, "retry": {}, "priority": 0})
+    mutated({**REQUEST, "version": 1, "env_file": None, "retry": {}, "priority": 0})
     .map(lambda each: json.dumps(each).encode()),
 )  # fmt: skip

@@ -24,11 +24,11 @@ class RunModel:
         writing: nodes that were given their relation with their last claim.
         blockers: failures in the order in which they finished.
         entered: whether a session of it ever had the warehouse.
-        took: what its session claimed last.
+        claimed: what its session claimed last.
         failing: whether a node failed that is to end it, as soon as another one would begin or none is left.
-        due: whether it has a deadline that has not passed.
-        handed: how often each step was handed back by a worker that was stopping.
-        lost: how many executions and sessions lost their lease while it lived.
+        has_deadline: whether it has a deadline that has not passed.
+        handbacks: how often each step was handed back by a worker that was stopping.
+        lost_leases: how many executions and sessions lost their lease while it lived.
     """
 
     run_id: str
@@ -47,10 +47,10 @@ class RunModel:
     blockers: list[str] = field(default_factory=list)
     finished: int = 0
     purged: bool = False
-    took: str = ""
-    due: bool = False
-    lost: int = 0
-    handed: dict[str, int] = field(default_factory=dict)
+    claimed: str = ""
+    has_deadline: bool = False
+    lost_leases: int = 0
+    handbacks: dict[str, int] = field(default_factory=dict)
     locks: dict[str, str] = field(default_factory=dict)
     refuses: bool = False
     writing: set[str] = field(default_factory=set)
@@ -141,9 +141,9 @@ class RunModel:
     def end(self, step: str) -> None:
         self.steps[step] = DONE
         self.state = ENDED
-        self.due = False
+        self.has_deadline = False
 
-    def put_back(self, step: str, to: str) -> None:
+    def requeue(self, step: str, to: str) -> None:
         """After a give-back, or when its worker was lost."""
         if self.state == STOPPING and (step in self.dag or step == START):
             self.steps[step] = DONE
@@ -152,22 +152,22 @@ class RunModel:
             self.steps[step] = to
 
     def lose(self, step: str) -> None:
-        self.lost += 1
+        self.lost_leases += 1
         self.fences[step] += 1
-        self.put_back(step, OPEN)
+        self.requeue(step, OPEN)
 
     def lose_session(self) -> None:
         """What it executed is lost with it."""
-        self.lost += 1
-        if self.live and self.steps.get(self.took) == RUNNING:
-            self.lose(self.took)
+        self.lost_leases += 1
+        if self.live and self.steps.get(self.claimed) == RUNNING:
+            self.lose(self.claimed)
 
-    def cancel(self, *, its_turn: bool) -> None:
+    def cancel(self, *, has_turn: bool) -> None:
         """A run that never had its warehouse, and whose turn it is not, ends without it."""
         if self.state == ACTIVE:
             self._stop()
-            assert its_turn or not self.entered
-            self.in_session &= its_turn
+            assert has_turn or not self.entered
+            self.in_session &= has_turn
             self._close_when_done()
 
     def give_up(self, node: str) -> None:
@@ -178,7 +178,7 @@ class RunModel:
 
     def _stop(self, left: frozenset[str] = frozenset()) -> None:
         self.state = STOPPING
-        self.due = False
+        self.has_deadline = False
         if self.planned:
             self._drop_what_has_not_begun(left)
 

@@ -18,7 +18,7 @@ def short_directory(prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
 
 
-def unmeasured(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def without_coverage(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """`environ` for processes whose coverage nobody needs: being traced doubles the time that dbt takes."""
     return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
 

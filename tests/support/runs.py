@@ -21,34 +21,34 @@ from workers.contract.messages import Limits, RetryPolicy
 from workers.contract.results import DbtResult, NodeResult
 from workers.contract.settings import Settings
 
-PROMPT_RETRIES = RetryPolicy(max_attempts=8, base_delay=0.4, max_delay=1.5, jitter=False)
+SHORT_RETRIES = RetryPolicy(max_attempts=8, base_delay=0.4, max_delay=1.5, jitter=False)
 """Retries that a test can wait for."""
 
 
-class Heard(msgspec.Struct):
+class ReceivedEvent(msgspec.Struct):
     """A line and when its caller had it, seconds since the epoch."""
 
     event: Event
     at: float
 
 
-class Ear:
+class EventRecorder:
     """An `on_event` that remembers what it heard and when."""
 
     def __init__(self) -> None:
-        self.heard: list[Heard] = []
+        self.received: list[ReceivedEvent] = []
 
     def __call__(self, event: Event) -> None:
-        self.heard.append(Heard(event, time.time()))
+        self.received.append(ReceivedEvent(event, time.time()))
 
     def has(self, node: str, state: str) -> bool:
         """Whether `node` was heard to be in `state`, now or before."""
-        return any((each.event.node, each.event.state) == (node, state) for each in self.heard)
+        return any((each.event.node, each.event.state) == (node, state) for each in self.received)
 
     @property
-    def lines(self) -> list[Heard]:
+    def lines(self) -> list[ReceivedEvent]:
         """Lines alone."""
-        return [each for each in self.heard if each.event.kind == LINE]
+        return [each for each in self.received if each.event.kind == LINE]
 
 
 def runner(
@@ -93,7 +93,7 @@ def node(result: DbtResult, name: str) -> NodeResult:
 
 
 @contextmanager
-def duckdb_held_elsewhere(path: Path) -> Iterator[Callable[[], None]]:
+def duckdb_locked_elsewhere(path: Path) -> Iterator[Callable[[], None]]:
     """Another process holds a DuckDB file for writing until the given function is called."""
     import subprocess
     import sys

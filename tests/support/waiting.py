@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 # A wait that succeeds costs what it takes, so patience is free: on a machine with more to do than
 # cores, a process gets to its turn several times later than on an idle one.
-PATIENCE = 4
+TIMEOUT_FACTOR = 4
 
 
 def wait_until(
@@ -23,14 +23,14 @@ def wait_until(
 
     Args:
         predicate: may raise AssertionError while it is not true yet; the last one is shown.
-        timeout: seconds on an idle machine; `PATIENCE` times as long is waited.
+        timeout: seconds on an idle machine; `TIMEOUT_FACTOR` times as long is waited.
         message: what is waited for, or a function that tells (asked only on failure).
         interval: seconds between two calls.
 
     Raises:
         AssertionError: `timeout` passed.
     """
-    deadline = time.monotonic() + timeout * PATIENCE
+    deadline = time.monotonic() + timeout * TIMEOUT_FACTOR
     last: AssertionError | None = None
     while True:
         try:
@@ -43,5 +43,5 @@ def wait_until(
             last = None
         if time.monotonic() >= deadline:
             said = message() if callable(message) else message
-            raise AssertionError(f"waited {timeout * PATIENCE:g} s for {said}") from last
+            raise AssertionError(f"waited {timeout * TIMEOUT_FACTOR:g} s for {said}") from last
         time.sleep(interval)

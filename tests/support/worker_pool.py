@@ -15,7 +15,7 @@ from typing import ClassVar
 import psutil
 import redis
 
-from tests.support.processes import end_process, kill_group, short_directory, tail, unmeasured
+from tests.support.processes import end_process, kill_group, short_directory, tail, without_coverage
 from tests.support.projects import ROOT
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -36,7 +36,7 @@ class WorkerPool:
         broker: another address than the server's unix socket.
         arguments: further arguments of ``celery worker``.
         cwd: its working directory.
-        measured: whether its coverage counts; see `unmeasured`.
+        coverage: whether coverage is measured in its processes; see `without_coverage`.
         app: the module of its Celery app.
     """
 
@@ -50,7 +50,7 @@ class WorkerPool:
         broker: str | None = None,
         arguments: tuple[str, ...] = (),
         cwd: Path | None = None,
-        measured: bool = False,
+        coverage: bool = False,
         app: str = "workers.app",
     ) -> None:
         WorkerPool._count += 1
@@ -67,7 +67,7 @@ class WorkerPool:
             **(env or {}),
         }
         merged = {
-            **(os.environ if measured else unmeasured()),
+            **(os.environ if coverage else without_coverage()),
             **{name: value for name, value in changes.items() if value is not None},
         }
         self.env = {name: value for name, value in merged.items() if changes.get(name, "") is not None}
@@ -180,10 +180,10 @@ class WorkerPools:
         cwd: Path | None = None,
         server: RedisServer | None = None,
         wait: bool = True,
-        measured: bool = False,
+        coverage: bool = False,
     ) -> WorkerPool:
         """Starts a pool of `n` processes. See `WorkerPool`."""
-        pool = WorkerPool(server or self.server, n, env, broker, arguments, cwd, measured)
+        pool = WorkerPool(server or self.server, n, env, broker, arguments, cwd, coverage)
         self._mine.append(pool)
         WorkerPools.live.append(pool)
         return pool.start(wait=wait)

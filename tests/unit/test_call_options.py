@@ -37,7 +37,7 @@ Submit = Callable[..., RunRequest]
 def submit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Submit]:
     """What a command of a runner with `options` submits; `call` are keywords of the call."""
     with ExitStack() as stack:
-        worker = stack.enter_context(FakeWorker({"a": ()}).at_work(monkeypatch))
+        worker = stack.enter_context(FakeWorker({"a": ()}).running(monkeypatch))
 
         def start(
             options: dict[str, Any], call: dict[str, Any], args: tuple[str, ...] = ("run",)
@@ -158,7 +158,7 @@ def test_a_folder_that_is_itself_the_project_is_used(
     if beside != "nothing":
         (shop / "dbt").mkdir()
     monkeypatch.chdir(shop)
-    with FakeWorker({"a": ()}).at_work(monkeypatch) as worker:
+    with FakeWorker({"a": ()}).running(monkeypatch) as worker:
         result = DbtRunner(broker_url="redis://nowhere:1/0").execute_command(["run"], stream_output=False)
         request = worker.ledger.request(result.run_id)
     assert request is not None

@@ -21,7 +21,7 @@ from workers.contract.messages import RunRequest
 from workers.ledger.ledger import Claim, Ledger, Move, StagedNode, lease_clock
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 from workers.supervision import child_processes
-from workers.supervision.child_lease_renewal import ChildLeases, HeldLeases, Lease, decode_leases
+from workers.supervision.child_lease_renewal import ChildLeaseRenewer, HeldLeases, Lease, decode_leases
 from workers.supervision.shared_table import SharedTable
 
 A = "model.p.a"
@@ -34,7 +34,7 @@ class World:
     def __init__(self) -> None:
         self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=int(LEASE * 1000))
         self.held, self.renewed = SharedTable(4), SharedTable(4)
-        self.keeper = ChildLeases(self.ledger, self.held, self.renewed)
+        self.renewer = ChildLeaseRenewer(self.ledger, self.held, self.renewed)
         self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         self.run_id = new_run_id()
         self.session, self.claim = self._begin()
@@ -64,7 +64,7 @@ class World:
             Lease(self.run_id, *self.session.held, until),
             Lease(self.run_id, A, self.claim.fence if fence is None else fence, until),
         ]
-        assert self.held.post(2, msgspec.msgpack.encode(HeldLeases(pid or self.process.pid, held)))
+        assert self.held.write(2, msgspec.msgpack.encode(HeldLeases(pid or self.process.pid, held)))
 
     def expire(self) -> None:
         """Set the leases to a time in the past, as if nobody had renewed them."""
@@ -90,25 +90,25 @@ def world() -> Iterator[World]:
 def test_leases_of_process_that_is_late_are_renewed(world: World) -> None:
     world.post()
     before = lease_clock()
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [True, True]
-    told = decode_leases(world.renewed.note(2))
+    told = decode_leases(world.renewed.read(2))
     assert set(told) == {(world.run_id, A, world.claim.fence), (world.run_id, *world.session.held)}
     assert all(before + LEASE <= until <= lease_clock() + LEASE for until in told.values())
 
 
 def test_leases_of_process_that_renews_them_itself_are_left_alone(world: World) -> None:
     world.post(until=lease_clock() + LEASE)
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
-    assert decode_leases(world.renewed.note(2)) == {}
+    assert decode_leases(world.renewed.read(2)) == {}
 
 
 def test_one_renewal_of_the_main_process_lasts_until_the_next_is_due(world: World) -> None:
     world.post()
-    world.keeper.look()
+    world.renewer.renew_overdue()
     world.expire()
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
 
 
@@ -116,9 +116,9 @@ def test_leases_of_dead_process_run_out(world: World) -> None:
     world.post()
     world.process.kill()
     world.process.wait(30)
-    world.keeper.look()
+    world.renewer.renew_overdue()
     world.post(pid=os.getppid())  # lives, and is no child of this process
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
 
 
@@ -127,56 +127,56 @@ def test_leases_of_zombie_run_out(world: World) -> None:
     world.post()
     world.process.kill()
     os.waitid(os.P_PID, world.process.pid, os.WEXITED | os.WNOWAIT)
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["proc", "waitid"])
 def test_leases_of_stopped_process_run_out(world: World, tmp_path: Path, *, tells: bool) -> None:
     proc = Path("/proc") if tells else tmp_path
-    world.keeper._can_execute = lambda pid: child_processes.can_execute(pid, proc)
+    world.renewer._can_execute = lambda pid: child_processes.can_execute(pid, proc)
     world.post()
     os.kill(world.process.pid, signal.SIGSTOP)
     wait_until(lambda: not child_processes.can_execute(world.process.pid, proc), 10)
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
     os.kill(world.process.pid, signal.SIGCONT)
     wait_until(lambda: child_processes.can_execute(world.process.pid, proc), 10)
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [True, True]
 
 
 def test_lease_of_another_claim_is_not_renewed(world: World) -> None:
     """The step was given to another process meanwhile; the note is of the claim before."""
     world.post(fence=world.claim.fence - 1)
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, True]
     world.expire()
-    world.keeper._until.clear()
-    world.keeper.look()
+    world.renewer._until.clear()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, True]
 
 
 def test_run_that_is_cancelled_does_not_wait_for_process_that_cannot_hear_of_it(world: World) -> None:
     world.ledger.cancel(world.run_id, "cancelled")
     world.post()
-    world.keeper.look()  # the answer is stop
+    world.renewer.renew_overdue()  # the answer is stop
     world.expire()
-    world.keeper._until.clear()
-    world.keeper.look()
+    world.renewer._until.clear()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
     world.held.clear(2)  # it ended the step ...
-    world.keeper.look()
+    world.renewer.renew_overdue()
     world.post()  # ... and what it claims next is renewed again
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [True, True]
 
 
 def test_error_of_one_run_does_not_keep_others_from_renewal(world: World) -> None:
     held = [Lease("20250101T000000-000000000000", A, 1), Lease(world.run_id, A, world.claim.fence)]
-    assert world.held.post(0, msgspec.msgpack.encode(HeldLeases(world.process.pid, held)))
+    assert world.held.write(0, msgspec.msgpack.encode(HeldLeases(world.process.pid, held)))
     world.ledger.client.set(world.ledger.keys.run("20250101T000000-000000000000"), "no hash")
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [True, False]
 
 
@@ -187,8 +187,8 @@ def test_without_an_answer_of_the_server_nothing_is_counted_as_renewed(world: Wo
     world.post()
     beat, world.ledger.beat_many = world.ledger.beat_many, away  # type: ignore[method-assign]
     with pytest.raises(redis.TimeoutError):
-        world.keeper.look()
-    assert decode_leases(world.renewed.note(2)) == {}
+        world.renewer.renew_overdue()
+    assert decode_leases(world.renewed.read(2)) == {}
     world.ledger.beat_many = beat  # type: ignore[method-assign]
-    world.keeper.look()
+    world.renewer.renew_overdue()
     assert world.are_renewed() == [True, True]

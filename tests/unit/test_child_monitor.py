@@ -34,7 +34,7 @@ class Ledger:
         return [("run", "model.p.a", ("model.p.a",))]
 
 
-def warden_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> ChildMonitor:
+def monitor_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> ChildMonitor:
     def publish(run_id: str, steps: Sequence[str]) -> None:
         sent.append((run_id, tuple(steps)))
 
@@ -48,12 +48,12 @@ def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(memory, "kills", lambda: next(kills))
     ledger, sent = Ledger(), []  # type: ignore[var-annotated]
     processes = [SimpleNamespace(pid=7, exitcode=None), SimpleNamespace(pid=8, exitcode=None)]
-    warden = warden_of(ledger, processes, sent)
-    warden.look()
+    monitor = monitor_of(ledger, processes, sent)
+    monitor.check()
     assert ledger.buried == []
     processes.pop(0).exitcode = -9  # the pool has forgotten it
-    warden.look()
-    warden.look()
+    monitor.check()
+    monitor.check()
     [(owner, death)] = ledger.buried
     assert owner == f"{socket.gethostname()}:7"
     assert (death.code, death.reason, death.peak, death.oom) == (-9, "SIGKILL", 7 * GB, True)
@@ -65,12 +65,12 @@ def test_a_death_is_reported_when_redis_is_back() -> None:
     ledger, sent = Ledger(), []  # type: ignore[var-annotated]
     ledger.errors = [redis.ConnectionError("away")]
     processes = [SimpleNamespace(pid=7, exitcode=3)]
-    warden = warden_of(ledger, processes, sent)
+    monitor = monitor_of(ledger, processes, sent)
     with pytest.raises(redis.ConnectionError):
-        warden.look()
+        monitor.check()
     processes.clear()
     assert ledger.buried == []
-    warden.look()
+    monitor.check()
     assert {death.reason for _, death in ledger.buried} == {"exit status 3"}
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from workers.contract.errors import Category, exception_of
 from workers.contract.errors.classify import Failure, classify, classify_text
-from workers.contract.errors.codes import KINDS
-from workers.contract.errors.database_errors import SQL_EXCEPTIONS, sql_rules
-from workers.contract.errors.dbt_errors import DBT_EXCEPTIONS, DBT_RULES
-from workers.contract.errors.fixes import FIXES
+from workers.contract.errors.error_codes import ERROR_CODES
+from workers.contract.errors.rules.databases import SQL_EXCEPTIONS, sql_rules
+from workers.contract.errors.rules.dbt import DBT_EXCEPTIONS, DBT_RULES
+from workers.contract.errors.suggested_fixes import FIXES
 
 COMPILATION = ("CompilationError", "DbtRuntimeError", "RuntimeError", "DbtBaseException")
 PARSING = ("ParsingError", "DbtRuntimeError", "RuntimeError", "DbtBaseException")
@@ -174,7 +174,7 @@ TEXTS = [
     ("nosuchwarehouse", "Database Error in model a (models/a.sql)\n  whatever", "database_error"),
     # dbt
     ("duckdb", "Compilation Error\n  Documentation for 'model.small.orders' depends on doc 'nope'  which was not found", "missing_doc"),
-    ("duckdb", "Compilation Error\n  Reached EOF without finding a close tag for macro (searched from line 1)", "jinja_syntax"),
+    ("duckdb", "Compilation Error\n  Reached EOF without diagnosis a close tag for macro (searched from line 1)", "jinja_syntax"),
     ("duckdb", "Compilation Error in model orders (models/orders.sql)\n  maximum recursion depth exceeded", "macro_recursion"),
     ("duckdb", ("Compilation Error\n  Could not render {{ var('scenario') }}: Required var 'scenario' not found in config:\n"
      "  Vars supplied to <Configuration> = {}"), "undefined_variable"),
@@ -201,7 +201,7 @@ TEXTS = [
 def test_a_text_alone_tells(adapter: str, text: str, code: str) -> None:
     info = classify(Failure(message=text, adapter=adapter))
     assert info.code == code
-    assert info.category == KINDS[code].category.value
+    assert info.category == ERROR_CODES[code].category.value
     assert info.retryable == (code in PASSING)
     assert info.suggested_fix
 
@@ -357,7 +357,7 @@ def test_a_hook_whose_error_nobody_knows() -> None:
     info = classify(Failure(message="shop.on-run-start.0 failed, error:\n no", resource_type="operation"))
     assert (info.code, info.suggested_fix) == (
         "hook_failed",
-        "Correct dbt_project.yml, hook on-run-start 1 as the database says.",
+        "Correct dbt_project.yml, hook on-run-start 1 as the database's message says.",
     )
 
 
@@ -466,7 +466,7 @@ def test_a_failed_unit_test() -> None:
     )
     assert (info.code, info.message) == (
         "unit_test_failed",
-        "unit_test u: the model gave other rows than expected",
+        "unit_test u: the model returned other rows than expected",
     )
     assert info.detail.startswith("actual differs from expected:")
     assert "dbt-relay test --select u" in info.suggested_fix
@@ -533,7 +533,7 @@ def test_a_missing_relation_of_a_source_is_to_be_loaded() -> None:
 def test_a_missing_relation_that_looks_like_another() -> None:
     fix = missing("stg_ordres", known_names=("model.shop.stg_orders", "model.shop.customers"))
     assert fix.startswith("Did you mean 'stg_orders'? Use ref('stg_orders') in models/a.sql")
-    assert "or make zzz first" in missing("zzz", known_names=("model.shop.stg_orders",))
+    assert "or create zzz first" in missing("zzz", known_names=("model.shop.stg_orders",))
 
 
 def test_a_missing_ref_has_its_nearest_names() -> None:
@@ -566,7 +566,7 @@ def test_a_missing_column_without_a_hint_names_where_to_look() -> None:
     failure = Failure(message=text, adapter="postgres", raw_code="select anual from {{ ref('rates') }}")
     assert "`dbt-relay show --select rates --limit 1`" in classify(failure).suggested_fix
     alone = classify(msgspec.structs.replace(failure, raw_code=None)).suggested_fix
-    assert alone == 'Correct "anual" in models/a.sql, or add the column to what it reads from.'
+    assert alone == 'Correct "anual" in models/a.sql, or add the column to the table that it reads.'
 
 
 def test_postgres_hints_at_two_columns() -> None:
@@ -602,7 +602,7 @@ def test_a_column_is_marked_where_only_its_name_is_known() -> None:
 @pytest.mark.parametrize(
     ("text", "code", "message", "part"),
     [
-        ("'None' has no attribute 'get'", "undefined_attribute", "None has no attribute or element get", "is none"),
+        ("'None' has no attribute 'get'", "undefined_attribute", "None has no attribute or element get", "value that is None"),
         (
             "'dict object' has no attribute 'sells'", "undefined_attribute",
             "dict object has no attribute or element sells", "Correct 'sells'",
@@ -644,14 +644,14 @@ def test_an_undefined_name() -> None:
         ("Parsing Error\n  Error reading shop: s.yml - Runtime Error\n    Syntax error near line 2\n    while scanning a quoted scalar",
          "quotation mark"),
         ("Runtime Error\n  Syntax error near line 2\n  mapping values are not allowed here", "the YAML file that dbt names near line 2"),
-        ("Compilation Error\n  Duplicate 'name' key found in yaml file: Syntax error near line 7, duplicate", "same key is there twice"),
-        ("Runtime Error\n  Could not find selector named n, expected one of []", "selectors.yml defines none."),
+        ("Compilation Error\n  Duplicate 'name' key found in yaml file: Syntax error near line 7, duplicate", "same key occurs twice"),
+        ("Runtime Error\n  Could not find selector named n, expected one of []", "selectors.yml defines no selector."),
         ("Runtime Error\n  Invalid node spec @a+ - \"@\" prefix and \"+\" suffix are incompatible", "Correct @a+ in --select"),
         ("Runtime Error\n  dbt cannot run because no profile was specified for this dbt project.", "`profile: <name>`"),
         ("Runtime Error\n  The profile 'p' does not have a target named 'x'. The valid target names for this profile are:\n   - dev\n   - prod",
          "(targets: dev, prod)"),
         ("Runtime Error\n  The profile 'p' does not have a target named 'x'. The valid target names for this profile are:",
-         "Use a target that is there"),
+         "Use an existing target"),
         ("Runtime Error\n  outputs not specified in profile 'p'", "Correct target <target> of profile p in profiles.yml."),
         ("Compilation Error\n  dbt found two models with the name \"a\".", "Rename or remove one of the two."),
         (("Compilation Error\n  dbt found two data_tests with the name \"t\" defined on column\n  - test.shop.t (models/s.yml)\n"
@@ -669,31 +669,31 @@ def test_an_undefined_name() -> None:
          "     Source columns not in target: []\n     Target columns not in source: [<Column old (text)>]"), "(gone: old)"),
         ("Runtime Error in model a (models/a.sql)\n  Constraint Error: something else", "rows that break the constraint"),
         ("Runtime Error in model a (models/a.sql)\n  Parser Error: unterminated quoted string at or near \"'abc\"", "Close the quotation mark"),
-        ("Runtime Error in model a (models/a.sql)\n  Parser Error: syntax error at end of input", "ends too soon"),
-        ("Database Error in model a (models/a.sql)\n  syntax error at or near \";\"\n  LINE 14:   );\n              ^", "ends too soon"),
+        ("Runtime Error in model a (models/a.sql)\n  Parser Error: syntax error at end of input", "is incomplete"),
+        ("Database Error in model a (models/a.sql)\n  syntax error at or near \";\"\n  LINE 14:   );\n              ^", "is incomplete"),
         (("Runtime Error in model a (models/a.sql)\n  Catalog Error: Scalar Function with name annualize does not exist!\n"
          '  Did you mean "annualise"?'), "Did you mean 'annualise'?"),
         ("Runtime Error in model a (models/a.sql)\n  Binder Error: Referenced table \"x\" not found!\n  Candidate tables: \"orders\"",
-         "There is: orders. Add x to FROM"),
+         "Available: orders. Add x to FROM"),
         ("Database Error in model a (models/a.sql)\n  missing FROM-clause entry for table \"x\"", "Add x to FROM"),
-        ("Database Error in model a (models/a.sql)\n  MERGE command cannot affect row a second time", "unique_key twice"),
+        ("Database Error in model a (models/a.sql)\n  MERGE command cannot affect row a second time", "same unique_key"),
         ("Database Error in model a (models/a.sql)\n  permission denied for schema dev", "grant usage, create on schema dev"),
         ("Database Error in model a (models/a.sql)\n  permission denied for database dev", "on database dev"),
         ("IO Error: Cannot open file \"/data/x.duckdb\": Permission denied", "access to /data/x.duckdb"),
-        ("Runtime Error in model a (models/a.sql)\n  Permission Error: no", "Grant the profile's user what it needs, or"),
+        ("Runtime Error in model a (models/a.sql)\n  Permission Error: no", "Grant the required privilege to the profile's user, or"),
         ("Runtime Error\n  no pg_hba.conf entry for host \"h\"", "Correct user and password in profiles.yml"),
         ("IO Error: Could not set lock on file \"x.duckdb\": busy", "Close the program that has x.duckdb open."),
         ("Database Error in model a (models/a.sql)\n  out of memory", "Give the database or the worker more memory"),
         ("Database Error in model a (models/a.sql)\n  could not extend file: No space left on device", "Free disk space"),
-        ("[Errno 28] No space left on device: '/project/target/manifest.json'", "the worker, where /project/target/manifest.json is"),
-        ("[Errno 28] No space left on device", "the worker, where the target folder is"),
+        ("[Errno 28] No space left on device: '/project/target/manifest.json'", "for /project/target/manifest.json on the worker"),
+        ("[Errno 28] No space left on device", "for the target folder on the worker"),
         ("Database Error in model a (models/a.sql)\n  \"orders\" is not a view", "--full-refresh --select a"),
         ("Compilation Error\n  oh no", "`dbt-relay parse`"),
-        ("Found a cycle: ", "close the circle."),
+        ("Found a cycle: ", "of the cycle."),
         ("Found a cycle: model.shop.a --> model.shop.b", "a → b → a"),
         ("Runtime Error in model a (models/a.sql)\n  Constraint Error: NOT NULL constraint failed: a__dbt_tmp.salary", "salary is null"),
         ("Runtime Error in model a (models/a.sql)\n  Constraint Error: PRIMARY KEY or UNIQUE constraint violation: duplicate key \"1\"",
-         "Key 1 is there more than once"),
+         "Key 1 occurs more than once"),
         (("Runtime Error in model a (models/a.sql)\n  Constraint Error: CHECK constraint failed on table a with expression "
          "CHECK((salary >= 0))"), "break salary >= 0"),
         (("Runtime Error in model a (models/a.sql)\n  Constraint Error: Violates foreign key constraint because key \"id: 999\" does not "
@@ -711,7 +711,7 @@ def test_an_undefined_name() -> None:
          "  Error when converting column \"salary\". Could not convert string \"ninety\" to 'INTEGER'"),
          "Correct 'ninety' in column salary of seeds/s.csv, line 3"),
         ("Compilation Error in snapshot s (snapshots/s.yml)\n  Snapshot target is missing configured columns (missing \"dbt_scd_id\"). See",
-         "was not made by a snapshot"),
+         "was not created by a snapshot"),
         ("A snapshot configured with the timestamp strategy must specify an updated_at configuration.", "Set updated_at"),
         (("Compilation Error in model employees (models/models.yml)\n  Invalid column name: 'salry' in unit test fixture for 'employees'.\n"
          "  Accepted columns for 'employees' are: ['employee_id', 'salary']"), "Did you mean 'salary'? Correct 'salry' in the given rows"),
@@ -722,7 +722,7 @@ def test_an_undefined_name() -> None:
         (("Parsing Error\n  Error reading small: s.yml - Runtime Error\n    Syntax error near line 2\n    found character that cannot start "
          "any token"), "YAML allows no tabs"),
         ("Parsing Error\n  Error reading small: s.yml - Runtime Error\n    Syntax error near line 3\n    did not find expected '-' indicator",
-         "Correct s.yml near line 3: entries of the same level must be indented alike."),
+         "Correct s.yml near line 3: entries of the same level need the same indentation."),
         ("Parsing Error\n  at path ['enabled']: 'maybe' is not of type 'boolean'", "Correct enabled in the project: 'maybe' is not"),
         ("Runtime Error\n  Could not find profile named 'smal'", "profile 'smal' to profiles.yml"),
         ("Runtime Error\n  'tagg' is not a valid method name", "Did you mean 'tag'?"),
@@ -742,11 +742,11 @@ def test_an_undefined_name() -> None:
         ("Database Error\n  temporary file size exceeds \"temp_file_limit\" (1024kB)", "Raise temp_file_limit"),
         ("IO Error: Trying to read a database file with version number 999, but we can only read versions between 64 and 68.",
          "storage version 999, this one reads 64 to 68"),
-        ("IO Error: Cannot open file \"/data/new/x.duckdb\": No such file or directory", "Make the folder of /data/new/x.duckdb"),
+        ("IO Error: Cannot open file \"/data/new/x.duckdb\": No such file or directory", "Create the folder of /data/new/x.duckdb"),
         ("Runtime Error in model a (models/a.sql)\n  IO Error: No files found that match the pattern \"in/*.csv\"", "Put the file at in/*.csv"),
         ("Runtime Error in model a (models/a.sql)\n  Catalog Error: Schema with name s does not exist!", "create schema s"),
         ("connection to server at \"db\", port 5432 failed: Connection refused", "Start the database at db, port 5432"),
-        ("could not obtain lock on relation \"orders\"", "who holds the lock on orders"),
+        ("could not obtain lock on relation \"orders\"", "holds the lock on orders"),
         ("Got 1 result, configured to fail if != 0", "shows the failing rows"),
     ],
 )  # fmt: skip
@@ -832,21 +832,21 @@ def test_what_looks_like_a_credential_stays() -> None:
 
 
 def test_only_what_passes_by_itself_is_tried_again() -> None:
-    assert {code for code, kind in KINDS.items() if kind.retryable} == PASSING
+    assert {code for code, kind in ERROR_CODES.items() if kind.retryable} == PASSING
 
 
 def test_every_code_has_a_fix_and_every_rule_a_code() -> None:
-    assert set(FIXES) == set(KINDS)
+    assert set(FIXES) == set(ERROR_CODES)
     used = {rule.code for adapter in ("duckdb", "postgres") for rule in (*DBT_RULES, *sql_rules(adapter))}
     used |= {code for codes in (*DBT_EXCEPTIONS.values(), *SQL_EXCEPTIONS.values()) for code in codes}
-    assert used <= set(KINDS)
+    assert used <= set(ERROR_CODES)
 
 
 def test_every_category_has_a_code() -> None:
-    assert {kind.category for kind in KINDS.values()} == set(Category)
+    assert {kind.category for kind in ERROR_CODES.values()} == set(Category)
 
 
-@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("code", sorted(ERROR_CODES))
 def test_every_fix_can_do_without_any_fact(code: str) -> None:
     """A driver's class may tell the code while its text, in another language, tells nothing."""
     for name, codes in {**DBT_EXCEPTIONS, **SQL_EXCEPTIONS}.items():
@@ -876,7 +876,7 @@ def test_any_failure_can_be_classified(
         compiled_code=code, node=f"{resource_type}.shop.a",
     )  # fmt: skip
     info = classify(failure)
-    assert info.code in KINDS
+    assert info.code in ERROR_CODES
     assert info.message
     assert info.suggested_fix
 
@@ -896,7 +896,7 @@ def test_no_text_takes_long(piece: str) -> None:
 
 @given(stdout=st.text(), stderr=st.text(), return_code=st.integers(-64, 255))
 def test_any_console_can_be_classified(stdout: str, stderr: str, return_code: int) -> None:
-    assert classify_text(stdout, stderr, return_code).code in KINDS
+    assert classify_text(stdout, stderr, return_code).code in ERROR_CODES
 
 
 @given(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 
 import pytest
 
-from workers.contract.errors.classify import classify_text
+from workers.contract.errors.classify import Failure, classify, classify_text
+from workers.contract.errors.console_output import first_failure
 
 NODES = """\
 \x1b[0m06:21:25  Running with dbt=1.11.16
@@ -229,3 +232,66 @@ def test_a_failure_that_was_printed_goes_before_the_exit_code() -> None:
 
 def test_a_header_at_the_very_end_is_no_failure() -> None:
     assert classify_text("06:21:32  Failure in model a (models/a.sql)", "", 1).code == "internal"
+
+
+def test_deeply_nested_json_is_kept_as_a_line() -> None:
+    line = '{"a":' * 100_000
+    failure = first_failure(f"Database Error\n  deadlock detected\n{line}", "")
+    assert failure is not None
+    assert failure.message.startswith("Database Error\n  deadlock detected")
+
+
+def check_linear(work: Callable[[str], object], start: str, piece: str, size: int) -> None:
+    """Check that eight times as much text takes less than 24 times as long. Quadratic work takes 64 times as long."""
+
+    def seconds(characters: int) -> float:
+        text = start + piece * (characters // len(piece)) + "x"
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            work(text)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert seconds(size) < 24 * seconds(size // 8)
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        ("", "\n"),
+        ("", "\r"),
+        ("", "x"),
+        ("", "ab "),
+        ("", "\x1b[0m"),
+        ("", "\x1b[0"),
+        ("", "\x1b[0m\n"),
+        ("", '{"a":'),
+        ("", "Database Error "),
+        ("", "Database Error\n  "),
+        ("", "Database Error in model a ("),
+        ("", "Database Error in model a (\n"),
+        ("", "Error: a\n"),
+        ("", "1 test failed "),
+        ("Usage: dbt\n", "Error: a\n"),
+        ("Traceback (most recent call last)\n", "a.AError\n"),
+        ("Traceback (most recent call last)\n", "a."),
+        ("12:00:00  Failure in model ", "a b "),
+        ("12:00:00  Failure in model a (a)\n12:00:00  a\n", "a\n"),
+    ],
+)
+def test_reading_console_output_takes_time_in_proportion_to_its_length(start: str, piece: str) -> None:
+    check_linear(lambda text: first_failure(text, ""), start, piece, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        ("Database Error\n  a", "\n"),
+        ("Compilation Error\n  This model has an enforced contract\n", "\n"),
+        ("Compilation Error\n  Error encountered in ", " "),
+        ('Compilation Error\n  dbt found two macros named "x" (', "/"),
+    ],
+)
+def test_classifying_a_message_takes_time_in_proportion_to_its_length(start: str, piece: str) -> None:
+    check_linear(lambda text: classify(Failure(message=text)), start, piece, 16_000)

@@ -29,7 +29,7 @@ from workers.contract.errors import BrokerUnavailableError, DbtUsageError, Error
 from workers.contract.events import LINE, RUN, STATE, Event
 from workers.contract.messages import RunRequest
 from workers.contract.results import DbtResult, NodeResult
-from workers.contract.run_store import LastWord
+from workers.contract.run_store import FinalRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "20260101T000000-0123456789ab"
@@ -597,7 +597,7 @@ class Client:
     def record(self, run_id: str) -> Record:
         assert run_id == RUN_ID
         request = RunRequest(run_id=run_id, args=("run",), cwd="/p", project_dir="/p")
-        return request, LastWord(return_code=self.answer.return_code), {}
+        return request, FinalRecord(return_code=self.answer.return_code), {}
 
     def result(self, run_id: str, *, timeout: float | None = None) -> DbtResult:
         if self.error is not None:

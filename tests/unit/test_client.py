@@ -27,7 +27,7 @@ NODES: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",)}
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
-    with FakeWorker(NODES).at_work(monkeypatch) as worker:
+    with FakeWorker(NODES).running(monkeypatch) as worker:
         yield worker
 
 
@@ -155,11 +155,11 @@ def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
     going = threading.Event()
     stopped = threading.Event()
 
-    def at_work(claim: Claim) -> None:
+    def running(claim: Claim) -> None:
         going.set()
         assert stopped.wait(10)
 
-    worker.behaviour = {"a": at_work}
+    worker.behaviour = {"a": running}
     run_id = relay.submit(request())
     assert going.wait(10)
     assert relay.cancel(run_id, "enough") is True

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.support.redis_server import RedisServer
-from workers.contract.connection import WritesRefusedError, connect, noticing_refusals, serves_nobody
+from workers.contract.connection import WritesRefusedError, connect, detecting_refused_writes, is_server_down
 
 REPLICA = (["replicaof", "127.0.0.1", "1"], ["replicaof", "no", "one"])
 NO_REPLICAS = (
@@ -44,7 +44,7 @@ def test_who_refuses_every_write_serves_nobody(
         refuse(how[0])
         with pytest.raises(WritesRefusedError) as refused:
             client.set("key", "meanwhile")
-        assert serves_nobody(refused.value)
+        assert is_server_down(refused.value)
         with client.pipeline(transaction=False) as pipe, pytest.raises(WritesRefusedError):
             pipe.set("key", "meanwhile").get("key").execute()
         refuse(how[1])
@@ -84,7 +84,7 @@ def test_a_class_that_kombu_makes_for_one_channel_goes_with_it() -> None:
     class OfOneChannel(redis.Connection):
         pass
 
-    made = weakref.ref(noticing_refusals(OfOneChannel))
+    made = weakref.ref(detecting_refused_writes(OfOneChannel))
     gone = weakref.ref(OfOneChannel)
     del OfOneChannel
     gc.collect()

@@ -48,8 +48,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
         def start(
             behaviour: Mapping[str, Behaviour] | None = None, **options: Any
         ) -> tuple[DbtRunner, FakeWorker]:
-            worker = stack.enter_context(FakeWorker(MODELS, behaviour).at_work(monkeypatch))
-            worker.say_hello()
+            worker = stack.enter_context(FakeWorker(MODELS, behaviour).running(monkeypatch))
+            worker.register()
             return DbtRunner(PROJECT, broker_url="redis://nowhere:1/0", **options), worker
 
         yield start

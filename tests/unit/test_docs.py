@@ -8,18 +8,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from workers.contract.errors.codes import KINDS
+from workers.contract.errors.error_codes import ERROR_CODES
 from workers.contract.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("code", sorted(ERROR_CODES))
 def test_every_code_is_documented_with_its_category(code: str) -> None:
     rows = [row for row in (ROOT / "docs" / "errors.md").read_text().splitlines() if row.startswith("| ")]
-    mark = f"`{code}`\\*" if KINDS[code].retryable else f"`{code}`"
+    mark = f"`{code}`\\*" if ERROR_CODES[code].retryable else f"`{code}`"
     assert any(
-        row.startswith(f"| {KINDS[code].category.value} |")
+        row.startswith(f"| {ERROR_CODES[code].category.value} |")
         and mark in [cell.strip() for cell in row.split("|")[3].split(",")]
         for row in rows
         if row.count("|") == 4

@@ -155,10 +155,10 @@ def test_base_folder_of_the_setting_wins(base: Path) -> None:
 
 def test_folder_that_others_may_write_is_refused_with_what_to_do(base: Path) -> None:
     base.chmod(0o777)
-    with pytest.raises(RelayError, match=r"(?s)others may write there.*DBT_RELAY_RUNTIME_DIR"):
+    with pytest.raises(RelayError, match=r"(?s)other users may write there.*DBT_RELAY_RUNTIME_DIR"):
         runtime_dirs.base_dir({"DBT_RELAY_RUNTIME_DIR": str(base)})
     assert runtime_dirs.existing_base({"DBT_RELAY_RUNTIME_DIR": str(base)}) is None
-    with pytest.raises(RelayError, match="others may write there"):
+    with pytest.raises(RelayError, match="other users may write there"):
         runtime_dirs.new_stack_dir({}, base)
 
 
@@ -392,7 +392,7 @@ def test_ask(base: Path, answer: bytes, expected: object) -> None:
     assert server.heard == "*2\r\n$3\r\nGET\r\n$2\r\nü\r\n".encode()
 
 
-@pytest.mark.parametrize(("answer", "message"), [(b"-ERR no\r\n", "ERR no"), (b"", "hung up")])
+@pytest.mark.parametrize(("answer", "message"), [(b"-ERR no\r\n", "ERR no"), (b"", "closed the connection")])
 def test_ask_a_server_that_refuses(base: Path, answer: bytes, message: str) -> None:
     server = Answering(base, answer)
     with pytest.raises(ConnectionError, match=message):
@@ -406,12 +406,12 @@ def test_ask_a_server_that_refuses(base: Path, answer: bytes, message: str) -> N
 )
 def test_answers(base: Path, answer: bytes, expected: bool) -> None:
     server = Answering(base, answer)
-    assert guardian_program.answers(server.path) is expected
+    assert guardian_program.answers_ping(server.path) is expected
     server.thread.join()
 
 
 def test_nobody_answers(base: Path) -> None:
-    assert not guardian_program.answers(str(base / "none"))
+    assert not guardian_program.answers_ping(str(base / "none"))
 
 
 # the guardian's small parts
@@ -424,11 +424,11 @@ def test_how_it_ended(code: str, words: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", code])
     _, status_ = os.waitpid(process.pid, 0)
     process.returncode = 0
-    assert guardian_program.how_it_ended(status_) == words
+    assert guardian_program.describe_exit(status_) == words
 
 
 def test_how_it_ended_by_a_signal_without_a_name() -> None:
-    assert guardian_program.how_it_ended(50) == "signal 50"
+    assert guardian_program.describe_exit(50) == "signal 50"
 
 
 def test_tail_is_the_end_of_a_log(tmp_path: Path) -> None:
@@ -503,7 +503,7 @@ def handle_of(*reports: bytes) -> guardian_handle.Handle:
         [sys.executable, "-c", code], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     handle = guardian_handle.Handle(process, 0.0)
-    handle.tell(b"go")
+    handle.send(b"go")
     return handle
 
 
@@ -541,14 +541,14 @@ def test_a_closed_handle_has_ended() -> None:
     handle = handle_of()
     handle.stop()
     handle.ended = False
-    handle.listen()
+    handle.read_reports()
     assert handle.ended
 
 
 def test_telling_a_guardian_that_is_gone_does_no_harm() -> None:
     handle = handle_of()
     handle.process.wait()
-    handle.tell(b"x" * 200_000)
+    handle.send(b"x" * 200_000)
     handle.stop()
 
 
@@ -563,7 +563,7 @@ def test_forgotten_handle_leaves_the_guardian_alone() -> None:
 
 
 def test_no_hello_of_a_server_that_is_not_there() -> None:
-    assert guardian_handle.hellos(INFO, "relay") == []
+    assert guardian_handle.registered_workers(INFO, "relay") == []
 
 
 def test_python_that_cannot_run_the_guardian_is_a_clear_error(
@@ -661,7 +661,7 @@ def test_stack_that_was_not_started_has_nothing_to_check_or_stop() -> None:
     stack.stop()
 
 
-def test_handle_that_a_fork_inherited_unseen_is_let_go(base: Path) -> None:
+def test_handle_inherited_by_an_unnoticed_fork_is_closed(base: Path) -> None:
     handle = handle_of()
     handle.process.wait()
     handle.owner = 1

@@ -1,4 +1,4 @@
-"""The relation cache of a run, told from process to process."""
+"""The relation cache of a run, replicated between processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def no_deprecations() -> Iterator[None]:
 
 
 def process() -> CacheRecorder:
-    """A recorder as each process of a run has one, over an adapter of its own."""
+    """A recorder with its own adapter, as each process of a run has one."""
     adapter: Any = SimpleNamespace(cache=RelationsCache(), Relation=BaseRelation)
     recorder = CacheRecorder(adapter)
     recorder.use()
@@ -38,87 +38,87 @@ def names(recorder: CacheRecorder) -> list[str]:
     return sorted(str(each.identifier) for each in recorder.cache.get_relations("d", "s"))
 
 
-def tell(teller: CacheRecorder, *listeners: CacheRecorder) -> None:
-    changes = [change.encode() for change in teller.take()]
-    for recorder in (teller, *listeners):
+def replicate(source: CacheRecorder, *others: CacheRecorder) -> None:
+    changes = [change.encode() for change in source.take_changes()]
+    for recorder in (source, *others):
         recorder.replay(changes)
 
 
-def test_the_adapter_uses_the_recorders_cache() -> None:
+def test_adapter_uses_the_recorders_cache() -> None:
     recorder = process()
     recorder.adapter.cache.add(relation("a"))
-    assert len(recorder.take()) == 1
+    assert len(recorder.take_changes()) == 1
 
 
-def test_what_one_process_adds_and_drops_the_other_sees() -> None:
+def test_changes_of_one_process_are_applied_in_the_other() -> None:
     one, other = process(), process()
     for recorder in (one, other):
         recorder.cache.update_schemas([("d", "s")])
     one.cache.add(relation("a"))
     one.cache.add(relation("b", kind=RelationType.View))
-    tell(one, other)
+    replicate(one, other)
     assert names(one) == names(other) == ["a", "b"]
     other.cache.drop(relation("a"))
-    tell(other, one)
+    replicate(other, one)
     assert names(one) == names(other) == ["b"]
     assert other.cache.get_relations("d", "s")[0].type == RelationType.View
 
 
-def test_a_replayed_change_is_not_told_again() -> None:
+def test_replayed_change_is_not_recorded_again() -> None:
     one, other = process(), process()
     one.cache.add(relation("a"))
-    tell(one, other)
-    assert one.take() == other.take() == ()
+    replicate(one, other)
+    assert one.take_changes() == other.take_changes() == ()
     assert one.position == other.position == 1
 
 
-def test_a_rename_is_told_whether_or_not_the_old_name_was_known() -> None:
-    one, knows, does_not = process(), process(), process()
-    for recorder in (one, knows, does_not):
+def test_rename_is_replayed_with_and_without_the_old_name_in_the_cache() -> None:
+    one, with_old_name, without_old_name = process(), process(), process()
+    for recorder in (one, with_old_name, without_old_name):
         recorder.cache.update_schemas([("d", "s")])
     one.cache.add(relation("a__dbt_tmp"))
-    knows.cache.add(relation("a__dbt_tmp"))
-    one.take()
-    knows.take()
+    with_old_name.cache.add(relation("a__dbt_tmp"))
+    one.take_changes()
+    with_old_name.take_changes()
     one.cache.rename(relation("a__dbt_tmp"), relation("a"))
-    tell(one, knows, does_not)
-    assert names(one) == names(knows) == names(does_not) == ["a"]
+    replicate(one, with_old_name, without_old_name)
+    assert names(one) == names(with_old_name) == names(without_old_name) == ["a"]
 
 
-def test_dropping_a_relation_drops_what_depends_on_it_everywhere() -> None:
+def test_dropping_a_relation_drops_its_dependents_in_other_processes() -> None:
     one, other = process(), process()
     for recorder in (one, other):
         recorder.cache.update_schemas([("d", "s")])
     one.cache.add(relation("table"))
     one.cache.add(relation("view", kind=RelationType.View))
     one.cache.add_link(relation("table"), relation("view"))
-    tell(one, other)
+    replicate(one, other)
     other.cache.drop(relation("table"))
     assert names(other) == []
 
 
-def test_a_dropped_schema_is_dropped_everywhere() -> None:
+def test_dropped_schema_is_dropped_in_other_processes() -> None:
     one, other = process(), process()
     one.cache.update_schemas([("d", "s")])
     one.cache.add(relation("a"))
-    tell(one, other)
+    replicate(one, other)
     assert ("d", "s") in other.cache
     one.cache.drop_schema("d", "s")
-    tell(one, other)
+    replicate(one, other)
     assert ("d", "s") not in other.cache
     assert names(other) == []
 
 
-def test_a_snapshot_replaces_all_that_was_known_links_included() -> None:
+def test_snapshot_replaces_relations_schemas_and_links() -> None:
     one, other = process(), process()
     one.cache.update_schemas([("d", "s"), ("d", "empty")])
     one.cache.add(relation("table"))
     one.cache.add(relation("view", kind=RelationType.View))
     one.cache.add_link(relation("table"), relation("view"))
     other.cache.add(relation("of_yesterday"))
-    other.take()
+    other.take_changes()
     snapshot = one.snapshot()
-    assert one.take() == (), "what led to the snapshot is in it"
+    assert one.take_changes() == (), "the snapshot contains the changes before it"
     other.replay([snapshot.encode()])
     assert names(other) == ["table", "view"]
     assert ("d", "empty") in other.cache
@@ -126,13 +126,13 @@ def test_a_snapshot_replaces_all_that_was_known_links_included() -> None:
     assert names(other) == []
 
 
-def test_a_snapshot_gives_every_relation_back_as_it_was() -> None:
+def test_snapshot_preserves_every_attribute_of_relations() -> None:
     one, other = process(), process()
     quoted = relation("Q").quote(database=False, identifier=True)
     nowhere = BaseRelation.create(schema="s", identifier="nowhere")
-    told = [relation("a"), relation("v", kind=RelationType.View), quoted, relation("b"), nowhere,
+    relations = [relation("a"), relation("v", kind=RelationType.View), quoted, relation("b"), nowhere,
             *(relation(f"k{each}").replace(catalog=f"c{each}") for each in range(20)), relation("z")]  # fmt: skip
-    for each in told:
+    for each in relations:
         one.cache.add(each)
     other.replay([one.snapshot().encode()])
 
@@ -141,73 +141,73 @@ def test_a_snapshot_gives_every_relation_back_as_it_was() -> None:
         return {each.identifier: (type(each), each.to_dict(), each.render()) for each in cached}
 
     assert plain(other) == plain(one)
-    assert len(plain(one)) == len(told)
+    assert len(plain(one)) == len(relations)
 
 
-def test_what_was_told_while_the_warehouse_was_asked_outlives_the_snapshot() -> None:
-    retrying, beside, third = process(), process(), process()
-    for recorder in (retrying, beside, third):
+def test_changes_stored_after_the_warehouse_query_survive_the_snapshot() -> None:
+    retrying, concurrent, third = process(), process(), process()
+    for recorder in (retrying, concurrent, third):
         recorder.cache.update_schemas([("d", "s")])
-        recorder.take()
-    snapshot = retrying.snapshot()  # the warehouse is asked, and a long node executed
-    beside.cache.add(relation("made_beside"))
-    (made,) = beside.take()
-    for recorder in (retrying, beside, third):
+        recorder.take_changes()
+    snapshot = retrying.snapshot()  # the warehouse was queried; a long node follows
+    concurrent.cache.add(relation("made_concurrently"))
+    (made,) = concurrent.take_changes()
+    for recorder in (retrying, concurrent, third):
         recorder.replay([made.encode()])
         recorder.replay([snapshot.encode()])
-        assert names(recorder) == ["made_beside"]
+        assert names(recorder) == ["made_concurrently"]
         assert recorder.position == 2
 
 
-def test_a_snapshot_may_have_seen_a_node_in_the_middle_of_its_renames() -> None:
+def test_snapshot_taken_between_renames_of_a_node_converges() -> None:
     replaced, old, new = relation("a"), relation("a__dbt_backup"), relation("a__dbt_tmp")
-    beside, retrying, third = process(), process(), process()
-    for recorder in (beside, retrying, third):
+    concurrent, retrying, third = process(), process(), process()
+    for recorder in (concurrent, retrying, third):
         recorder.cache.update_schemas([("d", "s")])
         recorder.cache.add(replaced)
-        recorder.take()
-    beside.cache.add(new)
-    beside.cache.rename(replaced, old)
-    beside.cache.rename(new, replaced)
-    retrying.cache.add(old)  # as the warehouse shows it: committed, and the backup not yet dropped
+        recorder.take_changes()
+    concurrent.cache.add(new)
+    concurrent.cache.rename(replaced, old)
+    concurrent.cache.rename(new, replaced)
+    retrying.cache.add(old)  # as the warehouse shows it: renames committed, backup not dropped yet
     snapshot = retrying.snapshot()
-    beside.cache.drop(old)
-    told = [change.encode() for change in beside.take()]
-    third.replay([snapshot.encode(), *told])
-    retrying.replay([snapshot.encode(), *told])
-    beside.replay([snapshot.encode(), *told])
-    assert names(third) == names(retrying) == names(beside) == ["a"]
+    concurrent.cache.drop(old)
+    changes = [change.encode() for change in concurrent.take_changes()]
+    third.replay([snapshot.encode(), *changes])
+    retrying.replay([snapshot.encode(), *changes])
+    concurrent.replay([snapshot.encode(), *changes])
+    assert names(third) == names(retrying) == names(concurrent) == ["a"]
 
 
-def test_a_recorder_on_an_adapter_that_was_recorded_before_starts_afresh() -> None:
+def test_new_recorder_on_the_same_adapter_records_separately() -> None:
     first = process()
     first.cache.add(relation("a"))
     second = CacheRecorder(first.adapter)
     second.use()
     second.cache.add(relation("b"))
-    assert len(second.take()) == 1
-    assert len(first.take()) == 1
+    assert len(second.take_changes()) == 1
+    assert len(first.take_changes()) == 1
 
 
-def test_a_deprecation_is_told_once_and_counted_everywhere() -> None:
+def test_deprecation_is_recorded_once_and_counted_in_all_processes() -> None:
     one, other = process(), process()
     one.use()
     active_deprecations["custom-key"] += 2
-    changes = [change.encode() for change in one.take()]
+    changes = [change.encode() for change in one.take_changes()]
     assert len(changes) == 1
-    assert one.take() == ()
+    assert one.take_changes() == ()
     one.replay(changes)
     assert one.deprecated["custom-key"] == 2
     other.use()  # as another process
     assert not active_deprecations
     other.replay(changes)
     assert active_deprecations["custom-key"] == 2
-    assert other.take() == ()
+    assert other.take_changes() == ()
 
 
-def test_a_relation_whose_type_a_macro_wrote_as_a_word_is_told_too() -> None:
+def test_relation_whose_type_a_macro_set_to_a_string_is_serialized() -> None:
     first, second = process(), process()
-    word: Any = "view"
-    first.cache.add(relation("a").replace(type=word))
+    text: Any = "view"
+    first.cache.add(relation("a").replace(type=text))
     second.replay([first.snapshot().encode()])
     assert [each.type for each in second.cache.get_relations("d", "s")] == [RelationType.View]

@@ -1,4 +1,4 @@
-"""dbt's events as lines: what dbt's console would show, and nothing else."""
+"""Events of dbt become exactly the lines that dbt would print."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ def flags(**changed: Any) -> Any:
     return SimpleNamespace(**{**plain, **changed})
 
 
-def said(*events: Any, debug: bool = False, level: EventLevel | None = None, **changed: Any) -> list[Event]:
-    """The events that a sink makes of dbt's."""
-    heard: list[Event] = []
-    sink = LineSink(flags(**changed), "run", "model.p.m", heard.append, debug=debug, attempt=2, worker="w:1")
+def emitted(
+    *events: Any, debug: bool = False, level: EventLevel | None = None, **changed: Any
+) -> list[Event]:
+    """Run events that a sink emits for events of dbt."""
+    received: list[Event] = []
+    sink = LineSink(
+        flags(**changed), "run", "model.p.m", received.append, debug=debug, attempt=2, worker="w:1"
+    )
     cleanup_event_logger()
     get_event_manager().callbacks.append(sink)
     try:
@@ -35,33 +39,31 @@ def said(*events: Any, debug: bool = False, level: EventLevel | None = None, **c
             fire_event(event, level=level)
     finally:
         cleanup_event_logger()
-    return heard
+    return received
 
 
-def test_a_line_carries_who_said_it() -> None:
-    (event,) = said(Note(msg="hello"))
+def test_line_contains_its_node_attempt_and_worker() -> None:
+    (event,) = emitted(Note(msg="hello"))
     assert event.text.endswith("  hello")
     assert (event.kind, event.run_id, event.node, event.level) == (LINE, "run", "model.p.m", "info")
     assert (event.attempt, event.worker) == (2, "w:1")
 
 
-def test_an_event_of_many_lines_is_many_lines() -> None:
-    assert [event.text[-3:] for event in said(Note(msg="one\ntwo"))] == ["one", "two"]
+def test_multi_line_event_becomes_one_event_per_line() -> None:
+    assert [event.text[-3:] for event in emitted(Note(msg="one\ntwo"))] == ["one", "two"]
 
 
 @pytest.mark.parametrize("changed", [{}, {"DEBUG": True}, {"LOG_FORMAT": "json"}])
-def test_secrets_of_the_environment_are_masked_as_dbt_masks_them(
-    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_env_secrets_are_masked_as_in_dbt(changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBT_ENV_SECRET_WORD", "opensesame")
-    (event,) = said(Note(msg="say opensesame"), **changed)
-    assert "say *****" in event.text
+    (event,) = emitted(Note(msg="word opensesame"), **changed)
+    assert "word *****" in event.text
 
 
-def test_a_debug_event_that_the_console_does_not_show_is_masked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_debug_event_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBT_ENV_SECRET_WORD", "opensesame")
-    (event,) = said(Note(msg="say opensesame"), debug=True, level=EventLevel.DEBUG)
-    assert (event.kind, event.text) == (DEBUG, "say *****")
+    (event,) = emitted(Note(msg="word opensesame"), debug=True, level=EventLevel.DEBUG)
+    assert (event.kind, event.text) == (DEBUG, "word *****")
 
 
 @pytest.mark.parametrize(
@@ -73,8 +75,8 @@ def test_a_debug_event_that_the_console_does_not_show_is_masked_too(monkeypatch:
     ],
     ids=["credentials", "url and dots", "quotes"],
 )
-def test_a_line_is_not_searched_for_credentials(text: str) -> None:
-    assert said(Note(msg=text))[0].text.endswith(text)
+def test_credentials_in_lines_are_not_masked(text: str) -> None:
+    assert emitted(Note(msg=text))[0].text.endswith(text)
 
 
 @pytest.mark.parametrize(
@@ -90,53 +92,55 @@ def test_a_line_is_not_searched_for_credentials(text: str) -> None:
         ({"LOG_LEVEL": "none"}, EventLevel.ERROR, False),
     ],
 )
-def test_levels(changed: dict[str, Any], level: EventLevel, shown: bool) -> None:
-    assert bool(said(Note(msg="x"), level=level, **changed)) is shown
+def test_log_level_options_select_the_shown_events(
+    changed: dict[str, Any], level: EventLevel, shown: bool
+) -> None:
+    assert bool(emitted(Note(msg="x"), level=level, **changed)) is shown
 
 
-def test_what_a_macro_prints_is_shown_even_when_quiet() -> None:
-    (event,) = said(PrintEvent(msg="printed"), QUIET=True)
+def test_print_of_a_macro_is_shown_with_quiet() -> None:
+    (event,) = emitted(PrintEvent(msg="printed"), QUIET=True)
     assert event.text == "printed"
 
 
-def test_debug_events_are_kept_where_they_were_asked_for() -> None:
-    (event,) = said(Note(msg="deep"), debug=True, level=EventLevel.DEBUG)
+def test_debug_events_are_emitted_when_debug_is_on() -> None:
+    (event,) = emitted(Note(msg="deep"), debug=True, level=EventLevel.DEBUG)
     assert (event.kind, event.text) == (DEBUG, "deep")
 
 
-def test_an_empty_debug_event_is_not_kept() -> None:
-    assert said(Formatting(""), debug=True, level=EventLevel.DEBUG) == []
+def test_empty_debug_event_is_dropped() -> None:
+    assert emitted(Formatting(""), debug=True, level=EventLevel.DEBUG) == []
 
 
-def test_json() -> None:
-    (event,) = said(Note(msg="hello"), LOG_FORMAT="json")
+def test_json_format_emits_json_lines() -> None:
+    (event,) = emitted(Note(msg="hello"), LOG_FORMAT="json")
     assert json.loads(event.text)["info"]["msg"] == "hello"
 
 
-def test_colours_are_dbts() -> None:
-    assert said(Note(msg="x"), USE_COLORS=True)[0].text.startswith("\x1b[0m")
-    assert "\x1b" not in said(Note(msg="x"))[0].text
+def test_colours_follow_dbts_flag() -> None:
+    assert emitted(Note(msg="x"), USE_COLORS=True)[0].text.startswith("\x1b[0m")
+    assert "\x1b" not in emitted(Note(msg="x"))[0].text
 
 
-def test_before_the_flags_are_known_dbts_defaults_hold() -> None:
-    heard: list[Event] = []
-    sink = LineSink(None, "run", "@plan", heard.append)
+def test_dbts_defaults_apply_before_flags_are_configured() -> None:
+    received: list[Event] = []
+    sink = LineSink(None, "run", "@plan", received.append)
     cleanup_event_logger()
     get_event_manager().callbacks.append(sink)
     fire_event(Note(msg="x"))
     sink.configure(flags(LOG_LEVEL="error"))
     fire_event(Note(msg="y"))
     cleanup_event_logger()
-    assert [event.text[-1] for event in heard] == ["x"]
+    assert [event.text[-1] for event in received] == ["x"]
 
 
-def test_a_muted_sink_says_nothing() -> None:
-    heard: list[Event] = []
-    sink = LineSink(flags(), "run", "@plan", heard.append)
+def test_muted_sink_drops_events() -> None:
+    received: list[Event] = []
+    sink = LineSink(flags(), "run", "@plan", received.append)
     cleanup_event_logger()
     get_event_manager().callbacks.append(sink)
     with sink.muted():
         fire_event(Note(msg="x"))
     fire_event(Note(msg="y"))
     cleanup_event_logger()
-    assert [event.text[-1] for event in heard] == ["y"]
+    assert [event.text[-1] for event in received] == ["y"]

@@ -1,4 +1,4 @@
-"""What dbt locks with, in a process of a worker."""
+"""Locks of dbt in a worker process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 PROGRAM = """
+from workers.engine.startup import prepare_import
+prepare_import()
 import workers.engine.engine
 import multiprocessing.resource_tracker
 from types import SimpleNamespace
@@ -20,6 +22,6 @@ with lock, lock, Manifest()._lock:
 """
 
 
-def test_dbts_locks_start_no_process() -> None:
-    said = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
-    assert said.stdout.split() == ["None"], said.stdout
+def test_locks_of_dbt_start_no_resource_tracker() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["None"], done.stdout

@@ -1,4 +1,4 @@
-"""Which values of a profile are credentials, and how the error of a connection is masked."""
+"""Which values of a profile are credentials, and how connection errors are masked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.postgres.connections import PostgresCredentials
 
-from workers.engine.output.masking import mask_opening_errors, mask_while_opening, profile_secrets
+from workers.engine.output.masking import mask_connection_errors, mask_while_opening, profile_secrets
 
 
 def postgres(**changed: Any) -> PostgresCredentials:
@@ -27,12 +27,12 @@ def duckdb(**settings: Any) -> DuckDBCredentials:
     return DuckDBCredentials.from_dict({"path": "shop.duckdb", "schema": "main", **settings})
 
 
-def test_the_password_of_postgres() -> None:
+def test_postgres_password_is_a_secret() -> None:
     assert profile_secrets(postgres()) == ("hunter22",)
 
 
 @pytest.mark.parametrize("password", ["analytics", "me", "shop", "password", "abc", ""])
-def test_a_password_that_the_profile_shows_elsewhere_or_that_is_short_is_not_looked_for(
+def test_password_that_is_short_or_equals_another_setting_is_not_masked(
     password: str,
 ) -> None:
     assert profile_secrets(postgres(password=password)) == ()
@@ -57,22 +57,22 @@ def test_credentials_of_duckdb_are_found_in_lists_mappings_and_paths() -> None:
 
 
 class Adapter:
-    """An adapter whose connections cannot be opened."""
+    """An adapter whose connections cannot be open_connection."""
 
-    def __init__(self, opened: Any) -> None:
-        self.connections: Any = type("Manager", (), {"open": staticmethod(opened)})()
-        mask_opening_errors(self)
+    def __init__(self, open_connection: Any) -> None:
+        self.connections: Any = type("Manager", (), {"open": staticmethod(open_connection)})()
+        mask_connection_errors(self)
 
     def open(self) -> None:
         state = ConnectionState.INIT
         self.connections.open(Connection(type="postgres", name="x", credentials=postgres(), state=state))
 
 
-def test_every_exception_of_the_chain_is_masked_and_so_is_what_is_logged_meanwhile() -> None:
+def test_exception_chain_and_lines_logged_during_open_are_masked() -> None:
     logged: list[str] = []
     password = postgres().password
 
-    def opened(_: Any) -> None:
+    def open_connection(_: Any) -> None:
         try:
             raise OSError(f"no way to {password}@db")
         except OSError as error:
@@ -80,20 +80,20 @@ def test_every_exception_of_the_chain_is_masked_and_so_is_what_is_logged_meanwhi
             raise FailedToConnectError(str(error)) from error
 
     with pytest.raises(FailedToConnectError) as refused:
-        Adapter(opened).open()
+        Adapter(open_connection).open()
     assert str(refused.value) == "Database Error\n  no way to *****@db"
     assert "hunter22" not in "".join(traceback.format_exception(refused.value))
     assert logged == ["retrying: no way to *****@db"]
     assert mask_while_opening("hunter22") == "hunter22"
 
 
-def test_an_error_without_credentials_is_the_drivers_own() -> None:
+def test_error_without_credentials_is_unchanged() -> None:
     error = OSError(2, "No such file", "hunter")
 
-    def opened(_: Any) -> None:
+    def open_connection(_: Any) -> None:
         raise error
 
     with pytest.raises(OSError, match="hunter") as refused:
-        Adapter(opened).open()
+        Adapter(open_connection).open()
     assert refused.value is error
     assert error.args == (2, "No such file")

@@ -1,4 +1,4 @@
-"""Files of ``target/`` that are written by somebody who may be stopped at any moment."""
+"""Files in ``target/`` stay complete if a process is interrupted while it writes them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import dbt.contracts.graph.nodes
 import pytest
 from dbt_common.clients.system import write_file
 
-from workers.engine.patches import registry
-from workers.engine.patches.node_files import write_over
+from workers.engine.patches.node_files import install, write_over
 
 
 @pytest.mark.parametrize("text", ["select 1 as größer\n", "", "a\r\nb"])
-def test_what_is_written_is_what_dbt_writes(tmp_path: Path, text: str) -> None:
+def test_file_is_identical_to_dbts(tmp_path: Path, text: str) -> None:
     ours, theirs = tmp_path / "ours" / "deep" / "a.sql", tmp_path / "theirs" / "deep" / "a.sql"
     for write, path in ((write_over, ours), (write_file, theirs)):
         assert write(str(path), text) is True
@@ -22,14 +21,14 @@ def test_what_is_written_is_what_dbt_writes(tmp_path: Path, text: str) -> None:
     assert ours.stat().st_mode == theirs.stat().st_mode
 
 
-def test_nothing_of_a_longer_file_is_left(tmp_path: Path) -> None:
+def test_longer_file_is_truncated(tmp_path: Path) -> None:
     path = tmp_path / "a.sql"
     path.write_text("select 1, 2, 3, 4")
     write_over(str(path), "select 1")
     assert path.read_text() == "select 1"
 
 
-def test_who_is_interrupted_once_the_file_is_open_leaves_what_another_wrote(
+def test_interrupt_after_open_keeps_the_existing_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.sql"
@@ -46,6 +45,6 @@ def test_who_is_interrupted_once_the_file_is_open_leaves_what_another_wrote(
     assert path.read_text() == "select 1"
 
 
-def test_it_is_what_nodes_write_with() -> None:
-    registry.apply()
+def test_nodes_write_their_files_with_it() -> None:
+    install()
     assert dbt.contracts.graph.nodes.write_file is write_over

@@ -35,11 +35,10 @@ from dbt_common.exceptions import CompilationError
 from tests.support.untraced import parse_untraced
 from workers.contract.events import Event
 from workers.engine.execution.relation_cache import _recording
-from workers.engine.output.events import LineSink, QuietManager
-from workers.engine.patches import registry, relations, templates
+from workers.engine.output.events import FilteringEventManager, LineSink
+from workers.engine.patches import registry, relations, templates, unchanging_macros
 from workers.engine.patches.events import _event_of_dbt
 from workers.engine.patches.graph import _subset_of_dbt
-from workers.engine.project import unchanging_macros
 
 parse_untraced()
 registry.apply()
@@ -129,7 +128,7 @@ class Heard:
 
 
 def test_a_debug_event_is_passed_to_whoever_does_not_say_that_nothing_comes_of_it() -> None:
-    heard, manager = Heard(), QuietManager()
+    heard, manager = Heard(), FilteringEventManager()
     manager.callbacks.append(heard)
     manager.fire_event(SQLQuery(sql="select 1"))
     assert heard.names == ["SQLQuery"]
@@ -138,7 +137,7 @@ def test_a_debug_event_is_passed_to_whoever_does_not_say_that_nothing_comes_of_i
 @pytest.mark.parametrize("debug", [True, False])
 def test_a_sink_says_the_same_behind_either_manager(*, debug: bool) -> None:
     told: list[list[Event]] = []
-    for manager in (EventManager(), QuietManager()):
+    for manager in (EventManager(), FilteringEventManager()):
         events: list[Event] = []
         manager.callbacks.append(LineSink(None, "run", "step", events.append, debug=debug))
         manager.fire_event(SQLQuery(sql="select 1", conn_name="c"))
@@ -152,9 +151,9 @@ def test_a_sink_says_the_same_behind_either_manager(*, debug: bool) -> None:
 
 def test_a_muted_sink_hears_no_debug_event() -> None:
     sink = LineSink(None, "run", "step", lambda _: None, debug=True)
-    assert not sink.take_debug(SQLQuery(sql=""))
+    assert not sink.handle_debug(SQLQuery(sql=""))
     with sink.muted():
-        assert sink.take_debug(SQLQuery(sql=""))
+        assert sink.handle_debug(SQLQuery(sql=""))
 
 
 def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +279,7 @@ def test_what_is_known_of_spelling_follows_the_cache() -> None:
     cache: Any = _recording(RelationsCache, SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
 
     def found(identifier: str) -> list[str]:
-        with cache.narrowed(identifier):
+        with cache.only_identifier(identifier):
             return [each.identifier for each in cache.get_relations("d", "main")]
 
     cache.add(relation("a"))

@@ -1,4 +1,4 @@
-"""Names of relations: the same for everybody who means the same table, and for nobody else."""
+"""Lock names: equal for the same table in all runs, different for different tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def node(identifier: str = "orders", **given: Any) -> Any:
     return SimpleNamespace(**{**fields, **given})
 
 
-def test_a_name_is_short_and_the_same_for_the_same_table() -> None:
+def test_same_table_has_the_same_short_name() -> None:
     assert locks().name(node()) == locks(host="DB.example").name(node())
     assert len(locks().name(node())) == 16
 
@@ -53,17 +53,17 @@ def test_a_name_is_short_and_the_same_for_the_same_table() -> None:
         locks().name(node(database="other")),
     ],
 )
-def test_another_table_has_another_name(other: str) -> None:
+def test_different_tables_have_different_names(other: str) -> None:
     assert other != locks().name(node())
 
 
-def test_quoted_names_count_letter_by_letter() -> None:
+def test_quoted_names_are_case_sensitive() -> None:
     quoted = {"database": True, "schema": True, "identifier": True}
     assert locks(quoted).name(node("Orders")) != locks(quoted).name(node("orders"))
 
 
 @pytest.mark.parametrize(("kind", "stored"), [("postgres", "orders"), ("snowflake", "ORDERS")])
-def test_other_names_count_as_the_warehouse_folds_them(kind: str, stored: str) -> None:
+def test_unquoted_names_are_folded_as_by_the_warehouse(kind: str, stored: str) -> None:
     unquoted = {"database": False, "schema": False, "identifier": False}
     names = {locks(unquoted, type=kind).name(node(name)) for name in ("orders", "Orders", "ORDERS")}
     assert len(names) == 1
@@ -71,13 +71,13 @@ def test_other_names_count_as_the_warehouse_folds_them(kind: str, stored: str) -
     assert {locks(by_identifier, type=kind).name(node(stored))} == names
 
 
-def test_what_writes_no_relation_has_no_name() -> None:
-    assert locks().name(node(is_relational=False)) == ""  # a test that stores nothing
+def test_node_without_a_relation_has_no_lock_name() -> None:
+    assert locks().name(node(is_relational=False)) == ""  # a test that stores no failures
     assert locks().name(node(is_ephemeral_model=True)) == ""
     assert locks().name(SimpleNamespace(unique_id="unit_test.p.x")) == ""
 
 
-def test_a_node_can_say_that_others_may_write_with_it() -> None:
+def test_meta_turns_the_lock_of_a_node_off() -> None:
     assert locks().name(node(config=SimpleNamespace(meta={"dbt_relay_lock": "none"}))) == ""
     assert locks().name(node(config=SimpleNamespace(meta={"owner": "x"}))) == locks().name(node())
     with pytest.raises(DbtUsageError, match=r"model\.p\.orders \(models/orders\.sql\).*dbt_relay_lock: off"):

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jinja2
 import pytest
 from dbt.adapters.base import BaseConnectionManager
+from jinja2.sandbox import SandboxedEnvironment
 
 from workers.engine import self_check
 
@@ -33,6 +35,14 @@ def test_connections_that_cannot_be_fenced_are_refused(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(BaseConnectionManager, "set_connection_name", connect)
     assert "fence" in (self_check.complaint() or "")
+
+
+def test_templates_that_call_past_their_environment_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(jinja2.Environment):
+        call = SandboxedEnvironment.call
+
+    monkeypatch.setattr("dbt_common.clients.jinja.MacroFuzzEnvironment", Plain)
+    assert "templates do not call" in (self_check.complaint() or "")
 
 
 def test_worker_says_what_is_missing_and_ends(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which warehouses belong to one process at a time, and which runs cannot be split."""
+"""Which warehouses only one process at a time may use, and which runs cannot be distributed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dbt.adapters.duckdb.credentials import DuckDBCredentials
 
 from workers.contract.keys import files_of_warehouse
 from workers.engine.warehouse import concurrency
-from workers.engine.warehouse.concurrency import cancel_queries, warehouse_of, whole_reason
+from workers.engine.warehouse.concurrency import cancel_queries, unsplittable_reason, warehouse_of
 
 
 def config(path: str = ":memory:", attach: list[dict[str, Any]] | None = None, **more: Any) -> Any:
@@ -22,7 +22,7 @@ def config(path: str = ":memory:", attach: list[dict[str, Any]] | None = None, *
     )
 
 
-def test_a_duckdb_file_is_named_by_its_real_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duckdb_file_is_named_by_its_real_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     named = f"duckdb:{tmp_path}/real/w.duckdb"
@@ -45,12 +45,12 @@ def test_a_duckdb_file_is_named_by_its_real_path(tmp_path: Path, monkeypatch: py
         "s3://bucket/w.duckdb", "https://host/w.duckdb", "sqlite:/data/x.db", "postgres:dbname=x password=y",
     ],
 )  # fmt: skip
-def test_what_many_processes_may_open_has_no_name(path: str) -> None:
+def test_databases_open_to_several_processes_have_no_warehouse_name(path: str) -> None:
     assert warehouse_of(config(path)) is None
     assert warehouse_of(config(attach=[{"path": path}])) is None
 
 
-def test_every_file_of_a_profile_counts() -> None:
+def test_warehouse_name_contains_every_file_of_the_profile() -> None:
     attached = [
         {"path": "/data/b.duckdb"},
         {"path": "/data/a.duckdb", "read_only": True},
@@ -69,34 +69,35 @@ def test_every_file_of_a_profile_counts() -> None:
     assert files_of_warehouse(found)[0] == "duckdb:/data/a.duckdb"
 
 
-def test_a_file_that_is_opened_twice_is_written_where_either_does() -> None:
+def test_file_opened_twice_is_written_if_either_opening_writes() -> None:
     attached = [{"path": "/data/../data/a.duckdb", "read_only": True}]
     assert warehouse_of(config("/data/a.duckdb", attached)) == "duckdb:/data/a.duckdb"
     read = config("/data/a.duckdb", config_options={"access_mode": "read_only"})
     assert warehouse_of(read) == "read duckdb:/data/a.duckdb"
 
 
-def test_a_lake_that_is_named_by_a_secret_is_no_file() -> None:
+def test_ducklake_named_by_a_secret_is_not_a_file() -> None:
     secret = {"type": "ducklake", "name": "lake", "metadata_path": "x", "data_path": "y"}
     assert warehouse_of(config(attach=[{"path": "ducklake:lake"}], secrets=[secret])) is None
 
 
-def test_a_server_takes_many() -> None:
+def test_server_warehouse_has_no_name() -> None:
     assert warehouse_of(SimpleNamespace(credentials=SimpleNamespace(type="postgres"))) is None
 
 
-def test_what_cannot_be_split() -> None:
+def test_in_memory_duckdb_and_show_keep_a_run_in_one_process() -> None:
     flags = SimpleNamespace(SHOW=False)
-    assert whole_reason(config(), flags) is not None
-    assert whole_reason(config(":memory:named"), flags) is not None
-    assert whole_reason(config("/data/a.duckdb"), flags) is None
-    assert whole_reason(config("/data/a.duckdb"), SimpleNamespace(SHOW=True)) is not None
+    assert unsplittable_reason(config(), flags) is not None
+    assert unsplittable_reason(config(":memory:named"), flags) is not None
+    assert unsplittable_reason(config("/data/a.duckdb"), flags) is None
+    assert unsplittable_reason(config("/data/a.duckdb"), SimpleNamespace(SHOW=True)) is not None
     assert (
-        whole_reason(SimpleNamespace(credentials=SimpleNamespace(type="postgres")), SimpleNamespace()) is None
+        unsplittable_reason(SimpleNamespace(credentials=SimpleNamespace(type="postgres")), SimpleNamespace())
+        is None
     )
 
 
-def test_to_cancel_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelling_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def opener(_: Any) -> Any:
         pytest.fail("opened")
 

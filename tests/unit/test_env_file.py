@@ -1,4 +1,4 @@
-"""What a request may contribute to the environment of its run: a worker takes nothing on trust."""
+"""Environment of a run: a worker checks everything that a request contributes to it."""
 
 from __future__ import annotations
 
@@ -23,58 +23,60 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(runtime_dir=str(tmp_path / "stack"))
 
 
-def written(path: Path) -> Path:
+def write_file(path: Path) -> Path:
     path.write_text('{"A": "1"}')
     return path
 
 
-def test_a_file_of_the_stack_is_read_and_removed(settings: Settings) -> None:
-    path = written(Path(settings.runtime_dir) / "env" / "r.json")
+def test_environment_file_of_the_stack_is_read_and_removed(settings: Settings) -> None:
+    path = write_file(Path(settings.runtime_dir) / "env" / "r.json")
     assert env_file.read(str(path), settings) == {"A": "1"}
     env_file.remove(str(path), settings)
     assert not path.exists()
 
 
-ELSEWHERE = {
+OUTSIDE = {
     "another folder": "other.json",
-    "a way out": "stack/env/../../other.json",
+    "a path with parent folders": "stack/env/../../other.json",
     "the folder's parent": "stack/other.json",
     "the folder": "stack/env",
     "a folder below": "stack/env/below/other.json",
 }
 
 
-@pytest.mark.parametrize("case", ELSEWHERE)
-def test_another_file_is_neither_read_nor_removed(case: str, settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_file_outside_the_env_folder_is_neither_read_nor_removed(
+    case: str, settings: Settings, tmp_path: Path
+) -> None:
     (tmp_path / "stack" / "env" / "below").mkdir()
-    path = tmp_path / ELSEWHERE[case]
+    path = tmp_path / OUTSIDE[case]
     if not path.is_dir():
-        written(path)
+        write_file(path)
     with pytest.raises(DbtUsageError, match="environment"):
         env_file.read(str(path), settings)
     env_file.remove(str(path), settings)
     assert path.exists()
 
 
-def test_a_link_out_of_the_folder_is_not_followed(settings: Settings, tmp_path: Path) -> None:
+def test_symlink_out_of_the_env_folder_is_not_followed(settings: Settings, tmp_path: Path) -> None:
     link = Path(settings.runtime_dir) / "env" / "r.json"
-    link.symlink_to(written(tmp_path / "secret.json"))
+    link.symlink_to(write_file(tmp_path / "secret.json"))
     with pytest.raises(DbtUsageError, match="cannot be read"):
         env_file.read(str(link), settings)
     env_file.remove(str(link), settings)
     assert (tmp_path / "secret.json").exists()
 
 
-def test_a_named_pipe_does_not_hold_the_worker(settings: Settings) -> None:
+def test_named_pipe_does_not_block_the_worker(settings: Settings) -> None:
     pipe = Path(settings.runtime_dir) / "env" / "r.json"
     os.mkfifo(pipe)
     with pytest.raises(DbtUsageError, match="regular file"):
         env_file.read(str(pipe), settings)
 
 
-def test_a_worker_of_no_stack_reads_none(tmp_path: Path) -> None:
+def test_worker_without_a_stack_reads_no_environment_file(tmp_path: Path) -> None:
     with pytest.raises(DbtUsageError, match="belongs to none"):
-        env_file.read(str(written(tmp_path / "r.json")), Settings())
+        env_file.read(str(write_file(tmp_path / "r.json")), Settings())
 
 
 def spec(monkeypatch: pytest.MonkeyPatch, deny: str | None = None, **fields: Any) -> Any:
@@ -90,23 +92,23 @@ FORGED = {
 }  # fmt: skip
 
 
-def test_denied_names_of_a_request_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Producers leave them out, too; but whatever can write to Redis can send a request."""
+def test_denied_names_of_a_request_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Producers drop them, too, but any program that can write to Redis can send a request."""
     made = spec(monkeypatch, env={**FORGED, "REGION": "north"})
     assert made.env["REGION"] == "north"
     assert not {value for value in made.env.values() if "evil" in value}
     assert made.env["PATH"] == os.environ["PATH"]
 
 
-def test_the_workers_own_list_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_own_deny_list_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "REGION" not in spec(monkeypatch, deny="REG*", env={"REGION": "north"}).env
     assert spec(monkeypatch, deny="none", env={"GIT_AUTHOR": "me"}).env["GIT_AUTHOR"] == "me"
 
 
-def test_the_environment_of_an_embedded_caller_is_whole(
+def test_embedded_callers_environment_is_complete(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    """It is the same user on the same machine."""
+    """The caller is the same user on the same machine, so no name is denied."""
     path = Path(settings.runtime_dir) / "env" / "r.json"
     path.write_bytes(msgspec.json.encode({"PATH": "/mine", "A": "1"}))
     monkeypatch.setattr(runtime, "settings", settings)

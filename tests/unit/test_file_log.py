@@ -1,4 +1,4 @@
-"""dbt's log file: the records that workers send, and the file that the caller writes."""
+"""dbt's log file: records that workers send, and the file that the caller writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from producer.dbt_cli.arguments import parse_invocation
 from producer.following.file_log import MAX_BYTES, LogFile, open_log
 from workers.contract.errors import DbtUsageError
 from workers.contract.events import RECORD, Event, decode_records, encode_records, join_records
-from workers.engine.output.events import LineSink, use_quiet_manager
+from workers.engine.output.events import LineSink, install_event_manager
 
 FLAGS = {
     "LOG_LEVEL": "info", "LOG_FORMAT": "default", "USE_COLORS": False, "LOG_CACHE_EVENTS": False, "QUIET": False,
@@ -54,65 +54,63 @@ def masked(text: str) -> str:
         {"USE_COLORS_FILE": False}, {"LOG_FORMAT_FILE": "json", "LOG_LEVEL_FILE": "warn"},
     ],
 )  # fmt: skip
-def test_records_are_those_of_dbts_own_file_logger(changed: dict[str, Any], tmp_path: Path) -> None:
+def test_records_equal_those_of_dbts_file_logger(changed: dict[str, Any], tmp_path: Path) -> None:
     flags = SimpleNamespace(**{**FLAGS, "LOG_PATH": str(tmp_path), **changed})
-    heard: list[Event] = []
-    use_quiet_manager()
+    events: list[Event] = []
+    install_event_manager()
     try:
         setup_event_logger(flags)
         fire_all()
         cleanup_event_logger()
-        sink = LineSink(flags, "run", "@plan", heard.append, file_log=True)
+        sink = LineSink(flags, "run", "@plan", events.append, file_log=True)
         get_event_manager().callbacks.append(sink)
         fire_all()
         sink.flush_records()
     finally:
         cleanup_event_logger()
     records = [
-        each for event in heard if event.kind == RECORD for each in decode_records(event.text.encode())
+        each for event in events if event.kind == RECORD for each in decode_records(event.text.encode())
     ]
     written = (tmp_path / "dbt.log").read_text() if (tmp_path / "dbt.log").exists() else ""
     assert masked("".join(f"{record}\n" for record in records)) == masked(written)
 
 
-def test_without_a_writer_there_are_no_records() -> None:
-    heard: list[Event] = []
-    sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", heard.append)
+def test_no_records_without_file_log() -> None:
+    events: list[Event] = []
+    sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", events.append)
     cleanup_event_logger()
     get_event_manager().callbacks.append(sink)
     fire_all()
     sink.flush_records()
     cleanup_event_logger()
-    assert not [event for event in heard if event.kind == RECORD]
+    assert not [event for event in events if event.kind == RECORD]
 
 
 def test_secrets_of_the_environment_are_masked_in_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBT_ENV_SECRET_WORD", "hunter2")
-    heard: list[Event] = []
-    sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", heard.append, file_log=True)
+    events: list[Event] = []
+    sink = LineSink(SimpleNamespace(**FLAGS), "run", "@plan", events.append, file_log=True)
     cleanup_event_logger()
     get_event_manager().callbacks.append(sink)
-    sink.take_debug(SQLQuery(conn_name="c", sql="select 'hunter2'", node_info={}))
+    sink.handle_debug(SQLQuery(conn_name="c", sql="select 'hunter2'", node_info={}))
     fire_event(Note(msg="with hunter2 in it"))
     sink.flush_records()
     cleanup_event_logger()
     records = [
-        each for event in heard if event.kind == RECORD for each in decode_records(event.text.encode())
+        each for event in events if event.kind == RECORD for each in decode_records(event.text.encode())
     ]
     assert len(records) == 2
     assert not [each for each in records if "hunter2" in each]
 
 
-def test_records_survive_their_journey() -> None:
+def test_records_are_encoded_and_decoded_unchanged() -> None:
     parts = [["one", 'quo"te\n'], ["lone \ud800 surrogate"], ["["]]
     joined = join_records([encode_records(part).decode() for part in parts])
     assert decode_records(joined) == ["one", 'quo"te\n', "lone \\ud800 surrogate", "["]
 
 
 @pytest.mark.parametrize("max_bytes", [0, 700, 5000])
-def test_the_file_is_rotated_as_by_the_handler_with_which_dbt_writes_it(
-    max_bytes: int, tmp_path: Path
-) -> None:
+def test_file_is_rotated_as_by_dbts_handler(max_bytes: int, tmp_path: Path) -> None:
     chance = random.Random(max_bytes)
     records = ["é" * chance.randrange(300) + "\n" * chance.randrange(2) for _ in range(200)]
     for name in ("ours", "theirs"):
@@ -155,11 +153,11 @@ def project(tmp_path: Path) -> Path:
     [
         ("", (), {}, "p/logs"),
         ("log-path: own", (), {}, "p/own"),
-        ("log-path: own", (), {"DBT_LOG_PATH": "../told"}, "told"),
-        ("log-path: own", ("--log-path", "given"), {"DBT_LOG_PATH": "told"}, "p/given"),
+        ("log-path: own", (), {"DBT_LOG_PATH": "../from_env"}, "from_env"),
+        ("log-path: own", ("--log-path", "given"), {"DBT_LOG_PATH": "from_env"}, "p/given"),
     ],
 )
-def test_the_file_is_where_dbt_writes_it(
+def test_file_is_in_dbts_log_folder(
     config: str, args: tuple[str, ...], environ: dict[str, str], where: str, project: Path
 ) -> None:
     (project / "dbt_project.yml").write_text(f"name: p\n{config}\n")
@@ -179,7 +177,7 @@ def test_the_file_is_where_dbt_writes_it(
         ("flags: {log_level: none}", ()),
     ],
 )
-def test_where_dbt_writes_no_file_there_is_only_its_folder(
+def test_only_the_folder_is_created_where_dbt_writes_no_file(
     config: str, args: tuple[str, ...], project: Path
 ) -> None:
     (project / "dbt_project.yml").write_text(f"name: p\n{config}\n")
@@ -187,13 +185,13 @@ def test_where_dbt_writes_no_file_there_is_only_its_folder(
     assert list((project / "logs").iterdir()) == []
 
 
-def test_a_level_for_the_file_goes_before_that_of_the_console(project: Path) -> None:
+def test_level_of_the_file_overrides_the_consoles(project: Path) -> None:
     file = opened(project, "--log-level", "none", "--log-level-file", "info")
     assert file is not None
     file.close()
 
 
-def test_a_file_that_cannot_be_opened_is_refused(project: Path) -> None:
+def test_file_that_cannot_be_opened_is_an_error(project: Path) -> None:
     with pytest.raises(DbtUsageError, match=r"dbt's log file /dev/null/x/dbt.log cannot be opened"):
         opened(project, "--log-path", "/dev/null/x")
     (project / "logs" / "dbt.log").mkdir(parents=True)

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from workers.contract.errors import DbtTimeoutError, exception_of
+from workers.contract.folder_identity import folder_identity
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
 from workers.contract.results import Attempt
-from workers.contract.run_store import LastWord
-from workers.contract.same_folder import place_of
+from workers.contract.run_store import FinalRecord
 from workers.engine.interface import Finished
 from workers.runs import final_record
 from workers.runs.runtime import spec_of
@@ -49,7 +49,7 @@ def test_artifacts_travel_but_to_a_caller_who_has_the_same_target_folder(
     os.symlink(tmp_path / "target", tmp_path / "other name")
     request = RunRequest(
         run_id=new_run_id(), args=("run",), cwd=str(tmp_path), project_dir=str(tmp_path),
-        place=place_of(tmp_path / named) if named else "",
+        place=folder_identity(tmp_path / named) if named else "",
     )  # fmt: skip
     stored: list[str] = []
     ledger: Any = SimpleNamespace(store_artifact=lambda _run, name, _packed: stored.append(name))
@@ -104,11 +104,11 @@ def test_hooks_and_commands_that_may_have_run_twice_are_warned_of(
     for step, why in warned.items():
         assert why in warnings[step]
     final = msgspec.json.decode(
-        final_record.final_of(with_hooks(*hooks), [], attempts, warnings), type=LastWord
+        final_record.final_of(with_hooks(*hooks), [], attempts, warnings), type=FinalRecord
     )
     assert final.warnings == list(warnings.values())
 
 
 def test_a_folder_that_is_not_there_has_no_place(tmp_path: Path) -> None:
-    assert place_of(tmp_path / "absent") == ""
-    assert place_of(tmp_path) == place_of(str(tmp_path)) != ""
+    assert folder_identity(tmp_path / "absent") == ""
+    assert folder_identity(tmp_path) == folder_identity(str(tmp_path)) != ""

@@ -1,4 +1,4 @@
-"""Following a run: callers that are slower than the run, and callers that leave with an exception."""
+"""Following a run: callers slower than the run, and callers that stop with an exception."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from producer.client import RelayClient
 from producer.dbt_cli.arguments import parse_invocation
-from producer.following.follow import Reader
+from producer.following.follow import EventReader
 from producer.session import Follower, Stack
 from tests.support.fake_worker import FakeWorker
 from tests.support.projects import PROJECTS
@@ -27,27 +27,27 @@ PROJECT = PROJECTS / "trial"
 OnEvent = Callable[[Event], None]
 
 
-class LeftError(Exception):
-    """What a caller leaves with."""
+class CallerError(Exception):
+    """The exception of a caller that stops."""
 
 
 @pytest.fixture
-def let_go() -> Iterator[threading.Event]:
-    """Ends the node ``a``."""
+def release() -> Iterator[threading.Event]:
+    """Set it to end the node ``a``."""
     event = threading.Event()
     yield event
     event.set()
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch, let_go: threading.Event) -> Iterator[FakeWorker]:
-    def held(_: Claim) -> ErrorInfo | None:
-        assert let_go.wait(30)
+def worker(monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> Iterator[FakeWorker]:
+    def blocked(_: Claim) -> ErrorInfo | None:
+        assert release.wait(30)
         return None
 
-    with FakeWorker({"a": (), "b": ("a",)}, {"a": held}).at_work(monkeypatch) as worker:
+    with FakeWorker({"a": (), "b": ("a",)}, {"a": blocked}).running(monkeypatch) as worker:
         yield worker
-        let_go.set()
+        release.set()
 
 
 def follow(on_event: OnEvent, **stack: Any) -> DbtResult:
@@ -56,21 +56,19 @@ def follow(on_event: OnEvent, **stack: Any) -> DbtResult:
     return follower.run(invocation, cwd=PROJECT, environ={}, on_event=on_event)
 
 
-def is_read(run_id: str) -> bool:
-    """Whether this process has read every event of a run, and its record."""
+def reader_has_ended(run_id: str) -> bool:
+    """Whether the thread that reads the run's events and record has ended."""
     return not any(thread.name == f"events of {run_id}" for thread in threading.enumerate())
 
 
-def test_a_caller_slower_than_the_run_gets_every_line_and_the_result(
-    worker: FakeWorker, let_go: threading.Event
-) -> None:
-    """By the time that it handles the second event, Redis keeps nothing of the run."""
-    let_go.set()
+def test_slow_caller_gets_every_line_and_the_result(worker: FakeWorker, release: threading.Event) -> None:
+    """The run is deleted from Redis before the caller handles the second event."""
+    release.set()
     lines: list[str] = []
 
     def slow(event: Event) -> None:
         if event.seq == 1:
-            wait_until(lambda: is_read(event.run_id), 20, "the run to be read to its end")
+            wait_until(lambda: reader_has_ended(event.run_id), 20, "the run to be read to its end")
             worker.redis().flushall()
         if event.kind == LINE:
             lines.append(event.text)
@@ -82,10 +80,10 @@ def test_a_caller_slower_than_the_run_gets_every_line_and_the_result(
     assert result.stdout.splitlines() == lines
 
 
-def test_a_caller_that_was_stopped_for_too_long_gets_the_result_and_a_warning(
-    worker: FakeWorker, let_go: threading.Event, monkeypatch: pytest.MonkeyPatch
+def test_caller_that_missed_trimmed_events_gets_the_result_and_a_warning(
+    worker: FakeWorker, release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_go.set()
+    release.set()
     watch = RelayClient.watch
 
     def stopped(client: RelayClient, run_id: str, **options: Any) -> Iterator[Event]:
@@ -111,22 +109,22 @@ def when_a_runs(act: Callable[[], object]) -> OnEvent:
     return on_event
 
 
-def leave(*_: object) -> None:
-    raise LeftError
+def stop_caller(*_: object) -> None:
+    raise CallerError
 
 
 def on_signal(number: int, send: Callable[[], object]) -> Callable[[], object]:
-    """The caller's handler of a signal raises, while nothing is published."""
+    """Send a signal, whose handler raises, while the run publishes no events."""
 
     def act() -> None:
-        signal.signal(number, leave)
+        signal.signal(number, stop_caller)
         threading.Timer(0.1, send).start()
 
     return act
 
 
 LEAVING: dict[str, Callable[[], object]] = {
-    "its callback raises": leave,
+    "its callback raises": stop_caller,
     "its alarm clock raises": on_signal(
         signal.SIGALRM, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
     ),
@@ -138,14 +136,14 @@ LEAVING: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("how", LEAVING)
-def test_a_caller_that_leaves_with_an_exception_cancels_its_run(
-    how: str, worker: FakeWorker, let_go: threading.Event, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_caller_that_stops_with_an_exception_cancels_its_run(
+    how: str, worker: FakeWorker, release: threading.Event, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT)}
     try:
         if "Ctrl-C" in how:
-            signal.signal(signal.SIGINT, leave)
-        with pytest.raises((LeftError, SystemExit)) as caught:
+            signal.signal(signal.SIGINT, stop_caller)
+        with pytest.raises((CallerError, SystemExit)) as caught:
             follow(when_a_runs(LEAVING[how]), runtime_dir=tmp_path)
     finally:
         for number, handler in before.items():
@@ -154,53 +152,53 @@ def test_a_caller_that_leaves_with_an_exception_cancels_its_run(
     assert worker.ledger.fact(run_id, "state") == "stopping"
     assert worker.ledger.fact(run_id, "stop") == f"its caller stopped with {caught.typename}"
     assert f"dbt-relay: run {run_id} was cancelled: its caller stopped with" in capsys.readouterr().err
-    assert [file.stem for file in (tmp_path / "env").iterdir()] == [run_id]  # its workers read it still
-    let_go.set()
+    assert [file.stem for file in (tmp_path / "env").iterdir()] == [run_id]  # the workers still need it
+    release.set()
     wait_until(lambda: worker.ledger.fact(run_id, "state") == "cancelled", 20)
     assert worker.ledger.active_runs() == []
 
 
-def test_a_run_that_has_ended_is_not_said_to_be_cancelled(
-    worker: FakeWorker, let_go: threading.Event, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_no_cancel_message_for_a_run_that_has_ended(
+    worker: FakeWorker, release: threading.Event, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    let_go.set()
+    release.set()
 
     def late(event: Event) -> None:
         if event.state == "succeeded":
-            raise LeftError
+            raise CallerError
 
-    with pytest.raises(LeftError):
+    with pytest.raises(CallerError):
         follow(late, runtime_dir=tmp_path)
     assert capsys.readouterr().err == ""
     assert list((tmp_path / "env").iterdir()) == []
 
 
-def test_a_signal_in_the_middle_of_the_submission_cancels_the_run(
-    worker: FakeWorker, let_go: threading.Event, monkeypatch: pytest.MonkeyPatch
+def test_exception_during_submission_cancels_the_run(
+    worker: FakeWorker, release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run was recorded, and its caller has not learned it."""
+    """The run is recorded, but `submit` has not returned its id."""
     submit = RelayClient.submit
 
     def interrupted(client: RelayClient, request: Any) -> str:
         submit(client, request)
-        raise LeftError
+        raise CallerError
 
     monkeypatch.setattr(RelayClient, "submit", interrupted)
-    with pytest.raises(LeftError):
+    with pytest.raises(CallerError):
         follow(lambda _: None)
     (run_id,) = worker.ledger.active_runs()
-    assert worker.ledger.fact(run_id, "stop") == "its caller stopped with LeftError"
+    assert worker.ledger.fact(run_id, "stop") == "its caller stopped with CallerError"
 
 
-def test_a_cancel_that_does_not_get_through_is_said_with_what_to_do(
+def test_failed_cancellation_is_reported_with_the_command_to_use(
     worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def away(*_: object) -> bool:
         raise BrokerUnavailableError("Redis is away")
 
     monkeypatch.setattr(RelayClient, "cancel", away)
-    with pytest.raises(LeftError):
-        follow(when_a_runs(leave))
+    with pytest.raises(CallerError):
+        follow(when_a_runs(stop_caller))
     (run_id,) = worker.ledger.active_runs()
     assert (
         f"could not be cancelled (Redis is away): `dbt-relay cancel {run_id}` stops it"
@@ -208,10 +206,10 @@ def test_a_cancel_that_does_not_get_through_is_said_with_what_to_do(
     )
 
 
-def test_a_server_that_is_away_when_the_run_has_ended_is_waited_for(
-    worker: FakeWorker, let_go: threading.Event, monkeypatch: pytest.MonkeyPatch
+def test_final_record_is_read_again_while_redis_is_unreachable(
+    worker: FakeWorker, release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_go.set()
+    release.set()
     record, fails = RelayClient.record, iter([True, True])
 
     def away(client: RelayClient, run_id: str) -> Any:
@@ -223,13 +221,13 @@ def test_a_server_that_is_away_when_the_run_has_ended_is_waited_for(
     assert follow(lambda _: None).success
 
 
-def test_a_reader_that_is_stopped_ends(worker: FakeWorker) -> None:
+def test_stopped_reader_ends_its_thread(worker: FakeWorker) -> None:
     relay = RelayClient("redis://nowhere:1/0")
-    with pytest.raises(LeftError):
-        follow(when_a_runs(leave))
+    with pytest.raises(CallerError):
+        follow(when_a_runs(stop_caller))
     (run_id,) = worker.ledger.active_runs()
-    reader = Reader(relay, run_id)
-    with pytest.raises(LeftError):
-        reader.follow(leave)
+    reader = EventReader(relay, run_id)
+    with pytest.raises(CallerError):
+        reader.follow(stop_caller)
     reader.stop()
-    wait_until(lambda: is_read(run_id), 10)
+    wait_until(lambda: reader_has_ended(run_id), 10)

@@ -1,4 +1,4 @@
-"""Ctrl-C while a run is followed, in this process: once, twice, and where it cannot be heeded."""
+"""Ctrl-C while a run is followed: once, twice, and where the cancellation cannot reach Redis."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from workers.ledger.ledger import Claim
 PROJECT = PROJECTS / "trial"
 
 
-class Held:
-    """A node that does not end before it is let go."""
+class BlockedNode:
+    """A node that runs until `release` is set."""
 
     def __init__(self) -> None:
-        self.let_go = threading.Event()
+        self.release = threading.Event()
 
     def __call__(self, _: Claim) -> ErrorInfo | None:
-        assert self.let_go.wait(30)
+        assert self.release.wait(30)
         return None
 
 
 @pytest.fixture
-def held() -> Iterator[Held]:
-    held = Held()
-    yield held
-    held.let_go.set()
+def blocked() -> Iterator[BlockedNode]:
+    blocked = BlockedNode()
+    yield blocked
+    blocked.release.set()
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch, held: Held) -> Iterator[FakeWorker]:
-    with FakeWorker({"a": (), "b": ("a",)}, {"a": held}).at_work(monkeypatch) as worker:
+def worker(monkeypatch: pytest.MonkeyPatch, blocked: BlockedNode) -> Iterator[FakeWorker]:
+    with FakeWorker({"a": (), "b": ("a",)}, {"a": blocked}).running(monkeypatch) as worker:
         yield worker
-        held.let_go.set()
+        blocked.release.set()
 
 
 def follow(on_event: Callable[[Event], None], **stack: Any) -> None:
@@ -57,7 +57,7 @@ def follow(on_event: Callable[[Event], None], **stack: Any) -> None:
 
 
 class CtrlC:
-    """Somebody who presses Ctrl-C when the first node runs, and again, so often."""
+    """Event handler that sends SIGINT `times` times when the first node starts."""
 
     def __init__(self, times: int, after_first: Callable[[], object] = lambda: None) -> None:
         self.times, self.after_first = times, after_first
@@ -75,14 +75,14 @@ def the_run(worker: FakeWorker) -> str:
     return run_id
 
 
-def test_the_first_cancels_and_waits_for_the_end(
-    worker: FakeWorker, held: Held, capsys: pytest.CaptureFixture[str]
+def test_first_ctrl_c_cancels_the_run_and_waits_for_its_end(
+    worker: FakeWorker, blocked: BlockedNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs: list[str] = []
 
     def pressed() -> None:
         runs.append(the_run(worker))
-        held.let_go.set()
+        blocked.release.set()
 
     with pytest.raises(KeyboardInterrupt, match=r"run \S+ was cancelled"):
         follow(CtrlC(1, pressed))
@@ -92,24 +92,24 @@ def test_the_first_cancels_and_waits_for_the_end(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_second_leaves_the_run_to_end_by_itself(worker: FakeWorker, held: Held) -> None:
+def test_second_ctrl_c_stops_waiting_for_the_run(worker: FakeWorker, blocked: BlockedNode) -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         follow(CtrlC(2))
     run_id = the_run(worker)
     assert str(caught.value) == (
-        f"left run {run_id}, which is being cancelled and ends by itself: `dbt-relay watch {run_id}` "
-        f"follows it, `dbt-relay result {run_id}` says what became of it"
+        f"stopped waiting for run {run_id}, which is being cancelled: `dbt-relay watch {run_id}` "
+        f"follows it, `dbt-relay result {run_id}` shows its result"
     )
-    assert worker.ledger.fact(run_id, "state") == "stopping"  # the cancel got through, in any case
-    held.let_go.set()
+    assert worker.ledger.fact(run_id, "state") == "stopping"  # Redis has the cancellation
+    blocked.release.set()
     result = RelayClient("redis://nowhere:1/0").result(run_id, timeout=30)
     assert result.error is not None
     assert result.error.code == "cancelled"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_run_that_is_left_keeps_its_environment(worker: FakeWorker, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt, match="left run"):
+def test_environment_file_of_a_detached_run_is_kept(worker: FakeWorker, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt, match="stopped waiting for run"):
         follow(CtrlC(2), runtime_dir=tmp_path)
     raw: Any = worker.redis().hget(worker.ledger.keys.run(the_run(worker)), "request")
     env_file = decode_request(raw).env_file
@@ -117,7 +117,7 @@ def test_a_run_that_is_left_keeps_its_environment(worker: FakeWorker, tmp_path: 
     assert Path(env_file).exists()
 
 
-def test_a_private_stack_ends_with_its_caller_and_so_says_it(
+def test_message_says_that_a_private_stack_ends_with_its_caller(
     worker: FakeWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(KeyboardInterrupt, match="the private stack that executes it ends with this process"):
@@ -125,9 +125,7 @@ def test_a_private_stack_ends_with_its_caller_and_so_says_it(
     assert "Ctrl-C again stops its private stack" in capsys.readouterr().err
 
 
-def test_a_cancel_that_did_not_get_through_is_said(
-    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_cancellation_is_reported(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = threading.Event()
 
     def fail(*_: object) -> None:
@@ -139,40 +137,40 @@ def test_a_cancel_that_did_not_get_through_is_said(
         follow(CtrlC(2, lambda: wait_until(failed.is_set)))
 
 
-def test_the_callers_own_handler_is_left_alone(worker: FakeWorker, held: Held) -> None:
-    heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+def test_callers_own_sigint_handler_is_kept(worker: FakeWorker, blocked: BlockedNode) -> None:
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
-        follow(CtrlC(2, held.let_go.set))
+        follow(CtrlC(2, blocked.release.set))
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert heard == [signal.SIGINT] * 2
+    assert received == [signal.SIGINT] * 2
 
 
-def test_one_that_comes_before_the_run_is_recorded_is_not_forgotten(
-    worker: FakeWorker, held: Held, monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_before_the_run_is_recorded_cancels_it(
+    worker: FakeWorker, blocked: BlockedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit, heard = RelayClient.submit, threading.Event()
+    submit, cancel_sent = RelayClient.submit, threading.Event()
     cancel = RelayClient.cancel
 
     def early(client: RelayClient, request: RunRequest) -> str:
         signal.raise_signal(signal.SIGINT)
-        wait_until(heard.is_set)  # it was asked of a run that there is not
+        wait_until(cancel_sent.is_set)  # for a run that does not exist yet
         return submit(client, request)
 
-    def asked(client: RelayClient, run_id: str, reason: str) -> bool:
+    def observed_cancel(client: RelayClient, run_id: str, reason: str) -> bool:
         answer = cancel(client, run_id, reason)
-        heard.set()
+        cancel_sent.set()
         return answer
 
     monkeypatch.setattr(RelayClient, "submit", early)
-    monkeypatch.setattr(RelayClient, "cancel", asked)
-    held.let_go.set()
+    monkeypatch.setattr(RelayClient, "cancel", observed_cancel)
+    blocked.release.set()
     with pytest.raises(KeyboardInterrupt, match=r"run \S+ was cancelled"):
         follow(CtrlC(0))
 
 
-def test_a_second_one_in_the_middle_of_the_first_cancels_all_the_same(
+def test_second_ctrl_c_during_the_first_handler_cancels_the_run(
     worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
@@ -184,6 +182,6 @@ def test_a_second_one_in_the_middle_of_the_first_cancels_all_the_same(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="left run"):
+    with pytest.raises(KeyboardInterrupt, match="stopped waiting for run"):
         follow(CtrlC(1))
     assert worker.ledger.fact(the_run(worker), "state") == "stopping"

@@ -12,7 +12,7 @@ from producer import kept_runs
 from producer.kept_runs import KeptRun, keep, kept_run, kept_summaries
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, encode_request
-from workers.contract.run_store import LastWord
+from workers.contract.run_store import FinalRecord
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 def run(run_id: str) -> KeptRun:
     request = RunRequest(run_id=run_id, args=("build",), cwd="/p", project_dir="/p")
-    last = LastWord(return_code=1)
+    last = FinalRecord(return_code=1)
     fields = {
         "request": encode_request(request).decode(), "final": msgspec.json.encode(last).decode(),
         "state": "failed", "done": "2", "total": "3", "created": "10", "ended": "12.5",

@@ -20,7 +20,7 @@ from workers.ledger.ledger import Claim, lease_clock
 from workers.sessions.warehouse_lock import Session
 from workers.supervision.child_lease_renewal import Lease
 from workers.supervision.lease_renewal import DRAIN, LOST, STOP, LeaseLostError, LeaseRenewer, StepInterrupted
-from workers.supervision.time_limit_enforcement import Watched
+from workers.supervision.time_limit_enforcement import TimedNode
 from workers.supervision.time_limits import NodeLimits
 
 RUN = "20250101T000000-0123456789ab"
@@ -236,9 +236,9 @@ class Notes:
     """Remembers what was noted."""
 
     def __init__(self) -> None:
-        self.all: list[Watched | None] = []
+        self.all: list[TimedNode | None] = []
 
-    def __call__(self, watched: Watched | None) -> None:
+    def __call__(self, watched: TimedNode | None) -> None:
         self.all.append(None if watched is None else msgspec.structs.replace(watched))
 
 

@@ -1,4 +1,4 @@
-"""The progress display: what it learns from events, and what a reader sees."""
+"""The progress display: its state from events, and its text."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ RUN_ID = "20260101T000000-0123456789ab"
 ORDERS, PAYMENTS = "model.shop.orders", "model.shop.payments"
 
 
-def state(node: str, word: str, *, attempt: int = 1, at: float = 100.0, worker: str = "h:1") -> Event:
-    return Event(kind=STATE, run_id=RUN_ID, node=node, state=word, attempt=attempt, at=at, worker=worker)
+def state(node: str, status: str, *, attempt: int = 1, at: float = 100.0, worker: str = "h:1") -> Event:
+    return Event(kind=STATE, run_id=RUN_ID, node=node, state=status, attempt=attempt, at=at, worker=worker)
 
 
 def line(text: str, *, run_id: str = RUN_ID) -> Event:
     return Event(kind=LINE, run_id=run_id, text=text)
 
 
-def learned(events: Iterable[Event]) -> Progress:
+def progress_after(events: Iterable[Event]) -> Progress:
     progress = Progress(RUN_ID)
     for event in events:
-        progress.take(event)
+        progress.apply(event)
     return progress
 
 
@@ -45,80 +45,82 @@ def shown(progress: Progress, *, title: str = "", now: float = 102.5) -> str:
     return console.file.getvalue()
 
 
-def test_a_node_runs_and_ends() -> None:
-    progress = learned([line("1 of 2 START sql table model main.orders ... [RUN]"), state(ORDERS, "running")])
+def test_node_runs_and_ends() -> None:
+    progress = progress_after(
+        [line("1 of 2 START sql table model main.orders ... [RUN]"), state(ORDERS, "running")]
+    )
     assert progress.total == 2
     assert progress.running[ORDERS].worker == "h:1"
-    progress.take(state(ORDERS, "success"))
+    progress.apply(state(ORDERS, "success"))
     assert progress.running == {}
     assert progress.done == {ORDERS: "success"}
     assert progress.counts() == {"success": 1}
 
 
-@pytest.mark.parametrize("word", ["error", "fail", "skipped", "pass", "warn", "no-op", "partial success"])
-def test_every_status_of_dbt_ends_a_node(word: str) -> None:
-    assert learned([state(ORDERS, "running"), state(ORDERS, word)]).counts() == {word: 1}
+@pytest.mark.parametrize("status", ["error", "fail", "skipped", "pass", "warn", "no-op", "partial success"])
+def test_every_status_of_dbt_ends_a_node(status: str) -> None:
+    assert progress_after([state(ORDERS, "running"), state(ORDERS, status)]).counts() == {status: 1}
 
 
-def test_a_retry_waits_and_runs_again() -> None:
-    progress = learned([state(ORDERS, "running"), state(ORDERS, "retrying")])
+def test_retried_node_waits_and_runs_again() -> None:
+    progress = progress_after([state(ORDERS, "running"), state(ORDERS, "retrying")])
     assert progress.retrying == {ORDERS}
     assert progress.running == {}
     assert "1 waiting to retry" in shown(progress)
-    progress.take(state(ORDERS, "running", attempt=2))
+    progress.apply(state(ORDERS, "running", attempt=2))
     assert progress.retrying == set()
     assert "attempt 2" in shown(progress)
 
 
-def test_a_lost_node_is_not_running_and_not_done() -> None:
-    progress = learned([state(ORDERS, "running"), state(ORDERS, "lost")])
+def test_lost_node_is_neither_running_nor_done() -> None:
+    progress = progress_after([state(ORDERS, "running"), state(ORDERS, "lost")])
     assert (progress.running, progress.done) == ({}, {})
 
 
-def test_a_node_that_waits_is_shown_with_the_run_that_it_waits_for() -> None:
+def test_waiting_node_is_shown_with_the_run_it_waits_for() -> None:
     waiting = Event(
         kind="state", run_id=RUN_ID, node=ORDERS, state="waiting", text="20260101T000000-0123456789ab"
     )
-    progress = learned([waiting])
+    progress = progress_after([waiting])
     assert "orders waits: run 20260101T000000-0123456789ab is writing its relation" in shown(progress)
-    progress.take(state(ORDERS, "running"))
+    progress.apply(state(ORDERS, "running"))
     assert "waits" not in shown(progress)
-    many = learned(
+    many = progress_after(
         [
             Event(kind="state", run_id=RUN_ID, node=f"model.p.n{n}", state="waiting", text="x")
             for n in range(15)
         ]
     )
     assert "and 3 more wait" in shown(many)
-    many.take(Event(kind=RUN, run_id=RUN_ID, state="cancelled"))
+    many.apply(Event(kind=RUN, run_id=RUN_ID, state="cancelled"))
     assert many.waiting == {}
 
 
-def test_steps_that_are_no_nodes_are_a_phase() -> None:
-    progress = learned([state("@plan", "running")])
+def test_steps_other_than_nodes_are_shown_as_a_phase() -> None:
+    progress = progress_after([state("@plan", "running")])
     assert progress.phase() == "planning"
     assert "planning" in shown(progress)
-    progress.take(state("@plan", "success"))
+    progress.apply(state("@plan", "success"))
     assert (progress.phase(), progress.done) == ("", {})
-    progress.take(state("@session", "running"))
+    progress.apply(state("@session", "running"))
     assert progress.phase() == ""
 
 
 def test_hooks_do_not_count_as_nodes() -> None:
-    progress = learned(
+    progress = progress_after(
         [line("1 of 9 START hook: shop.on-run-start.0 ... [RUN]"), line("1 of 2 OK created ... [OK]")]
     )
     assert progress.total == 2
 
 
-def test_nothing_runs_once_the_run_has_ended() -> None:
-    progress = learned([state(ORDERS, "running"), Event(kind=RUN, run_id=RUN_ID, state="cancelled")])
+def test_no_node_is_running_after_the_run_has_ended() -> None:
+    progress = progress_after([state(ORDERS, "running"), Event(kind=RUN, run_id=RUN_ID, state="cancelled")])
     assert progress.running == {}
     assert progress.state == "cancelled"
 
 
-def test_the_display_shows_counts_elapsed_time_and_worker() -> None:
-    progress = learned(
+def test_display_shows_counts_elapsed_time_and_worker() -> None:
+    progress = progress_after(
         [
             line("1 of 40 START sql"),
             state(PAYMENTS, "error"),
@@ -132,16 +134,16 @@ def test_the_display_shows_counts_elapsed_time_and_worker() -> None:
     assert "box:7" in text
 
 
-def test_a_worker_whose_clock_is_ahead_shows_no_negative_time() -> None:
-    assert "0.0 s" in shown(learned([state(ORDERS, "running", at=500.0)]), now=100.0)
+def test_no_negative_time_for_a_worker_whose_clock_is_ahead() -> None:
+    assert "0.0 s" in shown(progress_after([state(ORDERS, "running", at=500.0)]), now=100.0)
 
 
 def test_many_running_nodes_are_counted_not_listed() -> None:
-    progress = learned(state(f"model.shop.m{number}", "running") for number in range(20))
+    progress = progress_after(state(f"model.shop.m{number}", "running") for number in range(20))
     assert "and 8 more" in shown(progress)
 
 
-def test_plain_lines_elsewhere_than_on_a_terminal() -> None:
+def test_plain_lines_where_the_output_is_not_a_terminal() -> None:
     file = io.StringIO()
     view = view_for(file, title="run")
     assert isinstance(view, PlainView)
@@ -158,7 +160,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_the_display_unless_it_asks_for_plain_lines() -> None:
+def test_live_view_on_a_terminal_unless_plain() -> None:
     assert isinstance(view_for(Terminal()), LiveView)
     assert isinstance(view_for(Terminal(), plain=True), PlainView)
 
@@ -176,7 +178,7 @@ def test_lines_stay_above_the_display() -> None:
     assert "1.0 s" in text
 
 
-def test_another_run_starts_from_nothing() -> None:
+def test_another_run_starts_with_empty_progress() -> None:
     with LiveView(Console(file=io.StringIO())) as view:
         view.on_event(state(ORDERS, "success"))
         assert view.progress.done

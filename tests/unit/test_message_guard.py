@@ -47,7 +47,7 @@ def test_events_are_gathered(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> 
 def test_after_they_went_out_the_next_ones_are_waited_for(
     consumer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the loop that should have sent them was torn down with its connection."""
+    """Also where the loop that should have sent them was corrupted down with its connection."""
     monkeypatch.setattr(message_guard, "EVENTS_SECONDS", 0.0)
     consumer.on_send_event_buffered()
     consumer.on_send_event_buffered()

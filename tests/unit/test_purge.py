@@ -94,7 +94,7 @@ def play(
     worker = ServerWorker(url, behaviour=behaviours(kinds, cancel), threads=4)
     worker.ledger.result_ttl = result_ttl
     ended, abandoned = [], []
-    with worker.at_work(monkeypatch):
+    with worker.running(monkeypatch):
         relay = RelayClient("redis://nowhere")
         for place in range(number):
             kind = ("good", "failed", "retried", "cancelled", "abandoned")[place % 5]

@@ -1,4 +1,4 @@
-"""What a person reads of a result."""
+"""The printed report of a result."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_attempts_and_failing_rows_are_counted() -> None:
     assert rows[2][2:4] == ["fail", "4"]
 
 
-def test_an_error_tells_place_sql_and_fix() -> None:
+def test_error_shows_place_sql_and_fix() -> None:
     text = printed(result(node("orders", "error", error=BROKEN), success=False, return_code=1, error=BROKEN))
     for part in (
         "missing_column in model.shop.orders",
@@ -99,7 +99,7 @@ def test_an_error_tells_place_sql_and_fix() -> None:
     assert text.count("missing_column") == 1
 
 
-def test_failing_rows_and_a_chance_to_pass_are_noted() -> None:
+def test_failing_rows_and_retryable_errors_are_noted() -> None:
     stale = ErrorInfo(
         code="lock",
         category="lock_contention",
@@ -114,7 +114,7 @@ def test_failing_rows_and_a_chance_to_pass_are_noted() -> None:
     assert "Fix:" not in text
 
 
-def test_a_place_without_a_line_and_long_details_are_cut() -> None:
+def test_file_without_line_is_shown_and_long_details_are_cut() -> None:
     long = ErrorInfo(
         code="internal",
         category="internal",
@@ -130,7 +130,7 @@ def test_a_place_without_a_line_and_long_details_are_cut() -> None:
     assert "… 18 more lines" in text
 
 
-def test_the_error_of_the_run_is_shown_beside_those_of_nodes_only_when_it_is_another() -> None:
+def test_error_of_the_run_is_shown_only_if_no_node_has_the_same() -> None:
     own = ErrorInfo(code="hook_failed", category="database", error_class="DbtExecutionError", message="hook")
     broken = node("orders", "error", error=BROKEN)
     assert errors_of(result(broken, error=BROKEN)) == [BROKEN]
@@ -144,13 +144,13 @@ def test_no_escape_codes_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in printed(result(node("orders", "error", error=BROKEN)))
 
 
-def test_a_node_without_a_name_is_named_by_its_id() -> None:
+def test_node_without_a_name_is_shown_by_its_id() -> None:
     bare = NodeResult(
         unique_id="test.shop.unique_orders_id.0a1b", name="", resource_type="test", status="pass"
     )
     assert "unique_orders_id.0a1b" in printed(result(bare))
 
 
-def test_warnings_are_printed_before_the_sum() -> None:
+def test_warnings_are_printed_before_the_summary() -> None:
     text = printed(result(warnings=("on-run-end hooks were executed again",)))
     assert text.index("Warning: on-run-end hooks were executed again") < text.index("exit code 0")

@@ -15,7 +15,7 @@ from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.keys import new_run_id, submitted_at
 from workers.contract.messages import RunRequest
-from workers.contract.run_store import ENV_NAMES, LastWord
+from workers.contract.run_store import ENV_NAMES, FinalRecord
 from workers.ledger.ledger import Claim
 
 GONE = "20250101T000000-000000000000"
@@ -23,7 +23,7 @@ GONE = "20250101T000000-000000000000"
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
-    with FakeWorker({"a": ()}).at_work(monkeypatch) as worker:
+    with FakeWorker({"a": ()}).running(monkeypatch) as worker:
         yield worker
 
 
@@ -41,7 +41,7 @@ def ended(
     )  # fmt: skip
     relay.store.submit(asked)
     results = None if which is None else {"args": {"which": which}, "results": []}
-    last = LastWord(return_code=code, run_results=results)
+    last = FinalRecord(return_code=code, run_results=results)
     key = relay.store.keys.run(asked.run_id)
     relay.store.client.hset(key, mapping={"state": "failed", "final": msgspec.json.encode(last)})
     return asked

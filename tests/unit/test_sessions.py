@@ -88,7 +88,7 @@ def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses
         cause="", stopping=False,
     )  # fmt: skip
     held: Any = SimpleNamespace(leases=SimpleNamespace(assure=lambda: None))
-    assert tasks._tenure(held, claim).follows == (tries > 1)
+    assert tasks._execution(held, claim).has_predecessors == (tries > 1)
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

@@ -22,7 +22,7 @@ from workers.engine.interface import StepResult
 from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 from workers.supervision.shared_table import SharedTable
-from workers.supervision.time_limit_enforcement import TimeLimitEnforcer, Watched
+from workers.supervision.time_limit_enforcement import TimedNode, TimeLimitEnforcer
 from workers.supervision.time_limits import NodeLimits
 
 A, B = "model.p.a", "model.p.b"
@@ -35,8 +35,8 @@ class World:
         self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=60_000)
         self.published: list[tuple[str, str]] = []
         self.killed: list[tuple[int, int]] = []
-        self.board = SharedTable(4)
-        self.timekeeper = TimeLimitEnforcer(self.ledger, self.publish, self.board.notes, kill=self.kill)
+        self.table = SharedTable(4)
+        self.enforcer = TimeLimitEnforcer(self.ledger, self.publish, self.table.values, kill=self.kill)
         self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         self.run_id = new_run_id()
         self.session: Session | None = None
@@ -74,11 +74,11 @@ class World:
     def post(self, *, ran: float, hard: float = 5.0, pid: int | None = None) -> None:
         """What the process says: it has run its node for `ran` seconds."""
         now = time.monotonic()
-        watched = Watched(
+        watched = TimedNode(
             pid=pid or self.process.pid, owner="h:1", claim=self.claim,
             limits=NodeLimits(1.0, hard), began=time.time() - ran, since=now - ran,
         )  # fmt: skip
-        assert self.board.post(0, msgspec.json.encode(watched))
+        assert self.table.write(0, msgspec.json.encode(watched))
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def make() -> Iterator[Callable[..., World]]:
 def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable[..., World]) -> None:
     world = make()
     world.post(ran=6.2)
-    world.timekeeper.look()
+    world.enforcer.check()
     assert world.killed == [(world.process.pid, signal.SIGKILL)]
     assert world.process.wait(30) == -signal.SIGKILL
     raw = world.ledger.result(world.run_id, A)
@@ -115,7 +115,7 @@ def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable
     assert isinstance(below, Claim)
     assert (below.skip, below.cause) == (True, A)
     assert world.published == [(world.run_id, B)]
-    world.timekeeper.look()
+    world.enforcer.check()
     assert len(world.killed) == 1
 
 
@@ -123,7 +123,7 @@ def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable
 def test_within_its_limit_nothing_happens(make: Callable[..., World], more: dict[str, float]) -> None:
     world = make()
     world.post(**more)
-    world.timekeeper.look()
+    world.enforcer.check()
     assert world.killed == []
     assert world.ledger.result(world.run_id, A) is None
 
@@ -134,11 +134,11 @@ def test_a_process_that_was_done_at_that_moment_lives(make: Callable[..., World]
     finish = world.ledger.finish
 
     def meanwhile(*args: Any, **more: Any) -> tuple[str, ...]:
-        world.board.clear(0)
+        world.table.clear(0)
         return finish(*args, **more)
 
     world.ledger.finish = meanwhile  # type: ignore[method-assign]
-    world.timekeeper.look()
+    world.enforcer.check()
     assert world.killed == []
 
 
@@ -147,7 +147,7 @@ def test_a_process_whose_step_is_somebody_elses_is_killed_all_the_same(make: Cal
     world.ledger.client.zadd(world.ledger.keys.leases(), {f"{world.run_id} {A}": 1})
     assert world.ledger.reap(world.run_id, A)["what"] == "lost"
     world.post(ran=7)
-    world.timekeeper.look()
+    world.enforcer.check()
     assert len(world.killed) == 1
     assert world.ledger.result(world.run_id, A) is None  # theirs counts
     with pytest.raises(FenceLostError):
@@ -164,10 +164,10 @@ def test_what_cannot_be_recorded_is_not_killed_yet(make: Callable[..., World]) -
 
     world.ledger.finish = away  # type: ignore[method-assign]
     with pytest.raises(redis.ConnectionError):
-        world.timekeeper.look()
+        world.enforcer.check()
     assert world.killed == []
     world.ledger.finish = finish  # type: ignore[method-assign]
-    world.timekeeper.look()
+    world.enforcer.check()
     assert len(world.killed) == 1
 
 
@@ -176,9 +176,9 @@ def test_the_note_of_a_dead_process_says_nothing(make: Callable[..., World]) -> 
     world.process.kill()
     world.process.wait(30)
     world.post(ran=7)
-    world.timekeeper.look()
+    world.enforcer.check()
     world.post(ran=7, pid=os.getppid())  # nor does that of somebody else's
-    world.timekeeper.look()
+    world.enforcer.check()
     assert world.killed == []
     assert world.ledger.result(world.run_id, A) is None
 
@@ -193,24 +193,24 @@ def test_nobody_is_killed_whose_node_could_not_be_recorded(make: Callable[..., W
     world.ledger.finish = away  # type: ignore[method-assign]
     world.post(ran=7)
     with pytest.raises(redis.ConnectionError):
-        world.timekeeper.look()
+        world.enforcer.check()
     assert world.killed == []
     world.ledger.finish = finish  # type: ignore[method-assign]
-    world.timekeeper.look()
+    world.enforcer.check()
     assert len(world.killed) == 1
 
 
 def test_a_board_gives_whole_notes_only() -> None:
-    board = SharedTable(3)
-    assert list(board.notes()) == []
-    assert board.post(0, b"first")
-    assert board.post(2, b"third")
-    assert board.post(0, b"1st")
-    assert sorted(board.notes()) == [b"1st", b"third"]
-    board._memory[2 * 16 * 1024 + 8] ^= 1  # in the middle of a write
-    assert list(board.notes()) == [b"1st"]
-    board.clear(0)
-    assert list(board.notes()) == []
-    assert not board.post(3, b"no such place")
-    assert not board.post(0, b"x" * 20_000)
-    board.clear(3)
+    table = SharedTable(3)
+    assert list(table.values()) == []
+    assert table.write(0, b"first")
+    assert table.write(2, b"third")
+    assert table.write(0, b"1st")
+    assert sorted(table.values()) == [b"1st", b"third"]
+    table._memory[2 * 16 * 1024 + 8] ^= 1  # in the middle of a write
+    assert list(table.values()) == [b"1st"]
+    table.clear(0)
+    assert list(table.values()) == []
+    assert not table.write(3, b"no such place")
+    assert not table.write(0, b"x" * 20_000)
+    table.clear(3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from workers.contract.errors import DbtTimeoutError, DbtUsageError, ErrorInfo, exception_of
-from workers.contract.errors.codes import KINDS
+from workers.contract.errors.error_codes import ERROR_CODES
 from workers.contract.messages import Limits
 from workers.engine.interface import OwnLimits
 from workers.engine.project.time_limits import own_limits
@@ -44,7 +44,7 @@ def test_what_is_said_names_limit_and_time_and_what_to_set() -> None:
     error = soft.error("model.p.a")
     assert isinstance(exception_of(error), DbtTimeoutError)
     assert (error.code, error.node, error.retryable) == ("time_limit", "model.p.a", False)
-    assert not KINDS[error.code].retryable
+    assert not ERROR_CODES[error.code].retryable
     assert error.message == f"model.p.a: {soft.text}"
     assert "soft_time_limit" in error.suggested_fix
     assert "DBT_RELAY_NODE_SOFT_TIME_LIMIT" in error.suggested_fix

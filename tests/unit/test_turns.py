@@ -11,7 +11,7 @@ from tests.support.waiting import wait_until
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
 from workers.contract.keys import STEP_PLAN, STEP_START
 from workers.ledger.ledger import Ledger, Move, Refusal
-from workers.supervision.worker_registry import Hello, turns_of
+from workers.supervision.worker_registry import WorkerEntry, turns_of
 
 WAITS = "waiting for its turn"
 LAST = Move(word="done", final='{"return_code":0}', final_state="succeeded")
@@ -141,7 +141,7 @@ def test_a_run_on_a_file_takes_turns_at_the_file_alone(ledger: Ledger) -> None:
     ],
 )
 def test_as_many_runs_go_on_as_there_are_processes(workers: list[dict[str, Any]], turns: int) -> None:
-    assert turns_of(msgspec.convert(workers, list[Hello]), 100.0) == turns
+    assert turns_of(msgspec.convert(workers, list[WorkerEntry]), 100.0) == turns
 
 
 def test_a_run_has_one_step_under_way_while_another_waits_in_line(ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""``dbt-relay verify``: how its words are read, and what becomes of dbt's arguments in a copy."""
+"""``dbt-relay verify``: parsing of its arguments, and dbt's arguments and environment in a copy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from producer.cli.verify import commands_of
 from producer.cli.verify_job import job_of, own_environment
 from tests.support.projects import copy_project
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import REFUSED, VerifyCommand
+from workers.contract.verify_job import REFUSED, VerifyCommand
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def test_then_separates_commands() -> None:
 
 
 @pytest.mark.parametrize("words", ["", "--then", "build --then", "--then build", "build --then --then run"])
-def test_an_empty_command_is_refused(words: str) -> None:
+def test_empty_command_is_an_error(words: str) -> None:
     with pytest.raises(DbtUsageError, match="verify needs a dbt command"):
         commands_of(words.split())
 
 
-def test_paths_of_the_project_become_those_of_a_copy(project: Path) -> None:
+def test_paths_into_the_project_become_relative(project: Path) -> None:
     outside = project.parent / "artifacts"
     outside.mkdir()
     words = [
@@ -49,7 +49,7 @@ def test_paths_of_the_project_become_those_of_a_copy(project: Path) -> None:
     )
 
 
-def test_the_environment_leads_to_the_copy_too(project: Path) -> None:
+def test_paths_in_the_environment_become_relative(project: Path) -> None:
     given = {
         "DBT_PROJECT_DIR": ".",
         "DBT_ENGINE_LOG_PATH": "/elsewhere",
@@ -65,7 +65,7 @@ def test_the_environment_leads_to_the_copy_too(project: Path) -> None:
     }
 
 
-def test_commands_without_a_profile_are_told_apart(project: Path) -> None:
+def test_commands_without_a_profile_are_marked(project: Path) -> None:
     job, _ = job_of([["deps"], ["build"]], cwd=project, environ={}, measured=["luck"], keep=True)
     assert job.commands == (
         VerifyCommand(args=("deps",), reads_profile=False),
@@ -74,7 +74,7 @@ def test_commands_without_a_profile_are_told_apart(project: Path) -> None:
     assert (job.measured, job.keep) == (("luck",), True)
 
 
-def test_workers_get_the_environment_without_other_settings_of_dbt_relay() -> None:
+def test_workers_environment_has_no_dbt_relay_settings_of_the_caller() -> None:
     mine = {"A": "1", "DBT_RELAY_QUEUE": "q", "REDIS_URL": "redis://elsewhere"}
     assert own_environment(mine, {"DBT_RELAY_RUNTIME_DIR": "/run"}) == {
         "A": "1",
@@ -84,7 +84,7 @@ def test_workers_get_the_environment_without_other_settings_of_dbt_relay() -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["verify"], "verify needs a dbt command"),
         (["verify", "build", "--then"], "on both sides of --then"),
@@ -101,9 +101,9 @@ def test_workers_get_the_environment_without_other_settings_of_dbt_relay() -> No
         (["verify", "build", "--then", "build", "--profiles-dir", "sub"], "several projects or profiles"),
     ],
 )
-def test_bad_input_is_refused_before_anything_starts(
+def test_bad_input_is_an_error_before_anything_starts(
     words: list[str],
-    said: str,
+    message: str,
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -113,12 +113,12 @@ def test_bad_input_is_refused_before_anything_starts(
     monkeypatch.chdir(project)
     assert cli.main(words) == REFUSED
     shown = capfd.readouterr()
-    assert said in shown.err
+    assert message in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
 
 
-def test_a_producer_alone_says_what_is_missing(
+def test_missing_worker_packages_are_named(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli_stack.importlib.util, "find_spec", lambda name: None)

@@ -1,4 +1,4 @@
-"""The harness itself: every kind of difference is seen, and what may differ is not one."""
+"""The comparison: it finds every kind of difference, and normalizes values that always differ."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def compared(relay: Outcome, **allowance: Any) -> Compared:
     return compare(outcome("plain"), relay, (rules("plain"), rules("relay")), Allowance(**allowance))
 
 
-def test_what_may_differ_is_no_difference() -> None:
+def test_values_that_always_differ_are_normalized() -> None:
     seen = compared(outcome("relay"), order=True)
     assert [str(difference) for difference in seen.differences] == []
     assert (seen.nodes, seen.relations) == (1, 1)
 
 
 @pytest.mark.parametrize("length", range(50, 62))
-def test_the_place_of_a_node_changes_no_line_however_long_its_name(length: int) -> None:
+def test_number_of_a_node_does_not_change_the_padding_of_its_line(length: int) -> None:
     """As dbt_common.events.format.format_fancy_output_line writes them."""
     seen = {
         rules("plain").line(
@@ -80,7 +80,7 @@ def test_the_place_of_a_node_changes_no_line_however_long_its_name(length: int) 
 
 
 def change(path: str, value: Any) -> Outcome:
-    """The relay's outcome with one thing in it changed."""
+    """dbt-relay's outcome with one value changed."""
     changed: Any = copy.deepcopy(outcome("relay"))
     *way, last = path.split("/")
     holder = changed
@@ -139,7 +139,7 @@ LATER = datetime(2023, 11, 15, 22, 0, 0)
         ("lines/1", "22:15:13  1 of 9 ERROR created model s.m ........ [ERROR in 0.1s]"),
     ],
 )  # fmt: skip
-def test_a_difference_is_seen(path: str, value: Any) -> None:
+def test_difference_is_found(path: str, value: Any) -> None:
     if path.startswith("files/"):
         changed = outcome("relay")
         changed.files[path.removeprefix("files/")] = value
@@ -148,20 +148,20 @@ def test_a_difference_is_seen(path: str, value: Any) -> None:
     assert len(compared(changed).differences) == 1
 
 
-def test_a_row_more_or_less_is_seen() -> None:
+def test_additional_row_is_found() -> None:
     doubled = outcome("relay")
     doubled.relations["s.m"].rows.append((2, None, "h"))
     assert compared(doubled).differences
 
 
-def test_order_is_compared_where_it_is_asked_for() -> None:
+def test_order_is_compared_only_on_request() -> None:
     turned = outcome("relay")
     turned.lines[1:] = turned.lines[:0:-1]
     assert not compared(turned).differences
     assert [each.where for each in compared(turned, order=True).differences] == ["order of lines"]
 
 
-def test_a_report_says_where_the_texts_part() -> None:
+def test_common_start_of_long_texts_is_not_shown() -> None:
     changed = outcome("relay")
     changed.files["compiled/m.sql"] = "select '<during 1>' " + "x" * 5000
     shown = str(compared(changed).differences[0])
@@ -169,7 +169,7 @@ def test_a_report_says_where_the_texts_part() -> None:
     assert len(shown) < 2500
 
 
-def test_a_time_outside_of_every_command_stays_as_it_is() -> None:
+def test_time_outside_of_all_commands_is_kept() -> None:
     side = rules("plain")
     assert (
         side.text("at 2020-01-01 00:00:00 and 2023-11-14T22:13:23.5Z")
@@ -186,7 +186,7 @@ INPUT = "compiled/p/models/tests.yml/m.sql"
 
 
 def with_unit_tests(name: str, text: str, *, ran: bool = True, tests: int = 2) -> Outcome:
-    """Several unit tests of one YAML file are given rows of `m`; dbt left those of one."""
+    """Outcome with unit tests of one YAML file that share the input `m`, whose file has `text`."""
     side = outcome(name)
     assert side.manifest is not None
     assert side.run_results is not None
@@ -210,19 +210,19 @@ def differs(plain: Outcome, relay: Outcome) -> bool:
 
 
 @pytest.mark.parametrize("ran", [True, False])
-def test_any_of_several_unit_tests_may_have_written_their_input_last(*, ran: bool) -> None:
+def test_shared_input_may_have_the_rows_of_any_unit_test(*, ran: bool) -> None:
     one, other = (
         with_unit_tests(*of, ran=ran, tests=3) for of in (("plain", "\nselect 0"), ("relay", "\nselect 2"))
     )
     assert not differs(one, other)
 
 
-def test_an_input_that_no_unit_test_was_given_is_a_difference() -> None:
+def test_input_with_rows_of_no_unit_test_is_a_difference() -> None:
     assert differs(with_unit_tests("plain", "select 0"), with_unit_tests("relay", "select 7"))
     assert differs(with_unit_tests("plain", "select 7"), with_unit_tests("relay", "select 0"))
 
 
-def test_the_input_of_a_single_unit_test_is_that_tests() -> None:
+def test_input_of_a_single_unit_test_is_compared() -> None:
     assert differs(
         with_unit_tests("plain", "select 0", tests=1), with_unit_tests("relay", "select 1", tests=1)
     )

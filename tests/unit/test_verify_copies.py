@@ -1,4 +1,4 @@
-"""Copies of a project, of DuckDB files and of a profile: whole, apart from the original, and nothing beside it."""
+"""Copies of a project, of DuckDB files and of a profile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def target(adapter: str = "duckdb", name: str = "dev", **credentials: Any) -> Ta
 # -- the project
 
 
-def test_a_copy_has_the_project_and_not_what_was_made_of_it(tmp_path: Path) -> None:
+def test_copy_of_a_project_has_no_generated_files(tmp_path: Path) -> None:
     project = tmp_path / "shop"
     kept = ["dbt_project.yml", "models/a.sql", "models/target/b.sql", "models/logs/c.sql", "data/file.csv"]
     made = ["target/manifest.json", "logs/dbt.log", ".git/HEAD", "macros/__pycache__/m.pyc", "env/pyvenv.cfg"]
@@ -47,7 +47,7 @@ def test_a_copy_has_the_project_and_not_what_was_made_of_it(tmp_path: Path) -> N
     assert {name for name in copied if (tmp_path / "copy" / name).is_file()} == set(kept)
 
 
-def test_a_link_leads_into_the_copy_or_where_it_led(tmp_path: Path) -> None:
+def test_links_point_into_the_copy_or_to_their_original_target(tmp_path: Path) -> None:
     project, outside = tmp_path / "deep" / "shop", write(tmp_path / "data" / "file.csv", "outside")
     write(project / "packages" / "helpers" / "dbt_project.yml", "inside")
     (project / "dbt_packages").mkdir()
@@ -72,17 +72,20 @@ def test_a_link_leads_into_the_copy_or_where_it_led(tmp_path: Path) -> None:
         ({"path": ":memory:shared"}, ":memory:"),
         ({"path": "md:shop?motherduck_token=abc"}, "MotherDuck"),
         ({"path": "motherduck:shop"}, "MotherDuck"),
-        ({"path": "s3://bucket/shop.duckdb"}, "no file of this machine"),
-        ({"path": "ducklake:meta.ducklake"}, "no file of this machine"),
+        ({"path": "s3://bucket/shop.duckdb"}, "not a file on this machine"),
+        ({"path": "ducklake:meta.ducklake"}, "not a file on this machine"),
         ({"path": "a.duckdb", "attach": [{"path": "md:other"}]}, "MotherDuck"),
-        ({"path": "a.duckdb", "attach": [{"path": "b.sqlite", "type": "sqlite"}]}, "no DuckDB file"),
-        ({"path": "a.duckdb", "attach": [{"path": "b", "options": {"TYPE": "postgres"}}]}, "no DuckDB file"),
+        ({"path": "a.duckdb", "attach": [{"path": "b.sqlite", "type": "sqlite"}]}, "not a DuckDB file"),
+        (
+            {"path": "a.duckdb", "attach": [{"path": "b", "options": {"TYPE": "postgres"}}]},
+            "not a DuckDB file",
+        ),
         ({"path": "a.duckdb", "remote": {"host": "h", "port": 1, "user": "u"}}, "another program"),
         ({"path": "a.duckdb", "external_root": "s3://bucket"}, "external_root"),
         ({"path": "a.duckdb", "external_root": "../lake"}, "external_root"),
     ],
 )
-def test_a_warehouse_that_is_no_file_is_refused(
+def test_warehouse_that_is_not_a_file_is_an_error(
     credentials: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DbtUsageError) as refused:
@@ -92,13 +95,13 @@ def test_a_warehouse_that_is_no_file_is_refused(
     assert "motherduck_token" not in str(refused.value)
 
 
-def test_copies_hold_what_the_files_hold_and_the_files_stay_as_they_are(tmp_path: Path) -> None:
+def test_copies_equal_the_files_which_do_not_change(tmp_path: Path) -> None:
     project = tmp_path / "shop"
     project.mkdir()
     for name in ("shop", "other"):
         with duckdb.connect(str(project / f"{name}.duckdb")) as connection:
             connection.execute(f"create table {name}_rows as select 1 as a, 'it''s' as b")
-    # a program that ended without a checkpoint leaves a log beside the file
+    # a process that ends without a checkpoint leaves a write-ahead log
     unclean = (
         "import duckdb, os; c = duckdb.connect('shop.duckdb'); "
         "c.execute('set wal_autocheckpoint=\"1GB\"'); c.execute('create table late as select 2 as a'); os._exit(0)"
@@ -125,14 +128,14 @@ def test_copies_hold_what_the_files_hold_and_the_files_stay_as_they_are(tmp_path
     assert {path.name: path.read_bytes() for path in project.iterdir()} == before
 
 
-def test_a_file_that_is_not_there_yet_needs_no_copy(tmp_path: Path) -> None:
+def test_file_that_does_not_exist_yet(tmp_path: Path) -> None:
     source = DuckDBSource({"path": "new.duckdb"}, tmp_path)
     with source.copies({"plain": tmp_path / "plain"}) as copies:
         assert copies["plain"][0].relations() == {}
     assert not (tmp_path / "new.duckdb").exists()
 
 
-def test_a_file_that_somebody_writes_is_not_copied(tmp_path: Path) -> None:
+def test_file_open_for_writing_elsewhere_is_an_error(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", "import duckdb; c = duckdb.connect('shop.duckdb'); print('open', flush=True); input()"],
         cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -152,7 +155,7 @@ def test_a_file_that_somebody_writes_is_not_copied(tmp_path: Path) -> None:
 # -- the profile
 
 
-def test_a_profile_leads_to_the_copy_and_to_nothing_else(tmp_path: Path) -> None:
+def test_profile_has_only_the_target_of_the_copy(tmp_path: Path) -> None:
     write_profiles(tmp_path / "profiles", [target()], {"path": "/copy/shop.duckdb"})
     written = yaml.safe_load((tmp_path / "profiles" / "profiles.yml").read_text())
     assert written == {
@@ -170,7 +173,7 @@ def test_a_profile_leads_to_the_copy_and_to_nothing_else(tmp_path: Path) -> None
     assert os.stat(tmp_path / "profiles").st_mode & 0o077 == 0
 
 
-def test_a_database_replaces_what_a_profile_calls_it(tmp_path: Path) -> None:
+def test_changed_database_replaces_its_alias(tmp_path: Path) -> None:
     postgres = target("postgres")
     postgres.file["shop"]["outputs"]["dev"] = {"type": "postgres", "database": "shop"}
     write_profiles(tmp_path / "profiles", [postgres], {"dbname": "copy"})
@@ -178,14 +181,14 @@ def test_a_database_replaces_what_a_profile_calls_it(tmp_path: Path) -> None:
     assert written["shop"]["outputs"]["dev"] == {"type": "postgres", "dbname": "copy"}
 
 
-def test_another_adapter_is_refused(tmp_path: Path) -> None:
+def test_other_adapter_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DbtUsageError) as refused:
         source_of([target("snowflake", account="a")], tmp_path)
     assert "is on snowflake" in str(refused.value)
-    assert "DuckDB files and of Postgres databases" in str(refused.value)
+    assert "DuckDB files and Postgres databases" in str(refused.value)
 
 
-def test_two_targets_of_one_warehouse_are_one_and_of_two_are_refused(tmp_path: Path) -> None:
+def test_targets_on_one_warehouse_are_accepted_and_on_two_are_an_error(tmp_path: Path) -> None:
     one, same = target(path="shop.duckdb"), target(name="again", path=str(tmp_path / "shop.duckdb"))
     assert str(source_of([one, same], tmp_path)) == f"the DuckDB file {tmp_path / 'shop.duckdb'}"
     with pytest.raises(DbtUsageError, match=r"several warehouses.*\n.*one by one"):

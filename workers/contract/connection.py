@@ -23,7 +23,7 @@ class WritesRefusedError(redis.ConnectionError):
     """The server refuses every write, whoever asks. It is away, as if it were down: its clients come again."""
 
 
-def noticing_refusals(base: Any) -> Any:
+def detecting_refused_writes(base: Any) -> Any:
     """A redis-py connection class by which a server that refuses every write is one that is away.
 
     redis-py has plain response errors for that, which nobody tries again.
@@ -56,7 +56,7 @@ def noticing_refusals(base: Any) -> Any:
     return NoticingConnection
 
 
-def serves_nobody(error: BaseException | None) -> bool:
+def is_server_down(error: BaseException | None) -> bool:
     """Whether an error says that the server is down, and not that the way to it is cut: nothing listens
     at its address, it is still loading its data, or it refuses every write."""
     while error is not None:
@@ -74,7 +74,7 @@ _NO_HANDSHAKE = f"no answer to the tls handshake in {HANDSHAKE_SECONDS:g} s"
 LOGIN, CERTIFICATE, NO_TLS = "login", "certificate", "no tls"
 
 
-def refusal_of(error: BaseException) -> str | None:
+def connection_refusal(error: BaseException) -> str | None:
     """Why a server that answers and this client do not come together: `LOGIN`, `CERTIFICATE` or `NO_TLS`.
 
     None: for another reason, such as a server that is away; waiting may help there.
@@ -96,7 +96,7 @@ class _Retry(Retry):
 
     def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
         def fail_unless_refused(error: Exception, *more: Any) -> Any:
-            if refusal_of(error) is not None:
+            if connection_refusal(error) is not None:
                 raise error
             return fail(error, *more)
 
@@ -132,5 +132,5 @@ def connect(
         **tcp,
     )
     pool = client.connection_pool
-    pool.connection_class = noticing_refusals(pool.connection_class)
+    pool.connection_class = detecting_refused_writes(pool.connection_class)
     return client

@@ -7,6 +7,7 @@ minus a deny-list. Of the other names it gets no value, but it knows that the ca
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from workers.contract.file_cache import OfFiles
+from workers.contract.file_cache import FileCache
 
 # YAML doubles quotes within quotes, or escapes them
 _CALL = re.compile(r"""env_var\s*\(\s*(?:var\s*=\s*)?[\\'"]+([^\\'"]+)[\\'"]""")
@@ -75,7 +76,7 @@ def names_used(places: Iterable[Path]) -> set[str]:
     for place in places:
         for path in (str(place),) if place.is_file() else _files(str(place)):
             try:
-                names.update(_names.of(path))
+                names.update(_names.value(path))
             except OSError:  # noqa: PERF203 - each file for itself
                 continue  # a file that cannot be read here is dbt's to complain about
     return names
@@ -103,7 +104,7 @@ def _read(path: str) -> frozenset[str]:
     return frozenset(_CALL.findall(raw.decode(errors="replace")) if b"env_var" in raw else ())
 
 
-_names = OfFiles(_read)
+_names = FileCache(_read)
 
 
 def names_noted(environ: Iterable[str]) -> set[str]:
@@ -126,3 +127,31 @@ def denied(name: str, deny: str) -> bool:
 def allowed(env: Mapping[str, str], deny: str) -> dict[str, str]:
     """`env` without what the deny-list covers."""
     return {name: value for name, value in env.items() if not denied(name, deny)}
+
+
+def zone_name(env: Mapping[str, str]) -> str | None:
+    """The time zone of this machine for a process with that environment, as a value of ``TZ``; None if unknown."""
+    if "TZ" in env:
+        return env["TZ"]
+    with contextlib.suppress(OSError):
+        _, found, name = os.readlink("/etc/localtime").partition("zoneinfo/")
+        if found:
+            return name
+    return None
+
+
+def encode_environment(env: Mapping[str, str]) -> bytes:
+    """JSON of an environment. Bytes that are not UTF-8 (lone surrogates in Python) stay what they are."""
+    return json.dumps(dict(env)).encode()
+
+
+def decode_environment(raw: bytes) -> dict[str, str]:
+    """An environment from its JSON.
+
+    Raises:
+        ValueError: it is not the JSON of an environment.
+    """
+    env = json.loads(raw)
+    if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
+        raise ValueError("not a mapping of names to texts")
+    return env

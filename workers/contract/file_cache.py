@@ -16,14 +16,14 @@ T = TypeVar("T")
 RACY_SECONDS = 2.0
 
 
-class OfFiles(Generic[T]):
+class FileCache(Generic[T]):
     """Values by path, for this process. `read` works one out."""
 
     def __init__(self, read: Callable[[str], T]) -> None:
         self._read = read
         self._known: dict[str, tuple[tuple[int, int, int, int], float, T]] = {}
 
-    def of(self, path: str) -> T:
+    def value(self, path: str) -> T:
         """The value of a file as it is now.
 
         Raises:

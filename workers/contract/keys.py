@@ -177,7 +177,7 @@ class Keys:
             self.cache(run_id), self.events(run_id), self.publishers(run_id),
         ]  # fmt: skip
 
-    def told(self, run_id: str) -> str:  # string, for a minute: why the run waits was said
+    def wait_reported(self, run_id: str) -> str:  # string, for a minute: why the run waits was said
         return f"{self.run(run_id)}:told"
 
     # all runs

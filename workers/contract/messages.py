@@ -90,7 +90,7 @@ class RunRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             (the embedded stack: values never pass through Redis), or None.
         return_artifacts: whether the caller cannot see the worker's files and wants run results
             and manifest through Redis.
-        place: of the target folder (`place.place_of`), where there is one: a worker that leaves its files
+        place: of the target folder (`place.folder_identity`), where there is one: a worker that leaves its files
             in the same returns none.
         required_models: model names that the project must have, or the run is refused with the
             nearest names before any node runs (`DbtRunner.run_model`).
@@ -123,7 +123,7 @@ class RunRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     submitted_at: float = 0.0
 
     @property
-    def word(self) -> str:
+    def first_word(self) -> str:
         """The first word of the command: ``docs`` of ``docs generate``."""
         return (self.command or self.args[0]).partition(" ")[0]
 

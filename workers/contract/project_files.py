@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from workers.contract.file_cache import OfFiles
-from workers.contract.same_folder import place_of
+from workers.contract.file_cache import FileCache
+from workers.contract.folder_identity import folder_identity
 
 FILES = "DBT_RELAY_CALLER_FILES"
 
@@ -51,7 +51,7 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
     """A copy of a project.
 
     Attributes:
-        place: of its folder (`place.place_of`).
+        place: of its folder (`place.folder_identity`).
         folders: relative paths that dbt reads files from.
         packages: relative path of the folder of installed packages.
         files: digests by relative path; a folder's name ends with ``/``, and its digest covers its files.
@@ -68,7 +68,7 @@ def _read(path: str) -> bytes:
     return hashlib.blake2b(Path(path).read_bytes().replace(b"\r\n", b"\n"), digest_size=8).digest()
 
 
-_digests = OfFiles(_read)
+_digests = FileCache(_read)
 
 
 def _walk(folder: str, name: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
@@ -90,7 +90,7 @@ def _walk(folder: str, name: str, above: tuple[str, ...] = ()) -> Iterator[tuple
 
 def _hex(path: str) -> str:
     try:
-        return _digests.of(path).hex()
+        return _digests.value(path).hex()
     except OSError:
         return "unreadable"
 
@@ -148,7 +148,7 @@ def copy_of(root: str, config: Mapping[str, Any]) -> Copy:
     )
     packages = (_relative(config.get("packages-install-path", "dbt_packages")) or [""])[0]
     files = {**_files_of(root, folders), **(_packages_of(root, packages) if packages else {})}
-    return Copy(place=place_of(root), folders=folders, packages=packages, files=files)
+    return Copy(place=folder_identity(root), folders=folders, packages=packages, files=files)
 
 
 def encode_copy(copy: Copy) -> str:
@@ -188,7 +188,7 @@ def differences(root: str, callers: Copy, *, packages: bool = True) -> dict[str,
         By name of file or folder what is wrong with it: ``differs``, ``missing here`` or ``only here``; empty where
         both are the same, or are one folder.
     """
-    if callers.place and callers.place == place_of(root):
+    if callers.place and callers.place == folder_identity(root):
         return {}
     mine = _files_of(root, callers.folders)
     theirs = dict(callers.files)

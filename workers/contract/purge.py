@@ -14,9 +14,9 @@ import msgspec
 import redis
 
 from workers.contract.keys import is_run_id
+from workers.contract.redis_values import is_wrong_type, number_of, text_of, value_of
 from workers.contract.results import RUN_TERMINAL
 from workers.contract.run_store import RunStore, answer_of
-from workers.contract.tolerant_reading import is_wrong_type, number_of, text_of, value_of
 
 
 class Purged(msgspec.Struct, kw_only=True):

@@ -16,9 +16,9 @@ import redis
 from workers.contract.errors import ErrorInfo, InvalidMessageError
 from workers.contract.keys import STEP_COMMAND, STEP_PLAN, Keys, addressed, is_run_id
 from workers.contract.messages import NODE_COMMANDS, RunRequest, decode_request, encode_request
+from workers.contract.redis_values import number_of, text_of, value_of
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.task_message import queue_key, task_message
-from workers.contract.tolerant_reading import number_of, text_of, value_of
 
 RESULT_TTL: Final = 24 * 3600
 """Seconds that a finished run stays readable."""
@@ -31,7 +31,7 @@ ENV_NAMES: Final = "env_names"
 """Field of an ended run's hash: JSON list of the names whose values its caller's environment contributed."""
 
 
-class LastWord(msgspec.Struct, kw_only=True):
+class FinalRecord(msgspec.Struct, kw_only=True):
     """A run's last word."""
 
     return_code: int
@@ -67,7 +67,7 @@ def _facts_in(raw: dict[bytes, bytes]) -> dict[str, str]:
     return {text_of(key): text_of(value) for key, value in raw.items() if key not in (b"request", b"final")}
 
 
-def _last_word_in(raw: bytes | None) -> LastWord | None:
+def _last_word_in(raw: bytes | None) -> FinalRecord | None:
     """The last word as it is stored.
 
     Raises:
@@ -75,7 +75,7 @@ def _last_word_in(raw: bytes | None) -> LastWord | None:
     """
     if raw is None:
         return None
-    last = value_of(raw, LastWord)
+    last = value_of(raw, FinalRecord)
     if last is None:
         raise InvalidMessageError("the stored result of the run is not readable")
     return last
@@ -115,7 +115,7 @@ class RunStore:
         """
         body = encode_request(request)
         decode_request(body)
-        planned = request.word in NODE_COMMANDS or request.retry_of is not None
+        planned = request.first_word in NODE_COMMANDS or request.retry_of is not None
         step = STEP_PLAN if planned else STEP_COMMAND
         self._note_priority(request.run_id, request.priority)
         self.call(
@@ -142,7 +142,7 @@ class RunStore:
         raw: Any = self.client.hget(self.keys.run(run_id), "request")
         return None if raw is None else decode_request(raw)
 
-    def read(self, run_id: str) -> tuple[RunRequest | None, dict[str, str], LastWord | None]:
+    def read(self, run_id: str) -> tuple[RunRequest | None, dict[str, str], FinalRecord | None]:
         """`request`, `facts` and `final` of a run, as they are at one moment. Raises what `request` does."""
         raw: Any = self.client.hgetall(self.keys.run(run_id))
         request, final = raw.get(b"request"), raw.get(b"final")
@@ -212,7 +212,7 @@ class RunStore:
         for key, together in messages.items():
             self.client.lpush(key, *together)
 
-    def final(self, run_id: str) -> LastWord | None:
+    def final(self, run_id: str) -> FinalRecord | None:
         """A run's last word, once it has ended.
 
         Raises:

@@ -1,4 +1,4 @@
-"""dbt, in process and warm. The only room that imports dbt; it knows neither Redis nor Celery."""
+"""dbt, in process and warm. Only this package imports dbt; it imports neither Redis nor Celery.
 
-from workers.engine.caller import thread_locks  # noqa: F401, I001 - before anything of dbt
-from workers.engine.caller import env_file  # noqa: F401 - before the rest of dbt
+A process that is going to execute dbt calls `startup.prepare` before it imports anything else of this package.
+"""

@@ -16,21 +16,23 @@ from dbt_common.exceptions import DbtBaseException
 
 from workers.contract.errors import DbtUsageError, ErrorInfo
 from workers.engine.caller.invocation import (
+    dbt_invocation,
+    discard_reported_deprecations,
     parse_flags,
     postflight,
     preflight,
-    said_already,
-    standing_in,
     use_flags,
 )
-from workers.engine.caller.missing_environment import collected
+from workers.engine.caller.missing_environment import missing_values_at_end
 from workers.engine.execution import command as commands
-from workers.engine.execution import run_ends
+from workers.engine.execution.artifacts import write_manifest
+from workers.engine.execution.close import close_run
 from workers.engine.execution.failure import classify_command
 from workers.engine.execution.node import execute_node
 from workers.engine.execution.plan import check_models, make_plan
-from workers.engine.execution.retry import Previous, arguments, command_of, what_to_retry
-from workers.engine.execution.run_state import TASKS, RunState, build_view
+from workers.engine.execution.retry import PreviousResults, arguments, plan_retry, previous_command
+from workers.engine.execution.run_state import TASKS, RunState, build_run_state
+from workers.engine.execution.start import start_run
 from workers.engine.interface import (
     Finished,
     OnEvent,
@@ -42,12 +44,13 @@ from workers.engine.interface import (
     StepResult,
 )
 from workers.engine.output.events import LineSink
+from workers.engine.project.configuration import read_configuration
 from workers.engine.project.context import ContextStore, ProjectMismatchError
 from workers.engine.project.packing import uncollected
 from workers.engine.template_state import calls as template_calls
 from workers.engine.warehouse import fencing
-from workers.engine.warehouse.concurrency import cancel_queries, close_warehouse, is_open, warehouse_of
-from workers.engine.warehouse.fencing import Tenure
+from workers.engine.warehouse.concurrency import cancel_queries, close_warehouse, duckdb_is_open, warehouse_of
+from workers.engine.warehouse.fencing import StepExecution
 
 MAX_VIEWS = 8
 
@@ -82,7 +85,9 @@ class Engine:
 
     # -- steps -------------------------------------------------------------------------------------
 
-    def plan(self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: Previous | None = None) -> Plan:
+    def plan(
+        self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: PreviousResults | None = None
+    ) -> Plan:
         """Parse if anything changed, and let dbt select.
 
         Args:
@@ -94,29 +99,29 @@ class Engine:
         with self._step(spec, "@plan", emit, attempt) as seen:
             try:
                 with (
-                    self._sink.held_back(),
+                    self._sink.buffered_until_success(),
                     redirect_stdout(io.StringIO()),
                 ):  # the whole command prints the same again
                     click_context, flags = parse_flags(seen.args)
             except (DbtUsageException, click.exceptions.Exit, click.Abort):
                 return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
-            if previous is not None and command_of(previous) not in TASKS:
+            if previous is not None and previous_command(previous) not in TASKS:
                 use_flags(flags)
-                warehouse = warehouse_of(self._contexts.configure(click_context))
+                warehouse = warehouse_of(read_configuration(click_context))
                 return _whole("what is repeated is not made of nodes", warehouse)
             self._sink.configure(flags)
             use_flags(flags)
             preflight(click_context, flags)
             console, retry, again = flags, None, frozenset[str]()
             if previous is not None:
-                retry, again = what_to_retry(flags, previous)
+                retry, again = plan_retry(flags, previous)
                 click_context, flags = parse_flags(arguments(click_context, flags, retry))
-                said_already(flags)
+                discard_reported_deprecations(flags)
                 use_flags(flags)
-            with collected():
+            with missing_values_at_end():
                 context, config = self._contexts.open(seen, click_context, flags)
             with uncollected():
-                view = build_view(seen.run_id, flags, config, context, console)
+                view = build_run_state(seen.run_id, flags, config, context, console)
                 self._keep(view)
                 check_models(view.manifest, config, seen.required_models)
                 return make_plan(view, retry, again)
@@ -129,10 +134,10 @@ class Engine:
         """
         with self._step(spec, "@start", emit, attempt) as seen:
             view = self._view(seen, facts)
-            view.templates.begin(view.own_hooks)
+            view.templates.begin(view.copy_hooks)
             with uncollected():
-                outcome = run_ends.start(view)
-            outcome.cache += view.recorder.take() + view.templates.take()
+                outcome = start_run(view)
+            outcome.cache += view.recorder.take_changes() + view.templates.take_changes()
             return outcome
 
     def node(
@@ -148,14 +153,14 @@ class Engine:
         skip: bool = False,
         stale: bool = False,
         cause: StepResult | None = None,
-        overran: Callable[[], str | None] = lambda: None,
+        time_limit_message: Callable[[], str | None] = lambda: None,
     ) -> StepOutcome:
         """Execute or skip one node.
 
         Args:
             changes: the run's relation cache changes from a position on.
             stale: another run may have made or dropped the node's relation since this one began.
-            overran: what to say where the node took longer than it may.
+            time_limit_message: what to say where the node took longer than it may.
 
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
@@ -164,11 +169,13 @@ class Engine:
             view = self._view(seen, facts)
             refreshed: tuple[str, ...] = ()
             told = view.recorder.replay(changes(view.recorder.position))
-            view.templates.begin(lambda: (unique_id, *view.inlined), told)
+            view.templates.begin(lambda: (unique_id, *view.inlined_models), told)
             if (attempt > 1 or stale) and not skip:
                 refreshed = (self._refresh_cache(view),)
-            outcome = execute_node(view, unique_id, index, skip=skip, cause=cause, overran=overran)
-            outcome.cache = refreshed + view.recorder.take() + view.templates.take()
+            outcome = execute_node(
+                view, unique_id, index, skip=skip, cause=cause, time_limit_message=time_limit_message
+            )
+            outcome.cache = refreshed + view.recorder.take_changes() + view.templates.take_changes()
             outcome.result.worker = self._worker
             return outcome
 
@@ -188,12 +195,17 @@ class Engine:
         with self._step(spec, "@close", emit, attempt) as seen:
             view = self._view(seen, facts)
             view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
-            finished = run_ends.close(view, started, results, stop=stop)
+            finished = close_run(view, started, results, stop=stop)
             postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
             return finished
 
     def command(
-        self, spec: RunSpec, command: str, emit: OnEvent, attempt: int = 1, previous: Previous | None = None
+        self,
+        spec: RunSpec,
+        command: str,
+        emit: OnEvent,
+        attempt: int = 1,
+        previous: PreviousResults | None = None,
     ) -> Finished:
         """Execute a command whole. `previous`: see `plan`."""
         with self._step(spec, "@command", emit, attempt) as seen:
@@ -210,7 +222,7 @@ class Engine:
             try:
                 click_context, flags = parse_flags(spec.args)
                 use_flags(flags)
-                config = self._contexts.configure(click_context)
+                config = read_configuration(click_context)
                 return warehouse_of(config)
             except Exception:  # noqa: BLE001 - whatever it is, the command meets it again and reports it
                 return None
@@ -220,9 +232,9 @@ class Engine:
                 return None
 
     @contextmanager
-    def fenced(self, tenure: Tenure) -> Iterator[None]:
+    def fenced(self, execution: StepExecution) -> Iterator[None]:
         """What is executed within belongs to this execution, at the warehouse too (`fencing`)."""
-        with fencing.fenced(tenure):
+        with fencing.fenced(execution):
             yield
 
     # -- from outside a step -----------------------------------------------------------------------
@@ -236,7 +248,7 @@ class Engine:
 
     def has_files_open(self) -> bool:
         """Whether this process has the DuckDB files of a run open by now."""
-        return is_open()
+        return duckdb_is_open()
 
     def release(self) -> None:
         """Close every connection: a DuckDB file is free for others afterwards."""
@@ -253,20 +265,20 @@ class Engine:
         if view is None:
             with self._sink.muted():  # the plan said it
                 click_context, flags = parse_flags(spec.args)
-                said_already(flags)
+                discard_reported_deprecations(flags)
                 console = flags
                 if facts.retry is not None:
                     click_context, flags = parse_flags(arguments(click_context, flags, facts.retry))
-                    said_already(flags)
+                    discard_reported_deprecations(flags)
                 use_flags(flags)
                 context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
-                view = build_view(spec.run_id, flags, config, context, console)
+                view = build_run_state(spec.run_id, flags, config, context, console)
                 self._keep(view)
         self._sink.configure(view.console)
         view.use()
         if view.facts is None:
             with self._sink.muted():  # the start step says it
-                view.adopt(facts)
+                view.apply_plan(facts)
         elif facts.began and not view.facts.began:
             view.facts = facts
         return view
@@ -290,7 +302,7 @@ class Engine:
         """dbt wrote its manifest when it had parsed, long before it gave the command up."""
         view = self._views.get(spec.run_id)
         if view is not None and view.flags.WRITE_JSON:
-            run_ends.write_manifest(view, set())
+            write_manifest(view, set())
 
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:
@@ -299,7 +311,7 @@ class Engine:
             worker=self._worker,
         )  # fmt: skip
         try:
-            with standing_in(spec, self._sink) as seen:
+            with dbt_invocation(spec, self._sink) as seen:
                 try:
                     yield seen
                 except CommandFailedError:
@@ -330,7 +342,7 @@ class Engine:
     @contextmanager
     def _quiet_step(self, spec: RunSpec) -> Iterator[None]:
         sink = LineSink(None, spec.run_id, "", lambda _: None)
-        with standing_in(spec, sink):
+        with dbt_invocation(spec, sink):
             yield
 
     def _finished(self, error: BaseException, spec: RunSpec) -> Finished:

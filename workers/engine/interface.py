@@ -13,8 +13,8 @@ from workers.contract.credentials import escaped
 from workers.contract.environment import Withheld
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import Event
-from workers.contract.inherited import Surroundings
 from workers.contract.messages import Seconds
+from workers.contract.process_attributes import ProcessAttributes
 
 OnEvent = Callable[[Event], None]
 
@@ -45,7 +45,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     file_log: bool = False
     required_models: tuple[str, ...] = ()
     withheld: Withheld = Withheld()
-    surroundings: Surroundings = Surroundings()
+    surroundings: ProcessAttributes = ProcessAttributes()
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):

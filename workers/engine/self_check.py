@@ -1,4 +1,4 @@
-"""What the engine needs of dbt's internals, checked when a worker starts.
+"""What the engine needs of dbt's internals, checked when a worker starts (`startup.prepare`).
 
 Names that a module of the engine imports at its top are not listed: importing the engine checks those.
 """
@@ -6,10 +6,13 @@ Names that a module of the engine imports at its top are not listed: importing t
 from __future__ import annotations
 
 import importlib
+import itertools
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any, Final
+
+from workers.engine.patches.catalog import AT_START, NEEDED
+from workers.engine.patches.registry import exists
 
 NAMES: Final = (
     "dbt.adapters.base:BaseAdapter.cleanup_connections",
@@ -25,7 +28,6 @@ NAMES: Final = (
     "dbt.contracts.graph.manifest:Manifest.fill_tracking_metadata",
     "dbt.contracts.graph.manifest:Manifest.from_msgpack",
     "dbt.contracts.graph.manifest:Manifest.get_macros_by_package",
-    "dbt.contracts.graph.nodes:write_file",
     "dbt.deprecations:buffered_deprecations",
     "dbt.task.group_lookup:_group_name_to_group_map",
     "dbt.task.group_lookup:_node_id_to_group_name_map",
@@ -51,25 +53,28 @@ NAMES: Final = (
 
 
 def complaint() -> str | None:
-    """What the installed dbt lacks, for the person who starts the worker; None where it lacks nothing, or is not there."""
-    if find_spec("dbt") is None:
-        return None
+    """What the installed dbt lacks, as a text for the person who starts the worker; None where it lacks nothing."""
     try:
         importlib.import_module("workers.engine.engine")
     except (ImportError, AttributeError) as error:
-        return _text(str(error))
-    # imported here: the registry is part of the engine, which may not be importable
-    from workers.engine.patches.registry import exists
-
-    missing = next((name for name in NAMES if not exists(name)), None)
+        return refusal(str(error))
+    needed = itertools.chain.from_iterable(each.targets for each in NEEDED if each.when == AT_START)
+    missing = next((name for name in (*NAMES, *needed) if not exists(name)), None)
     if missing is not None:
-        return _text(f"{missing.replace(':', '.')} does not exist")
+        return refusal(f"{missing.replace(':', '.')} does not exist")
     if not _opens_by_manager():
-        return _text("connections are not opened by the connection manager's `open`, which has to fence them")
+        return refusal(
+            "connections are not opened by the connection manager's `open`, which has to fence them"
+        )
+    if not _templates_call_by_environment():
+        return refusal(
+            "templates do not call methods by their environment, which has to record what they change"
+        )
     return None
 
 
-def _text(lacks: str) -> str:
+def refusal(lacks: str) -> str:
+    """The text for the person who starts the worker."""
     try:
         release = version("dbt-core")
     except PackageNotFoundError:
@@ -106,3 +111,30 @@ def _opens_by_manager() -> bool:
     except Exception:  # noqa: BLE001 - whatever it is, dbt does it in another way
         return False
     return len(opened) == 1
+
+
+def _templates_call_by_environment() -> bool:
+    """Whether templates call methods by their environment and set attributes of namespaces as items
+    (`template_state.calls` replaces both)."""
+    from dbt_common.clients.jinja import MacroFuzzEnvironment
+    from jinja2.utils import Namespace
+
+    seen: list[str] = []
+
+    class Environment(MacroFuzzEnvironment):
+        def call(self, context: Any, called: Any, /, *args: Any, **more: Any) -> Any:
+            seen.append(called.__name__)
+            return super().call(context, called, *args, **more)
+
+    class Recorded(Namespace):
+        def __setitem__(self, name: str, value: Any) -> None:
+            seen.append(name)
+
+    try:
+        template = Environment(extensions=["jinja2.ext.do"]).from_string(
+            "{% do found.append(1) %}{% set space.attribute = 1 %}"
+        )
+        template.render({"found": [], "space": Recorded()})
+    except Exception:  # noqa: BLE001 - whatever it is, templates are executed in another way
+        return False
+    return seen == ["append", "attribute"]

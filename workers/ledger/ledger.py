@@ -31,10 +31,10 @@ import redis
 
 from workers.contract.keys import QUEUE_LEVELS, Keys, is_run_id
 from workers.contract.purge import forget_workers
+from workers.contract.redis_values import text_of
 from workers.contract.results import Attempt
 from workers.contract.run_store import RESULT_TTL, RunStore, answer_of, run_ids_in, steps_of
 from workers.contract.task_message import queue_key
-from workers.contract.tolerant_reading import text_of
 
 LEASE_MS: Final = 8_000
 """How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""

@@ -70,7 +70,9 @@ def _releases(runtime: Runtime) -> set[str]:
 def _tell(runtime: Runtime, run_id: str, step: str, needed: str, releases: set[str]) -> None:
     """Say once a minute that the run waits for a worker."""
     with contextlib.suppress(redis.OutOfMemoryError):
-        if not runtime.ledger.client.set(runtime.ledger.keys.told(run_id), b"1", nx=True, ex=TOLD_SECONDS):
+        if not runtime.ledger.client.set(
+            runtime.ledger.keys.wait_reported(run_id), b"1", nx=True, ex=TOLD_SECONDS
+        ):
             return
     there = ", ".join(sorted(releases - {""})) or "none"
     text = (

@@ -11,8 +11,8 @@ import os
 import stat
 from pathlib import Path
 
+from workers.contract.environment import decode_environment
 from workers.contract.errors import DbtUsageError
-from workers.contract.inherited import decode_environment
 from workers.contract.settings import Settings
 
 FOLDER = "env"

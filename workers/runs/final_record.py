@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
+from workers.contract.folder_identity import folder_identity
 from workers.contract.keys import ARTIFACTS, STEP_CLOSE, STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.messages import RunRequest
 from workers.contract.results import Attempt, NodeResult
-from workers.contract.run_store import LastWord
-from workers.contract.same_folder import place_of
+from workers.contract.run_store import FinalRecord
 from workers.engine.interface import Finished, RunSpec, StepOutcome, StepResult, encode
 from workers.ledger.ledger import Claim, Death, Ledger
 from workers.supervision import memory
@@ -217,7 +217,7 @@ def final_of(
     if error is None and finished.return_code:
         error = _from_statuses(nodes)
     return encode(
-        LastWord(
+        FinalRecord(
             return_code=finished.return_code,
             nodes=nodes,
             error=error,
@@ -254,13 +254,13 @@ def _node(entry: dict[str, Any], step: StepResult | None, attempts: list[Attempt
 
 def bare_final(finished: Finished) -> bytes:
     """The final record of a run that never began."""
-    return encode(LastWord(return_code=finished.return_code, error=finished.error))
+    return encode(FinalRecord(return_code=finished.return_code, error=finished.error))
 
 
 def return_artifacts(ledger: Ledger, request: RunRequest, spec: RunSpec, target_path: str) -> None:
     """Put the files that dbt left in the target folder where a caller who cannot see them can get them."""
     target = Path(target_path or _target_path(spec))
-    if request.place and request.place == place_of(os.path.join(spec.project_dir, target)):
+    if request.place and request.place == folder_identity(os.path.join(spec.project_dir, target)):
         return
     for name in ARTIFACTS:
         path = target / name

@@ -126,7 +126,7 @@ def end_run(
         finished.error = msgspec.structs.replace(finished.error, attempts=claim.tries)
     attempt = attempt_of(runtime, claim, began, state, finished.error)
     before = runtime.ledger.attempts(claim.run_id) if attempts is None else attempts
-    warnings = final_record.repetitions(run.request.word, finished, [*before, attempt])
+    warnings = final_record.repetitions(run.request.first_word, finished, [*before, attempt])
     final = final_record.final_of(finished, steps, [*before, attempt], warnings)
     if run.request.return_artifacts:
         when_there_is_room(

@@ -32,7 +32,7 @@ def check_project(run: Run, worker: str) -> None:
         CommandFailedError: the project is not here, or is another one. The run ends with exit code 2.
     """
     request, spec = run.request, run.spec
-    if run.checked or request.word in _WITHOUT_PROJECT:
+    if run.checked or request.first_word in _WITHOUT_PROJECT:
         return
     error = _not_here(request, spec, worker)
     if error is None and settings.project_check == "on":
@@ -82,7 +82,7 @@ def _another(request: RunRequest, spec: RunSpec, worker: str) -> ErrorInfo | Non
     copy = decode_copy(request.env.get(FILES, ""))
     if copy is None:
         return None
-    found = differences(spec.project_dir, copy, packages=request.word not in _WITHOUT_PACKAGES)
+    found = differences(spec.project_dir, copy, packages=request.first_word not in _WITHOUT_PACKAGES)
     if not found:
         return None
     packages = [name for name in found if name.startswith(f"{copy.packages}/")]

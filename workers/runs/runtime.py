@@ -21,15 +21,14 @@ from workers.app import settings
 from workers.contract.connection import connect
 from workers.contract.environment import CALLERS, Withheld, allowed, withheld_by
 from workers.contract.events import Event
-from workers.contract.inherited import read_surroundings
 from workers.contract.keys import Keys
 from workers.contract.log import log
 from workers.contract.messages import RunRequest
+from workers.contract.process_attributes import decode_process_attributes
 from workers.engine.caller.invocation import dbt_environment
 from workers.engine.dbt_release import release
 from workers.engine.engine import Engine
 from workers.engine.interface import RunFacts, RunSpec
-from workers.engine.patches import registry
 from workers.engine.project.time_limits import TimeLimitError
 from workers.ledger.ledger import Ledger
 from workers.runs import env_file
@@ -46,8 +45,8 @@ from workers.supervision.child_lease_renewal import (
     renewed_leases,
 )
 from workers.supervision.lease_renewal import DRAIN, LeaseRenewer
-from workers.supervision.shared_table import board
-from workers.supervision.time_limit_enforcement import Watched
+from workers.supervision.shared_table import timed_nodes
+from workers.supervision.time_limit_enforcement import TimedNode
 
 CONTEXT_TTL = 7 * 24 * 3600
 MAX_RUNS = 32
@@ -103,7 +102,6 @@ class Runtime:
     """One process's share of the work."""
 
     def __init__(self) -> None:
-        registry.apply(settings.patches)  # done by the parent, unless this process was spawned
         url = settings.broker_url or "redis://127.0.0.1:6379/0"
         keys, lease_ms = Keys(settings.namespace), int(settings.lease_seconds * 1000)
         self.ledger = Ledger(
@@ -121,7 +119,7 @@ class Runtime:
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
         self.leases = LeaseRenewer(
             Ledger(impatient, keys=keys, lease_ms=lease_ms), self.engine.cancel, too_long=TimeLimitError,
-            note=_note, post=_post_leases, renewed=lambda: decode_leases(renewed_leases.note(_slot())),
+            note=_note, post=_post_leases, renewed=lambda: decode_leases(renewed_leases.read(_slot())),
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
         self.next_step = NextStep()
@@ -201,7 +199,7 @@ def _slot() -> int:
 
 def forget_predecessor() -> None:
     """Clear what an earlier process at the same place in the pool left in shared memory."""
-    for each in (board, held_leases, renewed_leases):
+    for each in (timed_nodes, held_leases, renewed_leases):
         each.clear(_slot())
 
 
@@ -210,18 +208,18 @@ def _post_leases(leases: list[Lease]) -> None:
     slot = _slot()
     if not leases:
         held_leases.clear(slot)
-    elif not held_leases.post(slot, msgspec.msgpack.encode(HeldLeases(os.getpid(), leases))):
+    elif not held_leases.write(slot, msgspec.msgpack.encode(HeldLeases(os.getpid(), leases))):
         held_leases.clear(slot)  # the note that is there is not true any more
         log("no room for a note: this process renews its leases alone", level=logging.DEBUG, slot=slot,
             phase="beat")  # fmt: skip
 
 
-def _note(watched: Watched | None) -> None:
+def _note(watched: TimedNode | None) -> None:
     """Tell the parent of this process what it executes."""
     slot = _slot()
     if watched is None:
-        board.clear(slot)
-    elif not board.post(slot, msgspec.json.encode(watched)):
+        timed_nodes.clear(slot)
+    elif not timed_nodes.write(slot, msgspec.json.encode(watched)):
         log("no room for a note: nobody will end this process", node=watched.claim.step, slot=slot)
 
 
@@ -261,7 +259,7 @@ def spec_of(request: RunRequest, *, invocation_id: str, started_at: float) -> Ru
         run_id=request.run_id, args=there.args, cwd=there.cwd, project_dir=there.project_dir,
         env=dbt_environment(there.env), invocation_id=invocation_id, started_at=started_at,
         debug=request.debug, file_log=request.file_log, required_models=request.required_models,
-        surroundings=read_surroundings(env), withheld=withheld,
+        surroundings=decode_process_attributes(env), withheld=withheld,
     )  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def _wait_for_files(runtime: Runtime, run: Run, claim: Claim, began: float) -> N
     locked = first_locked(run.lock)
     if locked is None:
         return
-    error = classify(Failure(message=locked.as_duckdb_says, command=run.request.word, adapter="duckdb"))
+    error = classify(Failure(message=locked.as_duckdb_says, command=run.request.first_word, adapter="duckdb"))
     again = _try_again(runtime, run, claim, began, error)
     if again is None:
         return
@@ -286,7 +286,7 @@ def node(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
                 changes=lambda position: runtime.ledger.cache_changes(claim.run_id, position),
                 attempt=claim.tries, skip=claim.skip, stale=claim.stale,
                 cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
-                overran=lambda: runtime.leases.overrun.text if runtime.leases.overrun else None,
+                time_limit_message=lambda: runtime.leases.overrun.text if runtime.leases.overrun else None,
             ),
             limits,
             fail_fast=facts.fail_fast,
@@ -368,7 +368,7 @@ def command(runtime: Runtime, run: Run, claim: Claim) -> dict[str, Any]:
         check_project(run, runtime.owner)
     except CommandFailedError as failed:
         return end_run(runtime, run, claim, began, failed.finished, [])
-    name = run.request.word
+    name = run.request.first_word
     if not run.spec.invocation_id:
         warehouse = _execute(runtime, lambda: runtime.engine.warehouse(run.spec, name))
         run.spec = msgspec.structs.replace(run.spec, invocation_id=str(uuid.uuid4()), started_at=began)

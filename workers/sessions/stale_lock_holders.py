@@ -28,7 +28,7 @@ import redis
 
 from workers.contract.keys import Keys
 from workers.contract.log import log
-from workers.contract.tolerant_reading import text_of, value_of
+from workers.contract.redis_values import text_of, value_of
 from workers.sessions.file_locks import LINUX, NOBODY, locked_by
 
 _PREFIX: Final = "duckdb:"

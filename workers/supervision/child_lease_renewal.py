@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 import redis
 
-from workers.contract.connection import serves_nobody
+from workers.contract.connection import is_server_down
 from workers.contract.log import log
 from workers.ledger.ledger import Ledger, lease_clock
 from workers.supervision.child_processes import can_execute
@@ -91,7 +91,7 @@ def _unless_down(ask: Callable[[], T], otherwise: T) -> T:
     try:
         return ask()
     except redis.RedisError as error:
-        if not serves_nobody(error):
+        if not is_server_down(error):
             raise
         log("beat failed", error=str(error), phase="beat")
         return otherwise
@@ -103,7 +103,7 @@ def decode_leases(note: bytes | None) -> dict[Key, float]:
     return {lease.key: lease.until for lease in leases}
 
 
-class ChildLeases:
+class ChildLeaseRenewer:
     """Renews leases for the pool processes of this worker, in rounds of `interval` (seconds)."""
 
     def __init__(
@@ -126,7 +126,7 @@ class ChildLeases:
         self._stopping: set[Key] = set()  # answered stop
         self.interval = interval_of(ledger.lease_ms) / 2
 
-    def look(self) -> None:
+    def renew_overdue(self) -> None:
         """Renew what was not renewed for one and a half intervals.
 
         Raises:
@@ -147,7 +147,7 @@ class ChildLeases:
             self._renew(due)
         for slot in {slot for slot, _, _ in due}:
             mine = [Lease(*lease.key, self._until.get(lease.key, 0.0)) for lease in processes[slot].leases]
-            self._renewed.post(slot, msgspec.msgpack.encode(mine))
+            self._renewed.write(slot, msgspec.msgpack.encode(mine))
 
     def _due(self, process: HeldLeases) -> dict[str, list[Lease]]:
         """What to renew for a process, by run."""

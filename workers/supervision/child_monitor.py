@@ -33,7 +33,7 @@ class ChildMonitor:
         self._dead: list[tuple[int, Death]] = []
         self._kills = memory.kills()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look once.
 
         Raises:

@@ -33,7 +33,7 @@ from workers.sessions.warehouse_lock import Session
 from workers.supervision.child_lease_renewal import Key, Lease, interval_of, renew
 from workers.supervision.drain import seconds_left
 from workers.supervision.periodic_thread import PeriodicThread
-from workers.supervision.time_limit_enforcement import Watched, no_note
+from workers.supervision.time_limit_enforcement import TimedNode, no_note
 from workers.supervision.time_limits import GRACE, NodeLimits, Overrun
 
 LOST, STOP, DRAIN = "lost", "stop", "drain"
@@ -62,7 +62,7 @@ class LeaseRenewer:
         cancel: Callable[[], None],
         *,
         too_long: Callable[[str], Exception] = TimeoutError,
-        note: Callable[[Watched | None], None] = no_note,
+        note: Callable[[TimedNode | None], None] = no_note,
         post: Callable[[list[Lease]], None] = lambda _: None,
         renewed: Callable[[], Mapping[Key, float]] = dict,
     ) -> None:
@@ -89,7 +89,7 @@ class LeaseRenewer:
         self._raised: object | None = None
         self._interrupting = threading.Lock()
         self._claim: Claim | None = None
-        self._watched: Watched | None = None
+        self._watched: TimedNode | None = None
         self._raise_at: float | None = None
         self.overrun: Overrun | None = None
         self._interval = interval_of(ledger.lease_ms)
@@ -170,7 +170,7 @@ class LeaseRenewer:
         before, self._watched, self._raise_at = self._watched, None, None
         if limits is not None and limits.first and self._claim is not None:
             now = time.monotonic()
-            self._watched = Watched(
+            self._watched = TimedNode(
                 pid=os.getpid(), owner=owner, claim=msgspec.structs.replace(self._claim, publish=()),
                 limits=limits, began=time.time(), since=now, fail_fast=fail_fast,
             )  # fmt: skip

@@ -25,7 +25,7 @@ from kombu.transport import virtual
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from workers.contract.connection import noticing_refusals
+from workers.contract.connection import detecting_refused_writes
 from workers.contract.credentials import mask_url
 from workers.contract.log import log
 
@@ -195,7 +195,7 @@ class GuardedChannel(kombu_redis.Channel):
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
-        return {**params, "connection_class": noticing_refusals(params["connection_class"])}
+        return {**params, "connection_class": detecting_refused_writes(params["connection_class"])}
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         # kombu makes one for each command that it sends; they differ in nothing
@@ -235,7 +235,7 @@ class GuardedTransport(kombu_redis.Transport):
     Channel = GuardedChannel
 
 
-class ReticentConnection(Connection):
+class PasswordMaskingConnection(Connection):
     """kombu's, whose host of a unix socket is the whole address, its password included; workers tell it
     to whoever asks for their statistics (Flower does)."""
 
@@ -246,7 +246,7 @@ class ReticentConnection(Connection):
         return told
 
 
-class ReticentAMQP(AMQP):  # type: ignore[misc]
-    """Celery's, with `ReticentConnection`."""
+class PasswordMaskingAMQP(AMQP):  # type: ignore[misc]
+    """Celery's, with `PasswordMaskingConnection`."""
 
-    Connection = ReticentConnection
+    Connection = PasswordMaskingConnection

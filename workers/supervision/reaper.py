@@ -18,7 +18,7 @@ from typing import Any
 import redis
 
 from workers.contract.log import log
-from workers.contract.tolerant_reading import is_damaged, is_wrong_type
+from workers.contract.redis_values import is_damaged, is_wrong_type
 from workers.ledger.ledger import Ledger, lease_clock
 from workers.sessions.stale_lock_holders import StaleLockHolders
 

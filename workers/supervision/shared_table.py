@@ -23,7 +23,7 @@ class SharedTable:
         # anonymous and shared: the pool's children are forked
         self._memory = mmap.mmap(-1, slots * item_bytes)
 
-    def post(self, slot: int, note: bytes) -> bool:
+    def write(self, slot: int, note: bytes) -> bool:
         """Write a process's note over its last one; whether there is room for it."""
         if not 0 <= slot < self._slots or len(note) > self._item - _HEAD.size:
             return False
@@ -37,7 +37,7 @@ class SharedTable:
         if 0 <= slot < self._slots:
             _HEAD.pack_into(self._memory, slot * self._item, 0, 0)
 
-    def note(self, slot: int) -> bytes | None:
+    def read(self, slot: int) -> bytes | None:
         """The note of a process, or None where there is none or it is being written at this moment."""
         if not 0 <= slot < self._slots:
             return None
@@ -51,14 +51,14 @@ class SharedTable:
     def items(self) -> Iterator[tuple[int, bytes]]:
         """Place in the pool and note of each process that has a whole one at this moment."""
         for slot in range(self._slots):
-            note = self.note(slot)
+            note = self.read(slot)
             if note is not None:
                 yield slot, note
 
-    def notes(self) -> Iterator[bytes]:
+    def values(self) -> Iterator[bytes]:
         """Every note that is whole at this moment."""
         return (note for _, note in self.items())
 
 
-board = SharedTable()
+timed_nodes = SharedTable()
 """What each pool process of this worker executes under a time limit (`workers.supervision.time_limit_enforcement`)."""

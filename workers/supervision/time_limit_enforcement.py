@@ -27,7 +27,7 @@ from workers.supervision.child_processes import is_ours
 from workers.supervision.time_limits import GRACE, NodeLimits
 
 
-class Watched(msgspec.Struct, kw_only=True):
+class TimedNode(msgspec.Struct, kw_only=True):
     """A node that a process executes, and may for so long.
 
     Attributes:
@@ -65,9 +65,9 @@ class TimeLimitEnforcer:
         kill: Callable[[int, int], None] = os.kill,
     ) -> None:
         self._ledger, self._publish, self._notes, self._kill = ledger, publish, notes, kill
-        self._ended: dict[int, Watched] = {}
+        self._ended: dict[int, TimedNode] = {}
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look once.
 
         Raises:
@@ -85,10 +85,10 @@ class TimeLimitEnforcer:
         for pid in [pid for pid in self._ended if not is_ours(pid)]:
             del self._ended[pid]  # what else it held is put back by `workers.supervision.child_monitor`
 
-    def _watched(self) -> list[Watched]:
-        return [msgspec.json.decode(note, type=Watched) for note in self._notes()]
+    def _watched(self) -> list[TimedNode]:
+        return [msgspec.json.decode(note, type=TimedNode) for note in self._notes()]
 
-    def _end(self, watched: Watched, elapsed: float) -> None:
+    def _end(self, watched: TimedNode, elapsed: float) -> None:
         claim = watched.claim
         outcome = final_record.over_limit(claim, watched.limits.passed(elapsed), watched.owner, watched.began)
         result = outcome.result
@@ -110,5 +110,5 @@ class TimeLimitEnforcer:
             self._kill(watched.pid, signal.SIGKILL)
 
 
-def no_note(_: Watched | None) -> None:
+def no_note(_: TimedNode | None) -> None:
     """Where nobody is to be told."""

@@ -33,14 +33,14 @@ _SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], 
 """A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
 
 
-class Hello(msgspec.Struct, frozen=True):
-    """The part of a worker's hello that the number of turns depends on."""
+class WorkerEntry(msgspec.Struct, frozen=True):
+    """The part of a worker's entry that the number of turns depends on."""
 
     seen: float = 0.0
     processes: int = 0
 
 
-def turns_of(workers: Iterable[Hello], now: float) -> int:
+def turns_of(workers: Iterable[WorkerEntry], now: float) -> int:
     """How many runs may have steps under way at once: as many as there are worker processes.
 
     Each then executes steps of one run, whose project it has loaded (`ledger/scripts/turns.lua`).
@@ -87,7 +87,7 @@ class WorkerRegistration:
         }  # fmt: skip
         self._gone, self._lock = False, threading.Lock()
 
-    def say(self) -> None:
+    def publish(self) -> None:
         """Say hello. Raises redis.RedisError."""
         with self._lock:
             if self._gone:
@@ -106,7 +106,7 @@ class WorkerRegistration:
         workers = []
         for raw in said:
             with contextlib.suppress(msgspec.MsgspecError):  # not written by a worker
-                workers.append(msgspec.json.decode(raw, type=Hello))
+                workers.append(msgspec.json.decode(raw, type=WorkerEntry))
         turns = turns_of(workers, time.time())
         with contextlib.suppress(redis.OutOfMemoryError):  # what is written stays true
             self._client.hset(self._rules, mapping={"runs": turns, "seconds": TURN_SECONDS})
@@ -118,7 +118,7 @@ class WorkerRegistration:
             with contextlib.suppress(redis.OutOfMemoryError):
                 self._client.set(self._described, self._command_line, ex=EXPIRY_SECONDS)
 
-    def take_back(self) -> None:
+    def remove(self) -> None:
         """Say goodbye; no hello follows it."""
         with self._lock:
             self._gone = True

@@ -1,4 +1,4 @@
-"""Whether dbt-relay gives what plain dbt gives: the same commands on two copies, and every difference.
+"""Compares dbt-relay with plain dbt: runs the same commands on two copies and reports every difference.
 
-The comparison is told in `pair`; what may differ, and how it is compared all the same, in `rules`.
+`pair` runs and compares a command; `rules` normalizes values that differ between any two runs.
 """

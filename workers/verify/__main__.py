@@ -1,7 +1,7 @@
 """``python -m workers.verify``: started by ``dbt-relay verify`` in the project's folder.
 
-The first line of standard input is a `VerifyJob`. Standard input stays open for as long as the one who
-asked is there: at its end everything is stopped and thrown away.
+The first line of standard input is a `VerifyJob`. The caller keeps standard input open; at its end this
+process stops the commands and removes the copies.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import threading
 import msgspec
 
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import REFUSED, VerifyJob
+from workers.contract.verify_job import REFUSED, VerifyJob
 
 STDIN = 0
 
 
 def main() -> int:
-    """Read the job and do it; the exit code."""
+    """Read the job and run it. Returns the exit code."""
     from workers.verify.verification import verify
 
     job = msgspec.json.decode(_first_line(), type=VerifyJob)
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _first_line() -> bytes:
-    """Of standard input, unbuffered: a thread that waits in a buffered read cannot be left at the end."""
+    """Read the first line of standard input, unbuffered: a thread in a buffered read would block the exit."""
     read = b""
     while not read.endswith(b"\n"):
         more = os.read(STDIN, 65536)
@@ -47,7 +47,7 @@ def _first_line() -> bytes:
 
 
 def _stop_with_the_caller() -> None:
-    """Interrupt this process and the commands that it runs, a process group of their own."""
+    """At the end of standard input, interrupt this process group: this process and the commands that it runs."""
     while os.read(STDIN, 4096):
         pass
     if os.getpgrp() == os.getpid():

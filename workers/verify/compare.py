@@ -1,4 +1,4 @@
-"""Every difference between what a command left on the two sides."""
+"""Compares the outcomes of a command on the two sides."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from workers.verify.sides import Outcome
 from workers.verify.warehouses import Relation
 
 OWN_FILES = frozenset({"partial_parse.msgpack"})
-"""Of one process's parse: dbt-relay keeps its own (a worker may have needed no parse)."""
+"""Files of dbt's partial parsing, which dbt-relay does not write: a worker may not need to parse."""
 
 OWN_LINES = (
     "Unable to do partial parsing",
     "Performance info: ",
 )
-"""Lines about the state of dbt's partial parse file, which dbt-relay does not depend on."""
+"""Starts of lines about dbt's partial parse file, which dbt-relay does not use."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that plain dbt did otherwise."""
+    """A place where the two sides differ, with both values."""
 
     where: str
     plain: Any
@@ -35,30 +35,30 @@ class Difference:
         return self.shown()
 
     def shown(self, other: str = "relay") -> str:
-        """In lines; `other` is what the second side is called, in five letters."""
-        plain, relay = _from_where_they_part(self.plain, self.relay)
+        """Format the difference as lines. `other` is the label of the second side, five letters long."""
+        plain, relay = _without_common_start(self.plain, self.relay)
         return f"{self.where}\n    plain: {_short(plain)}\n    {other}: {_short(relay)}"
 
 
 @dataclass
 class Allowance:
-    """What a sequence states beyond the common rules.
+    """Settings of the comparison, beyond the common rules.
 
     Attributes:
-        measured: columns that hold a measurement or a hash over a time: compared by being null or not
-            and by how many distinct values there are.
-        order: lines and results must come in the same order too (one thread).
-        skip_lines: starts of lines that are not compared, each with a reason where it is used.
+        measured: columns of measurements or of hashes over a time. They are compared by where they are null
+            and by the number of distinct values.
+        order: whether lines and results must have the same order too (with one thread).
+        skip_lines: starts of lines that are not compared. The caller gives the reason of each.
     """
 
-    measured: frozenset[str] = frozenset({"dbt_scd_id"})  # of a snapshot: a hash over its moment
+    measured: frozenset[str] = frozenset({"dbt_scd_id"})  # of a snapshot: a hash over its time
     order: bool = False
     skip_lines: tuple[str, ...] = ()
 
 
 @dataclass
 class Compared:
-    """The differences, and how much was looked at."""
+    """The differences, and how much was compared."""
 
     differences: list[Difference] = field(default_factory=list)
     nodes: int = 0
@@ -66,13 +66,13 @@ class Compared:
     rows: int = 0
 
     def note(self, where: str, plain: Any, relay: Any) -> None:
-        """Keep a difference, if it is one."""
+        """Add a difference if the values are not equal."""
         if plain != relay:
             self.differences.append(Difference(where, plain, relay))
 
 
 def compare(plain: Outcome, relay: Outcome, rules: tuple[Rules, Rules], allowance: Allowance) -> Compared:
-    """Everything that the two outcomes do not share."""
+    """Find all differences between two outcomes. `rules` are those of plain dbt and of dbt-relay."""
     seen = Compared()
     seen.note("exit code", plain.return_code, relay.return_code)
     _run_results(seen, plain.run_results, relay.run_results, rules, allowance)
@@ -147,14 +147,14 @@ def _relations(
                 f"{name} {part}", rules[0].value(getattr(one, part)), rules[1].value(getattr(other, part))
             )
         seen.rows += len(one.rows)
-        lost, more = _multisets(_rows(one, rules[0], allowance), _rows(other, rules[1], allowance))
-        columns = _columns_that_differ(one, other, rules) if lost or more else ""
+        missing, added = _multisets(_rows(one, rules[0], allowance), _rows(other, rules[1], allowance))
+        columns = _columns_that_differ(one, other, rules) if missing or added else ""
         head = f"{name} rows: {len(one.rows)} and {len(other.rows)}{columns}; on one side only:"
-        seen.note(head, lost, more)
+        seen.note(head, missing, added)
 
 
 def _rows(relation: Relation, rules: Rules, allowance: Allowance) -> list[str]:
-    """Each row as ``column=value, …``, and for columns that are measured how many values they have."""
+    """Format each row as ``column=value, …``; for measured columns also count the distinct values."""
     names = [str(column[0]) for column in relation.columns] or ["(error)"]
     measured = [place for place, name in enumerate(names) if name in allowance.measured]
 
@@ -175,7 +175,7 @@ def _rows(relation: Relation, rules: Rules, allowance: Allowance) -> list[str]:
 
 
 def _columns_that_differ(one: Relation, other: Relation, rules: tuple[Rules, Rules]) -> str:
-    """The columns that do not hold the same values, where the relations have the same columns."""
+    """Name the columns with different values, if the relations have the same columns."""
     names = [column[0] for column in one.columns]
     if names != [column[0] for column in other.columns]:
         return ""
@@ -203,10 +203,10 @@ def _manifest(seen: Compared, plain: Any, relay: Any, rules: tuple[Rules, Rules]
     if plain is None or relay is None:
         seen.note("manifest.json", plain is not None, relay is not None)
         return
-    _dicts(seen, "manifest", _timeless(plain, rules[0]), _timeless(relay, rules[1]))
+    _dicts(seen, "manifest", _without_times(plain, rules[0]), _without_times(relay, rules[1]))
 
 
-def _timeless(manifest: dict[str, Any], rules: Rules) -> Any:
+def _without_times(manifest: dict[str, Any], rules: Rules) -> Any:
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             return {
@@ -235,10 +235,10 @@ def _files(seen: Compared, plain: Outcome, relay: Outcome, rules: tuple[Rules, R
 
 
 def _is_one_of_several(name: str, text: str, side: Outcome, rules: Rules) -> bool:
-    """Whether a file is the input of several unit tests, and holds what one of them was given.
+    """Whether a file is the input of several unit tests and holds the rows of one of them.
 
-    dbt has one file for each input of the unit tests of a YAML file (dbt.parser.unit_tests): which of its threads
-    writes it last is chance. What each test was given is in its compiled code, which is compared.
+    The unit tests of a YAML file share one file for each input (dbt.parser.unit_tests), and any of dbt's threads
+    may write it last. The rows of each test are in its compiled code, which is compared.
     """
     found, manifest = _INPUT.fullmatch(name), side.manifest or {}
     if found is None:
@@ -259,7 +259,7 @@ _INPUT = re.compile(r"compiled/[^/]+/(.+\.ya?ml)/([^/]+)\.sql")
 
 
 def _input_name(expression: str, model: str) -> str:
-    """``ref('m')``, ``ref('package', 'm', v=1)``, ``source('s', 't')`` or ``this``: the name of what it stands for."""
+    """Name of the model or source in ``ref('m')``, ``ref('package', 'm', v=1)``, ``source('s', 't')`` or ``this``."""
     names = re.findall(r"""["']([^"']+)["']""", re.sub(r",\s*(v|version)\s*=.*", "", expression))
     return str(names[-1]) if names else model
 
@@ -281,17 +281,17 @@ def _lines(
     ran = (plain.run_results or {}).get("results", [])
     unit_tests = any(entry["unique_id"].startswith("unit_test.") for entry in ran)
 
-    def shown(lines: list[str], side: Rules) -> list[str]:
+    def compared(lines: list[str], side: Rules) -> list[str]:
         mine = [side.line(line) for line in lines]
         if unit_tests:
             mine = [re.sub(r"# of \d+ ", "# of # ", line) for line in mine]
         left_out = (*OWN_LINES, *allowance.skip_lines)
         return [line.rstrip() for line in mine if not any(start in line for start in left_out)]
 
-    left, right = shown(plain.lines, rules[0]), shown(relay.lines, rules[1])
-    lost, more = _multisets(left, right)
-    seen.note("lines of the console", lost, more)
-    if allowance.order and not (lost or more):
+    left, right = compared(plain.lines, rules[0]), compared(relay.lines, rules[1])
+    missing, added = _multisets(left, right)
+    seen.note("lines of the console", missing, added)
+    if allowance.order and not (missing or added):
         seen.note("order of lines", *_first_difference(left, right))
 
 
@@ -302,11 +302,11 @@ def _first_difference(left: list[str], right: list[str]) -> tuple[Any, Any]:
     return None, None
 
 
-# -- small things ----------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------
 
 
 def _dicts(seen: Compared, where: str, plain: Any, relay: Any) -> None:
-    """Note the deepest places where two plain values differ."""
+    """Note the deepest places where two JSON values differ."""
     for path, one, other in _walk(plain, relay):
         seen.note(f"{where} {path}".rstrip(), one, other)
 
@@ -339,9 +339,9 @@ def _short_text(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
-def _from_where_they_part(one: Any, other: Any) -> tuple[Any, Any]:
-    """Two long texts without what they begin with in common."""
+def _without_common_start(one: Any, other: Any) -> tuple[Any, Any]:
+    """Cut the common start of two long texts."""
     if not (isinstance(one, str) and isinstance(other, str)):
         return one, other
-    shared = max(0, len(os.path.commonprefix([one, other])) - 60)  # noqa: RUF071 - of any texts
+    shared = max(0, len(os.path.commonprefix([one, other])) - 60)  # noqa: RUF071 - not paths
     return one[shared:], other[shared:]

@@ -1,4 +1,4 @@
-"""Copies of a DuckDB warehouse: its file, those that the profile attaches, and how a profile reaches them."""
+"""Copies the files of a DuckDB warehouse: the main file and those that the profile attaches."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _MOTHERDUCK = ("md:", "motherduck:")
 
 
 class DuckDBSource:
-    """The warehouse that a rendered DuckDB target means.
+    """The warehouse of a rendered DuckDB target.
 
     Args:
         credentials: of the target, as dbt renders them.
-        project: relative paths start there, for dbt changes into the project.
+        project: base of relative paths: dbt changes into the project's folder.
 
     Raises:
-        DbtUsageError: a warehouse that cannot be copied as files.
+        DbtUsageError: the warehouse cannot be copied as files.
     """
 
     def __init__(self, credentials: Mapping[str, Any], project: Path) -> None:
         if credentials.get("remote"):
-            raise _refused("`remote` is a DuckDB that another program holds")
+            raise _refused("`remote` is a DuckDB database in another program")
         self.path = _local(str(credentials.get("path", ":memory:")), "its path", project)
         self.attached = [_attached(entry, project) for entry in credentials.get("attach") or ()]
         root = str(credentials.get("external_root", "."))
@@ -43,18 +43,21 @@ class DuckDBSource:
 
     @property
     def files(self) -> list[Path]:
-        """Every file of it, with the write-ahead logs that there may be."""
+        """Paths of all its files and of their write-ahead logs, which may not exist."""
         paths = [self.path, *(path for _, path in self._files())]
         return [each for path in paths for each in (path, _wal(path))]
 
     @contextlib.contextmanager
     def copies(self, folders: Mapping[str, Path]) -> Iterator[dict[str, tuple[DuckDBFile, dict[str, Any]]]]:
-        """A copy in each of `folders` (by a side's name), and what its target says otherwise in the profile.
+        """Copy the files into each of `folders`, by the side's name.
 
-        Each file is held open for reading while it is copied, so that nobody writes into it meanwhile.
+        Each file is open for reading while it is copied, so that no other process writes to it.
+
+        Yields:
+            by side: the copy, and the changes of its target in the profile.
 
         Raises:
-            DbtUsageError: somebody is writing, or a file cannot be copied.
+            DbtUsageError: another process writes to a file, or it cannot be copied.
         """
         for number, path in enumerate([self.path, *(path for _, path in self._files())]):
             _copy(path, [folder / "warehouse" / str(number) / path.name for folder in folders.values()])
@@ -64,7 +67,7 @@ class DuckDBSource:
         return [(name, path) for name, path, _ in self.attached]
 
     def _copy_in(self, folder: Path) -> tuple[DuckDBFile, dict[str, Any]]:
-        main = folder / "0" / self.path.name  # the same name: it is the catalog's name in SQL
+        main = folder / "0" / self.path.name  # the same name: DuckDB derives the catalog's name from it
         attached = {
             name: folder / str(number) / path.name
             for number, (name, path) in enumerate(self._files(), start=1)
@@ -80,7 +83,7 @@ def _attached(entry: Mapping[str, Any], project: Path) -> tuple[str, Path, dict[
     options = {str(name).lower(): value for name, value in (entry.get("options") or {}).items()}
     kind = str(entry.get("type") or options.get("type") or "duckdb").lower()
     if kind != "duckdb" or entry.get("is_ducklake"):
-        raise _refused(f"it attaches {shown}, which is no DuckDB file")
+        raise _refused(f"it attaches {shown}, which is not a DuckDB file")
     path = _local(shown, "a path that it attaches", project)
     name = str(entry.get("alias") or path.name.lstrip(".").split(".")[0])
     return name, path, dict(entry)
@@ -89,20 +92,20 @@ def _attached(entry: Mapping[str, Any], project: Path) -> tuple[str, Path, dict[
 def _local(text: str, what: str, project: Path) -> Path:
     lower = text.lower()
     if lower in ("", ":memory:") or lower.startswith(":memory:"):
-        raise _refused(f"{what} is :memory:, which is gone with each command's process")
+        raise _refused(f"{what} is :memory:, which exists only in one process")
     if lower.startswith(_MOTHERDUCK):
         raise _refused(
             f"{what} is {text.split('?', maxsplit=1)[0]}, on MotherDuck, which cannot be copied as a file"
         )
     if lower.startswith("ducklake:") or "://" in lower:
-        raise _refused(f"{what} is {text.split('?', maxsplit=1)[0]}, which is no file of this machine")
+        raise _refused(f"{what} is {text.split('?', maxsplit=1)[0]}, which is not a file on this machine")
     return Path(os.path.normpath(project / Path(text).expanduser()))
 
 
 def _refused(why: str) -> DbtUsageError:
     return DbtUsageError(
         f"The DuckDB warehouse of this target cannot be copied: {why}.\n"
-        "verify works on DuckDB files and on Postgres: choose another target with --target."
+        "verify supports DuckDB files and Postgres databases: choose another target with --target."
     )
 
 
@@ -116,7 +119,7 @@ def _copy(path: Path, copies: list[Path]) -> None:
     for copy in copies:
         copy.parent.mkdir(parents=True)
     if not path.exists():
-        return  # dbt makes it
+        return  # dbt creates it
     try:
         with contextlib.closing(duckdb.connect(str(path), read_only=True)):
             for copy in copies:

@@ -1,4 +1,4 @@
-"""A command, run by plain dbt and by dbt-relay, each on its own copy, and compared."""
+"""Runs a command with plain dbt and with dbt-relay, each on its own copy, and compares the outcomes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Command:
 
     Attributes:
         words: its arguments, without the word ``dbt``.
-        env: environment on top of the side's.
-        target: its target folder, relative to the project.
+        env: variables added to the side's environment.
+        target: target folder of the command, relative to the project.
         order: see `compare.Allowance`.
         skip_lines: see `compare.Allowance`.
     """
@@ -35,7 +35,7 @@ class Command:
 
 @dataclass
 class Report:
-    """How much was compared, and every difference, by command."""
+    """Totals of the comparison, and every difference with its command."""
 
     commands: int = 0
     nodes: int = 0
@@ -43,7 +43,7 @@ class Report:
     differences: list[tuple[str, Difference]] = field(default_factory=list)
 
     def add(self, command: Command, seen: Compared) -> None:
-        """Count one command's comparison in."""
+        """Add the comparison of a command."""
         self.commands += 1
         self.nodes += seen.nodes
         self.relations += seen.relations
@@ -62,14 +62,14 @@ def _many(number: int, what: str) -> str:
 
 @dataclass
 class Pair:
-    """The two sides of a sequence."""
+    """The two sides of a sequence of commands."""
 
     plain: Side
     relay: Side
     allowance: Allowance = field(default_factory=Allowance)
 
     def run(self, command: Command) -> tuple[Outcome, Outcome, Compared]:
-        """Run a command on both sides at once: what plain dbt left, what dbt-relay left, what differs."""
+        """Run a command on both sides at once. Returns plain dbt's outcome, dbt-relay's, and the comparison."""
         with ThreadPoolExecutor(1) as beside:
             running = beside.submit(self.plain.run, command.words, command.env, command.target)
             relay = self.relay.run(command.words, command.env, command.target)

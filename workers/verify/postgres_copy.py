@@ -1,4 +1,4 @@
-"""Copies of a Postgres database: two throw-away databases made of it, on the same server."""
+"""Copies a Postgres database: creates two temporary databases from it on the same server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from workers.contract.errors import DbtUsageError
 from workers.verify.warehouses import PostgresDatabase
 
 _MAINTENANCE = ("postgres", "template1")
-"""Databases that every server has: a database cannot be copied from inside itself."""
+"""Databases that every server has. Postgres cannot copy a database over a connection to it."""
 
-_PASSED_ON = (
+_LIBPQ_OPTIONS = (
     "host",
     "port",
     "user",
@@ -26,11 +26,11 @@ _PASSED_ON = (
     "sslkey",
     "sslrootcert",
 )
-"""Of a profile's target, what libpq takes (dbt.adapters.postgres.connections.PostgresConnectionManager.open)."""
+"""Credentials that go to libpq (dbt.adapters.postgres.connections.PostgresConnectionManager.open)."""
 
 
 class PostgresSource:
-    """The database that a rendered Postgres target means.
+    """The database of a rendered Postgres target.
 
     Args:
         credentials: of the target, as dbt renders them.
@@ -38,22 +38,31 @@ class PostgresSource:
 
     def __init__(self, credentials: Mapping[str, Any]) -> None:
         self.database = str(credentials["database"])
-        self._how = {name: credentials[name] for name in _PASSED_ON if credentials.get(name) is not None}
-        self.key = ("postgres", str(self._how["host"]), str(self._how["port"]), self.database)
+        self._connection_options = {
+            name: credentials[name] for name in _LIBPQ_OPTIONS if credentials.get(name) is not None
+        }
+        self.key = (
+            "postgres",
+            str(self._connection_options["host"]),
+            str(self._connection_options["port"]),
+            self.database,
+        )
         self.files: list[Path] = []
 
     def __str__(self) -> str:
-        return f"the Postgres database {self.database} on {self._how['host']}:{self._how['port']}"
+        return f"the Postgres database {self.database} on {self._connection_options['host']}:{self._connection_options['port']}"
 
     @contextlib.contextmanager
     def copies(
         self, folders: Mapping[str, Path]
     ) -> Iterator[dict[str, tuple[PostgresDatabase, dict[str, Any]]]]:
-        """A database for each of `folders` (by a side's name), dropped at the end, and what its target
-        says otherwise in the profile.
+        """Create a copy for each side named in `folders`, and drop it at the end.
+
+        Yields:
+            by side: the copy, and the changes of its target in the profile.
 
         Raises:
-            DbtUsageError: the server does not allow it; the text says which right is missing.
+            DbtUsageError: the server does not allow it. The text says which right is missing.
         """
         run = secrets.token_hex(4)
         with contextlib.ExitStack() as stack:
@@ -70,7 +79,9 @@ class PostgresSource:
         def connect() -> Any:
             import psycopg2
 
-            connection = psycopg2.connect(**self._how, dbname=database, application_name="dbt-relay verify")
+            connection = psycopg2.connect(
+                **self._connection_options, dbname=database, application_name="dbt-relay verify"
+            )
             connection.autocommit = True
             return connection
 
@@ -79,18 +90,18 @@ class PostgresSource:
     def _maintenance(self) -> Any:
         import psycopg2
 
-        said = ""
-        password, *shown = (str(self._how.get(name)) for name in ("password", "user", "host"))
+        reason = ""
+        password, *shown = (str(self._connection_options.get(name)) for name in ("password", "user", "host"))
         hidden = [] if password in (*shown, self.database) else [password]
         for name in _MAINTENANCE:
             if name != self.database:
                 try:
                     return self._connector(name)()
                 except psycopg2.OperationalError as error:
-                    said = scrub(str(error).strip(), hidden)
+                    reason = scrub(str(error).strip(), hidden)
         raise DbtUsageError(
             f"{self} cannot be copied: its server takes no connection to the databases "
-            f"{' or '.join(_MAINTENANCE)}, from one of which a copy is made.\n{said}"
+            f"{' or '.join(_MAINTENANCE)}, over which a database is copied.\n{reason}"
         )
 
     def _create(self, connection: Any, database: str) -> None:
@@ -103,19 +114,19 @@ class PostgresSource:
                 cursor.execute(create.format(sql.Identifier(database), sql.Identifier(self.database)))
                 for grantee, right in _grants(cursor, self.database):
                     grant = sql.SQL("grant {} on database {} to {}")
-                    who = sql.Identifier(grantee) if grantee else sql.SQL("public")
-                    cursor.execute(grant.format(sql.SQL(right), sql.Identifier(database), who))
+                    role = sql.Identifier(grantee) if grantee else sql.SQL("public")
+                    cursor.execute(grant.format(sql.SQL(right), sql.Identifier(database), role))
         except errors.InsufficientPrivilege as error:
             raise self._not_allowed(connection, str(error).strip()) from error
         except errors.ObjectInUse as error:
             raise DbtUsageError(
-                f"{self} cannot be copied while others are connected to it{_others(connection, self.database)}.\n"
-                "Postgres copies a database only when nobody uses it: end those connections and try again."
+                f"{self} cannot be copied while other clients are connected to it{_others(connection, self.database)}.\n"
+                "Postgres copies a database only when it has no other connections: end those connections and try again."
             ) from error
         except psycopg2.Error as error:
             raise DbtUsageError(f"{self} cannot be copied: {str(error).strip()}") from error
 
-    def _not_allowed(self, connection: Any, said: str) -> DbtUsageError:
+    def _not_allowed(self, connection: Any, reason: str) -> DbtUsageError:
         with connection.cursor() as cursor:
             cursor.execute("select current_user, rolcreatedb from pg_roles where rolname = current_user")
             user, may_create = cursor.fetchone()
@@ -126,13 +137,13 @@ class PostgresSource:
             missing = f"the user {user} does not own {self.database}, and only its owner may copy it"
             fix = f'alter database "{self.database}" is_template true;'
         return DbtUsageError(
-            f"{self} cannot be copied: {missing} ({said}).\n"
-            f"verify makes two throw-away databases of it and drops them. A superuser can allow it: {fix}"
+            f"{self} cannot be copied: {missing} ({reason}).\n"
+            f"verify creates two temporary copies and drops them. A superuser can allow it: {fix}"
         )
 
 
 def _grants(cursor: Any, database: str) -> list[tuple[str, str]]:
-    """Rights on a database, which a copy does not take over: (role, or '' for public; right)."""
+    """Rights on a database, which Postgres does not copy: pairs of role (empty for public) and right."""
     cursor.execute(
         "select coalesce(r.rolname, ''), a.privilege_type from pg_database d, aclexplode(d.datacl) a"
         " left join pg_roles r on r.oid = a.grantee where d.datname = %s and a.grantee <> d.datdba",

@@ -1,4 +1,4 @@
-"""A profiles.yml that leads to a copy of the warehouse, and nowhere else."""
+"""Writes a profiles.yml whose only targets are on a copy of the warehouse."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import yaml
 from workers.engine.project.profile import Target
 
 _OTHER_NAMES = {"dbname": ("database",), "path": ()}
-"""Names that a profile may use in place of one that is set (dbt's credential aliases)."""
+"""Changed name → names that a profile may use instead (dbt's credential aliases)."""
 
 
 def write_profiles(folder: Path, targets: Iterable[Target], changes: Mapping[str, Any]) -> None:
-    """Write profiles.yml into a new `folder`, for this user's eyes alone.
+    """Write profiles.yml into a new `folder` that only this user can read.
 
-    It has the targets that the commands use, as they stand in the user's file (what they read from the
-    environment, secrets among it, stays unread), but for `changes`. Every other target is left out, so that
-    no command reaches a warehouse that is no copy.
+    It has the targets that the commands use, with `changes`. They are taken unrendered from the user's file, so
+    that no secret of the environment is written. Other targets are left out, so that no command reaches the
+    original warehouse.
     """
     file: dict[str, Any] = {}
     for target in targets:

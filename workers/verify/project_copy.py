@@ -1,4 +1,4 @@
-"""A copy of a dbt project, without what dbt and tools make of it."""
+"""Copies a dbt project without generated files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 LEFT_OUT = frozenset({".git", "__pycache__", "logs", "node_modules", "target"})
-"""Folders that no copy has, and with them every virtual environment and the project's own target folder."""
+"""Folders that are not copied. Virtual environments and the project's target folder are not copied either."""
 
 
 def copy_project(source: Path, destination: Path, leave_out: Collection[Path] = ()) -> None:
     """Copy a project. `destination` must not exist.
 
-    A symbolic link stays one: into the project, it leads to the same place of the copy; out of it, to
-    where it led.
+    Symbolic links stay links: a link into the project points to the same file of the copy, any other link to
+    its original target.
 
     Args:
-        leave_out: further files and folders, absolute.
+        leave_out: absolute paths of more files and folders that are not copied.
 
     Raises:
-        OSError: something cannot be read, or there is no room.
+        OSError: a file cannot be read, or the disk is full.
     """
     root, ignored = source.resolve(), {path.resolve() for path in leave_out}
     shutil.copytree(root, destination, symlinks=True, ignore=_ignore(root, ignored))
@@ -29,7 +29,7 @@ def copy_project(source: Path, destination: Path, leave_out: Collection[Path] = 
         for name in (*folders, *files):
             link = Path(folder, name)
             if link.is_symlink():
-                _lead(link, root, destination)
+                _retarget(link, root, destination)
 
 
 def _ignore(root: Path, ignored: Collection[Path]) -> Callable[[str, list[str]], set[str]]:
@@ -37,25 +37,25 @@ def _ignore(root: Path, ignored: Collection[Path]) -> Callable[[str, list[str]],
         found = set()
         for name in names:
             path = Path(folder, name)
-            made = path.is_dir() and (
+            generated = path.is_dir() and (
                 name in LEFT_OUT & {".git", "__pycache__", "node_modules"}
                 or (Path(folder) == root and name in LEFT_OUT)
                 or (path / "pyvenv.cfg").exists()
             )
             special = not (path.is_symlink() or path.is_dir() or path.is_file())  # sockets, pipes
-            if made or special or path in ignored:
+            if generated or special or path in ignored:
                 found.add(name)
         return found
 
     return ignore
 
 
-def _lead(link: Path, root: Path, destination: Path) -> None:
-    """Make a copied link lead where it should: as it is, it would lead beside the copy, or into the original."""
-    there = Path(os.readlink(link))
+def _retarget(link: Path, root: Path, destination: Path) -> None:
+    """Correct the target of a copied link, which may be relative, or absolute and inside the original."""
+    target = Path(os.readlink(link))
     original = root / link.relative_to(destination)
-    meant = Path(os.path.normpath(original.parent / there))
-    if meant.is_relative_to(root):
-        meant = destination / meant.relative_to(root)
+    resolved = Path(os.path.normpath(original.parent / target))
+    if resolved.is_relative_to(root):
+        resolved = destination / resolved.relative_to(root)
     link.unlink()
-    link.symlink_to(meant)
+    link.symlink_to(resolved)

@@ -1,18 +1,16 @@
-"""What may differ between two runs of the same command, and by which rule it is compared all the same.
+"""Normalizes values that differ between any two runs of the same command, so that they can be compared.
 
-Nothing is left out. A value that has to differ is replaced by what it stands for, on both sides by the
-same rule, and the replacements are compared:
+No value is skipped. Each is replaced by a placeholder, with the same rules on both sides:
 
-- a time inside a command's window (first to last moment of the command on that side) is ``<during 2>``;
-  any other time, a business date say, stays as it is. A time that names no zone is read as UTC, and as
-  this machine's own time;
-- the invocation id of command 2 is ``<invocation 2>``;
-- a duration is ``<duration>``; the side's own folder and database are ``<side>`` and ``<database>``;
-- a node's number in dbt's lines (``3 of 9``) is ``#``: dbt numbers nodes as its threads get to them; so is
-  the 9 of a build with unit tests, which dbt counts again for each node that it takes before one has a
-  number (dbt.task.build.BuildTask.handle_job_queue);
-- the stamp in a temporary relation's name is ``<stamp>``, and so is the name of an index on PostgreSQL, a
-  hash over the moment (postgres__get_create_index_sql).
+- a time between start and end of command 2 on that side becomes ``<during 2>``. Any other time, such as a
+  business date, is kept. A time without a zone is tried as UTC and as this machine's local time;
+- the invocation id of command 2 becomes ``<invocation 2>``;
+- a duration becomes ``<duration>``; the side's folder and database become ``<side>`` and ``<database>``;
+- a node's number in dbt's lines (``3 of 9``) becomes ``#``: dbt numbers nodes as its threads take them. In a
+  build with unit tests the 9 becomes ``#`` too, because dbt changes it as it takes nodes from the queue
+  (dbt.task.build.BuildTask.handle_job_queue);
+- the stamp in a temporary relation's name becomes ``<stamp>``, and so does the name of an index on Postgres, a
+  hash over the time (postgres__get_create_index_sql).
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ _THREAD = re.compile(r"Thread-\d+ \(worker\)")
 
 @dataclass
 class Window:
-    """When a command ran on a side, seconds since the epoch, and under which invocation id."""
+    """Start and end of a command on a side (seconds since the epoch), and its invocation id."""
 
     began: float
     ended: float
@@ -45,16 +43,16 @@ class Window:
 
 @dataclass
 class Rules:
-    """The replacements of one side."""
+    """The rules of one side, with its folder, database and commands."""
 
     folder: str
     database: str = ""
     windows: list[Window] = field(default_factory=list)
     zones: tuple[tzinfo | None, ...] = (timezone.utc, None)
-    """What a time without a zone may mean; None is this machine's own."""
+    """Zones that are tried for a time without one; None is this machine's local time."""
 
     def during(self, moment: float, *, whole: bool) -> str | None:
-        """``<during n>`` for a time inside the n-th command; `whole` when its fraction was cut off."""
+        """Return ``<during n>`` for a time in the n-th command, else None. `whole`: it has no fraction of a second."""
         for number, window in enumerate(self.windows, 1):
             began = int(window.began) if whole else window.began - 0.001
             if began <= moment <= window.ended + 0.001:
@@ -62,7 +60,7 @@ class Rules:
         return None
 
     def text(self, text: str) -> str:
-        """A text with times, ids, paths and stamps replaced."""
+        """Replace times, ids, paths and stamps in a text."""
         text = text.replace(self.folder, "<side>")
         if self.database:
             text = text.replace(self.database, "<database>")
@@ -92,21 +90,21 @@ class Rules:
         return None
 
     def line(self, line: str) -> str:
-        """A line of dbt's console."""
+        """Normalize a line of dbt's console."""
         line = _CLOCK.sub(r"\1<time>", line)
         line = _DURATION.sub("<duration>", line)
         line = _NUMBER.sub(r"\1# of \2 ", line)
-        # dbt pads with dots up to a fixed width, so a longer number means fewer dots, or none
+        # dbt pads with dots to a fixed width: a longer number means fewer dots, or none
         return _PADDING.sub(" ... [", self.text(line))
 
     def value(self, value: Any) -> Any:
-        """A value of a warehouse's column, or of an artifact, all levels down."""
+        """Normalize a value of a column or of an artifact, recursively."""
         if isinstance(value, str):
             return _THREAD.sub("Thread-# (worker)", self.text(value))
         if isinstance(value, date):
             seen = self._moment(value, whole=value.microsecond == 0) if isinstance(value, datetime) else None
             return seen or value.isoformat()
-        if isinstance(value, memoryview):  # psycopg2's bytea, which shows its address
+        if isinstance(value, memoryview):  # psycopg2's bytea, whose repr has an address
             return bytes(value)
         if isinstance(value, (dict, list, tuple)):
             return self._all(value)
@@ -119,7 +117,7 @@ class Rules:
 
 
 def _zone(text: str | None) -> tzinfo | None:
-    """``Z``, ``+02``, ``-03:30`` as a zone; None for none."""
+    """Parse a zone: ``Z``, ``+02``, ``-03:30``; None for an empty text."""
     if not text:
         return None
     if text == "Z":

@@ -1,4 +1,4 @@
-"""The two sides: plain ``dbt``, and ``dbt-relay`` on live workers, each started as a user does."""
+"""The two sides of a comparison: the commands ``dbt`` and ``dbt-relay``, each on a copy of the project."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from workers.verify.rules import Rules, Window
 from workers.verify.warehouses import Relation, Warehouse
 
 REFUSED = 2
-"""How dbt ends when it could not do it; dbt-relay, with no line of dbt, when it sees so beforehand."""
+"""Exit code of dbt for a command that it cannot run, and of dbt-relay, which may detect that before dbt."""
 
 
 @dataclass
 class Outcome:
-    """What a command left behind on a side."""
+    """Everything that a command left on a side."""
 
     return_code: int
     lines: list[str]
     run_results: dict[str, Any] | None
     manifest: dict[str, Any] | None
     files: dict[str, str]
-    """Text of every file below target/compiled and target/run; other artifacts by name alone."""
+    """Path in the target folder → text, for compiled and run SQL; other files have an empty text."""
     relations: dict[str, Relation]
     stderr: str = ""
     refused: bool = False
-    """dbt-relay saw that dbt could not do it, said so and queued nothing: there are no lines."""
+    """Whether dbt-relay rejected the command without queueing a run: then there are no lines."""
 
     @property
     def gave_up(self) -> bool:
-        """Whether dbt could not do it at all (dbt.cli.exceptions: exit code 2), and ran nothing."""
+        """Whether dbt could not run the command (dbt.cli.exceptions: exit code 2)."""
         return self.return_code == REFUSED and self.run_results is None
 
 
 @dataclass
 class Side:
-    """A copy of the project with its warehouse, and the program that runs commands there.
+    """A copy of the project and its warehouse, and the program that runs commands on it.
 
     Attributes:
         name: ``plain`` or ``relay``.
-        folder: holds the copy as ``project``, and whatever else is the side's own.
-        program: the first words of a command line: dbt's program, or dbt-relay's.
-        environ: the whole environment of a command.
+        folder: contains the copy as ``project``, and the side's other files.
+        program: start of the command line, which runs dbt or dbt-relay.
+        environ: environment of the commands.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Side:
 
     @property
     def project(self) -> Path:
-        """The project's copy."""
+        """Folder of the copy of the project."""
         return self.folder / "project"
 
     def run(self, args: Sequence[str], env: Mapping[str, str], target: str = "target") -> Outcome:
-        """Run a command and look at everything it left."""
+        """Run a command and collect its outcome."""
         folder = self.project / target
         before = _changed_at(folder / "run_results.json")
         for name in ("compiled", "run"):
@@ -94,17 +94,17 @@ class Side:
 
 
 def dbt_program() -> list[str]:
-    """Plain dbt, of the environment that this process runs in: the workers' own."""
+    """Command line of plain dbt, from this process' Python environment."""
     return [str(Path(sysconfig.get_path("scripts")) / "dbt")]
 
 
 def relay_program() -> list[str]:
-    """``dbt-relay``, of the same environment."""
+    """Command line of dbt-relay, from the same environment."""
     return [sys.executable, "-m", "producer"]
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What both sides see of `environ`: all but dbt-relay's own settings."""
+    """Environment of both sides: `environ` without dbt-relay's settings."""
     kept = {name: value for name, value in environ.items() if not name.startswith("DBT_RELAY_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
     return {**kept, "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "", "PATH": path}

@@ -1,4 +1,4 @@
-"""The story: copy project and warehouse twice, run each command on both copies, compare, throw away."""
+"""Runs a verification: copies project and warehouse twice, runs and compares each command, removes the copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from workers.contract.errors import DbtUsageError
-from workers.contract.verification import DIFFERENT, EQUAL, REFUSED, VerifyCommand, VerifyJob
+from workers.contract.verify_job import DIFFERENT, EQUAL, REFUSED, VerifyCommand, VerifyJob
 from workers.engine.project.profile import Target, read_target
 from workers.verify.compare import Allowance
 from workers.verify.duckdb_copy import DuckDBSource
@@ -18,36 +18,38 @@ from workers.verify.pair import Command, Pair, Report
 from workers.verify.postgres_copy import PostgresSource
 from workers.verify.profile_copy import write_profiles
 from workers.verify.project_copy import copy_project
-from workers.verify.report import Teller
+from workers.verify.report import Reporter
 from workers.verify.sides import Side, dbt_program, environment, relay_program
 from workers.verify.warehouses import Warehouse
 
 SUPPORTED = (
-    "verify makes copies of DuckDB files and of Postgres databases alone: choose a target on one of them "
-    "with --target."
+    "verify supports only DuckDB files and Postgres databases: choose a target on one of them with --target."
 )
 
 PLAIN, RELAY = "plain", "relay"
 
 
 def verify(job: VerifyJob, environ: Mapping[str, str], out: TextIO) -> int:
-    """Compare plain dbt and dbt-relay on copies of a project, in whose folder this process stands.
+    """Compare plain dbt and dbt-relay on copies of a project. The working directory is the project's folder.
 
-    Stops after the first command that differs, for the next ones would start from different warehouses.
+    Stops after the first command that differs, because later commands would start from different warehouses.
+
+    Args:
+        environ: environment of the commands.
+        out: where the report is printed.
 
     Returns:
-        `EQUAL`, `DIFFERENT`, or `REFUSED` when dbt itself, on both sides, gave a command up before it ran
-        anything.
+        `EQUAL`, `DIFFERENT`, or `REFUSED` when dbt itself cannot run a command, on both sides.
 
     Raises:
-        DbtUsageError: the warehouse is none that can be copied, or the copy is not allowed.
+        DbtUsageError: the warehouse cannot be copied.
     """
     project = Path(job.project_dir)
     targets = _targets(job.commands)
     source = source_of(targets, project)
-    teller = Teller(out, again=not job.broker_url)
+    reporter = Reporter(out, plain_twice=not job.broker_url)
     allowance = Allowance(measured=Allowance().measured | set(job.measured))
-    with _folders(keep=job.keep, teller=teller) as folders, source.copies(folders) as warehouses:
+    with _folders(keep=job.keep, reporter=reporter) as folders, source.copies(folders) as warehouses:
         target_paths = [project / command.target_path for command in job.commands]
         for folder in folders.values():
             _copy(project, folder / "project", [*source.files, *target_paths])
@@ -55,16 +57,18 @@ def verify(job: VerifyJob, environ: Mapping[str, str], out: TextIO) -> int:
         for name, (warehouse, changes) in warehouses.items():
             write_profiles(folders[name] / "profiles", targets, changes)
             sides[name] = _side(name, folders[name], warehouse, environ, job.broker_url)
-        _introduce(teller, targets, source, job)
+        _print_header(reporter, targets, source, job)
         pair = Pair(sides[PLAIN], sides[RELAY], allowance)
-        return _play(pair, [Command(each.args, target=each.target_path) for each in job.commands], teller)
+        return _run_all(
+            pair, [Command(each.args, target=each.target_path) for each in job.commands], reporter
+        )
 
 
 def source_of(targets: Sequence[Target], project: Path) -> DuckDBSource | PostgresSource:
-    """The one warehouse that all `targets` use.
+    """The warehouse that all `targets` use.
 
     Raises:
-        DbtUsageError: several, or one of a kind that cannot be copied.
+        DbtUsageError: there are several, or it cannot be copied.
     """
     sources: dict[tuple[str, ...], DuckDBSource | PostgresSource] = {}
     for target in targets:
@@ -100,19 +104,19 @@ def _targets(commands: Sequence[VerifyCommand]) -> list[Target]:
     if not found:
         raise DbtUsageError(
             "None of these commands uses a warehouse: there is nothing to compare.\n"
-            "Write one that does after them: --then build"
+            "Add a command that does: --then build"
         )
     return list(found.values())
 
 
 @contextmanager
-def _folders(*, keep: bool, teller: Teller) -> Iterator[dict[str, Path]]:
+def _folders(*, keep: bool, reporter: Reporter) -> Iterator[dict[str, Path]]:
     root = Path(tempfile.mkdtemp(prefix="dbt-relay-verify-")).resolve()
     try:
         yield {PLAIN: root / PLAIN, RELAY: root / RELAY}
     finally:
         if keep:
-            teller.say(f"The copies are kept in {root}")
+            reporter.line(f"The copies are kept in {root}")
         else:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -123,7 +127,7 @@ def _copy(project: Path, destination: Path, leave_out: Sequence[Path]) -> None:
     except (OSError, shutil.Error) as error:
         raise DbtUsageError(
             f"The project {project} cannot be copied to {destination}: {error}\n"
-            "Another folder for temporary files: TMPDIR."
+            "Set TMPDIR to use another folder for temporary files."
         ) from error
 
 
@@ -136,24 +140,24 @@ def _side(name: str, folder: Path, warehouse: Warehouse, environ: Mapping[str, s
     return Side(name, folder, relay_program(), warehouse, {**values, "DBT_RELAY_BROKER_URL": broker_url})
 
 
-def _introduce(teller: Teller, targets: Sequence[Target], source: Any, job: VerifyJob) -> None:
+def _print_header(reporter: Reporter, targets: Sequence[Target], source: Any, job: VerifyJob) -> None:
     names = ", ".join(f"{target.profile}.{target.name}" for target in targets)
     other = f"dbt-relay with {job.workers} worker processes" if job.broker_url else "plain dbt once more"
-    teller.say(f"Project {job.project_dir}, target {names}: {source}")
-    teller.say(f"Copied twice: plain dbt on one copy, {other} on the other.")
+    reporter.line(f"Project {job.project_dir}, target {names}: {source}")
+    reporter.line(f"Copied twice: plain dbt on one copy, {other} on the other.")
 
 
-def _play(pair: Pair, commands: Sequence[Command], teller: Teller) -> int:
+def _run_all(pair: Pair, commands: Sequence[Command], reporter: Reporter) -> int:
     report = Report()
     for number, command in enumerate(commands, start=1):
         plain, relay, seen = pair.run(command)
         report.add(command, seen)
-        teller.command(command, plain, relay, seen)
+        reporter.command(command, plain, relay, seen)
         if seen.differences:
-            teller.end(report, len(commands) - number)
+            reporter.end(report, len(commands) - number)
             return DIFFERENT
         if plain.gave_up:
-            teller.gave_up()
+            reporter.gave_up()
             return REFUSED
-    teller.end(report, 0)
+    reporter.end(report, 0)
     return EQUAL

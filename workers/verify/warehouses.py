@@ -1,4 +1,4 @@
-"""Everything that is in a warehouse: relations, columns, comments, definitions, rows."""
+"""Reads the content of a warehouse: relations, columns, comments, definitions, rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 @dataclass
 class Relation:
-    """A relation as a warehouse shows it."""
+    """A relation, as the warehouse's catalog describes it."""
 
     kind: str
     columns: list[tuple[Any, ...]] = field(default_factory=list)
-    """Name, type, nullable, comment, default; in order."""
+    """Name, type, nullable, comment and default of each column, in order."""
     comment: str | None = None
     definition: str | None = None
     extras: list[Any] = field(default_factory=list)
@@ -27,18 +27,18 @@ class Warehouse(Protocol):
     """One side's warehouse."""
 
     database: str
-    """Its name inside SQL where that differs between sides, or ''."""
+    """Name of the database in SQL if it differs between sides, else empty."""
 
     def relations(self) -> dict[str, Relation]:
-        """Every relation that is not the warehouse's own, by schema and name."""
+        """All relations but system relations, by ``schema.name``."""
 
     def execute(self, sql: str) -> None:
-        """Change it from outside, as another program would."""
+        """Execute a statement in the warehouse, outside of dbt."""
 
 
 @dataclass
 class DuckDBFile:
-    """A DuckDB file, with those that dbt attaches to it by name; opened for the time of a call only."""
+    """A DuckDB file and the files attached to it, by name. Each call opens and closes them."""
 
     path: Path
     database: str = ""
@@ -52,19 +52,19 @@ class DuckDBFile:
             connection.execute(sql)
 
     def relations(self) -> dict[str, Relation]:
-        """See `Warehouse`. Those of an attached file have its name before them."""
+        """See `Warehouse`. Keys of an attached file begin with its name."""
         if not self.path.exists():
             return {}
         import duckdb
 
         with contextlib.closing(duckdb.connect(str(self.path), read_only=True)) as connection:
             ((main,),) = connection.execute("select current_database()").fetchall()
-            there = [name for name, path in self.attached.items() if path.exists()]
-            for name in there:
+            existing = [name for name, path in self.attached.items() if path.exists()]
+            for name in existing:
                 path = str(self.attached[name]).replace("'", "''")
                 connection.execute(f"attach '{path}' as {_quoted(name)} (read_only)")
             found = _read_duckdb(connection, main, "")
-            for name in there:
+            for name in existing:
                 found.update(_read_duckdb(connection, name, f"{name}."))
             return found
 
@@ -121,7 +121,7 @@ def _duckdb_rows(connection: Any, database: str, schema: str, name: str) -> list
     try:
         where = ".".join(map(_quoted, (database, schema, name)))
         return list(connection.execute(f"from {where}").fetchall())
-    except duckdb.Error as error:  # a view whose source was dropped, or that a plugin of the profile reads
+    except duckdb.Error as error:  # such as a view whose source was dropped, or that needs a plugin
         return [(f"{type(error).__name__}: {error}",)]
 
 
@@ -134,7 +134,7 @@ _POSTGRES_KINDS = {"r": "table", "v": "view", "m": "materialized view", "p": "pa
 
 @dataclass
 class PostgresDatabase:
-    """A Postgres database: ``connect`` gives a new autocommitting psycopg2 connection."""
+    """A Postgres database: `connection` returns a new psycopg2 connection in autocommit mode."""
 
     connection: Any
     database: str
@@ -208,5 +208,7 @@ def _postgres_rows(
     where = f"{_quoted(schema)}.{_quoted(name)}".replace("%", "%%")
     try:
         return rows(f"select * from {where}")  # noqa: S608 - names cannot be parameters
-    except psycopg2.Error as error:  # a view over what was dropped, a table that the user may not read
+    except (
+        psycopg2.Error
+    ) as error:  # such as a view whose source was dropped, or a table without select rights
         return [(f"{type(error).__name__}: {error}",)]

@@ -1,23 +1,35 @@
-"""Errors: the exceptions that callers see, and the data that travels.
+"""The exceptions that callers see, and the classified error that travels between workers and producers.
 
-The tree::
+The exceptions::
 
-    DbtError                        anything that went wrong with a dbt command
-    ├── DbtUsageError               refused before anything was queued: bad command, flag, vars, name
+    DbtError                        a dbt command failed
+    ├── DbtUsageError               refused before submission: bad command, option, vars or name
     ├── DbtCompilationError         compilation, parsing, dependency, selection, configuration
     ├── DbtExecutionError           database, Python model, snapshot, internal
-    │   ├── DbtConnectionError      the warehouse could not be reached
-    │   ├── DbtLockError            somebody else holds what the node needs
+    │   ├── DbtConnectionError      the warehouse cannot be reached
+    │   ├── DbtLockError            another process or session holds a lock
     │   ├── DbtTimeoutError         a time limit passed
-    │   ├── DbtResourceError        memory or disk ran out
-    │   └── DbtPermissionError      the warehouse refused
+    │   ├── DbtResourceError        out of memory or disk space
+    │   └── DbtPermissionError      the warehouse denied access
     ├── DbtDataQualityError         a test failed, a contract was broken, a source is stale
-    ├── DbtCancelledError           somebody cancelled the run
-    └── RelayError                  dbt-relay's own trouble, not dbt's
-        ├── BrokerUnavailableError  Redis could not be reached
-        ├── WorkerLostError         the worker died under the node, too often
-        ├── NoWorkerError           nobody took the run
-        └── InvalidMessageError     a message that this release does not speak
+    ├── DbtCancelledError           the run was cancelled
+    └── RelayError                  dbt-relay failed, not dbt
+        ├── BrokerUnavailableError  Redis cannot be reached
+        ├── WorkerLostError         the worker process died while it executed the node, too often
+        ├── NoWorkerError           no worker took the run
+        └── InvalidMessageError     a message that this release cannot read
+
+The classification, from dbt's text to `ErrorInfo`::
+
+    classify.py                     a failure, or console output, to a classified error
+    ├── failure.py                  its input: the facts about one failure
+    ├── console_output.py           finds the first failure in console output
+    ├── message_parser.py           splits dbt's error text into its parts
+    ├── rules/                      exception classes and wordings, to error codes
+    ├── error_codes.py              every code: category, message, whether it is retryable
+    ├── diagnosis.py                a failure whose code is known
+    ├── sql_excerpt.py              the lines of compiled SQL around the error
+    └── suggested_fixes/            the suggested fix of each code
 """
 
 from __future__ import annotations
@@ -29,7 +41,7 @@ import msgspec
 
 
 class Category(str, Enum):
-    """What kind of trouble it is: one stable word each."""
+    """Kinds of errors. The values are stored and do not change."""
 
     USAGE = "usage"
     COMPILATION = "compilation"
@@ -59,19 +71,19 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A classified error.
 
     Attributes:
-        code: a stable word for the exact kind, such as ``missing_column``.
+        code: the error code, such as ``missing_column`` (`error_codes.ERROR_CODES`). Codes do not change.
         category: a `Category` value.
-        error_class: name of the exception class in this module that stands for it.
+        error_class: name of the exception class in this module.
         message: one short sentence.
         detail: dbt's own text.
-        node: dbt's unique id, where it belongs to a node.
+        node: dbt's unique id of the failed node, or None.
         file: path within the project, where known.
         line: line in `file` (or in the compiled SQL when `sql_excerpt` is given), from 1.
-        sql_excerpt: the compiled SQL around the place, for SQL errors.
+        sql_excerpt: the compiled SQL around the error, for SQL errors.
         failures: number of failing rows, for tests.
-        retryable: whether trying again may help with nothing changed.
-        suggested_fix: what to do about it.
-        attempts: how many times it was tried.
+        retryable: whether a retry may succeed with nothing changed.
+        suggested_fix: how to fix the error.
+        attempts: number of attempts so far.
     """
 
     code: str
@@ -90,7 +102,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DbtError(Exception):
-    """Anything that went wrong with a dbt command. `info` is the classified error, where there is one."""
+    """A dbt command failed. `info` is the classified error, or None."""
 
     def __init__(self, message: str, info: ErrorInfo | None = None) -> None:
         super().__init__(message)
@@ -98,12 +110,12 @@ class DbtError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether trying again may help with nothing changed."""
+        """Whether a retry may succeed with nothing changed."""
         return self.info is not None and self.info.retryable
 
     @property
     def suggested_fix(self) -> str:
-        """What to do about it, or an empty string."""
+        """How to fix the error, or an empty string."""
         return "" if self.info is None else self.info.suggested_fix
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -111,23 +123,23 @@ class DbtError(Exception):
 
 
 class DbtUsageError(DbtError):
-    """Refused before anything was queued."""
+    """dbt-relay refused the command before it submitted a run."""
 
 
 class DbtCompilationError(DbtError):
-    """The project cannot be compiled as asked: trying again cannot help."""
+    """dbt cannot compile the project or the command. A retry cannot succeed."""
 
 
 class DbtExecutionError(DbtError):
-    """The warehouse or dbt failed while a node was executing."""
+    """The warehouse or dbt failed while a node was executed."""
 
 
 class DbtConnectionError(DbtExecutionError):
-    """The warehouse could not be reached, or hung up."""
+    """The warehouse cannot be reached, or closed the connection."""
 
 
 class DbtLockError(DbtExecutionError):
-    """Somebody else holds what the node needs."""
+    """Another process or session holds a lock that the node needs."""
 
 
 class DbtTimeoutError(DbtExecutionError):
@@ -135,39 +147,39 @@ class DbtTimeoutError(DbtExecutionError):
 
 
 class DbtResourceError(DbtExecutionError):
-    """Memory or disk ran out."""
+    """Out of memory or disk space."""
 
 
 class DbtPermissionError(DbtExecutionError):
-    """The warehouse refused."""
+    """The warehouse denied access."""
 
 
 class DbtDataQualityError(DbtError):
-    """The data is not what the project says it must be."""
+    """A test, contract or freshness check failed."""
 
 
 class DbtCancelledError(DbtError):
-    """Somebody cancelled the run."""
+    """The run was cancelled."""
 
 
 class RelayError(DbtError):
-    """dbt-relay's own trouble, not dbt's."""
+    """dbt-relay failed, not dbt."""
 
 
 class BrokerUnavailableError(RelayError):
-    """Redis could not be reached."""
+    """Redis cannot be reached."""
 
 
 class WorkerLostError(RelayError):
-    """The worker died under the node, too often."""
+    """The worker process died while it executed the node, more often than `DBT_RELAY_MAX_LOSSES` allows."""
 
 
 class NoWorkerError(RelayError):
-    """Nobody took the run."""
+    """No worker took the run."""
 
 
 class InvalidMessageError(RelayError):
-    """A message that this release does not speak."""
+    """A message that this release cannot read."""
 
 
 CLASS_OF_CATEGORY: dict[Category, type[DbtError]] = {
@@ -197,7 +209,7 @@ CLASS_OF_CATEGORY: dict[Category, type[DbtError]] = {
 
 
 def exception_of(info: ErrorInfo) -> DbtError:
-    """The exception that stands for a classified error, ready to raise."""
+    """Create the exception of a classified error."""
     try:
         cls = CLASS_OF_CATEGORY[Category(info.category)]
     except ValueError:

@@ -1,8 +1,7 @@
-"""The lines of compiled SQL around the place that a database complained about.
+"""Finds the line of compiled SQL that a database error is about, and shows the lines around it.
 
-A database counts lines in the statement that it got, where dbt has wrapped the compiled SQL
-(``create table … as (``) behind a comment. How far that moves the lines differs by adapter and
-materialization, so the place is found again by the text that the database quotes with it.
+A database numbers the lines of the statement that dbt sent: a comment, ``create table … as (`` and then the compiled
+SQL. The offset differs by adapter and materialization, so the line is found by the text that the database quotes.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ _WORTH_FINDING = 8  # characters of a compiled line that make it recognisable wi
 
 
 class Quoted(msgspec.Struct, frozen=True):
-    """What DuckDB and Postgres quote: ``LINE 3: select nmae`` and a caret below.
+    """A line as DuckDB and Postgres quote it: ``LINE 3: select nmae`` and a caret below.
 
     Attributes:
-        line: in the statement sent, from 1.
-        text: the quoted line; either end may be cut, marked by ``...``.
-        column: of the caret within `text`, from 0, or None.
+        line: line of the sent statement, from 1.
+        text: the quoted line; either end may be cut and marked with ``...``.
+        column: column of the caret within `text`, from 0, or None.
     """
 
     line: int
@@ -36,7 +35,7 @@ _QUOTED = re.compile(
 
 
 def quoted(text: str) -> Quoted | None:
-    """The place that a message quotes, if it does."""
+    """Find the quoted line in an error text."""
     found = _QUOTED.search(text)
     if found is None:
         return None
@@ -47,10 +46,16 @@ def quoted(text: str) -> Quoted | None:
 
 
 def locate(sql: str, place: Quoted | None, word: str = "") -> tuple[int | None, int | None]:
-    """Line (from 1) and column (from 0) in `sql` of what was quoted; None for what is not known.
+    """Find the quoted line in `sql`.
 
-    Of several equal lines it is the first. Without a quote, or when the quoted line is not from
-    `sql` (a hook's, say), it is the only line that has `word` in it.
+    Args:
+        sql: the compiled SQL.
+        place: the quoted line. Of several equal lines in `sql` the first counts.
+        word: a name. If no line is quoted, or the quoted one is not in `sql` (as in a hook), the only line that
+            contains the name counts.
+
+    Returns:
+        Line (from 1) and column (from 0); None for what is unknown.
     """
     lines = sql.splitlines()
     if place is not None:
@@ -73,7 +78,7 @@ def _line_of(lines: list[str], place: Quoted) -> int | None:
     for number, line in enumerate(lines, 1):
         if core == line.strip() or (cut and core in line):
             return number
-    # The wrapper may begin on the line of the first one, or go on after the last one.
+    # dbt's wrapper may share a line with the first or the last line of the SQL
     filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if filled and len(filled[0][1]) >= _WORTH_FINDING and core.endswith(filled[0][1]):
         return filled[0][0]
@@ -96,7 +101,12 @@ def _core(text: str) -> str:
 
 
 def excerpt(sql: str, line: int, column: int | None = None) -> str:
-    """Up to `AROUND` lines on each side of `line` (from 1), numbered, that line marked by ``>``.
+    """Return the numbered lines around a line of SQL.
+
+    Args:
+        sql: the compiled SQL.
+        line: the line to mark with ``>``, from 1. Up to `AROUND` lines on each side are included.
+        column: the column to mark with ``^``, from 0, or None.
 
     Raises:
         ValueError: `sql` has no such line.

@@ -1,1 +1,1 @@
-"""Gives a worker process the attributes of the process that called dbt."""
+"""Gives a worker process the environment and process attributes of a run's caller."""

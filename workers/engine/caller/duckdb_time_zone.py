@@ -1,7 +1,7 @@
-"""The time zone of DuckDB databases that are opened during a step.
+"""Sets the caller's time zone in DuckDB databases that a step opens.
 
-DuckDB's ICU library reads the zone of the process once, when duckdb is imported, and keeps it. So a later
-change of ``TZ`` does not reach it, and the zone is set in each database instance instead.
+DuckDB's ICU library reads the process's time zone once, when duckdb is imported. Later changes of ``TZ`` have no
+effect, so the zone is set in each database instead.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import Any
 
 from workers.contract.log import log
 
-_ASK = (
+_PRINT_ZONE = (
     "import sys; sys.path[:] = sys.argv[1:]; import duckdb; "
     "print(duckdb.connect().execute(\"select current_setting('TimeZone')\").fetchone()[0])"
 )
-_ASK_SECONDS = 60.0
+_PRINT_ZONE_TIMEOUT = 60.0  # seconds
 
 
-class _Imported:
-    """The ``TZ`` with which this process imported duckdb; `known` once it did."""
+class _AtImport:
+    """The ``TZ`` that was set when this process imported duckdb."""
 
-    known = "duckdb" in sys.modules
+    imported = "duckdb" in sys.modules
     zone = os.environ.get("TZ")
 
 
 @contextlib.contextmanager
-def zone_of_duckdb() -> Iterator[None]:
-    """Databases that are opened within have the zone of the environment's ``TZ``, as in a fresh process."""
+def duckdb_in_callers_zone() -> Iterator[None]:
+    """Open DuckDB databases with the time zone of ``TZ`` in `os.environ`, as a new process would."""
     zone = os.environ.get("TZ")
-    if not _Imported.known and "duckdb" in sys.modules:  # imported since, between two steps
-        _Imported.known = True
-    if not _Imported.known or zone == _Imported.zone:
+    if not _AtImport.imported and "duckdb" in sys.modules:  # imported between two steps
+        _AtImport.imported = True
+    if not _AtImport.imported or zone == _AtImport.zone:
         try:
             yield
         finally:
-            if not _Imported.known and "duckdb" in sys.modules:
-                _Imported.known, _Imported.zone = True, zone
+            if not _AtImport.imported and "duckdb" in sys.modules:
+                _AtImport.imported, _AtImport.zone = True, zone
         return
     duckdb: Any = sys.modules["duckdb"]
     connect = duckdb.connect
@@ -51,7 +51,7 @@ def zone_of_duckdb() -> Iterator[None]:
         connection = connect(*args, **kwargs)
         name = _zone_of(zone)
         if name:
-            with contextlib.suppress(duckdb.Error):  # ICU does not take back each name that it finds itself
+            with contextlib.suppress(duckdb.Error):  # ICU reports some zone names that it does not accept
                 connection.execute(f"set global TimeZone = '{name}'")
         return connection
 
@@ -64,18 +64,18 @@ def zone_of_duckdb() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=64)
 def _zone_of(zone: str | None) -> str:
-    """The name of DuckDB's zone in a process that starts with a ``TZ``, or an empty string if it cannot be found.
+    """Name of the zone that DuckDB uses in a process started with this ``TZ``; empty where that is unknown.
 
-    A process of its own says so: ICU alone knows what it makes of ``JST-9``, ``:Asia/Tokyo`` or a zone that is
-    not installed.
+    Starts a Python process to find out: only ICU knows how it interprets ``JST-9``, ``:Asia/Tokyo`` or a zone that
+    is not installed.
     """
     env = {name: value for name, value in os.environ.items() if name != "TZ"}
     if zone is not None:
         env["TZ"] = zone
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _ASK, *sys.path], env=env, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=_ASK_SECONDS, check=True,
+            [sys.executable, "-c", _PRINT_ZONE, *sys.path], env=env, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=_PRINT_ZONE_TIMEOUT, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         log("DuckDB's time zone not found", zone=zone, error=str(error))

@@ -1,42 +1,67 @@
-"""The ``.env`` file of the caller's working directory, as dbt-core 1.12 and later reads it (dbt.cli.main).
+"""Loads the ``.env`` file of the caller's working directory, as dbt-core 1.12 and later does (dbt.cli.main).
 
-dbt reads the nearest ``.env`` of its working directory and the folders above it when its command line is imported.
-In a worker that would be a file of the worker's folder, for every run. So the import leaves the environment as it
-was, and each step reads the file of its caller.
-
-Imported before any other module of dbt but `locks`.
+dbt loads the nearest ``.env`` (working directory or a parent folder) when its command line is imported. In a worker
+that would be the worker's own file, for every run. So `import_dbt` imports dbt's command line and restores the
+environment; each step then loads its caller's file.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from typing import Any
 
-_before = frozenset(os.environ)
+_COMMAND_LINE = "dbt.cli.main"
 
-import dbt.cli.main  # noqa: E402 - the environment is noted first
 
-_cli: Any = dbt.cli.main
+_imported_here = False
+"""Whether `import_dbt` imported the command line."""
 
-for _name in os.environ.keys() - _before:
-    del os.environ[_name]
+
+class EnvFileReadError(Exception):
+    """dbt has loaded a ``.env`` file of this process's working directory."""
+
+
+def import_dbt() -> None:
+    """Import dbt's command line, without the variables of a ``.env`` file.
+
+    Raises:
+        EnvFileReadError: the command line was imported before, and has loaded a ``.env`` file.
+    """
+    global _imported_here  # noqa: PLW0603 - the environment belongs to the process, too
+    if _COMMAND_LINE in sys.modules:
+        cli: Any = sys.modules[_COMMAND_LINE]
+        path = cli.find_dotenv(usecwd=True) if hasattr(cli, "find_dotenv") else ""
+        if path and not _imported_here:
+            raise EnvFileReadError(
+                f"dbt was imported before the worker was prepared, and has read {path}, "
+                "whose variables would reach every run"
+            )
+        return
+    before = frozenset(os.environ)
+    importlib.import_module(_COMMAND_LINE)
+    for name in os.environ.keys() - before:
+        del os.environ[name]
+    _imported_here = True
 
 
 def load_env_file() -> bool:
-    """Add the variables of the nearest ``.env`` that the environment of this process does not have.
+    """Add the variables of the nearest ``.env`` to `os.environ`; variables that are set keep their value.
 
     Returns:
-        Whether there are any. False with releases of dbt that read no such file.
+        Whether any variable was added. False for dbt before 1.12, which loads no such file.
 
     Raises:
-        OSError: the file cannot be read, or is not text in UTF-8.
+        OSError: the file cannot be read, or is not UTF-8.
     """
-    if not hasattr(_cli, "load_dotenv"):
+    cli: Any = importlib.import_module(_COMMAND_LINE)
+    if not hasattr(cli, "load_dotenv"):
         return False
     before = frozenset(os.environ)
-    path = _cli.find_dotenv(usecwd=True)
+    path = cli.find_dotenv(usecwd=True)
     try:
-        _cli.load_dotenv(path, override=False)
+        cli.load_dotenv(path, override=False)
     except UnicodeDecodeError as error:
         raise OSError(f"{path} is not text in UTF-8: {error}") from error
     return os.environ.keys() != before

@@ -1,6 +1,6 @@
-"""Makes this process's inherited attributes those of a run's caller, for the time of a step.
+"""Gives this process, for the time of a step, what dbt would inherit from the run's caller.
 
-``docs/surroundings.md`` lists every attribute, and those that deliberately stay the worker's.
+``docs/surroundings.md`` lists every attribute, and those that stay the worker's on purpose.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
-from workers.contract.inherited import SOFT_LIMITS
-from workers.engine.caller.duckdb_time_zone import zone_of_duckdb
+from workers.contract.process_attributes import SOFT_LIMITS
+from workers.engine.caller.duckdb_time_zone import duckdb_in_callers_zone
 from workers.engine.interface import RunSpec
 
 _LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")
@@ -22,11 +22,11 @@ _UTF8_LOCALE = "C.UTF-8"
 
 
 @contextlib.contextmanager
-def inherited(spec: RunSpec) -> Iterator[None]:
-    """Working directory, environment, and what derives from them, as the run's caller has them.
+def inherit_from_caller(spec: RunSpec) -> Iterator[None]:
+    """Set the caller's working directory, environment, locale, temporary folder, umask, limits and time zone.
 
     Raises:
-        OSError: the caller's working directory cannot be entered here.
+        OSError: this worker cannot enter the caller's working directory.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_working_directory(spec.cwd))
@@ -35,17 +35,17 @@ def inherited(spec: RunSpec) -> Iterator[None]:
         stack.enter_context(_temporary_folder())
         stack.enter_context(_umask(spec.surroundings.umask))
         stack.enter_context(_soft_limits(spec.surroundings.limits))
-        stack.enter_context(zone_of_duckdb())
+        stack.enter_context(duckdb_in_callers_zone())
         yield
 
 
 @contextlib.contextmanager
 def _working_directory(cwd: str) -> Iterator[None]:
-    # A descriptor, not a path: the worker's own folder may have been moved or replaced since it started.
+    # a descriptor, not a path: the worker's folder may have been moved or replaced since it started
     try:
-        own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        saved = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        own = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        saved = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             os.chdir(cwd)
@@ -57,9 +57,9 @@ def _working_directory(cwd: str) -> Iterator[None]:
         try:
             yield
         finally:
-            os.fchdir(own)
+            os.fchdir(saved)
     finally:
-        os.close(own)
+        os.close(saved)
 
 
 @contextlib.contextmanager
@@ -85,11 +85,11 @@ def _set_environment(env: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _locale() -> Iterator[None]:
-    """``LC_CTYPE`` as Python takes it from the environment at its start: it is the encoding of `open`."""
+    """Set ``LC_CTYPE`` as Python sets it at its start: it is the default encoding of `open`."""
     saved = locale.setlocale(locale.LC_CTYPE)
     wanted = next((os.environ[name] for name in _LOCALE if os.environ.get(name)), "")
     try:
-        # Python replaces the C locale by one of UTF-8 (PEP 538), and keeps C where a locale does not exist
+        # Python replaces the C locale by C.UTF-8 (PEP 538), and ignores a locale that does not exist
         locale.setlocale(locale.LC_CTYPE, _UTF8_LOCALE if wanted in {"", "C", "POSIX"} else wanted)
     except locale.Error:
         with contextlib.suppress(locale.Error):
@@ -102,7 +102,7 @@ def _locale() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[None]:
-    """`tempfile` remembers the folder that it found first; it may be another caller's, or gone by now."""
+    """Reset `tempfile`'s cached folder: it may be another caller's, or no longer exist."""
     tempfile.tempdir = None
     try:
         yield
@@ -129,7 +129,7 @@ def _soft_limits(limits: Mapping[str, int]) -> Iterator[None]:
         number = getattr(resource, name)
         soft, hard = resource.getrlimit(number)
         wanted = _within(limits.get(name, soft), hard)
-        if name == "RLIMIT_NOFILE":  # never fewer: the worker's own threads need descriptors, too
+        if name == "RLIMIT_NOFILE":  # never lowered: the worker's threads need descriptors, too
             wanted = wanted if _is_more(wanted, soft) else soft
         if wanted != soft:
             with contextlib.suppress(OSError, ValueError):

@@ -1,8 +1,8 @@
-"""Standing in for the caller: for the time of a step, this process is the dbt that they started.
+"""Sets up this process as the caller's dbt process, for the time of a step.
 
-dbt keeps much of an invocation in the process: argv, flags, invocation id, event manager, adapters, and what a
-process inherits from its caller (`inherited`). One worker process executes one step at a time, so a step
-may borrow all of it, and puts it back.
+dbt keeps the state of an invocation in the process: argv, flags, invocation id, event manager, adapters, and what a
+process inherits from its caller (`inherited`). A worker process executes one step at a time, so each step sets
+this state and restores the worker's afterwards.
 """
 
 from __future__ import annotations
@@ -46,56 +46,59 @@ from dbt_common.utils import cast_dict_to_dict_of_strings
 from sqlparse.engine import grouping
 
 from workers.engine.caller.env_file import load_env_file
-from workers.engine.caller.inherited import inherited
-from workers.engine.caller.missing_environment import Environment
-from workers.engine.caller.python_modules import CallersModules
+from workers.engine.caller.inherited import inherit_from_caller
+from workers.engine.caller.missing_environment import CheckedEnvironment
+from workers.engine.caller.python_modules import CallerModules
 from workers.engine.interface import RunSpec
-from workers.engine.output.console import StepConsole, stock_logging
-from workers.engine.output.events import LineSink, use_quiet_manager
+from workers.engine.output.console import StepConsole, default_logging
+from workers.engine.output.events import LineSink, install_event_manager
 from workers.engine.warehouse import duckdb_connections
 
 MAIN_THREAD, NODE_THREAD = "MainThread", "Thread-1 (worker)"
-"""What dbt's first thread is called, and the first of its pool, in results and events."""
+"""Names of dbt's main thread and of the first thread of its pool, in results and events."""
 
-_OUR_ENVIRONMENT = ("DBT_RELAY_",)
+_RELAY_PREFIX = "DBT_RELAY_"
 
-_modules = CallersModules()
+_modules = CallerModules()
 _SQLPARSE_LIMITS = {
     name: getattr(grouping, name)
     for name in ("MAX_GROUPING_DEPTH", "MAX_GROUPING_TOKENS")
     if hasattr(grouping, name)  # sqlparse >= 0.5.4
 }
-"""sqlparse's own limits, which apply to commands without ``--sqlparse``."""
+"""sqlparse's default limits, for commands without ``--sqlparse``."""
 
 
 def dbt_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` without dbt-relay's own settings, which hold the broker's password."""
-    return {name: value for name, value in env.items() if not name.startswith(_OUR_ENVIRONMENT)}
+    """Return `env` without dbt-relay's settings, which include the broker's password."""
+    return {name: value for name, value in env.items() if not name.startswith(_RELAY_PREFIX)}
 
 
 @contextlib.contextmanager
-def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
-    """Borrow the process for a step of `spec`'s run. Gives `spec` with the environment that dbt sees.
+def dbt_invocation(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
+    """Set up the process for a step of a run; restore it afterwards.
+
+    Yields:
+        `spec` with the environment that dbt sees, ``.env`` included.
 
     Raises:
-        OSError: the caller's working directory cannot be entered here, or its ``.env`` cannot be read.
+        OSError: this worker cannot enter the caller's working directory, or cannot read its ``.env``.
     """
     saved_argv, thread = sys.argv, threading.current_thread()
     saved_name = thread.name
     with (
-        inherited(spec),
-        _modules.of(spec.run_id, spec.env, spec.cwd),
-        StepConsole(sink.written) as console,
-        stock_logging(),
+        inherit_from_caller(spec),
+        _modules.for_run(spec.run_id, spec.env, spec.cwd),
+        StepConsole(sink.code_line) as console,
+        default_logging(),
         duckdb_connections.step(),
     ):
         sink.console = console
         sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
         thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
         try:
-            seen = _begin_invocation(spec)
+            loaded = _begin_invocation(spec)
             get_event_manager().callbacks.append(sink)
-            yield seen
+            yield loaded
         finally:
             sink.flush_records()
             cleanup_event_logger()
@@ -105,8 +108,7 @@ def standing_in(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
 
 
 def _begin_invocation(spec: RunSpec) -> RunSpec:
-    """Set up dbt's own state of the process, as its command line does. Returns `spec` with the environment that dbt
-    sees."""
+    """Set dbt's module-level state, as its command line does. Return `spec` with the environment that dbt sees."""
     if load_env_file():
         spec = msgspec.structs.replace(spec, env=dict(os.environ))
     set_flags(Namespace(USE_COLORS=True))  # as dbt.flags begins
@@ -118,7 +120,7 @@ def _begin_invocation(spec: RunSpec) -> RunSpec:
     env = get_env()
     if hasattr(requires, "_cross_propagate_engine_env_vars"):  # dbt-core >= 1.11
         requires._cross_propagate_engine_env_vars(env)
-    get_invocation_context()._env = Environment(env, spec.withheld)
+    get_invocation_context()._env = CheckedEnvironment(env, spec.withheld)
     dbt_common.invocation._INVOCATION_ID = spec.invocation_id
     dbt_common.invocation._INVOCATION_STARTED_AT = datetime.fromtimestamp(
         spec.started_at, timezone.utc
@@ -126,7 +128,7 @@ def _begin_invocation(spec: RunSpec) -> RunSpec:
     dbt.tracking.initialize_from_flags(False, None)
     user: Any = dbt.tracking.active_user
     user.run_started_at = datetime.fromtimestamp(spec.started_at, timezone.utc)
-    use_quiet_manager()
+    install_event_manager()
     cleanup_event_logger()
     dbt.deprecations.reset_deprecations()
     dbt.deprecations.buffered_deprecations.clear()
@@ -134,48 +136,47 @@ def _begin_invocation(spec: RunSpec) -> RunSpec:
 
 
 def _forget_earlier_commands() -> None:
-    """Reset what dbt keeps in module variables for the life of its process, where no option resets it."""
+    """Reset dbt's module variables that would carry over from earlier commands, and that no option resets."""
     reset_metadata_vars()  # values of DBT_ENV_CUSTOM_ENV_…
     jinja.MACRO_DEBUGGING = False  # kept by a command that has no --macro-debugging option
     _limit_sqlparse(None)
-    dbt.deps.base.DOWNLOADS_PATH = None  # DBT_DOWNLOADS_DIR, and a folder of a `deps` that failed
-    for answers in (dbt.clients.registry._get_cached, dbt.clients.registry.index_cached):
-        answers.cache.clear()  # which package versions hub.getdbt.com has
+    dbt.deps.base.DOWNLOADS_PATH = None  # from DBT_DOWNLOADS_DIR, or left by a `deps` that failed
+    for responses in (dbt.clients.registry._get_cached, dbt.clients.registry.index_cached):
+        responses.cache.clear()  # package versions of hub.getdbt.com
     dbt.utils.artifact_upload.PRODUCED_ARTIFACTS_PATHS.clear()
-    deferred = getattr(
-        get_event_manager(), "_deferred_event_groups", None
-    )  # of a parse that failed, dbt-core >= 1.12
+    # left by a parse that failed, dbt-core >= 1.12
+    deferred = getattr(get_event_manager(), "_deferred_event_groups", None)
     if deferred is not None:
         deferred.clear()
     hints = sys.modules.get("dbt.hints")
-    if hints is not None:  # when each hint was last shown: other processes show hints, too
+    if hints is not None:  # the time of the last hint: other processes show hints, too
         hints._read_hint_ts.cache_clear()
 
 
 def _limit_sqlparse(options: Mapping[str, Any] | None) -> None:
-    """Set sqlparse's limits as ``--sqlparse`` does (dbt.cli.option_types); None: as without that option."""
-    for name, own in _SQLPARSE_LIMITS.items():
-        value: Any = own if options is None else options.get(name)
+    """Set sqlparse's limits as ``--sqlparse`` does (dbt.cli.option_types); None restores the defaults."""
+    for name, default in _SQLPARSE_LIMITS.items():
+        value: Any = default if options is None else options.get(name)
         setattr(grouping, name, None if str(value).lower() == "none" else int(value))
 
 
-def _inherit_help_names(group: click.Group) -> None:
-    """Give every command the ``-h`` that it inherits from its group.
+def inherit_help_names(group: click.Group = cli) -> None:
+    """Set ``help_option_names`` of a group on each of its commands, so that ``-h`` keeps working.
 
-    `args_to_context` makes a command's context without its parent's, and click keeps the help option of the first
-    context that asks for it: ``-h`` would be unknown in this process from then on.
+    `args_to_context` creates a command's context without its parent, and click caches the help option of the first
+    context. Without this, ``-h`` would be unknown in this process from then on.
     """
     for command in group.commands.values():
         command.context_settings.setdefault("help_option_names", group.context_settings["help_option_names"])
         if isinstance(command, click.Group):
-            _inherit_help_names(command)
-
-
-_inherit_help_names(cli)
+            inherit_help_names(command)
 
 
 def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:
-    """dbt's own reading of the arguments (with the environment and project flags that it honours).
+    """Parse a command line with dbt's parser, which also applies environment variables and project flags.
+
+    Returns:
+        click's context and dbt's flags.
 
     Raises:
         click.UsageError and DbtUsageException: dbt refuses the arguments.
@@ -187,7 +188,7 @@ def parse_flags(args: tuple[str, ...]) -> tuple[Any, Flags]:
 
 
 def preflight(click_context: Any, flags: Flags) -> None:
-    """What dbt says before it reads the project (dbt.cli.requires.preflight). Once a run."""
+    """Fire the events that dbt fires before it reads the project (dbt.cli.requires.preflight). Once per run."""
     fire_event(MainReportVersion(version=str(installed_version), log_version=LOG_VERSION))
     fire_event(MainReportArgs(args=cast_dict_to_dict_of_strings(get_flag_dict())))
     if hasattr(requires, "check_deprecated_version"):  # dbt-core >= 1.11
@@ -198,12 +199,12 @@ def preflight(click_context: Any, flags: Flags) -> None:
 
 
 def postflight(command: str, flags: Any, started_at: float, *, success: bool) -> None:
-    """What dbt says at the end of a command (dbt.cli.requires.postflight). Once a run.
+    """Fire the events that dbt fires at the end of a command (dbt.cli.requires.postflight). Once per run.
 
     Args:
         command: ``build``, ``run``, …
-        flags: dbt's.
-        started_at: when the command began, seconds since the epoch.
+        flags: dbt's flags.
+        started_at: start of the command, seconds since the epoch.
     """
     show_deprecations_summary()
     elapsed = time.time() - started_at
@@ -222,17 +223,18 @@ def postflight(command: str, flags: Any, started_at: float, *, success: bool) ->
             command=f"dbt {command}", success=success, completed_at=get_json_string_utcnow(), elapsed=elapsed
         )
     )
-    fire_event(FlushEvents())  # dbt.tracking.track_run says so even where usage is not tracked
+    fire_event(FlushEvents())  # dbt.tracking.track_run fires it even where usage is not tracked
 
 
-def said_already(flags: Flags) -> None:
-    """Forget what `preflight` said when the run was planned (dbt.cli.flags.Flags.fire_deprecations)."""
+def discard_reported_deprecations(flags: Flags) -> None:
+    """Discard deprecations that `preflight` reported when the run was planned
+    (dbt.cli.flags.Flags.fire_deprecations)."""
     object.__delattr__(flags, "deprecated_env_var_warnings")
     dbt.deprecations.buffered_deprecations.clear()
 
 
 def use_flags(flags: Flags) -> None:
-    """Make flags the process's."""
+    """Make `flags` the flags of this process, with the module state that dbt derives from them."""
     set_flags(flags)
     flags.set_common_global_flags()
     _limit_sqlparse(getattr(flags, "SQLPARSE", None))  # dbt-core >= 1.11

@@ -1,7 +1,8 @@
-"""Environment values that a run's caller has and that did not reach this worker.
+"""Raises an error when dbt looks up an environment variable that the caller has but did not send.
 
-Which values a remote caller sends is found by reading the project's text, and some may not be sent at all. dbt would take
-the default of such a value, or this worker's own. So each lookup of such a name is an error, which names it.
+A remote caller sends the variables that it finds in the project's files, and some may not be sent at all. For a
+variable that was not sent, dbt would use a default or this worker's own value. So each such lookup is an error that
+names the variable.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from workers.contract.environment import Withheld
 
 
 class EnvironmentNotSentError(DbtRuntimeError):
-    """dbt looked up names whose values the caller has and this worker has not."""
+    """dbt looked up variables that the caller has and did not send to this worker."""
 
     def __init__(self, names: Iterable[str], withheld: Withheld) -> None:
         named = sorted(names)
@@ -34,12 +35,12 @@ class EnvironmentNotSentError(DbtRuntimeError):
         super().__init__(text)
 
 
-class Environment(dict[str, str]):
-    """dbt's environment of an invocation. dbt asks it for each ``env_var`` (dbt.context.base.BaseContext.env_var).
+class CheckedEnvironment(dict[str, str]):
+    """Environment of an invocation, which dbt reads for each ``env_var`` (dbt.context.base.BaseContext.env_var).
 
     Attributes:
         seen: names that dbt looked up.
-        collecting: whether a lookup of a value that was not sent is an error later (`collected`).
+        collecting: whether missing values are reported together at the end (`missing_values_at_end`).
     """
 
     def __init__(self, env: Mapping[str, str], withheld: Withheld) -> None:
@@ -48,48 +49,48 @@ class Environment(dict[str, str]):
         self.collecting = False
         self._withheld = withheld
         names = withheld.names | withheld.denied - env.keys()
-        # dbt's own, which it looks up whatever the project says (dbt.cli.requires._cross_propagate_engine_env_vars)
+        # dbt itself looks these up for every project (dbt.cli.requires._cross_propagate_engine_env_vars)
         self._names = {name for name in names if not name.startswith("DBT_ENGINE_")}
 
     def __contains__(self, name: object) -> bool:
-        self.look_up((str(name),))
+        self.record_lookup((str(name),))
         return super().__contains__(name)
 
-    def look_up(self, names: Iterable[str]) -> None:
-        """Note that dbt looks up `names`, or did when it parsed what is used again now.
+    def record_lookup(self, names: Iterable[str]) -> None:
+        """Record that dbt looks up `names`, or did so in the parse that is reused now.
 
         Raises:
-            EnvironmentNotSentError: a value was not sent.
+            EnvironmentNotSentError: a value was not sent, and `collecting` is off.
         """
         self.seen.update(names)
         if not self.collecting:
             self.check()
 
     def check(self) -> None:
-        """
+        """Check the names that were looked up so far.
+
         Raises:
-            EnvironmentNotSentError: a value that was looked up was not sent.
+            EnvironmentNotSentError: a value was not sent.
         """
         missing = self.seen & self._names
         if missing:
             raise EnvironmentNotSentError(missing, self._withheld)
 
 
-def environment() -> Environment:
-    """The environment of the step that is executed."""
+def current_environment() -> CheckedEnvironment:
+    """The environment of the step that this process is executing."""
     env = get_invocation_context().env
-    return env if isinstance(env, Environment) else Environment(env, Withheld())
+    return env if isinstance(env, CheckedEnvironment) else CheckedEnvironment(env, Withheld())
 
 
 @contextmanager
-def collected() -> Iterator[None]:
-    """Name all values that dbt looks up and that were not sent in one error, at the end. Nothing may be written to the
-    warehouse meanwhile.
+def missing_values_at_end() -> Iterator[None]:
+    """Report all values that were not sent in one error, at the end. The code within must not write to the warehouse.
 
     Raises:
-        EnvironmentNotSentError: a value was not sent; also instead of dbt's error that it is missing.
+        EnvironmentNotSentError: a value was not sent; also replaces dbt's own error that a value is missing.
     """
-    env = environment()
+    env = current_environment()
     env.collecting = True
     try:
         yield
@@ -102,10 +103,10 @@ def collected() -> Iterator[None]:
 
 
 @contextmanager
-def watching_command(withheld: Withheld) -> Iterator[None]:
-    """Let a command that dbt executes whole read its environment from here (dbt.cli.requires.preflight)."""
+def checked_environment(withheld: Withheld) -> Iterator[None]:
+    """Give commands that dbt executes whole a `CheckedEnvironment` (dbt.cli.requires.preflight)."""
     get_env = requires.get_env
-    requires.get_env = lambda: Environment(get_env(), withheld)
+    requires.get_env = lambda: CheckedEnvironment(get_env(), withheld)
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""Executes the steps of a run with dbt: plan, start, node, close, whole commands."""
+"""Executes the steps of a run with dbt: plan, start, nodes, close, whole commands."""

@@ -1,4 +1,4 @@
-"""Everything that is not a node: whole commands, executed by dbt's own programmatic interface."""
+"""Executes whole commands (``compile``, ``docs generate``, ``debug``, …) with dbt's programmatic interface."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from dbt_common.invocation import get_invocation_id
 
 from workers.contract.errors import ErrorInfo
 from workers.contract.errors.classify import Failure, classify, classify_text
-from workers.contract.errors.console import first_failure
+from workers.contract.errors.console_output import first_failure
 from workers.contract.events import LINE, STDERR, Event
 from workers.contract.keys import RUN_RESULTS
 from workers.contract.results import BAD_STATUSES
-from workers.engine.caller.missing_environment import watching_command
+from workers.engine.caller.missing_environment import checked_environment
+from workers.engine.execution.artifacts import plain_artifact, run_results_of
 from workers.engine.execution.failure import classify_command
-from workers.engine.execution.retry import Previous, state_folder
-from workers.engine.execution.run_ends import plain_artifact, run_results_of
+from workers.engine.execution.retry import PreviousResults, state_folder
 from workers.engine.interface import Finished, RunSpec, StepResult
 from workers.engine.output.events import LineSink
-from workers.engine.output.file_log import diverted
-from workers.engine.output.masking import secrets_here
+from workers.engine.output.file_log import divert_log_file
+from workers.engine.output.masking import known_secrets
 from workers.engine.warehouse.fencing import FencedAdapters
 
 WITHOUT_WAREHOUSE = frozenset({"clean", "deps", "init", "list", "ls", "parse"})
@@ -43,28 +43,27 @@ def execute_command(
     spec: RunSpec,
     command: str,
     sink: LineSink,
-    previous: Previous | None = None,
+    previous: PreviousResults | None = None,
     *,
     exiting: Callable[[], bool] = lambda: False,
 ) -> Finished:
-    """Execute a command whole.
+    """Execute a whole command.
 
     Args:
-        previous: run results that ``retry`` is to repeat, instead of those in the target folder.
-        exiting: whether the process was told to end; a SystemExit is an error of the command otherwise.
+        previous: run results that ``retry`` repeats, instead of those in the target folder.
+        exiting: whether this process was told to exit. Otherwise a SystemExit is an error of the command.
 
     Raises:
-        KeyboardInterrupt, SystemExit: something stopped this process's work from outside; dbt's own
-            interface would return it as data.
+        KeyboardInterrupt, SystemExit: this process was told to stop (dbt's interface returns them as data).
     """
     FACTORY.adapters = FencedAdapters()
-    said: list[str] = []
+    lines: list[str] = []
     with (
-        _remembering(sink, said), _tables_on_stdout(), _statuses_kept(), _named_dbt(), watching_command(spec.withheld),
-        contextlib.ExitStack() as stack,
+        _collected_lines(sink, lines), _agate_on_stdout(), _retryable_statuses_restored(), _program_named_dbt(),
+        checked_environment(spec.withheld), contextlib.ExitStack() as stack,
     ):  # fmt: skip
         if spec.file_log:
-            stack.enter_context(diverted(sink.record))
+            stack.enter_context(divert_log_file(sink.record))
         state = [] if previous is None else ["--state", stack.enter_context(state_folder(previous))]
         outcome = dbtRunner().invoke([*spec.args, *state])
     error: BaseException | None = outcome.exception
@@ -78,29 +77,29 @@ def execute_command(
         finished.run_results = run_results_of(result)
         finished.results = [_step_result(each, command) for each in result.results]
         return finished
-    if isinstance(result, RunResultsArtifact):  # an operation's
+    if isinstance(result, RunResultsArtifact):  # of `run-operation`
         finished.run_results = plain_artifact(result)
     elif isinstance(result, CatalogArtifact) and finished.target_path:
-        finished.run_results = _compiled_first(Path(finished.target_path))
+        finished.run_results = _run_results_of_docs_generate(Path(finished.target_path))
     if not outcome.success:
         if isinstance(result, FreshnessResult):
             finished.results = [_step_result(each, command) for each in result.results]
         if not any(each.error for each in finished.results):
-            finished.error = _error_said("\n".join(said), command)
+            finished.error = _error_from_lines("\n".join(lines), command)
     return finished
 
 
 def _target_path() -> str:
-    """Where the command that dbt just executed leaves its artifacts, where it read a project's connection."""
+    """Folder where the command wrote its artifacts; empty for commands that create no adapter."""
     adapters: Iterable[Any] = FACTORY.adapters.values()
-    # `debug` knows a profile alone
+    # `debug` has a profile without a target path
     return next((str(getattr(adapter.config, "project_target_path", "")) for adapter in adapters), "")
 
 
-def _compiled_first(target: Path) -> dict[str, Any] | None:
-    """Run results that ``docs generate`` left: it compiles, and returns the catalog alone."""
+def _run_results_of_docs_generate(target: Path) -> dict[str, Any] | None:
+    """Read the run results that ``docs generate`` wrote when it compiled: dbt returns only the catalog."""
     path = target / RUN_RESULTS
-    with contextlib.suppress(OSError, ValueError):  # --no-compile leaves none
+    with contextlib.suppress(OSError, ValueError):  # --no-compile writes none
         artifact: dict[str, Any] = json.loads(path.read_bytes())
         if artifact["metadata"]["invocation_id"] == get_invocation_id():
             return artifact
@@ -108,16 +107,16 @@ def _compiled_first(target: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _remembering(sink: LineSink, said: list[str]) -> Iterator[None]:
-    """Keep the lines: some commands say what went wrong and return no word of it."""
+def _collected_lines(sink: LineSink, lines: list[str]) -> Iterator[None]:
+    """Append each console line to `lines`: some commands print their error and do not return it."""
     emit = sink.emit
 
-    def remember(event: Event) -> None:
+    def emit_and_collect(event: Event) -> None:
         if event.kind == LINE and event.stream != STDERR:
-            said.append(event.text)
+            lines.append(event.text)
         emit(event)
 
-    sink.emit = remember
+    sink.emit = emit_and_collect
     try:
         yield
     finally:
@@ -125,19 +124,19 @@ def _remembering(sink: LineSink, said: list[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _tables_on_stdout() -> Iterator[None]:
-    """``seed --show`` prints with agate, which bound the stdout of the time when it was imported."""
-    printing = agate.Table.print_table
-    agate.Table.print_table = functools.partialmethod(printing, output=sys.stdout)
+def _agate_on_stdout() -> Iterator[None]:
+    """Make ``seed --show`` print to the current stdout: agate bound the stdout of its import time."""
+    print_table = agate.Table.print_table
+    agate.Table.print_table = functools.partialmethod(print_table, output=sys.stdout)
     try:
         yield
     finally:
-        agate.Table.print_table = printing
+        agate.Table.print_table = print_table
 
 
 @contextlib.contextmanager
-def _named_dbt() -> Iterator[None]:
-    """dbt's programmatic interface calls itself ``cli`` where the executable says ``dbt`` (in its log, in help texts)."""
+def _program_named_dbt() -> Iterator[None]:
+    """Use the program name ``dbt`` in logs and help texts; dbt's programmatic interface uses ``cli``."""
     name, cli.name = cli.name, "dbt"
     try:
         yield
@@ -146,8 +145,8 @@ def _named_dbt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _statuses_kept() -> Iterator[None]:
-    """``--warn-error retry`` adds to a set of the process (dbt.task.retry), for every later retry."""
+def _retryable_statuses_restored() -> Iterator[None]:
+    """Restore dbt.task.retry.RETRYABLE_STATUSES, a module variable to which ``--warn-error retry`` adds."""
     statuses = set(RETRYABLE_STATUSES)
     try:
         yield
@@ -155,17 +154,17 @@ def _statuses_kept() -> Iterator[None]:
         RETRYABLE_STATUSES.intersection_update(statuses)
 
 
-def _error_said(text: str, command: str) -> ErrorInfo:
-    """The error of a command that returned none, from its lines."""
+def _error_from_lines(text: str, command: str) -> ErrorInfo:
+    """Classify the failure of a command that returned no error, from its console lines."""
     if first_failure(text, "") is not None:
-        return classify_text(text, "", 1, secrets=secrets_here())
+        return classify_text(text, "", 1, secrets=known_secrets())
     # dbt.task.debug.COULD_NOT_CONNECT_MESSAGE
     _, found, rest = text.partition("returned the following error:")
-    said, end, _ = rest.partition("\nCheck your database")
+    message, end, _ = rest.partition("\nCheck your database")
     if found and end:
-        said = said.strip().removeprefix(">").strip()
-        return classify(Failure(message=said, command=command, secrets=secrets_here()))
-    return classify(Failure(message=f"dbt {command} failed: its lines say why", command=command))
+        message = message.strip().removeprefix(">").strip()
+        return classify(Failure(message=message, command=command, secrets=known_secrets()))
+    return classify(Failure(message=f"dbt {command} failed; its output contains the error", command=command))
 
 
 def _step_result(result: Any, command: str) -> StepResult:
@@ -181,7 +180,7 @@ def _step_result(result: Any, command: str) -> StepResult:
                 file=getattr(node, "original_file_path", None),
                 compiled_code=getattr(node, "compiled_code", None),
                 failures=getattr(result, "failures", None),
-                secrets=secrets_here(),
+                secrets=known_secrets(),
             )
         )  # fmt: skip
     return StepResult(

@@ -1,4 +1,4 @@
-"""What dbt raised, as the facts that `contract.errors.classify` works from."""
+"""Classifies failures of nodes and commands: collects from dbt what `contract.errors.classify` needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dbt.cli.exceptions import DbtUsageException
 from workers.contract.errors import ErrorInfo
 from workers.contract.errors.classify import Failure, classify
 from workers.engine.execution.run_state import RunState
-from workers.engine.output.masking import secrets_here
+from workers.engine.output.masking import known_secrets
 
 
 def exception_names(error: BaseException | None) -> tuple[str, ...]:
@@ -27,17 +27,22 @@ def exception_names(error: BaseException | None) -> tuple[str, ...]:
 
 
 def classify_node(
-    view: RunState, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
+    run: RunState, node: Any, status: str, message: str, failures: int | None, error: BaseException | None
 ) -> ErrorInfo:
-    """The classified error of a node that failed."""
+    """Classify the error of a failed node.
+
+    Args:
+        status, message, failures: of dbt's result.
+        error: the exception behind the result, if known.
+    """
     config = getattr(node, "config", None)
     return classify(
         Failure(
             message=message,
             exceptions=exception_names(error),
             status=status,
-            command=str(view.flags.WHICH),
-            adapter=view.config.credentials.type,
+            command=str(run.flags.WHICH),
+            adapter=run.config.credentials.type,
             node=node.unique_id,
             resource_type=str(node.resource_type),
             materialized=str(getattr(config, "materialized", "") or ""),
@@ -46,9 +51,9 @@ def classify_node(
             raw_code=getattr(node, "raw_code", None),
             compiled_code=getattr(node, "compiled_code", None),
             failures=failures,
-            target=view.config.project_target_path,
-            known_names=known_names(view),
-            secrets=secrets_here(),
+            target=run.config.project_target_path,
+            known_names=known_names(run),
+            secrets=known_secrets(),
         )
     )
 
@@ -56,8 +61,8 @@ def classify_node(
 def classify_command(
     error: BaseException, command: str, *, adapter: str = "", known: tuple[str, ...] = ()
 ) -> ErrorInfo:
-    """The classified error of a command that dbt gave up."""
-    if isinstance(error, click.UsageError):  # as dbt.cli.main.dbtRunner.invoke tells its callers
+    """Classify the error that ended a command."""
+    if isinstance(error, click.UsageError):  # as dbt.cli.main.dbtRunner.invoke converts it
         error = DbtUsageException(error.format_message())
     return classify(
         Failure(
@@ -67,16 +72,16 @@ def classify_command(
             command=command,
             adapter=adapter,
             known_names=known,
-            secrets=secrets_here(),
+            secrets=known_secrets(),
         )
     )
 
 
-def known_names(view: RunState) -> tuple[str, ...]:
-    """Unique ids that a reference may have meant."""
+def known_names(run: RunState) -> tuple[str, ...]:
+    """Unique ids of models, seeds, snapshots and sources: candidates for a misspelt reference."""
     nodes = (
         unique_id
-        for unique_id, node in view.manifest.nodes.items()
+        for unique_id, node in run.manifest.nodes.items()
         if str(node.resource_type) in {"model", "seed", "snapshot"}
     )
-    return (*nodes, *view.manifest.sources)
+    return (*nodes, *run.manifest.sources)

@@ -1,11 +1,12 @@
-"""One dbt node, executed by dbt's own node runner."""
+"""Executes one dbt node with dbt's own node runner, and converts its result for the ledger."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dbt.artifacts.resources import InjectedCTE
@@ -35,12 +36,12 @@ _COMPILED = (
 
 
 @functools.cache
-def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
-    """A runner class that keeps the exception behind an error result, in a process that may be new to the run."""
+def _runner_class(base: type[BaseRunner]) -> type[BaseRunner]:
+    """dbt's runner class, which also keeps the exception of a failed node and opens DuckDB for Python models."""
 
-    class Recording(base):  # type: ignore[valid-type, misc]
+    class RelayRunner(base):  # type: ignore[valid-type, misc]
         raised: BaseException | None = None
-        overran: Callable[[], str | None]
+        time_limit_message: Callable[[], str | None]
 
         def run(self, compiled_node: Any, manifest: Any) -> RunResult:
             if getattr(compiled_node, "language", "") == "python":
@@ -54,112 +55,123 @@ def _recording(base: type[BaseRunner]) -> type[BaseRunner]:
             return super().execute(*args, **kwargs)
 
         def handle_exception(self, e: Exception, ctx: Any) -> str:
-            text = self.overran()
-            if text is not None:  # what the cancelled query says is news to nobody
+            text = self.time_limit_message()
+            if text is not None:  # replaces the error of the cancelled query
                 e = TimeLimitError(text)
             self.raised = e
             return str(super().handle_exception(e, ctx))
 
-    Recording.__name__ = base.__name__
-    return Recording
+    RelayRunner.__name__ = base.__name__
+    return RelayRunner
 
 
 def execute_node(
-    view: RunState,
+    run: RunState,
     unique_id: str,
     index: int,
     *,
     skip: bool = False,
     cause: StepResult | None = None,
-    overran: Callable[[], str | None] = lambda: None,
+    time_limit_message: Callable[[], str | None] = lambda: None,
 ) -> StepOutcome:
-    """Execute (or skip) a node exactly as dbt's command does.
+    """Execute or skip a node exactly as dbt's command does.
 
     Args:
         index: dbt's number of the node in the run.
-        skip: a parent failed; dbt's runner only says so.
-        cause: what made it skip. dbt reports an ephemeral model with the skip.
-        overran: what to say where the node took longer than it may.
+        skip: skip the node, because a parent failed.
+        cause: result of that parent. dbt reports an ephemeral parent together with the skip.
+        time_limit_message: returns the error text once the node has exceeded its time limit, else None.
 
     Raises:
-        KeyboardInterrupt, SystemExit: something stopped this process's work from outside.
+        KeyboardInterrupt, SystemExit: this process was told to stop.
     """
-    task = view.task
-    node = view.own(unique_id)
+    task = run.task
+    node = run.copy_node(unique_id)
     task.run_count = index
-    runner_type = task.get_runner_type(node)
-    if runner_type is None:
-        raise ValueError(f"dbt has no runner for {unique_id}")
-    number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
-    runner: Any = _recording(runner_type)(view.config, view.context.adapter, node, number, total)
-    runner.overran = overran
-    # as dbt's own task does when it makes a runner, from dbt-core 1.12 on
-    runner.compiler.selected_node_ids = getattr(task.compiler, "selected_node_ids", set())
+    runner = _runner_of(run, node, index)
+    runner.time_limit_message = time_limit_message
     if skip:
-        with_model = isinstance(node, UnitTestDefinition) and not _is_retry(view)
+        with_model = isinstance(node, UnitTestDefinition) and not _is_retry(run)
         known = cause is not None and cause.ephemeral and not with_model
-        runner.do_skip(cause=run_result(view, cause) if cause is not None and known else None)
-    pool = None
-    if isinstance(runner, MicrobatchModelRunner):
-        pool = view.pool = _pool(view, task)
-        runner.set_parent_task(task)
-        runner.set_pool(pool)
-    started = time.time()
-    try:
+        runner.do_skip(cause=run_result(run, cause) if cause is not None and known else None)
+    with _batch_pool(run, runner):
+        started = time.time()
         result = task.call_runner(runner)
-    finally:
-        if pool is not None:
-            if pool.is_closed():  # it was cancelled: no further batch begins
-                pool.terminate()
-            pool.close()
-            pool.join()
-            view.pool = None
     fail_fast, task._raise_next_tick = task._raise_next_tick is not None, None
-    if isinstance(task, BuildTask) and not _is_retry(view):
-        # a build takes a model and its unit tests in one go: the model is skipped before the run stops
+    if isinstance(task, BuildTask) and not _is_retry(run):
+        # `dbt build` runs a model and its unit tests together: it skips the model before it stops the run
         if isinstance(node, UnitTestDefinition):
             fail_fast = False
         elif skip and cause is not None and cause.resource_type == str(NodeType.Unit):
-            fail_fast = bool(view.flags.FAIL_FAST)
+            fail_fast = bool(run.flags.FAIL_FAST)
     status = str(result.status)
     error = None
     if status in BAD_STATUSES and status != "skipped":
-        error = classify_node(view, result.node, status, result.message or "", result.failures, runner.raised)
+        error = classify_node(run, result.node, status, result.message or "", result.failures, runner.raised)
     return StepOutcome(
-        result=step_result(view, unique_id, result, started, error=error),
+        result=step_result(run, unique_id, result, started, error=error),
         blocks=result.status in task.MARK_DEPENDENT_ERRORS_STATUSES and not _lets_children_run(result.node),
         stop="fail_fast" if fail_fast else None,
     )
 
 
+def _runner_of(run: RunState, node: Any, index: int) -> Any:
+    """dbt's runner of a node, made as dbt's task makes it (dbt.task.runnable.GraphRunnableTask.get_runner)."""
+    task = run.task
+    runner_type = task.get_runner_type(node)
+    if runner_type is None:
+        raise ValueError(f"dbt has no runner for {node.unique_id}")
+    number, total = (0, 0) if node.is_ephemeral_model else (index, task.num_nodes)
+    runner: Any = _runner_class(runner_type)(run.config, run.context.adapter, node, number, total)
+    runner.compiler.selected_node_ids = getattr(task.compiler, "selected_node_ids", set())  # dbt-core >= 1.12
+    return runner
+
+
+@contextlib.contextmanager
+def _batch_pool(run: RunState, runner: Any) -> Iterator[None]:
+    """Give a microbatch model the thread pool that executes its batches; no effect on other nodes."""
+    if not isinstance(runner, MicrobatchModelRunner):
+        yield
+        return
+    task = run.task
+    task.job_queue = _BatchQueue("")
+    pool = run.pool = DbtThreadPool(
+        run.config.threads, task._pool_thread_initializer, [get_invocation_context()]
+    )
+    runner.set_parent_task(task)
+    runner.set_pool(pool)
+    try:
+        yield
+    finally:
+        if pool.is_closed():  # the run was cancelled: start no further batch
+            pool.terminate()
+        pool.close()
+        pool.join()
+        run.pool = None
+
+
 def _lets_children_run(node: Any) -> bool:
-    """Whether the model says ``on_error: continue``: nothing below it is skipped (dbt-core >= 1.12,
+    """Whether a model has ``on_error: continue``, so that its children run after it failed (dbt-core >= 1.12,
     dbt.task.runnable.GraphRunnableTask._handle_result)."""
     on_error = getattr(node.config, "on_error", None)
     return node.resource_type is NodeType.Model and getattr(on_error, "value", None) == "continue"
 
 
-def _is_retry(view: RunState) -> bool:
-    # in a retry, unit tests of a build are nodes of dbt's own queue, apart from their model
-    return view.facts is not None and view.facts.retry is not None
+def _is_retry(run: RunState) -> bool:
+    # `dbt retry` runs the unit tests of a build as nodes of their own, apart from their model
+    return run.facts is not None and run.facts.retry is not None
 
 
 class _BatchQueue:
-    """What a microbatch runner asks its task's queue: how many nodes are in progress."""
+    """Stands for the task's queue, which a microbatch runner asks for the number of nodes in progress."""
 
     def __init__(self, unique_id: str) -> None:
         self.in_progress = {unique_id}
         self.in_progress_microbatch = {unique_id}
 
 
-def _pool(view: RunState, task: Any) -> DbtThreadPool:
-    # batches of one model run side by side in dbt's threads; they do so here, within one process
-    task.job_queue = _BatchQueue("")
-    return DbtThreadPool(view.config.threads, task._pool_thread_initializer, [get_invocation_context()])
-
-
 def plain_result(result: RunResult) -> dict[str, Any]:
-    """A RunResult without its node, as JSON can carry it."""
+    """Convert a RunResult to JSON-compatible data, without its node."""
     overloads = getattr(result, _OVERLOADS, None)  # dbt-core >= 1.12
     more = {} if overloads is None else {_OVERLOADS: overloads.to_dict()}
     return {
@@ -175,13 +187,18 @@ def plain_result(result: RunResult) -> dict[str, Any]:
     }
 
 
-def step_result(view: RunState, unique_id: str, result: RunResult, started: float, **more: Any) -> StepResult:
-    """A node's result for the ledger."""
+def step_result(run: RunState, unique_id: str, result: RunResult, started: float, **more: Any) -> StepResult:
+    """Convert a node's result for the ledger.
+
+    Args:
+        started: start of the node, seconds since the epoch.
+        more: further fields of StepResult.
+    """
     node: Any = result.node
     also = {
-        other: patch_of(view.manifest.nodes[other])
-        for other in view.inlined
-        if other != unique_id and getattr(view.manifest.nodes[other], "compiled", False)
+        other: patch_of(run.manifest.nodes[other])
+        for other in run.inlined_models
+        if other != unique_id and getattr(run.manifest.nodes[other], "compiled", False)
     }  # fmt: skip
     return StepResult(
         unique_id=unique_id, status=str(result.status), name=node.name,
@@ -193,24 +210,24 @@ def step_result(view: RunState, unique_id: str, result: RunResult, started: floa
 
 
 def patch_of(node: Any) -> dict[str, Any]:
-    """What compiling and executing changed on a node."""
+    """Return the attributes that compiling and executing changed on a node. See `apply_patch`."""
     patch = {
         name: getattr(node, name)
         for name in _COMPILED
-        # a seed has some of them as constants
+        # seeds define some of them as constants
         if getattr(node, name, None) is not None and not isinstance(getattr(type(node), name, None), property)
     }
     if getattr(node, "extra_ctes", None):
         patch["extra_ctes"] = [[cte.id, cte.sql] for cte in node.extra_ctes]
     if getattr(node, "depends_on", None) is not None:
-        patch["macros"] = node.depends_on.macros  # dbt adds those that it saw called
+        patch["macros"] = node.depends_on.macros  # dbt adds the macros that the node called
     if getattr(node, "overloads", None):
         patch["overloads"] = [overload.compiled_body for overload in node.overloads]
     return patch
 
 
 def apply_patch(node: Any, patch: dict[str, Any]) -> None:
-    """Give a node what compiling it elsewhere gave it there."""
+    """Set on a node the attributes that compiling it in another process changed. See `patch_of`."""
     for name, value in patch.items():
         if name == "extra_ctes":
             node.extra_ctes = [InjectedCTE(id=cte_id, sql=sql) for cte_id, sql in value]
@@ -223,13 +240,13 @@ def apply_patch(node: Any, patch: dict[str, Any]) -> None:
             setattr(node, name, value)
 
 
-def run_result(view: RunState, step: StepResult) -> RunResult:
-    """dbt's RunResult again, from what the ledger kept."""
+def run_result(run: RunState, step: StepResult) -> RunResult:
+    """Rebuild dbt's RunResult from a stored step result."""
     plain = step.result
     if step.node is not None:
         node: Any = UnitTestNode.from_dict(step.node)
     else:
-        node = view.own(step.unique_id)
+        node = run.copy_node(step.unique_id)
         apply_patch(node, step.patch)
     is_test = step.resource_type in {str(NodeType.Test), str(NodeType.Unit)}
     status: Any = plain["status"]

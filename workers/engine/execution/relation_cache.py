@@ -1,11 +1,10 @@
-"""dbt's relation cache, told to every process of a run.
+"""Replicates dbt's relation cache to every process of a run.
 
-dbt fills its cache once, when a run begins, and from then on changes it with what its own nodes do.
-Other processes do part of that work here, so every change is recorded, travels through the ledger
-with the result of the node that made it, and is replayed by whoever executes a later node. So each
-process sees what one dbt process would see: neither less (a relation that another process made) nor
-more (one that appeared outside of dbt). What dbt has warned of already (deprecations, once an
-invocation each) travels the same way.
+dbt fills its cache when a run begins, and afterwards updates it for the relations that its own nodes create and
+drop. Here several processes execute these nodes. So each change is recorded, stored in the ledger with the result of
+its node, and replayed by the processes that execute later nodes. Each process then sees what one dbt process would
+see: relations that other processes of the run made, but none that appeared outside of dbt. Deprecations, which dbt
+reports once per invocation, are replicated in the same way.
 """
 
 from __future__ import annotations
@@ -21,17 +20,23 @@ import msgspec
 from dbt.adapters.base import BaseAdapter
 from dbt.adapters.cache import RelationsCache
 from dbt.adapters.contracts.relation import RelationType
-from dbt.adapters.exceptions.cache import NoneRelationFoundError
 from dbt.adapters.reference_keys import _make_ref_key
 from dbt.deprecations import active_deprecations
-from dbt_common.utils.formatting import lowercase
 
-from workers.engine.patches import registry
+from workers.engine.patches.cached_relations import indexed
+from workers.engine.patches.registry import enabled
 from workers.engine.template_state.state import TEMPLATES
 
 
 class CacheRecorder:
-    """A run's relation cache in this process: records its changes, replays those made elsewhere."""
+    """A run's relation cache in this process: records its changes, replays those of other processes.
+
+    Attributes:
+        origin: random id of this recorder, stored with each of its changes.
+        position: number of the run's changes that were replayed.
+        changes: recorded changes that were not taken yet.
+        deprecated: how often each deprecation was reported in the run.
+    """
 
     def __init__(self, adapter: BaseAdapter) -> None:
         self.adapter = adapter
@@ -44,28 +49,28 @@ class CacheRecorder:
         self._local = threading.local()
 
     def use(self) -> None:
-        """Make it the adapter's cache, and the run's deprecations dbt's."""
+        """Make this the adapter's cache, and set dbt's deprecations to those of the run."""
         self.adapter.cache = self.cache
         active_deprecations.clear()
         active_deprecations.update(self.deprecated)
 
     @contextlib.contextmanager
-    def quietly(self) -> Iterator[None]:
-        """Note nothing that this thread changes."""
-        before = getattr(self._local, "quiet", False)
-        self._local.quiet = True
+    def unrecorded(self) -> Iterator[None]:
+        """Do not record the changes that this thread makes."""
+        before = getattr(self._local, "paused", False)
+        self._local.paused = True
         try:
             yield
         finally:
-            self._local.quiet = before
+            self._local.paused = before
 
-    def record(self, what: str, *about: Any) -> None:
-        """Note one change, unless it is being replayed or part of another."""
-        if not getattr(self._local, "quiet", False):
-            self.changes.append([what, *about])
+    def record(self, operation: str, *arguments: Any) -> None:
+        """Record one change, unless it is being replayed or is part of another."""
+        if not getattr(self._local, "paused", False):
+            self.changes.append([operation, *arguments])
 
-    def take(self) -> tuple[str, ...]:
-        """The changes since the last call, JSON each."""
+    def take_changes(self) -> tuple[str, ...]:
+        """Return the changes since the last call, each as JSON."""
         deprecated = Counter(active_deprecations) - self.deprecated
         if deprecated:
             self.deprecated += deprecated
@@ -77,7 +82,7 @@ class CacheRecorder:
         return taken
 
     def snapshot(self) -> str:
-        """The whole cache as one change."""
+        """Return the whole cache as one change, as JSON."""
         cache = self.cache
         with cache.lock:
             links = [
@@ -85,24 +90,24 @@ class CacheRecorder:
                 for key, cached in cache.relations.items()
                 for referrer in cached.referenced_by
             ]
-            relations = _alike(cached.inner for cached in cache.relations.values())
+            relations = _grouped(cached.inner for cached in cache.relations.values())
             schemas = [list(schema) for schema in cache.schemas]
         self.changes = []
-        told = [self.origin, "snapshot", relations, links, schemas, self.position]
-        return msgspec.json.encode(told).decode()
+        change = [self.origin, "snapshot", relations, links, schemas, self.position]
+        return msgspec.json.encode(change).decode()
 
     def replay(self, changes: Iterable[bytes]) -> list[list[Any]]:
-        """Apply the run's next changes; those that came from here are in the cache already.
+        """Apply the run's next changes, except those of this recorder, which are in the cache already.
 
-        A snapshot is told with its node's result, some time after the warehouse was asked: what other nodes
-        told meanwhile is applied again on top of it. The warehouse may have shown some of that already.
+        A snapshot is stored with its node's result, some time after the warehouse was queried. So changes that other
+        nodes stored since then are applied again on top of it, even if the snapshot contains some of them.
 
         Returns:
-            the changes that are none of the cache (`template_state`).
+            The changes that belong to `template_state`.
         """
         restored = False
         others: list[list[Any]] = []
-        with self.quietly():
+        with self.unrecorded():
             for raw in changes:
                 self.position += 1
                 origin, *change = msgspec.json.decode(raw)
@@ -115,46 +120,46 @@ class CacheRecorder:
                 self._apply(change)
                 if change[0] == "snapshot":
                     restored = True
-                    for told in self._replayed[change[4] : -1]:
-                        _, *meanwhile = msgspec.json.decode(told)
-                        if meanwhile[0] not in {"snapshot", "deprecated", TEMPLATES}:
-                            self._apply(meanwhile)
+                    for raw_since in self._replayed[change[4] : -1]:
+                        _, *since = msgspec.json.decode(raw_since)
+                        if since[0] not in {"snapshot", "deprecated", TEMPLATES}:
+                            self._apply(since)
         return others
 
     def _apply(self, change: list[Any]) -> None:
         cache = self.cache
-        what, *rest = change
-        if what == "snapshot":
+        operation, *rest = change
+        if operation == "snapshot":
             self._restore(*rest[:3])
-        elif what == "add":
+        elif operation == "add":
             cache.add(self._relation(rest[0]))
-        elif what == "drop":
+        elif operation == "drop":
             cache.drop(self._relation(rest[0]))
-        elif what == "rename":
+        elif operation == "rename":
             old, new = self._relation(rest[0]), self._relation(rest[1])
             if _make_ref_key(old) in cache.relations and _make_ref_key(new) in cache.relations:
-                cache.drop(new)  # a snapshot was taken in the middle of the node that made it
+                cache.drop(new)  # from a snapshot that was taken while the node was renaming
             if _make_ref_key(old) in cache.relations:
                 cache.rename(old, new)
             else:
                 cache.add(new)
-        elif what == "add_link":
+        elif operation == "add_link":
             cache.add_link(self._relation(rest[0]), self._relation(rest[1]))
-        elif what == "update_schemas":
+        elif operation == "update_schemas":
             cache.update_schemas([(database, schema) for database, schema in rest[0]])
-        elif what == "drop_schema":
+        elif operation == "drop_schema":
             cache.drop_schema(rest[0], rest[1])
-        elif what == "deprecated":
+        elif operation == "deprecated":
             self.deprecated.update(rest[0])
             active_deprecations.update(rest[0])
 
     def _restore(self, relations: list[Any], links: list[Any], schemas: list[Any]) -> None:
         cache = self.cache
         cache.clear()
-        for like, paths in relations:
-            first = self._relation(like)
+        for example, paths in relations:
+            relation = self._relation(example)
             for path in paths:
-                cache.add(first.replace_path(**path))
+                cache.add(relation.replace_path(**path))
         with cache.lock:
             for key, referrer in links:
                 if tuple(key) in cache.relations and tuple(referrer) in cache.relations:
@@ -165,44 +170,44 @@ class CacheRecorder:
         return self.adapter.Relation.from_dict(plain)
 
 
-def _plain(about: Any) -> Any:
-    """A relation as JSON can carry it; names of schemas and databases are carried as they are."""
-    if not hasattr(about, "to_dict"):
-        return about
-    if type(about.type) is str:  # a macro replaced it, and knows no enumerations; dbt cannot serialize that
-        about = about.replace(type=RelationType(about.type))
-    return about.to_dict(omit_none=True)
+def _plain(argument: Any) -> Any:
+    """Convert a relation to JSON-compatible data; other arguments (names of schemas and databases) are unchanged."""
+    if not hasattr(argument, "to_dict"):
+        return argument
+    if type(argument.type) is str:  # set by a macro; dbt serializes only the enumeration
+        argument = argument.replace(type=RelationType(argument.type))
+    return argument.to_dict(omit_none=True)
 
 
-def _alike(relations: Iterable[Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Relations that differ in nothing but their names: one of them as JSON can carry it, and the names of all.
+def _grouped(relations: Iterable[Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Group relations that differ only in their names: one of them as plain data, and the names of all.
 
-    A schema holds some thousand tables and views of two or three kinds; an adapter that knows more of each
-    has a kind for each.
+    This keeps a snapshot small: thousands of tables and views usually form two or three groups. Adapters that store
+    more facts of each relation have more groups.
     """
-    kinds: dict[type, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
-    told = []
+    groups: dict[type, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+    found = []
     for relation in relations:
         rest = {**vars(relation), "path": None}
-        known = kinds.setdefault(type(relation), [])
-        paths = next((paths for kind, paths in reversed(known[-_KINDS:]) if kind == rest), None)
+        of_type = groups.setdefault(type(relation), [])
+        paths = next((paths for other, paths in reversed(of_type[-_COMPARED:]) if other == rest), None)
         if paths is None:
             paths = []
-            known.append((rest, paths))
-            told.append((_plain(relation), paths))
+            of_type.append((rest, paths))
+            found.append((_plain(relation), paths))
         paths.append(vars(relation.path))
-    return told
+    return found
 
 
-_KINDS = 8
-"""Among how many kinds to look for a relation's."""
+_COMPARED = 8
+"""How many recent groups a relation is compared with; limits the time where each relation differs."""
 
 
 def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> RelationsCache:
     base = next(each for each in base.__mro__ if not vars(each).get("_records"))
 
     class RecordingCache(base):  # type: ignore[valid-type, misc]
-        """dbt's cache; every change is told to the recorder once it was made."""
+        """dbt's cache; reports each change to the recorder after it was made."""
 
         _records = True
 
@@ -228,106 +233,11 @@ def _recording(base: type[RelationsCache], recorder: CacheRecorder) -> Relations
             recorder.record("update_schemas", [list(schema) for schema in schemas])
 
         def drop_schema(self, database: Any, schema: Any) -> None:
-            with recorder.quietly():  # it drops relation by relation, by their keys
+            with recorder.unrecorded():  # dbt drops each relation of the schema with `drop`
                 super().drop_schema(database, schema)
             recorder.record("drop_schema", database, schema)
 
         def __init__(self) -> None:
             super().__init__(log_cache_events=False)
 
-    return _narrowing(RecordingCache)() if registry.enabled("cached-relations") else RecordingCache()
-
-
-def _narrowing(base: type[RelationsCache]) -> type[RelationsCache]:
-    class NarrowedCache(base):  # type: ignore[valid-type, misc]
-        """A cache that looks relations up by the spelling of their names."""
-
-        _records = True
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.relations: _BySpelling = _BySpelling()
-            self._narrow = threading.local()
-
-        @contextlib.contextmanager
-        def narrowed(self, identifier: str) -> Iterator[None]:
-            """Within, this thread is told only of relations that are spelled like `identifier`."""
-            self._narrow.to = _spelled(identifier)
-            try:
-                yield
-            finally:
-                self._narrow.to = None
-
-        def get_relations(self, database: str | None, schema: str | None) -> list[Any]:
-            # dbt folds the names of every relation again; they are folded in its keys
-            wanted, spelled = (lowercase(database), lowercase(schema)), getattr(self._narrow, "to", None)
-            with self.lock:
-                keys = self.relations if spelled is None else self.relations.spelled(spelled)
-                found = [self.relations[key].inner for key in keys if key[:2] == wanted]
-            if any(relation is None for relation in found):
-                raise NoneRelationFoundError
-            return found
-
-    return NarrowedCache
-
-
-MARKS = '"`'
-"""What adapters quote names with."""
-
-
-def _spelled(identifier: str | None) -> str:
-    return (identifier or "").lower().strip(MARKS)
-
-
-class _BySpelling(dict[Any, Any]):
-    """Cached relations by their keys, and keys by what they are spelled like."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._keys: dict[str, dict[Any, None]] = {}
-
-    def spelled(self, like: str) -> Iterable[Any]:
-        """Keys of relations whose identifier is spelled like this."""
-        return self._keys.get(like, ())
-
-    def __setitem__(self, key: Any, cached: Any) -> None:
-        super().__setitem__(key, cached)
-        self._keys.setdefault(_spelled(key[2]), {})[key] = None
-
-    def setdefault(self, key: Any, cached: Any = None) -> Any:
-        """See `dict.setdefault`."""
-        if key not in self:
-            self[key] = cached
-        return self[key]
-
-    def __delitem__(self, key: Any) -> None:
-        super().__delitem__(key)
-        self._forget(key)
-
-    def pop(self, key: Any, *default: Any) -> Any:
-        """See `dict.pop`."""
-        found = super().pop(key, *default)
-        self._forget(key)
-        return found
-
-    def clear(self) -> None:
-        """See `dict.clear`."""
-        super().clear()
-        self._keys.clear()
-
-    def _forget(self, key: Any) -> None:
-        keys = self._keys.get(_spelled(key[2]), {})
-        keys.pop(key, None)
-        if not keys:
-            self._keys.pop(_spelled(key[2]), None)
-
-    def popitem(self) -> tuple[Any, Any]:
-        """See `dict.popitem`."""
-        key, cached = super().popitem()
-        self._forget(key)
-        return key, cached
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """See `dict.update`."""
-        for key, cached in dict(*args, **kwargs).items():
-            self[key] = cached
+    return indexed(RecordingCache)() if enabled("cached-relations") else RecordingCache()

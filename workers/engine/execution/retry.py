@@ -1,7 +1,7 @@
-"""What a run repeats of an earlier one: which nodes, with which arguments (dbt.task.retry.RetryTask).
+"""Plans ``dbt retry``: which nodes of an earlier run to repeat, with which arguments (dbt.task.retry.RetryTask).
 
-``dbt retry`` reads run_results.json from a folder of the machine it runs on. Here the run results of
-the earlier run come out of the ledger, so any worker can repeat any run, node by node.
+``dbt retry`` reads run_results.json from a local folder. Here the earlier run's results come from the ledger, so any
+worker can repeat any run, node by node.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dbt.constants import RUN_RESULTS_FILE_NAME
 from dbt.contracts.graph.nodes import ModelNode
 from dbt.contracts.state import load_result_state
 from dbt.graph import GraphQueue
-from dbt.task import retry as dbts
+from dbt.task import retry as dbt_retry
 from dbt.task.run import RunTask
 
 from workers.engine.interface import Retry
 
-Previous = Mapping[str, Any]
-"""An earlier run's run_results.json."""
+PreviousResults = Mapping[str, Any]
+"""Content of an earlier run's run_results.json."""
 
 _LEFT_OUT_WHEN_DEFAULT: dict[str, Any] = {
     "resource_types": [],
@@ -36,21 +36,21 @@ _LEFT_OUT_WHEN_DEFAULT: dict[str, Any] = {
 }
 
 
-def command_of(previous: Previous) -> str:
-    """The command that is repeated: ``build``, ``generate``, …"""
+def previous_command(previous: PreviousResults) -> str:
+    """The command of the earlier run: ``build``, ``generate``, …"""
     return str(previous.get("args", {}).get("which", ""))
 
 
-def what_to_retry(flags: Flags, previous: Previous) -> tuple[Retry, frozenset[str]]:
-    """What is taken over from the earlier run, and the nodes to run again.
+def plan_retry(flags: Flags, previous: PreviousResults) -> tuple[Retry, frozenset[str]]:
+    """Return the state of the earlier run that the retry needs, and the unique ids of the nodes to repeat.
 
     Args:
-        flags: of the retry's own command line.
+        flags: flags of the retry's own command line.
     """
     with state_folder(previous) as folder:
         results = load_result_state(Path(folder) / RUN_RESULTS_FILE_NAME)
     if results is None:
-        raise RuntimeError("run results that were just written cannot be read")
+        raise RuntimeError("dbt cannot read the run results that were just written for it")
     return (
         Retry(
             given=dict(results.args),
@@ -66,28 +66,28 @@ def what_to_retry(flags: Flags, previous: Previous) -> tuple[Retry, frozenset[st
 
 
 def arguments(click_context: Any, flags: Flags, retry: Retry) -> tuple[str, ...]:
-    """The earlier command's arguments, with what the retry's own command line says instead.
+    """The earlier command's arguments, with the overrides of the retry's own command line.
 
     Args:
-        click_context, flags: of that command line, read on this machine: paths are its own.
+        click_context, flags: of the retry's command line, parsed on this machine, because paths are local.
     """
     given = {
         name: value
         for name, value in retry.given.items()
         if name != "show"
-        and name not in dbts.IGNORE_PARENT_FLAGS
+        and name not in dbt_retry.IGNORE_PARENT_FLAGS
         and not (name in _LEFT_OUT_WHEN_DEFAULT and value == _LEFT_OUT_WHEN_DEFAULT[name])
     }
     for name, value in flags.__dict__.items():
-        anew = click_context.get_parameter_source(name) == ParameterSource.COMMANDLINE
-        if name in dbts.IGNORE_PARENT_FLAGS or (anew and name in dbts.ALLOW_CLI_OVERRIDE_FLAGS):
+        override = click_context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if name in dbt_retry.IGNORE_PARENT_FLAGS or (override and name in dbt_retry.ALLOW_CLI_OVERRIDE_FLAGS):
             given[name] = value
-    command: Any = dbts.CMD_DICT[str(given["which"])]
-    return tuple(str(word) for word in command_params(command, given))
+    command: Any = dbt_retry.CMD_DICT[str(given["which"])]
+    return tuple(str(argument) for argument in command_params(command, given))
 
 
 def _failed(results: RunResultsArtifact, flags: Flags) -> frozenset[str]:
-    statuses = {str(status) for status in dbts.RETRYABLE_STATUSES}
+    statuses = {str(status) for status in dbt_retry.RETRYABLE_STATUSES}
     if flags.WARN_ERROR:
         statuses.add("warn")
     return frozenset(
@@ -97,8 +97,8 @@ def _failed(results: RunResultsArtifact, flags: Flags) -> frozenset[str]:
     )
 
 
-def select_again(task: Any, nodes: frozenset[str]) -> None:
-    """Let `task` select just these nodes, and no unit tests beside them."""
+def select_only(task: Any, nodes: frozenset[str]) -> None:
+    """Make `task` select exactly these nodes, without the unit tests of selected models."""
 
     def get_graph_queue() -> GraphQueue:
         selected: Any = set(nodes)
@@ -107,21 +107,21 @@ def select_again(task: Any, nodes: frozenset[str]) -> None:
     task.get_graph_queue = get_graph_queue
 
 
-def recall_batches(node: Any, retry: Retry | None) -> None:
-    """Let a microbatch model run again only the batches that failed."""
+def restore_batches(node: Any, retry: Retry | None) -> None:
+    """Make a microbatch model repeat only the batches that failed in the earlier run."""
     if retry is not None and node.unique_id in retry.batches and isinstance(node, ModelNode):
         node.previous_batch_results = BatchResults.from_dict(retry.batches[node.unique_id])
 
 
-def recall_start(task: Any, retry: Retry | None) -> None:
-    """Count batches up to the moment to which the earlier run counted them."""
+def restore_start_time(task: Any, retry: Retry | None) -> None:
+    """Compute batches up to the start time of the earlier run, as the earlier run did."""
     if retry is not None and isinstance(task, RunTask):
         task.original_invocation_started_at = datetime.fromisoformat(retry.started_at)
 
 
 @contextlib.contextmanager
-def state_folder(previous: Previous) -> Iterator[str]:
-    """A folder with the run results, as ``dbt retry --state`` wants it."""
+def state_folder(previous: PreviousResults) -> Iterator[str]:
+    """Write the run results to a temporary folder, as ``dbt retry --state`` expects them."""
     with tempfile.TemporaryDirectory(prefix="dbt-relay-retry-") as folder:
         (Path(folder) / RUN_RESULTS_FILE_NAME).write_text(json.dumps(previous), encoding="utf-8")
         yield folder

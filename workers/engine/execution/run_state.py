@@ -1,8 +1,8 @@
-"""A run as one process executes it: dbt's task object over a view of the parsed manifest.
+"""State of a run in one process: dbt's task object, over a copy-on-write manifest.
 
-A run changes the nodes that it compiles: the node itself, the ephemeral models it inlines, hooks. A
-warm manifest serves many runs, so each run copies those before they are touched (`RunState.own`), and
-what one run compiled can never reach another.
+A run changes the nodes that it compiles: the node, the ephemeral models that it inlines, hooks. Many runs share one
+warm manifest. So a run copies these nodes before it changes them (`RunState.copy_node`), and no run sees what
+another compiled.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from dbt_common.events import functions
 
 from dbt import selected_resources
 from workers.engine.caller.invocation import use_flags
-from workers.engine.execution.graph_files import LinkedGraph, linked_by_dbt
 from workers.engine.execution.relation_cache import CacheRecorder
-from workers.engine.execution.retry import recall_batches, recall_start
+from workers.engine.execution.retry import restore_batches, restore_start_time
 from workers.engine.interface import RunFacts
 from workers.engine.project.context import Context
+from workers.engine.project.graph_files import LinkedGraph, linked_by_dbt
 from workers.engine.template_state import calls as template_calls
 from workers.engine.template_state.state import GraphIndex, TemplateState, containers
 
@@ -50,33 +50,33 @@ TASKS: dict[str, type[RunTask]] = {
 }
 
 
-def view_of(manifest: Manifest) -> Manifest:
-    """A manifest for one run: its mappings are its own, its values are shared until `own` copies them."""
-    view: Manifest = Manifest.__new__(Manifest)
-    view.__dict__.update(manifest.__dict__)
-    view.nodes = dict(manifest.nodes)
-    view.unit_tests = dict(manifest.unit_tests)
-    view.sources = dict(manifest.sources)
+def manifest_for_run(manifest: Manifest) -> Manifest:
+    """A manifest for one run, with its own mappings; nodes are shared until `RunState.copy_node` copies them."""
+    copied: Manifest = Manifest.__new__(Manifest)
+    copied.__dict__.update(manifest.__dict__)
+    copied.nodes = dict(manifest.nodes)
+    copied.unit_tests = dict(manifest.unit_tests)
+    copied.sources = dict(manifest.sources)
     if hasattr(manifest, "functions"):  # dbt-core >= 1.11
-        view.functions = dict(manifest.functions)
-    view.metadata = copy.copy(manifest.metadata)
-    if (
-        "unit_tests" in manifest.flat_graph
-    ):  # dbt-core >= 1.12: `graph` shows nodes as they are when a template looks
-        view.build_flat_graph()
-    return view
+        copied.functions = dict(manifest.functions)
+    copied.metadata = copy.copy(manifest.metadata)
+    if "unit_tests" in manifest.flat_graph:  # dbt-core >= 1.12: `graph` shows the current state of nodes
+        copied.build_flat_graph()
+    return copied
 
 
 class RunState(msgspec.Struct, kw_only=True):
-    """Everything this process holds of a run.
+    """State of a run in this process.
 
     Attributes:
-        console: flags of the caller's own command line, which say what dbt prints.
-        run_results: what dbt left of a run whose end it gave up.
-        templates: what templates changed that outlives their node.
-        pool: the threads of the microbatch model that is executing.
+        flags: flags of the command; for ``retry``, those of the repeated command.
+        console: flags of the caller's own command line, which control what dbt prints.
+        run_results: run_results.json of a run that an on-run-end hook ended with an error.
+        templates: changes that templates made to objects that outlive their node.
+        pool: threads of the microbatch model that is executing.
         selected, environment: dbt's `selected_resources` and `dbt_metadata_envs`, which templates may change.
-        owned: nodes that are copies of the run's own; `inlined`: those of them that are ephemeral models.
+        copied: unique ids of the nodes that the run has copied.
+        inlined_models: the copied nodes that are ephemeral models.
     """
 
     run_id: str
@@ -94,69 +94,71 @@ class RunState(msgspec.Struct, kw_only=True):
     pool: DbtThreadPool | None = None
     selected: list[str] | None = None
     environment: dict[str, str] | None = None
-    owned: set[str] = msgspec.field(default_factory=set)
-    inlined: set[str] = msgspec.field(default_factory=set)
+    copied: set[str] = msgspec.field(default_factory=set)
+    inlined_models: set[str] = msgspec.field(default_factory=set)
 
     def __post_init__(self) -> None:
         context = self.context
         self.templates = TemplateState(
-            context.adapter, context.graph_index, self.kept_beside_graph, self.own, self.macro_of
+            context.adapter, context.graph_index, self.other_roots, self.copy_node, self.macro_of
         )
 
-    def own(self, unique_id: str) -> Any:
-        """The run's own copy of a node, and of the ephemeral models that compiling it compiles."""
-        if unique_id in self.owned:
+    def copy_node(self, unique_id: str) -> Any:
+        """Return the run's own copy of a node; copy it, and the ephemeral models that it inlines, on first use."""
+        if unique_id in self.copied:
             return self.node(unique_id)
-        self.owned.add(unique_id)
+        self.copied.add(unique_id)
         node = copy.deepcopy(self.node(unique_id), self._shared_with_graph(unique_id))
         if self.facts is not None:
-            recall_batches(node, self.facts.retry)
+            restore_batches(node, self.facts.retry)
         self._mapping_of(unique_id)[unique_id] = node
         if unique_id in self.manifest.nodes and node.is_ephemeral_model:
-            self.inlined.add(unique_id)
+            self.inlined_models.add(unique_id)
         depends_on = getattr(node, "depends_on", None)
         for parent in getattr(depends_on, "nodes", ()):
             found = self.manifest.nodes.get(parent)
             if found is not None and found.is_ephemeral_model:
-                self.own(parent)
+                self.copy_node(parent)
         return node
 
     def _shared_with_graph(self, unique_id: str) -> dict[int, Any]:
-        """What a copy of a node has in common with its entry of `graph`, as the node itself has: what a template
-        changes there changes the node."""
+        """Objects that a node shares with its entry in `graph`, as a memo for `copy.deepcopy`.
+
+        The copy shares them too, because a change that a template makes in `graph` must change the node.
+        """
         graph = self.manifest.flat_graph
         entry = graph.get("nodes", {}).get(unique_id) or graph.get("functions", {}).get(unique_id)
         return containers(entry)
 
-    def own_everything(self) -> None:
-        """Copies of all nodes, for what changes them all (deferral)."""
+    def copy_all_nodes(self) -> None:
+        """Copy all nodes, because deferral changes them all."""
         for unique_id in list(self.manifest.nodes):
-            self.own(unique_id)
+            self.copy_node(unique_id)
 
-    def own_hooks(self) -> list[str]:
-        """Copies of the project's on-run-start and on-run-end hooks; their ids."""
+    def copy_hooks(self) -> list[str]:
+        """Copy the project's on-run-start and on-run-end hooks, and return their unique ids."""
         hooks = [unique_id for unique_id, node in self.manifest.nodes.items() if isinstance(node, HookNode)]
         for unique_id in hooks:
-            self.own(unique_id)
+            self.copy_node(unique_id)
         return hooks
 
-    def adopt(self, facts: RunFacts) -> None:
-        """Take over what the plan learned."""
+    def apply_plan(self, facts: RunFacts) -> None:
+        """Set the state that planning set in the process that planned the run."""
         self.facts = facts
         self.task.num_nodes = facts.total
-        # what planning sets: dbt.task.runnable.GraphRunnableTask._runtime_initialize
+        # as dbt.task.runnable.GraphRunnableTask._runtime_initialize
         self.task.compiler.selected_node_ids = set(facts.selected)  # dbt-core >= 1.12
         self.task._flattened_nodes = [self.node(unique_id) for unique_id in facts.flattened]
-        recall_start(self.task, facts.retry)
+        restore_start_time(self.task, facts.retry)
         self.recorder.deprecated = Counter(facts.deprecations)
         self.use()
         if self.task.args.defer:
-            self.own_everything()
+            self.copy_all_nodes()
             self.task.defer_to_manifest()
-            self.templates.graph = GraphIndex(self.manifest.flat_graph)  # dbt made another
+            self.templates.graph = GraphIndex(self.manifest.flat_graph)  # dbt built a new `graph`
 
     def use(self) -> None:
-        """Make this run's flags, adapter, cache, selection and groups the process's."""
+        """Make this run's flags, adapter, relation cache, selection and groups those of the process."""
         use_flags(self.flags)
         self.context.use_adapter()
         adapter = self.context.adapter
@@ -177,8 +179,8 @@ class RunState(msgspec.Struct, kw_only=True):
             group_lookup._group_name_to_group_map.clear()
             group_lookup.init(self.manifest, set(self.facts.flattened))
 
-    def kept_beside_graph(self) -> dict[str, Any]:
-        """Objects beside `graph` that templates can reach and that outlive their node, by names of ours."""
+    def other_roots(self) -> dict[str, Any]:
+        """Objects other than `graph` that templates can change and that outlive their node, by dbt-relay's names."""
         config = self.config
         projects = {name: project.vars for name, project in config.load_dependencies().items()}
         return {
@@ -188,16 +190,21 @@ class RunState(msgspec.Struct, kw_only=True):
         }  # fmt: skip
 
     def macro_of(self, unique_id: str, node: str) -> Any:
-        """A macro as it is in a node's context, or None."""
+        """A macro in the context of a node, or None.
+
+        Args:
+            unique_id: of the macro.
+            node: unique id of the node.
+        """
         macro = self.manifest.macros.get(unique_id)
         if macro is None or node not in self.manifest.nodes:
             return None
-        owner = self.own(node)
+        owner = self.copy_node(node)
         context = generate_runtime_model_context(owner, self.config, self.manifest)
         return MacroGenerator(macro, context, owner, context["context_macro_stack"])
 
     def node(self, unique_id: str) -> Any:
-        """A node of the run, whatever its kind."""
+        """The run's entry for a unique id: a node, unit test, source, saved query, exposure or function."""
         return self._mapping_of(unique_id)[unique_id]
 
     def _mapping_of(self, unique_id: str) -> Any:
@@ -208,20 +215,20 @@ class RunState(msgspec.Struct, kw_only=True):
         raise KeyError(unique_id)
 
 
-def build_view(
+def build_run_state(
     run_id: str, flags: Flags, config: RuntimeConfig, context: Context, console: Flags | None = None
 ) -> RunState:
-    """dbt's task for the command of `flags` over a fresh view.
+    """Create the state of a run, with dbt's task for the command of `flags`.
 
     Args:
-        console: see `RunState`, where those are others.
+        console: see `RunState`; defaults to `flags`.
     """
-    manifest = view_of(context.manifest)
+    manifest = manifest_for_run(context.manifest)
     task = _sharing_graph(TASKS[str(flags.WHICH)])(flags, config, manifest)
     task.catalogs = context.catalogs
     task.relay_graphs = context.graphs
     connections = context.adapter.connections
-    # a query comment may name the invocation: it is the run's own
+    # the query comment may contain the invocation id, so each run has its own
     connections.profile = config
     connections.set_query_header(generate_query_header_context(config, manifest))
     return RunState(
@@ -232,9 +239,9 @@ def build_view(
 
 @functools.cache
 def _sharing_graph(base: type[RunTask]) -> Any:
-    """dbt's task, linking the graph of a context once: nodes and edges are the parse's, not the run's."""
+    """dbt's task class, which links the graph once per context: nodes and edges depend on the parse only."""
 
-    class Sharing(base):  # type: ignore[valid-type, misc]
+    class GraphSharingTask(base):  # type: ignore[valid-type, misc]
         relay_graphs: dict[bool, LinkedGraph]
         graph: Any
 
@@ -250,8 +257,8 @@ def _sharing_graph(base: type[RunTask]) -> Any:
             print_compile_stats(_generate_stats(self.manifest, *self._counted()))
 
         def _counted(self) -> tuple[Any, ...]:
-            """What dbt counts beside the manifest: catalogs, dbt-core >= 1.12."""
+            """Further arguments of dbt's statistics: the catalogs, dbt-core >= 1.12."""
             return (self.catalogs,) if "catalogs" in signature(_generate_stats).parameters else ()
 
-    Sharing.__name__ = base.__name__
-    return Sharing
+    GraphSharingTask.__name__ = base.__name__
+    return GraphSharingTask

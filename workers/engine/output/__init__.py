@@ -1,1 +1,1 @@
-"""dbt's events, the console and the log file of a step."""
+"""Output of a step: dbt's events, stdout and stderr, log file records, and masking of credentials."""

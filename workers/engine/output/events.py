@@ -1,4 +1,4 @@
-"""dbt's structured events as our events: the very lines that dbt would print, and who said them."""
+"""Converts dbt's structured events to run events: the lines that dbt would print, with step and worker."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ from workers.engine.output.masking import mask_while_opening
 from workers.engine.patches import registry
 
 _BEFORE_A_WAIT = frozenset({"SQLQuery", "CodeExecution"})
-"""Events after which a query runs, perhaps for long: what was said until then goes to the log file first."""
+"""Events before a query that may run for long. They flush the buffered records of the log file."""
 
 MAX_RECORDS = 50
-"""Records of the log file that are passed on together, at most."""
+"""Maximum number of log file records in one event."""
 
 
-class QuietManager(EventManager):
-    """dbt's event manager, which makes no message of a debug event where no callback needs one.
+class FilteringEventManager(EventManager):
+    """dbt's event manager, except that it builds no message for a debug event that no callback needs.
 
-    Some forty of them are fired around each node. Everything that does more than pass a message on
-    (loggers, warnings as errors) is dbt's.
+    dbt fires about 40 debug events per node. Loggers, and warnings that become errors, work as in dbt.
     """
 
     def fire_event(self, e: BaseEvent, level: EventLevel | None = None, *args: Any, **kwargs: Any) -> None:
         """See `EventManager.fire_event`."""
         if not self.loggers and (level or e.level_tag()) == EventLevel.DEBUG:
             force = args[1] if len(args) > 1 else kwargs.get("force_warn_or_error_handling")
-            if not force and all(getattr(each, "take_debug", _needs_message)(e) for each in self.callbacks):
+            if not force and all(getattr(each, "handle_debug", _needs_message)(e) for each in self.callbacks):
                 return
         super().fire_event(e, level, *args, **kwargs)
 
@@ -51,10 +50,10 @@ def _needs_message(_: BaseEvent) -> bool:
     return False
 
 
-def use_quiet_manager() -> None:
-    """Make dbt's event manager of this process a `QuietManager`."""
-    if registry.enabled("debug-events") and not isinstance(get_event_manager(), QuietManager):
-        ctx_set_event_manager(QuietManager())
+def install_event_manager() -> None:
+    """Replace dbt's event manager of this process by a `FilteringEventManager`."""
+    if registry.enabled("debug-events") and not isinstance(get_event_manager(), FilteringEventManager):
+        ctx_set_event_manager(FilteringEventManager())
 
 
 @functools.cache
@@ -64,9 +63,9 @@ def _always_shown(name: str) -> bool:
 
 
 class LineSink:
-    """Callback for dbt's event manager that turns events into lines.
+    """Callback of dbt's event manager that emits each event as lines.
 
-    Formatting, level and colours are dbt's own logger's, so that a line is what dbt would print.
+    dbt's own logger formats the lines, with its levels and colours, so that they are what dbt would print.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class LineSink:
         self.configure(flags)
 
     def configure(self, flags: Any | None) -> None:
-        """Take format and level from dbt's flags (None before they are known: dbt's defaults)."""
+        """Set format and level from dbt's flags. None: dbt's defaults, until the flags are known."""
         self.flags = flags
         level = EventLevel.INFO
         line_format, colors, cache_events = LineFormat.PlainText, True, False
@@ -118,7 +117,7 @@ class LineSink:
 
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
-        """Say nothing of what this process only repeats for itself."""
+        """Drop events of work that this process repeats and that another step has reported."""
         self._muted = True
         try:
             yield
@@ -126,8 +125,8 @@ class LineSink:
             self._muted = False
 
     @contextlib.contextmanager
-    def held_back(self) -> Iterator[None]:
-        """Pass on what is logged within when it has ended without an exception; drop it otherwise."""
+    def buffered_until_success(self) -> Iterator[None]:
+        """Buffer the events within; emit them at the end, or drop them after an exception."""
         emit, events = self.emit, list[Event]()
         self.emit = events.append
         try:
@@ -137,11 +136,11 @@ class LineSink:
         for event in events:
             emit(event)
 
-    def take_debug(self, event: BaseEvent) -> bool:
-        """Take an event that is fired at debug level, where dbt need not make a message of it.
+    def handle_debug(self, event: BaseEvent) -> bool:
+        """Handle an event that is fired at debug level without building dbt's message, if possible.
 
         Returns:
-            False: a message is needed, and nothing was done.
+            False where the message is needed; then nothing was done.
         """
         if self._muted:
             return True
@@ -149,7 +148,7 @@ class LineSink:
             self._silent or (self.level > RANK["debug"] and not _always_shown(type(event).__name__))
         ):
             return False
-        if self._file is None or not self._file.takes(event):
+        if self._file is None or not self._file.accepts(event):
             return True
         record = self._file.render_debug(event)
         if record is None:
@@ -158,7 +157,7 @@ class LineSink:
         return True
 
     def __call__(self, msg: EventMsg) -> None:
-        """dbt's callback."""
+        """Handle a message of dbt's event manager."""
         if self._muted:
             return
         info: Any = msg.info
@@ -173,34 +172,34 @@ class LineSink:
         if shown:
             self.line(self._logger.create_line(msg), level=level)
         elif self.debug and info.msg:
-            self._emit(DEBUG, env_scrubber(info.msg), level)  # as dbt.log would have it
+            self._emit(DEBUG, env_scrubber(info.msg), level)  # masked as in dbt.log
 
     def line(self, text: str, *, level: str = "info") -> None:
-        """Say a text as dbt's console would show it, one event a line. What code wrote before comes before it."""
+        """Emit a text of dbt's console, one event per line, after everything that code wrote before."""
         self.flush_records()
-        begun = "" if self.console is None else self.console.before_line()
-        for part in (begun + text).split("\n"):
+        partial = "" if self.console is None else self.console.take_partial_line()
+        for part in (partial + text).split("\n"):
             self._emit(LINE, part, level)
 
-    def written(self, text: str, stream: str) -> None:
-        """Pass on a line that code wrote on ``stdout`` or ``stderr`` itself."""
+    def code_line(self, text: str, stream: str) -> None:
+        """Emit a line that code wrote to ``stdout`` or ``stderr``."""
         self._emit(LINE, text, "info", stream if stream == STDERR else "")
 
     def record(self, text: str, *, now: bool = False) -> None:
-        """Take a record of the log file.
+        """Buffer a record of the log file.
 
         Args:
-            now: pass it on at once, with those that were taken before it.
+            now: emit it at once, with the buffered ones.
         """
         self._records.append(mask_while_opening(escaped(text)))
         if now or len(self._records) >= MAX_RECORDS:
             self.flush_records()
 
     def flush_records(self) -> None:
-        """Pass on the records of the log file that were taken."""
+        """Emit the buffered records of the log file."""
         records: list[str] = []
         with contextlib.suppress(IndexError):
-            while True:  # other threads may add some
+            while True:  # other threads may add records
                 records.append(self._records.popleft())
         if records:
             self.emit(Event(kind=RECORD, run_id=self.run_id, text=encode_records(records).decode()))

@@ -1,8 +1,8 @@
-"""Records of dbt's log file, ``logs/dbt.log``, as dbt's own file logger would write them.
+"""Renders the records of dbt's log file, ``logs/dbt.log``, as dbt's file logger would write them.
 
-The process that executes a step does not write the file: it belongs to the caller's project, perhaps on another
-machine, and several processes execute one run. The records go to the caller (`workers.runs.progress`), who writes them
-in the order in which they reached Redis (`producer.following.file_log`).
+A worker does not write the file: it belongs to the caller's project, perhaps on another machine, and several
+processes execute one run. Workers publish the records (`workers.runs.progress`), and the caller writes them in the
+order in which they reached Redis (`producer.following.file_log`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NEVER_IN_FILE = frozenset({"CacheAction", "CacheDumpGraph"})  # dbt.events.logg
 
 @functools.cache
 def _goes_to_file(kind: type[BaseEvent]) -> bool:
-    code = kind.code(None)  # type: ignore[arg-type] # a constant of the type
+    code = kind.code(None)  # type: ignore[arg-type] # `code` returns a constant and ignores `self`
     return kind.__name__ not in _NEVER_IN_FILE and code not in _NOFILE_CODES
 
 
@@ -46,7 +46,7 @@ class FileRecords:
     def __init__(self, flags: Any) -> None:
         """
         Args:
-            flags: dbt's; level, format and colours are those that dbt.events.logging.setup_event_logger takes.
+            flags: dbt's flags; they set level, format and colours as in dbt.events.logging.setup_event_logger.
         """
         self._level = EventLevel.DEBUG if flags.DEBUG else EventLevel(flags.LOG_LEVEL_FILE)
         line_format = _line_format_from_str(flags.LOG_FORMAT_FILE, LineFormat.DebugText)
@@ -56,24 +56,27 @@ class FileRecords:
         text = _TextLogger(config)
         self._logger: _Logger = _JsonLogger(config) if json else text
         self._start = text._get_color_tag()
-        self.hears_debug = self._level in (EventLevel.DEBUG, EventLevel.TEST)
+        self.includes_debug = self._level in (EventLevel.DEBUG, EventLevel.TEST)
         self._plain = line_format == LineFormat.DebugText
         self._second, self._clock = 0, ""
 
     def render(self, msg: EventMsg) -> str | None:
-        """The record of a message, by dbt's own logger; None where the file takes none."""
+        """Render a message with dbt's logger. None where the log file has no record of it."""
         level = RANK.get(msg.info.level, 2)
         if (level < RANK[self._level.value] and not _is_print_event(msg)) or not self._filter(msg):
             return None
         return self._logger.create_line(msg)
 
-    def takes(self, event: BaseEvent) -> bool:
-        """Whether the file has a record of this event, which is fired at debug level."""
-        return self.hears_debug and _goes_to_file(type(event))  # type: ignore[arg-type] # a type is hashable
+    def accepts(self, event: BaseEvent) -> bool:
+        """Whether the log file has a record of this debug event."""
+        return self.includes_debug and _goes_to_file(type(event))  # type: ignore[arg-type] # types are hashable
 
     def render_debug(self, event: BaseEvent) -> str | None:
-        """The record of an event that is fired at debug level, without the message that dbt would make of it first
-        (which costs thirty times as much); None where the file's format needs that message."""
+        """Render a debug event without building dbt's message, which costs 30 times as much.
+
+        Returns:
+            None where the file's format needs that message.
+        """
         if not self._plain:
             return None
         now = time.time()
@@ -89,12 +92,12 @@ class FileRecords:
 
 
 def file_records(flags: Any) -> FileRecords | None:
-    """The records that dbt's file logger would write; None where dbt writes no log file."""
+    """Renderer of the log file for these flags; None where dbt writes no log file."""
     return None if flags.LOG_LEVEL_FILE == "none" else FileRecords(flags)
 
 
 class _RecordStream(io.TextIOBase):
-    """The stream of a logging handler, which writes each record with one call."""
+    """Stream for a logging handler, which writes each record with one call."""
 
     def __init__(self, record: Callable[[str], None]) -> None:
         self._record = record
@@ -105,8 +108,8 @@ class _RecordStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def diverted(record: Callable[[str], None]) -> Iterator[None]:
-    """Give `record` what dbt's programmatic interface would write to the log file, and leave the file alone."""
+def divert_log_file(record: Callable[[str], None]) -> Iterator[None]:
+    """Pass the log file records of dbt's programmatic interface to `record`, and write no file."""
 
     def config(*args: Any, **kwargs: Any) -> LoggerConfig:
         made = _get_logfile_config(*args, **kwargs)

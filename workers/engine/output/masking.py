@@ -1,8 +1,8 @@
-"""Masks the credentials of a profile in the errors of a connection that cannot be opened.
+"""Masks the credentials of a profile in the errors of connections that cannot be opened.
 
-dbt masks the values of ``DBT_ENV_SECRET_*`` alone (`dbt_common.exceptions.base.scrub_secrets`). A driver may
-repeat another credential of profiles.yml in its error. That error is masked where it is raised, so dbt's line, its
-result and dbt-relay's records agree. Nothing else that dbt says or writes is changed.
+dbt masks only the values of ``DBT_ENV_SECRET_*`` (`dbt_common.exceptions.base.scrub_secrets`). A driver may repeat
+another credential of profiles.yml in its error. That error is masked where it is raised, so dbt's line, its result
+and dbt-relay's records agree. No other output of dbt is changed.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from dbt_common.exceptions import env_secrets
 
 from workers.contract.credentials import credentials_in, names_credential, scrub
 
-_SHORTEST = 4  # characters: a shorter value occurs in any text
+_SHORTEST = 4  # characters: shorter values occur by chance in any text
 
 _opening: ContextVar[Any] = ContextVar("opening", default=None)
 """Credentials of the connection that this thread is opening."""
 
 
 def profile_secrets(credentials: Any) -> tuple[str, ...]:
-    """The values of a profile's target that must not be shown.
+    """Return the secret values of a profile's target.
 
-    A value that the adapter shows itself (`Credentials.connection_info`: schema, user, host) is none, though a
-    password may be equal to it: to mask it would change names. Neither is the name of a setting.
+    Excludes values that the adapter itself shows (`Credentials.connection_info`: schema, user, host), even where a
+    password equals one of them, and names of settings: masking those would garble the text.
 
     Args:
-        credentials: dbt's, of any adapter.
+        credentials: dbt's credentials, of any adapter.
     """
     settings = credentials.to_dict(omit_none=True)
     shown = {str(settings.get(name)) for name in credentials._connection_keys()}
@@ -52,18 +52,18 @@ def _secrets_of(name: str, setting: Any) -> Iterator[str]:
         yield from credentials_in(setting)
 
 
-def secrets_here() -> tuple[str, ...]:
-    """The values that no error record may show: those that dbt masks, and credentials of the adapters in use."""
+def known_secrets() -> tuple[str, ...]:
+    """Values that error records must not contain: those that dbt masks, and credentials of the adapters in use."""
     adapters: list[Any] = list(FACTORY.adapters.values())
-    own = (value for adapter in adapters for value in profile_secrets(adapter.config.credentials))
-    return (*env_secrets(), *own)
+    credentials = (value for adapter in adapters for value in profile_secrets(adapter.config.credentials))
+    return (*env_secrets(), *credentials)
 
 
-def mask_opening_errors(adapter: Any) -> None:
-    """Mask the credentials of an adapter's connections in the errors that it raises when it opens one."""
+def mask_connection_errors(adapter: Any) -> None:
+    """Mask the credentials in the errors that an adapter raises when it opens a connection."""
     opened = adapter.connections.open
 
-    @functools.wraps(opened)  # with the mark of `fencing`
+    @functools.wraps(opened)  # keeps the attribute that `fencing` sets
     def masked_open(connection: Any) -> Any:
         token = _opening.set(connection.credentials)
         try:
@@ -74,18 +74,18 @@ def mask_opening_errors(adapter: Any) -> None:
         finally:
             _opening.reset(token)
 
-    # dbt asks the manager for it each time (dbt.adapters.base.connections.set_connection_name)
+    # dbt looks `open` up on the manager at each call (dbt.adapters.base.connections.set_connection_name)
     adapter.connections.open = masked_open
 
 
 def mask_while_opening(text: str) -> str:
-    """A line of dbt, masked where it is logged while this thread opens a connection (dbt logs each failed try)."""
+    """Mask a line that this thread logs while it opens a connection (dbt logs each failed attempt)."""
     credentials = _opening.get()
     return text if credentials is None else scrub(text, profile_secrets(credentials))
 
 
 def _mask(error: BaseException | None, secrets: tuple[str, ...]) -> None:
-    # those before it too: dbt prints them in its traceback
+    # also its causes: dbt prints them in its traceback
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

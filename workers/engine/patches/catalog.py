@@ -1,4 +1,7 @@
-"""Every function of dbt and its libraries that a worker replaces, with the reason."""
+"""Every function of dbt and its libraries that a worker replaces, with the reason.
+
+`CATALOG` lists replacements for speed, `NEEDED` those that correct results depend on.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import msgspec
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):
-    """A replaced function, or a shortcut around one.
+    """A function that is replaced for speed, or a shortcut around one.
+
+    It is left out where the installed source is not one that was tested.
 
     Attributes:
         name: what ``DBT_RELAY_PATCHES`` and the log call it.
@@ -17,10 +22,8 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
         replacement: the function of ours that takes its place, in the same form.
         repeats: other functions and classes of dbt whose behaviour ours repeats or relies on.
         reason: why.
-        saving: what was measured, in CPU time of one process.
+        saving: the CPU time that it saves, and of what; measured by ``scripts/patch_savings.py``.
         before: the first release of dbt-core, major and minor, that does not need it.
-        optional: it is there for speed, and is left out where the installed source is not one that was tested.
-            Other patches are needed for correct results.
     """
 
     name: str
@@ -30,7 +33,6 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
     repeats: tuple[str, ...] = ()
     saving: str = ""
     before: tuple[int, int] | None = None
-    optional: bool = True
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -154,9 +156,64 @@ CATALOG: Final = (
         ),
         reason="dbt parses the whole project when --vars differ; the engine keeps what read no changed var",
     ),
-    Patch(
-        name="node-files", target="dbt.contracts.graph.nodes:write_file",
-        replacement=f"{_OURS}.node_files:write_over", optional=False,
+)  # fmt: skip
+
+
+class Needed(msgspec.Struct, frozen=True, kw_only=True):
+    """A replacement that correct results depend on. ``DBT_RELAY_PATCHES`` does not turn it off.
+
+    Attributes:
+        targets: the functions that are replaced: module, colon, name.
+        install: our function that replaces them, in the same form. It may be called more than once.
+        when: `BEFORE_DBT`, `AT_START` or `WITH_ADAPTER`.
+        reason: why.
+        check: what happens where the replacement cannot be put in place.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    install: str
+    when: str
+    reason: str
+    check: str
+
+
+BEFORE_DBT: Final = "before dbt is imported"
+AT_START: Final = "when a worker starts"
+WITH_ADAPTER: Final = "when an adapter is made, which imports its driver"
+
+_REFUSED = "`self_check` refuses this release of dbt when the worker starts"
+
+NEEDED: Final = (
+    Needed(
+        name="thread-locks", targets=("dbt.mp_context:_MP_CONTEXT",), when=BEFORE_DBT,
+        install="workers.engine.caller.thread_locks:install",
+        reason="dbt's locks are of processes: each worker process would start a resource tracker",
+        check="dbt's own locks stay, which are correct, and the worker logs it",
+    ),
+    Needed(
+        name="env-file", targets=("dbt.cli.main:load_dotenv",), when=BEFORE_DBT,
+        install="workers.engine.caller.env_file:import_dbt",
+        reason="dbt-core 1.12 reads a .env file of the worker's folder, for every run, when it is imported",
+        check="the worker does not start where dbt has read such a file; before 1.12 there is none to read",
+    ),
+    Needed(
+        name="template-changes", when=AT_START,
+        targets=("dbt_common.clients.jinja:MacroFuzzEnvironment.call", "jinja2.utils:Namespace.__setitem__"),
+        install="workers.engine.template_state.calls:install",
+        reason="what a template changes and later nodes see has to reach the processes of those nodes",
+        check=_REFUSED,
+    ),
+    Needed(
+        name="node-files", targets=("dbt.contracts.graph.nodes:write_file",), when=AT_START,
+        install=f"{_OURS}.node_files:install",
         reason="dbt empties a file of target/ before it writes it: a process that is killed there leaves it empty",
+        check=_REFUSED,
+    ),
+    Needed(
+        name="duckdb-connections", targets=("duckdb:connect",), when=WITH_ADAPTER,
+        install="workers.engine.warehouse.duckdb_connections:install",
+        reason="a DuckDB file stays locked until every connection of the process is closed, also those that dbt lost",
+        check="does nothing where `duckdb` is not imported",
     ),
 )  # fmt: skip

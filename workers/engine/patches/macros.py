@@ -15,7 +15,7 @@ from dbt.context.macros import MacroNamespace, MacroNamespaceBuilder
 from dbt.contracts.graph.nodes import Macro
 
 from workers.engine.patches.lazy_dict import Later
-from workers.engine.project.unchanging_macros import UnchangingMacros
+from workers.engine.patches.unchanging_macros import UnchangingMacros
 
 _PARTS = ("global_namespace", "local_namespace", "global_project_namespace")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+import dbt.contracts.graph.nodes
 from dbt_common.clients.system import convert_path, make_directory, write_file
 
 
@@ -25,6 +26,11 @@ def write_over(path: str, contents: str = "") -> bool:
         file.write(content)
         file.truncate()
     return True
+
+
+def install() -> None:
+    """Make dbt write the files of nodes like this (`patches.catalog.NEEDED`)."""
+    dbt.contracts.graph.nodes.write_file = write_over
 
 
 def _without_emptying(path: str, flags: int) -> int:

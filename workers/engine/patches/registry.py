@@ -1,4 +1,4 @@
-"""Puts the patches of `catalog` in place, where the installed source is one that they were tested with."""
+"""Puts the replacements of `catalog` in place: those for speed where the installed source is one that was tested."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from workers.contract.errors import DbtUsageError
-from workers.engine.patches.catalog import CATALOG, Patch
+from workers.engine.patches.catalog import CATALOG, NEEDED, Patch
 
 DIGESTS: Final = Path(__file__).with_name("digests.json")
 """Per patch: digests of the source that it was tested with, each with the releases that have this source.
@@ -38,22 +38,29 @@ class State(msgspec.Struct, frozen=True):
 _states: dict[str, State] = {}
 
 
+def install_needed(when: str) -> None:
+    """Put the replacements of `NEEDED` in place that belong to this moment (`catalog.Needed.when`)."""
+    for needed in NEEDED:
+        if needed.when == when:
+            resolve(needed.install)()
+
+
 def apply(setting: str = "", catalog: Iterable[Patch] = CATALOG) -> None:
     """Put the patches in place. A patch that was decided on before in this process stays as it is.
 
     Args:
         setting: empty for all patches, ``off`` for none, or names of patches to leave out, comma between
-            (``DBT_RELAY_PATCHES``). A patch that is not optional is put in place whatever the setting says.
+            (``DBT_RELAY_PATCHES``).
 
     Raises:
         DbtUsageError: the setting names a patch that does not exist.
     """
     catalog = tuple(catalog)
-    disabled = _disabled(setting, catalog)
+    left_out = _left_out(setting, catalog)
     known = known_digests()
     for patch in catalog:
         if patch.name not in _states:
-            state = DISABLED if patch.optional and patch.name in disabled else _applied(patch, known)
+            state = DISABLED if patch.name in left_out else _applied(patch, known)
             _states[patch.name] = State(patch.name, state)
 
 
@@ -65,6 +72,11 @@ def enabled(name: str) -> bool:
 def states() -> tuple[State, ...]:
     """What was decided of each patch in this process."""
     return tuple(_states.values())
+
+
+def disabled() -> tuple[str, ...]:
+    """Names of the patches that ``DBT_RELAY_PATCHES`` turned off."""
+    return tuple(each.name for each in _states.values() if each.state == DISABLED)
 
 
 def skipped() -> tuple[str, ...]:
@@ -100,7 +112,7 @@ def _source_of(name: str) -> str:
     return textwrap.dedent(inspect.getsource(resolve(name)))
 
 
-def needed(patch: Patch) -> bool:
+def is_for_this_release(patch: Patch) -> bool:
     """Whether the patch is for the installed release of dbt-core."""
     if patch.before is None:
         return True
@@ -137,9 +149,9 @@ def _owner(name: str) -> tuple[Any, str]:
 
 
 def _applied(patch: Patch, known: Mapping[str, Mapping[str, list[str]]]) -> str:
-    if not needed(patch):
+    if not is_for_this_release(patch):
         return NOT_NEEDED
-    if patch.optional and digest_of(patch) not in known.get(patch.name, {}):
+    if digest_of(patch) not in known.get(patch.name, {}):
         return UNKNOWN
     if not patch.target:
         return ON
@@ -152,8 +164,8 @@ def _applied(patch: Patch, known: Mapping[str, Mapping[str, list[str]]]) -> str:
     return ON
 
 
-def _disabled(setting: str, catalog: tuple[Patch, ...]) -> frozenset[str]:
-    names = frozenset(each.name for each in catalog if each.optional)
+def _left_out(setting: str, catalog: tuple[Patch, ...]) -> frozenset[str]:
+    names = frozenset(each.name for each in catalog)
     wanted = frozenset(name.strip() for name in setting.split(",") if name.strip())
     if wanted == {OFF}:
         return names

@@ -11,7 +11,7 @@ from dbt.adapters.cache import RelationsCache, _CachedRelation
 from dbt.adapters.contracts.relation import ComponentName
 from dbt.flags import get_flags
 
-from workers.engine.execution.relation_cache import MARKS
+from workers.engine.patches.cached_relations import QUOTE_CHARACTERS
 
 _add_of_dbt = RelationsCache.add
 _schemas_of_dbt = BaseAdapter._get_cache_schemas
@@ -66,16 +66,18 @@ _relation_of_dbt = BaseAdapter.get_relation
 @functools.wraps(_relation_of_dbt)
 def get_relation(self: BaseAdapter, database: Any, schema: Any, identifier: Any) -> Any:
     """dbt lists all relations of a schema to find one of them; the cache lists those that are spelled like it."""
-    narrowed = getattr(self.cache, "narrowed", None)
+    only_identifier = getattr(self.cache, "only_identifier", None)
     if (
-        narrowed is None
+        only_identifier is None
         or type(self).list_relations is not _relations_of_dbt
-        or not (isinstance(identifier, str) and isinstance(schema, str) and identifier.strip(MARKS))
-        or self.Relation.quote_character not in MARKS
+        or not (
+            isinstance(identifier, str) and isinstance(schema, str) and identifier.strip(QUOTE_CHARACTERS)
+        )
+        or self.Relation.quote_character not in QUOTE_CHARACTERS
         or (database, schema) not in self.cache
     ):
         return _relation_of_dbt(self, database, schema, identifier)
-    with narrowed(identifier):
+    with only_identifier(identifier):
         return _relation_of_dbt(self, database, schema, identifier)
 
 

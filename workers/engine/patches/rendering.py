@@ -17,7 +17,7 @@ from dbt_common.clients.jinja import NativeSandboxTemplate
 
 from workers.engine.patches.lazy_dict import Later
 from workers.engine.patches.macros import Namespace, layout_of
-from workers.engine.template_state.calls import looked_at_graph
+from workers.engine.template_state.calls import note_graph_use
 
 _CONSTANT = frozenset({"exceptions", "flags", "graph", "invocation_args_dict", "modules", "var"})
 """Entries made of nothing that changes while a node executes: its name and package, flags, configuration."""
@@ -78,13 +78,13 @@ def build_namespace(self: Any) -> Any:
 def to_dict(self: Any) -> dict[str, Any]:
     ctx, namespace = self._ctx, self.namespace
     if type(ctx) is not Later or type(namespace) is not Namespace:
-        looked_at_graph()
+        note_graph_use()
         return _dict_of_dbt(self)
     contents, made = _contents(self, namespace), {}
 
     def member(name: str) -> Any:
         if name == "graph":
-            looked_at_graph()
+            note_graph_use()
         if name not in made:
             made[name] = self._context_members_[name].__get__(self)
         return made[name]
@@ -93,7 +93,7 @@ def to_dict(self: Any) -> dict[str, Any]:
         return member(what[0]) if type(what) is tuple else namespace.of_context(what)
 
     if "graph" in contents.members:
-        looked_at_graph()
+        note_graph_use()
     if "var" not in contents.members:
         self.config.load_dependencies()  # making `var` does, and others rely on that
     # as dbt.context.base.BaseContext.to_dict and generate_builtins

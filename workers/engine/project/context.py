@@ -10,9 +10,7 @@ manifest by the key.
 from __future__ import annotations
 
 import copy
-import importlib
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -23,24 +21,22 @@ from dbt.cli.flags import Flags
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 from dbt.mp_context import get_mp_context
-from dbt.parser.manifest import ManifestLoader, _check_manifest
-from dbt_common.events.base_types import BaseEvent, EventMsg
-from dbt_common.events.event_manager_client import get_event_manager
 
 from workers.contract.log import log
-from workers.contract.tolerant_reading import text_of, unpack
-from workers.engine.caller.missing_environment import environment
-from workers.engine.execution.graph_files import LinkedGraph
-from workers.engine.execution.manifest_file import ManifestFile
+from workers.contract.redis_values import text_of, unpack
+from workers.engine.caller.missing_environment import current_environment
 from workers.engine.interface import RunSpec, SharedContexts
 from workers.engine.patches.registry import enabled
+from workers.engine.patches.unchanging_macros import remember_macros
+from workers.engine.project.configuration import check_manifest, read_configuration, without_warnings
+from workers.engine.project.graph_files import LinkedGraph
 from workers.engine.project.keys import ReadSet, family_of, key_of, read_set_of
+from workers.engine.project.manifest_file import ManifestFile
 from workers.engine.project.packing import pack, packed, uncollected, unpacked
-from workers.engine.project.parse_messages import CHECKS, Warnings
+from workers.engine.project.parse_messages import Warnings
 from workers.engine.project.parse_reads import Recorder, watching
 from workers.engine.project.partial_reparse import Base, aside, digests, project_digest, reparse, say
-from workers.engine.project.unchanging_macros import remember_macros
-from workers.engine.project.unsharing import unshare
+from workers.engine.project.shared_containers import copy_shared_containers
 from workers.engine.template_state.state import GraphIndex
 from workers.engine.warehouse.fencing import FencedAdapters, require_fence
 
@@ -92,30 +88,6 @@ class Context(msgspec.Struct, kw_only=True):
         FACTORY.adapters = {self.adapter.type(): self.adapter}
 
 
-class _Warnings:
-    """Counts what is said at warning level and above."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def take_debug(self, _: BaseEvent) -> bool:
-        return True
-
-    def __call__(self, msg: EventMsg) -> None:
-        self.count += msg.info.level in {"warn", "error"}
-
-
-def _says_nothing(work: Callable[[], None]) -> bool:
-    """Whether dbt warns of nothing while it does something."""
-    warnings, manager = _Warnings(), get_event_manager()
-    manager.callbacks.append(warnings)
-    try:
-        work()
-    finally:
-        manager.callbacks.remove(warnings)
-    return not warnings.count
-
-
 class ContextStore:
     """The contexts of this process, the latest used last."""
 
@@ -146,7 +118,7 @@ class ContextStore:
             if again is not None:
                 again.again()
             if not found.nothing_to_say:
-                found.nothing_to_say = _says_nothing(lambda: _check_again(found.manifest, config))
+                found.nothing_to_say = without_warnings(lambda: check_manifest(found.manifest, config))
         self._shared.save_index(_LAST + bare, family.encode())
         self._keep(found, click_context)
         return found, config
@@ -186,7 +158,7 @@ class ContextStore:
         key = key_of(family, read, spec, flags)
         found = self._contexts.get(key) or self._unpack(key)
         if found is not None:
-            environment().look_up(read.env)  # as the parse did that is used again
+            current_environment().record_lookup(read.env)  # as the parse did that is used again
         return found
 
     def _unpack(self, key: str) -> Context | None:
@@ -221,28 +193,16 @@ class ContextStore:
     def _config(self, context: Context | None, click_context: Any, flags: Flags) -> RuntimeConfig:
         """The configuration of an invocation; what an equal key gave before is given again."""
         if context is not None and context.config is not None:
-            environment().look_up(context.names)
+            current_environment().record_lookup(context.names)
             # the key covers every file and value that it was read from; flags are the caller's own
             config = copy.copy(context.config)
             config.args = flags
             return config
         read: list[RuntimeConfig] = []
-        quiet = _says_nothing(lambda: read.append(self.configure(click_context)))
+        quiet = without_warnings(lambda: read.append(read_configuration(click_context)))
         if context is not None and quiet:
-            context.config, context.names = read[0], frozenset(environment().seen)
+            context.config, context.names = read[0], frozenset(current_environment().seen)
         return read[0]
-
-    def configure(self, click_context: Any) -> RuntimeConfig:
-        """dbt's configuration for this invocation, read by the very steps of dbt's command line."""
-        FACTORY.adapters = FencedAdapters()
-        for name in ("profile", "project", "catalogs", "runtime_config"):
-            step = getattr(requires, name, None)  # catalogs: dbt-core < 1.12
-            if step is not None:
-                step(_nothing)(click_context)
-        config: RuntimeConfig = click_context.obj["runtime_config"]
-        if not hasattr(requires, "catalogs"):
-            click_context.obj["catalogs"] = _catalogs(click_context.obj["flags"], config)
-        return config
 
     def _adopt(self, context: Context, click_context: Any, config: RuntimeConfig) -> None:
         """Register adapter, macros and query header for a manifest that was parsed before."""
@@ -264,7 +224,7 @@ class ContextStore:
             requires.setup_manifest(click_context, write=True)
         manifest: Manifest = click_context.obj["manifest"]
         read = read_set_of(config, manifest, flags)
-        environment().look_up(read.env)  # dbt may have taken files from its partial parse
+        current_environment().record_lookup(read.env)  # dbt may have taken files from its partial parse
         context = self._made(key_of(family, read, spec, flags), manifest, config)
         self._shared.save_index(family, msgspec.json.encode(read))
         warned = recorder.warnings()
@@ -276,7 +236,7 @@ class ContextStore:
         return context
 
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
-        unshare(manifest)
+        copy_shared_containers(manifest)
         self._shared.save(key, pack(manifest))
         remember_macros(manifest)
         return Context(
@@ -338,8 +298,8 @@ class ContextStore:
         else:
             read = read_set_of(config, found.manifest, flags)
             context = self._made(key_of(family, read, spec, flags), found.manifest, config)
-        context.nothing_to_say = _says_nothing(lambda: _check_again(context.manifest, config))
-        environment().look_up(read.env)
+        context.nothing_to_say = without_warnings(lambda: check_manifest(context.manifest, config))
+        current_environment().record_lookup(read.env)
         self._shared.save_index(family, msgspec.json.encode(read))
         self._know(
             Base(key=context.key, vars=digests(config.cli_vars), project=base.project, seen=found.seen,
@@ -376,31 +336,3 @@ def _fenced_adapter(config: RuntimeConfig) -> Any:
     adapter = FACTORY.lookup_adapter(config.credentials.type)
     require_fence(adapter)
     return adapter
-
-
-def _catalogs(flags: Flags, config: RuntimeConfig) -> list[Any]:
-    """What ``catalogs.yml`` says, as dbt.cli.requires.setup_manifest reads it (dbt-core >= 1.12)."""
-    catalogs: Any = importlib.import_module("dbt.config.catalogs")
-    if getattr(flags, "USE_CATALOGS_V2", False):
-        return list(catalogs.load_catalogs_v2(flags.PROJECT_DIR, config.project_name, flags.VARS))
-    return list(catalogs.load_catalogs(flags.PROJECT_DIR, config.project_name, flags.VARS))
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """The command that dbt's decorators prepare for."""
-
-
-def _check_again(manifest: Manifest, config: RuntimeConfig) -> None:
-    """What dbt checks, and warns of, in every invocation (dbt.parser.manifest.ManifestLoader.load)."""
-    loader: ManifestLoader = ManifestLoader.__new__(ManifestLoader)
-    loader.manifest, loader.root_project = manifest, config
-    for check in CHECKS:
-        if hasattr(loader, check):  # the later ones: dbt-core >= 1.11
-            getattr(loader, check)()
-    _check_manifest(manifest, config)
-    if getattr(
-        get_event_manager(), "allow_deferral", False
-    ):  # as dbt.cli.requires.setup_manifest, dbt-core >= 1.12
-        from dbt_common.events.base_types import EventGroupType
-
-        get_event_manager().fire_deferred_events(EventGroupType.PARSE)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from workers.contract.file_cache import OfFiles
+from workers.contract.file_cache import FileCache
 
 SUFFIXES = frozenset(
     {".sql", ".py", ".yml", ".yaml", ".csv", ".md", ".json", ".ipynb", ".jinja", ".jinja2", ".j2", ".js"}
@@ -30,12 +30,12 @@ def _read(path: str) -> bytes:
         return b"unreadable"
 
 
-_digests = OfFiles(_read)
+_digests = FileCache(_read)
 
 
 def _digest(path: str) -> bytes:
     try:
-        return _digests.of(path)
+        return _digests.value(path)
     except OSError:
         return b"absent"
 

@@ -109,7 +109,7 @@ class Listener:
         """The parse goes on with a unit. It gets another slot if something is said."""
         self._at = unit, late
 
-    def take_debug(self, event: BaseEvent) -> bool:
+    def handle_debug(self, event: BaseEvent) -> bool:
         """Of debug events, only those of templates are kept."""
         return type(event).__name__ not in _OF_TEMPLATES
 

@@ -21,9 +21,9 @@ from dbt.contracts.graph.manifest import Manifest, ParsingInfo
 from dbt.parser.read_files import load_source_file
 from dbt.parser.search import FileBlock
 
+from workers.engine.patches.unchanging_macros import remember_macros
 from workers.engine.project.parse_reads import OF_THE_NODE, ChangedFileError, Recorder, Seen
 from workers.engine.project.parse_units import Unit
-from workers.engine.project.unchanging_macros import remember_macros
 
 
 class Prober:

@@ -1,1 +1,1 @@
-"""Changes that templates make to objects which outlive their node: recorded and replayed in other processes."""
+"""Records what templates change of objects that outlive their node, and replays it in other processes."""

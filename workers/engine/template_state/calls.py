@@ -1,7 +1,7 @@
-"""Where Jinja calls a method that changes a dict, a list, a set or a namespace.
+"""Intercepts the calls with which Jinja templates change a dict, a list, a set or a namespace.
 
-dbt renders with Jinja's sandbox, which hands every call of a template to its environment, and a template has no other
-way to change a container: it cannot assign to an entry or an attribute but of a namespace.
+dbt renders with Jinja's sandbox, whose environment executes every call of a template. A template can change a
+container only by such a call, or by ``{% set namespace.name = value %}``.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from workers.engine.template_state.state import TemplateState
 
 
 class _Executing:
-    """The run to which templates belong now. dbt executes one step at a time in a process."""
+    """The template state of the run whose step this process is executing."""
 
     state: TemplateState | None = None
 
 
-def looked_at_graph() -> None:
-    """Note that a template of the executing step named `graph`."""
+def note_graph_use() -> None:
+    """Record that a template of the executing step uses `graph`."""
     if _Executing.state is not None:
-        _Executing.state.looked = True
+        _Executing.state.graph_used = True
 
 
 def enter(state: TemplateState) -> None:
-    """From now on templates belong to a step of this run."""
+    """Record changes of templates for this run from now on, and show the changes it made so far."""
     leave()
     _Executing.state = state
     state.show()
 
 
 def leave() -> None:
-    """From now on no template belongs to a run, and the parsed project is as it was parsed."""
+    """Stop recording, and restore the parsed project to its parsed state."""
     if _Executing.state is not None:
         _Executing.state.hide()
         _Executing.state = None
@@ -46,7 +46,7 @@ def leave() -> None:
 
 @contextmanager
 def as_parsed() -> Iterator[None]:
-    """Within, the parsed project is as it was parsed."""
+    """Temporarily restore the parsed project to its parsed state."""
     if _Executing.state is None:
         yield
         return
@@ -57,36 +57,40 @@ def as_parsed() -> Iterator[None]:
 _call_of_jinja: Callable[..., Any] = MacroFuzzEnvironment.call
 
 
-def _call(self: Any, context: Any, called: Any, /, *args: Any, **more: Any) -> Any:
+def call(self: Any, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of a template; record the change if the call changes a container."""
     kind = type(called)
     if (
         (kind is BuiltinMethodType or kind is MethodDescriptorType)
         and called.__name__ in CHANGING
         and _Executing.state is not None
     ):
-        for own in _OF_JINJA:
-            more.pop(own, None)
+        for name in _ADDED_BY_JINJA:
+            kwargs.pop(name, None)
         if kind is BuiltinMethodType and isinstance(called.__self__, (dict, list, set)):
-            return _Executing.state.record(called.__self__, called.__name__, called, args, more)
+            return _Executing.state.record(called.__self__, called.__name__, called, args, kwargs)
         if kind is MethodDescriptorType and args and isinstance(args[0], (dict, list, set)):
             bound = called.__get__(args[0])  # `dict.update(graph, …)`
-            return _Executing.state.record(args[0], called.__name__, bound, args[1:], more)
-    return _call_of_jinja(self, context, called, *args, **more)
+            return _Executing.state.record(args[0], called.__name__, bound, args[1:], kwargs)
+    return _call_of_jinja(self, context, called, *args, **kwargs)
 
 
-_OF_JINJA = ("_loop_vars", "_block_vars")
-"""What compiled templates pass with a call within a loop or block, and jinja2.runtime.Context.call takes out again."""
+_ADDED_BY_JINJA = ("_loop_vars", "_block_vars")
+"""Arguments that compiled templates add to calls within loops and blocks; jinja2.runtime.Context.call removes them."""
 
 
 _set_of_jinja = Namespace.__setitem__
 
 
-def _set(self: Namespace, name: str, value: Any) -> None:
+def set_attribute(self: Namespace, name: str, value: Any) -> None:
+    """Set an attribute of a Jinja namespace, recorded where the run keeps the namespace."""
     if _Executing.state is not None and _Executing.state.knows(self):
         _Executing.state.record(self, SET, lambda *both: _set_of_jinja(self, *both), (name, value), {})
     else:
         _set_of_jinja(self, name, value)
 
 
-MacroFuzzEnvironment.call = _call  # type: ignore[method-assign]
-Namespace.__setitem__ = _set  # type: ignore[method-assign]
+def install() -> None:
+    """Make Jinja record the changes of templates (`patches.catalog.NEEDED`)."""
+    MacroFuzzEnvironment.call = call  # type: ignore[method-assign]
+    Namespace.__setitem__ = set_attribute  # type: ignore[method-assign]

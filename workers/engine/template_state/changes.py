@@ -1,7 +1,7 @@
-"""What each method that changes a container did, as JSON, and how another process does the same.
+"""Describes the effect of each container method as JSON, and repeats it in another process.
 
-A change names what was added or removed and not what the container holds afterwards, where it can: so the changes of
-two nodes that executed side by side add up, as they do in dbt's threads.
+Where possible, a change contains what was added or removed, not the new content of the container. So the changes of
+two nodes that run at the same time are combined, as in dbt's threads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from jinja2.utils import Namespace
 
 from workers.engine.template_state.values import (
-    Names,
+    References,
     decode,
     decode_all,
     decode_pairs,
@@ -27,94 +27,94 @@ CHANGING = frozenset(
     {"add", "append", "clear", "difference_update", "discard", "extend", "insert", "intersection_update", "pop",
      "popitem", "remove", "reverse", "setdefault", "sort", "symmetric_difference_update", "update"}
 )  # fmt: skip
-"""Methods of dict, list and set that change it."""
+"""Methods that change a dict, list or set."""
 
 SET = "set"
-"""Stands for ``{% set namespace.name = value %}``, of which the arguments are name and value."""
+"""Method name for ``{% set namespace.name = value %}``, with the arguments name and value."""
 
 
 def is_there(container: Any, method: str, args: list[Any]) -> bool:
-    """Whether the key that a dict's `setdefault` or `pop` is given is in it."""
-    return isinstance(container, dict) and method in _UNLESS_THERE and bool(args) and args[0] in container
+    """Whether the key argument of a dict's `setdefault` or `pop` is in the dict."""
+    return isinstance(container, dict) and method in _NO_CHANGE_IF and bool(args) and args[0] in container
 
 
 def change_of(
     container: Any,
     method: str,
-    names: Names,
+    refs: References,
     args: list[Any],
-    more: dict[str, Any],
-    answer: Any,
+    kwargs: dict[str, Any],
+    returned: Any,
     *,
     was_there: bool,
 ) -> list[Any] | None:
-    """What a method has done to a container, or None if nothing.
+    """Describe what a method call changed in a container; None if nothing.
 
     Args:
-        args, more: what the method was given; `answer`: what it returned.
-        was_there: see `is_there`, before the call.
+        args, kwargs, returned: arguments and return value of the call.
+        was_there: result of `is_there` before the call.
     """
-    if method in _UNLESS_THERE and isinstance(container, dict) and was_there is _UNLESS_THERE[method]:
+    if method in _NO_CHANGE_IF and isinstance(container, dict) and was_there is _NO_CHANGE_IF[method]:
         return None
-    tell = _TOLD.get((type_of(container), method))
-    if tell is None:
-        return ["contents", encode_all(container, names)]
-    return tell(names, answer, *args, **more)
+    describe = _DESCRIBE.get((type_of(container), method))
+    if describe is None:
+        return ["contents", encode_all(container, refs)]
+    return describe(refs, returned, *args, **kwargs)
 
 
-def repeat(container: Any, method: str, names: Names, *written: Any) -> None:
-    """Do what `change_of` wrote."""
-    _REPEAT[method](container, names, *written)
+def repeat(container: Any, method: str, refs: References, *written: Any) -> None:
+    """Make a change that `change_of` described."""
+    _REPEAT[method](container, refs, *written)
 
 
-_UNLESS_THERE = {"setdefault": True, "pop": False}
-"""Methods of a dict that change nothing if their key is, or is not, there."""
+_NO_CHANGE_IF = {"setdefault": True, "pop": False}
+"""Methods of a dict that change nothing if the key was there (True) or was not there (False)."""
 
 
-def _with(name: str) -> Callable[..., list[Any]]:
-    return lambda names, _, value: [name, encode(value, names)]
+def _with_value(name: str) -> Callable[..., list[Any]]:
+    return lambda refs, _, value: [name, encode(value, refs)]
 
 
-_TOLD: dict[tuple[type, str], Callable[..., list[Any]]] = {
+_DESCRIBE: dict[tuple[type, str], Callable[..., list[Any]]] = {
     (dict, "clear"): lambda *_: ["clear"],
-    (dict, "update"): lambda names, _, *given, **more: ["update", pairs(dict(*given, **more), names)],
-    (dict, "setdefault"): lambda names, answer, key, *_: ["update", pairs({key: answer}, names)],
-    (dict, "pop"): lambda names, _, key, *__: ["delete", encode(key, names)],
-    (dict, "popitem"): lambda names, answer: ["delete", encode(answer[0], names)],
+    (dict, "update"): lambda refs, _, *args, **kwargs: ["update", pairs(dict(*args, **kwargs), refs)],
+    (dict, "setdefault"): lambda refs, returned, key, *_: ["update", pairs({key: returned}, refs)],
+    (dict, "pop"): lambda refs, _, key, *__: ["delete", encode(key, refs)],
+    (dict, "popitem"): lambda refs, returned: ["delete", encode(returned[0], refs)],
     (list, "clear"): lambda *_: ["clear"],
-    (list, "append"): _with("append"),
-    (list, "remove"): _with("remove"),
-    (list, "extend"): lambda names, _, values: ["extend", encode_all(values, names)],
-    (list, "insert"): lambda names, _, place, value: ["insert", place, encode(value, names)],
+    (list, "append"): _with_value("append"),
+    (list, "remove"): _with_value("remove"),
+    (list, "extend"): lambda refs, _, values: ["extend", encode_all(values, refs)],
+    (list, "insert"): lambda refs, _, place, value: ["insert", place, encode(value, refs)],
     (list, "pop"): lambda _, __, *place: ["pop", *place],
     (set, "clear"): lambda *_: ["clear"],
-    (set, "add"): _with("add"),
-    (set, "discard"): _with("discard"),
-    (set, "remove"): _with("discard"),
-    (set, "pop"): lambda names, answer: ["discard", encode(answer, names)],
-    (set, "update"): lambda names, _, *given: [
+    (set, "add"): _with_value("add"),
+    (set, "discard"): _with_value("discard"),
+    (set, "remove"): _with_value("discard"),
+    (set, "pop"): lambda refs, returned: ["discard", encode(returned, refs)],
+    (set, "update"): lambda refs, _, *args: [
         "add",
-        *(encode(value, names) for each in given for value in each),
+        *(encode(value, refs) for each in args for value in each),
     ],
-    (Namespace, SET): lambda names, _, name, value: ["update", pairs({name: value}, names)],
+    (Namespace, SET): lambda refs, _, name, value: ["update", pairs({name: value}, refs)],
 }
 
 
-def _update(container: Any, names: Names, written: Any) -> None:
-    for key, value in decode_pairs(written, names).items():
+def _update(container: Any, refs: References, written: Any) -> None:
+    for key, value in decode_pairs(written, refs).items():
         container[key] = value
 
 
 _REPEAT: dict[str, Callable[..., Any]] = {
     "clear": lambda container, _: container.clear(),
     "update": _update,
-    "delete": lambda container, names, key: container.pop(decode(key, names), None),
-    "append": lambda container, names, value: container.append(decode(value, names)),
-    "remove": lambda container, names, value: container.remove(decode(value, names)),
-    "extend": lambda container, names, values: container.extend(decode_all(values, names)),
-    "insert": lambda container, names, place, value: container.insert(place, decode(value, names)),
+    "delete": lambda container, refs, key: container.pop(decode(key, refs), None),
+    "append": lambda container, refs, value: container.append(decode(value, refs)),
+    "remove": lambda container, refs, value: container.remove(decode(value, refs)),
+    "extend": lambda container, refs, values: container.extend(decode_all(values, refs)),
+    "insert": lambda container, refs, place, value: container.insert(place, decode(value, refs)),
     "pop": lambda container, _, *place: container.pop(*place),
-    "add": lambda container, names, *values: container.update(decode_all(values, names)),
-    "discard": lambda container, names, value: container.discard(decode(value, names)),
-    "contents": lambda container, names, values: refill(container, decode_all(values, names)),
+    "add": lambda container, refs, *values: container.update(decode_all(values, refs)),
+    "discard": lambda container, refs, value: container.discard(decode(value, refs)),
+    "contents": lambda container, refs, values: refill(container, decode_all(values, refs)),
 }

@@ -1,16 +1,16 @@
-"""What templates change of objects that outlive their node: recorded, and repeated in other processes.
+"""Records what templates change of objects that outlive their node, and repeats it in other processes.
 
-In dbt's one process, what a hook or a node writes into `graph`, into the value of a var or into its own config is
-there for every later node and hook. A run has many processes here. So each change that a template makes to such an
-object is recorded where Jinja calls the method that makes it (`template_calls`), is stored with the result of its
-step, as changes of the relation cache are, and is repeated by each process that executes a later step.
+In dbt's single process, a hook or node may change `graph`, the value of a var, or its own config, and later nodes and
+hooks see the change. Here several processes execute a run. So each change that a template makes to such an object is
+recorded when Jinja calls the changing method (`calls`), stored in the ledger with the result of the step, and
+repeated by each process that executes a later step.
 
-The ledger's list is the truth. A step whose result was not stored (it is tried again, its lease was lost) has
-changed nothing: its changes are undone before the process executes the run's next step. A node that failed for
-good has stored its result, and its changes stay, as in dbt.
+Only changes in the ledger count. If the result of a step is not stored (the step is retried, or lost its lease), the
+process undoes the step's changes before it executes the run's next step. A node that failed for good has stored its
+result, so its changes stay, as in dbt.
 
-A warm process executes many runs over one parsed project, so changes of the parsed project's objects are undone
-whenever no step of the run is executing, and done again when the next one begins.
+Several runs share one parsed project in a warm process. So changes of the parsed project's objects are undone when a
+step of the run ends, and made again when the next one begins.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from workers.engine.template_state.changes import change_of, is_there, repeat
 from workers.engine.template_state.values import CONTAINERS, Ref, contents, refill
 
 TEMPLATES = "templates"
-"""Marks a change of this kind among those of the relation cache."""
+"""Name of these changes among those of the relation cache."""
 
 Macro = Callable[[str, str], Any]
-"""A macro (unique id) as it is in the context of a node (unique id)."""
+"""Returns a macro (unique id) in the context of a node (unique id)."""
 
 
 def walk(root: Any) -> Iterator[tuple[Any, Ref]]:
-    """All dicts, lists and sets below an object of dbt's, with how to get there: keys, indexes, names of attributes."""
+    """Yield all dicts, lists and sets below an object of dbt, each with its path of keys, indexes and attributes."""
     waiting: list[tuple[Any, Ref]] = [(root, ())]
     seen: set[int] = set()
     while waiting:
@@ -63,7 +63,7 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def containers(root: Any) -> dict[int, Any]:
-    """What `walk` finds, by identity, and tuples and objects on the way: the shorter way to learn whether it finds one."""
+    """Objects that `walk` yields or passes, by identity. Faster than `walk` for testing whether it finds one."""
     found: dict[int, Any] = {}
     waiting = [root]
     while waiting:
@@ -86,22 +86,22 @@ def containers(root: Any) -> dict[int, Any]:
 
 
 def at(root: Any, path: Ref) -> Any:
-    """What `walk` found at a path."""
+    """The object at a path of `walk`."""
     for part in path:
         root = root[part] if isinstance(root, (dict, list, tuple)) else getattr(root, part)
     return root
 
 
 class GraphIndex:
-    """Which containers were in `graph` when the project was parsed. Made when it is first needed."""
+    """Index of the containers that were in `graph` when the project was parsed. Built on first use."""
 
     def __init__(self, graph: dict[str, Any]) -> None:
         self.graph = graph
         self._entries: dict[int, Ref] | None = None
-        self._alive: list[Any] = []  # an identity is a container's for as long as it lives
+        self._alive: list[Any] = []  # keeps the containers alive, so that their identities stay valid
 
     def entry_of(self, container: Any, as_parsed: AbstractContextManager[None]) -> Ref | None:
-        """The section, and the unique id of the entry, that a container belongs to."""
+        """The section and unique id of the entry of `graph` that contains a container, or None."""
         if self._entries is None:
             with as_parsed:
                 self._entries = self._index()
@@ -120,31 +120,37 @@ class GraphIndex:
 
 
 class TemplateState:
-    """A run's share of it in one process. `looked`: whether the step's templates named `graph`."""
+    """The template state of a run in one process.
+
+    Attributes:
+        graph_used: whether templates of the executing step use `graph`.
+        changed: unique ids of entries of `graph` that templates changed.
+    """
 
     def __init__(
         self, adapter: BaseAdapter, graph: GraphIndex, roots: Callable[[], Mapping[str, Any]],
-        own: Callable[[str], Any], macro: Macro,
+        copy_node: Callable[[str], Any], macro: Macro,
     ) -> None:  # fmt: skip
         """
         Args:
-            roots: objects beside `graph` that outlive a node, by names that are the same in each process.
-            own: the run's own copy of a node.
+            roots: returns the objects other than `graph` that outlive a node, by names that all processes share.
+            copy_node: returns the run's own copy of a node.
+            macro: returns a macro in the context of a node.
         """
         self.adapter, self.macro = adapter, macro
-        self.looked = False
+        self.graph_used = False
         self.changed: set[str] = set()
-        self.graph, self._roots, self._own = graph, roots, own
+        self.graph, self._roots, self._copy_node = graph, roots, copy_node
         self._origin, self._made = secrets.token_hex(4), 0
         self._refs: dict[int, tuple[Any, Ref]] = {}
         self._values: dict[Ref, Any] = {}
-        self._beside: dict[int, Any] | None = None
+        self._root_containers: dict[int, Any] | None = None
         self._nodes: Callable[[], Iterable[str]] = tuple
-        self._of_nodes: dict[int, Any] | None = None
+        self._node_containers: dict[int, Any] | None = None
         self._parsed: dict[int, tuple[Any, Any]] = {}
-        self._aside: list[tuple[Any, Any]] = []
+        self._hidden_contents: list[tuple[Any, Any]] = []
         self._before: dict[int, tuple[Any, Any]] = {}
-        self._fresh: list[Ref] = []
+        self._new_refs: list[Ref] = []
         self._changes: list[Any] = []
         self._stored = ""
         self._lock = threading.RLock()
@@ -152,66 +158,68 @@ class TemplateState:
     # -- around a step -----------------------------------------------------------------------------
 
     def begin(self, nodes: Callable[[], Iterable[str]], changes: Iterable[list[Any]] = ()) -> None:
-        """A step begins.
+        """Begin a step: undo changes that were not stored, and repeat those of other processes.
 
         Args:
-            nodes: returns the ids of those in whose contexts its templates are rendered.
-            changes: what the ledger got since the last step of this process.
+            nodes: returns the unique ids of the nodes in whose contexts the step renders templates.
+            changes: changes that the ledger received since the last step of this process.
         """
-        told = list(changes)
-        if self._stored and told and told[0][2] == self._stored:
-            del told[0]  # this process made them
+        stored = list(changes)
+        if self._stored and stored and stored[0][2] == self._stored:
+            del stored[0]  # this process made them
         elif self._stored or self._changes:
             self._undo()
-        self._stored, self._before, self._fresh, self._changes = "", {}, [], []
-        for _, _, _, each in told:
+        self._stored, self._before, self._new_refs, self._changes = "", {}, [], []
+        for _, _, _, each in stored:
             for change in each:
                 self._repeat(change)
-        self._before, self._fresh = {}, []
-        self._nodes, self._of_nodes, self.looked = nodes, None, False
+        self._before, self._new_refs = {}, []
+        self._nodes, self._node_containers, self.graph_used = nodes, None, False
 
-    def take(self) -> tuple[str, ...]:
-        """What the step changed, as one change for the ledger."""
+    def take_changes(self) -> tuple[str, ...]:
+        """Return the step's changes as one change for the ledger, as JSON."""
         if not self._changes:
             return ()
         self._stored = secrets.token_hex(4)
-        told = [self._origin, TEMPLATES, self._stored, self._changes]
+        change = [self._origin, TEMPLATES, self._stored, self._changes]
         self._changes = []
-        # names in dbt's configs are texts of its own kinds
-        return (msgspec.json.encode(told, enc_hook=str).decode(),)
+        # keys of dbt's configs may be subclasses of `str`
+        return (msgspec.json.encode(change, enc_hook=str).decode(),)
 
     def _undo(self) -> None:
         for container, before in self._before.values():
             refill(container, before)
-        for ref in self._fresh:
+        for ref in self._new_refs:
             self._refs.pop(id(self._values.pop(ref)), None)
 
     def show(self) -> None:
-        """Give the parsed project's objects what this run made of them."""
-        for container, now in self._aside:
-            refill(container, now)
-        self._aside = []
+        """Make this run's changes of the parsed project's objects again. See `hide`."""
+        for container, changed in self._hidden_contents:
+            refill(container, changed)
+        self._hidden_contents = []
 
     def hide(self) -> None:
-        """Give the parsed project's objects back what they had when they were parsed."""
-        if not self._aside:
-            self._aside = [(container, contents(container)) for container, _ in self._parsed.values()]
+        """Restore the parsed project's objects to their parsed content."""
+        if not self._hidden_contents:
+            self._hidden_contents = [
+                (container, contents(container)) for container, _ in self._parsed.values()
+            ]
         for container, parsed in self._parsed.values():
             refill(container, parsed)
 
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:
-        """Within, the parsed project is as it was parsed."""
+        """Temporarily restore the parsed project to its parsed state."""
         self.hide()
         try:
             yield
         finally:
             self.show()
 
-    # -- names (see `template_values.Names`) -------------------------------------------------------
+    # -- references (see `values.References`) ------------------------------------------------------
 
     def ref_of(self, container: Any) -> Ref | None:
-        """The reference of an object that outlives its node, or None."""
+        """The reference of an object that outlives its node; None for others."""
         known = self._refs.get(id(container))
         if known is not None:
             return known[1]
@@ -219,80 +227,87 @@ class TemplateState:
             return None
         with self._lock:
             ref = self._parsed_ref(container)
-            return None if ref is None else self.name(container, ref)
+            return None if ref is None else self.register(container, ref)
 
     def knows(self, value: Any) -> bool:
-        """Whether a value has a reference already."""
+        """Whether a value has a reference."""
         return id(value) in self._refs
 
-    def name(self, value: Any, ref: Ref | None = None) -> Ref:
-        """Keep a value under a reference, a new one if it has none."""
+    def register(self, value: Any, ref: Ref | None = None) -> Ref:
+        """Register a value under a reference, by default a new one, and return the reference."""
         if ref is None:
             self._made += 1
             ref = ("made", self._origin, self._made)
         self._refs[id(value)] = (value, ref)
         self._values[ref] = value
         if ref[0] == "made" and isinstance(value, CONTAINERS):
-            self._fresh.append(ref)
+            self._new_refs.append(ref)
         return ref
 
-    def named(self, ref: Ref) -> Any:
-        """The object of a reference, or None."""
+    def resolve(self, ref: Ref) -> Any:
+        """The object with this reference, or None."""
         found = self._values.get(ref)
         if found is None and ref[0] != "made":
             with self.hidden():
                 root = self.graph.graph if ref[0] == "graph" else self._root(ref)
                 found = at(root, ref[1:] if ref[0] == "graph" else ref[2:])
-            self.name(found, ref)
+            self.register(found, ref)
         return found
 
     def _root(self, ref: Ref) -> Any:
-        return self._own(ref[1]) if ref[0] == "node" else self._roots()[ref[1]]
+        return self._copy_node(ref[1]) if ref[0] == "node" else self._roots()[ref[1]]
 
     def _parsed_ref(self, container: Any) -> Ref | None:
-        """The reference of an object of the parsed project, or None for any other."""
+        """The reference of an object of the parsed project; None for others."""
         if container is self.graph.graph:
             return ("graph",)
-        if self.looked:
+        if self.graph_used:
             entry = self.graph.entry_of(container, self.hidden())
             if entry is not None:
                 with self.hidden():
                     found = walk(at(self.graph.graph, entry))
                     return next(("graph", *entry, *path) for each, path in found if each is container)
-        if self._beside is None:
-            self._beside = containers(list(self._roots().values()))
-        if self._of_nodes is None:
-            self._of_nodes = containers([self._own(unique_id) for unique_id in self._nodes()])
-        if id(container) not in self._beside and id(container) not in self._of_nodes:
+        if self._root_containers is None:
+            self._root_containers = containers(list(self._roots().values()))
+        if self._node_containers is None:
+            self._node_containers = containers([self._copy_node(unique_id) for unique_id in self._nodes()])
+        if id(container) not in self._root_containers and id(container) not in self._node_containers:
             return None
         with self.hidden():
-            nodes = {each: self._own(each) for each in self._nodes()}
+            nodes = {each: self._copy_node(each) for each in self._nodes()}
             return _found("beside", self._roots(), container) or _found("node", nodes, container)
 
     # -- recording ---------------------------------------------------------------------------------
 
-    def record(self, container: Any, method: str, call: Callable[..., Any], args: Any, more: Any) -> Any:
-        """Call a method that changes a container. If the container outlives its node, note what it changed."""
+    def record(self, container: Any, method: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call a method that changes a container, and record the change if the container outlives its node.
+
+        Args:
+            call: the bound method; `method` is its name.
+
+        Returns:
+            What the method returns.
+        """
         ref = self.ref_of(container)
         if ref is None:
-            return call(*args, **more)
+            return call(*args, **kwargs)
         with self._lock:
-            # an iterator can be read once; a list that extends itself is read before it grows
-            doubled = method == "extend"
+            # an iterator can be read only once; a list that extends itself is copied before it grows
+            extends = method == "extend"
             args = [
-                list(each) if hasattr(each, "__next__") or (doubled and each is container) else each
+                list(each) if hasattr(each, "__next__") or (extends and each is container) else each
                 for each in args
             ]
             was_there = is_there(container, method, args)
-            self._touch(container, ref)
-            answer = call(*args, **more)
-            change = change_of(container, method, self, args, more, answer, was_there=was_there)
+            self._save(container, ref)
+            returned = call(*args, **kwargs)
+            change = change_of(container, method, self, args, kwargs, returned, was_there=was_there)
             if change is not None:
                 self._changes.append([list(ref), *change])
-            return answer
+            return returned
 
-    def _touch(self, container: Any, ref: Ref) -> None:
-        """Keep what a container holds, before it is changed."""
+    def _save(self, container: Any, ref: Ref) -> None:
+        """Save the content of a container before it is changed, for `hide` and `_undo`."""
         if ref[0] != "made" and id(container) not in self._parsed:
             self._parsed[id(container)] = (container, contents(container))
         if ref[0] == "graph" and len(ref) > 2:
@@ -303,11 +318,11 @@ class TemplateState:
     def _repeat(self, change: list[Any]) -> None:
         raw, method, *written = change
         ref = tuple(raw)
-        container = self.named(ref)
+        container = self.resolve(ref)
         if container is None:
-            raise RuntimeError(f"a template changed what is not there in this process: {raw}")
-        self._touch(container, ref)
-        # two nodes at once may have taken the same entry away
+            raise RuntimeError(f"a template changed an object that does not exist in this process: {raw}")
+        self._save(container, ref)
+        # two nodes that ran at the same time may have removed the same entry
         with contextlib.suppress(LookupError, ValueError):
             repeat(container, method, self, *written)
 

@@ -1,1 +1,1 @@
-"""What the warehouse allows, its connections, and the fencing of executions that lost their lease."""
+"""Warehouse access: concurrency, connections, and fencing of executions that lost their lease."""

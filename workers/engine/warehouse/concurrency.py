@@ -1,4 +1,4 @@
-"""What a warehouse allows: how many processes may write at once, and how to let go of it."""
+"""Whether several processes may use a warehouse at once; opening and closing this process's connections."""
 
 from __future__ import annotations
 
@@ -16,56 +16,58 @@ from workers.engine.warehouse.fencing import CANCELLING
 
 
 def warehouse_of(config: RuntimeConfig) -> str | None:
-    """The name of the single-process warehouse that a target needs, or None where many may write.
+    """Name of the single-process warehouse that a target uses; None where several processes may write.
 
-    A DuckDB file belongs to one process at a time. MotherDuck, DuckLake over a server, and every
-    server warehouse take many.
+    Only one process at a time can open a DuckDB file for writing. MotherDuck, DuckLake on a server and every server
+    warehouse accept many.
     """
     credentials: Any = config.credentials
     return local_warehouse(credentials) if credentials.type == "duckdb" else None
 
 
-def whole_reason(config: RuntimeConfig, flags: Any) -> str | None:
-    """Why a run cannot be split over processes, or None when it can."""
+def unsplittable_reason(config: RuntimeConfig, flags: Any) -> str | None:
+    """Why a run must be executed in one process, or None where its nodes can be distributed."""
     credentials: Any = config.credentials
     if credentials.type == "duckdb" and in_memory(credentials.path):
-        return "an in-memory DuckDB lives in one process"
+        return "an in-memory DuckDB exists in one process only"
     if getattr(flags, "SHOW", False):
         return "--show prints the loaded seeds, which only the process that loaded them has"
-    for name, reason in _OF_ONE_PROCESS.items():
+    for name, reason in _SINGLE_PROCESS_OPTIONS.items():
         if getattr(flags, name, None):
             return reason
     return None
 
 
-_OF_ONE_PROCESS = {
+_SINGLE_PROCESS_OPTIONS = {
     "RECORD_TIMING_INFO": "--record-timing-info profiles one process",
     "SHOW_RESOURCE_REPORT": "--show-resource-report measures one process",
     "UPLOAD_TO_ARTIFACTS_INGEST_API": "--upload-to-artifacts-ingest-api sends the files of one process",
 }
-"""Options that dbt's command line carries out around the command (dbt.cli.requires: preflight, postflight)."""
+"""Options that dbt applies around a whole command (dbt.cli.requires: preflight, postflight)."""
 
 
 def open_warehouse(adapter: Any) -> None:
-    """Open what `close_warehouse` closed, on the thread's connection. A Python model on DuckDB asks for the
-    open database without opening it: in a dbt process, filling the relation cache did."""
+    """Open the DuckDB database again after `close_warehouse`, on the thread's connection.
+
+    A Python model on DuckDB expects the database to be open. In a dbt process, filling the relation cache opened it.
+    """
     if adapter.type() == "duckdb" and adapter.connections._ENV is None:
         _ = adapter.connections.get_thread_connection().handle
 
 
-def is_open() -> bool:
-    """Whether dbt-duckdb has opened what the profile names and not closed it since."""
+def duckdb_is_open() -> bool:
+    """Whether dbt-duckdb has the profile's database open."""
     duckdb: Any = sys.modules.get("dbt.adapters.duckdb.connections")
     environment = duckdb.DuckDBConnectionManager._ENV if duckdb is not None else None
     return getattr(environment, "conn", None) is not None
 
 
 def close_warehouse() -> None:
-    """Close every connection of this process; a DuckDB file is free for others afterwards.
+    """Close every connection of this process, so that other processes can open its DuckDB files.
 
-    One that cannot be closed in good order, after a failed transaction, say, keeps no other open.
+    A connection that raises while it is closed, for example after a failed transaction, does not keep others open.
     """
-    with contextlib.ExitStack() as closing:  # from the last to the first, also where one of them raises
+    with contextlib.ExitStack() as closing:  # runs every callback, even after one raises
         closing.callback(duckdb_connections.close_all)
         closing.callback(_close_environment)
         adapters: list[Any] = list(FACTORY.adapters.values())
@@ -74,7 +76,7 @@ def close_warehouse() -> None:
 
 
 def _close_environment() -> None:
-    """dbt-duckdb keeps the file open in its class, whichever adapter opened it."""
+    """Close the file that dbt-duckdb's class keeps open, whichever adapter opened it."""
     duckdb = sys.modules.get("dbt.adapters.duckdb.connections")
     if duckdb is not None:
         manager: Any = duckdb.DuckDBConnectionManager
@@ -85,19 +87,20 @@ def _close_environment() -> None:
 
 
 def cancel_queries() -> None:
-    """Interrupt whatever this process's connections are executing."""
+    """Interrupt the queries of all connections of this process."""
     adapters: list[Any] = list(FACTORY.adapters.values())
     for adapter in adapters:
         manager: Any = adapter.connections
         with manager.lock:
             open_connections = [
                 connection for connection in manager.thread_connections.values()
-                # one that is not open would be opened by asking for its handle (dbt's LazyHandle)
+                # reading `handle` opens a connection that is not open yet (dbt's LazyHandle)
                 if str(connection.state) == "open" and connection.handle is not None
             ]  # fmt: skip
-        # dbt's adapters ask the server to end a query over the calling thread's own connection, which
-        # this thread must have; DuckDB has no server to ask
-        own: Any = nullcontext() if adapter.type() == "duckdb" else adapter.connection_named(CANCELLING)
-        with own:
+        # server adapters cancel a query over the calling thread's connection, so this thread needs one
+        cancelling: Any = (
+            nullcontext() if adapter.type() == "duckdb" else adapter.connection_named(CANCELLING)
+        )
+        with cancelling:
             for connection in open_connections:
                 manager.cancel(connection)

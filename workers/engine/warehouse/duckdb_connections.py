@@ -1,10 +1,9 @@
-"""Every connection that a step of this process opens with the `duckdb` module, so that all of them can be closed.
+"""Records every connection that a step opens with the `duckdb` module, so that the worker can close them all.
 
-dbt-duckdb keeps a connection that it opened only once everything after that succeeded too: extensions, secrets,
-plugins and attached files (dbt.adapters.duckdb.environments.Environment.initialize_db). One that failed after it
-was opened belongs to nobody and is reached by the frames of a traceback alone. A Python model may open connections
-of its own. In a dbt process all of them end with the process. A worker process goes on, and DuckDB keeps a file
-locked as long as any connection to it is open.
+DuckDB keeps a file locked while any connection to it is open, and a worker process outlives its steps. Two kinds of
+connections are not closed otherwise. dbt-duckdb loses its connection if loading extensions, secrets, plugins or
+attached files fails (dbt.adapters.duckdb.environments.Environment.initialize_db). And a Python model may open
+connections itself.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _lock = threading.Lock()
 _steps = 0
 
 
-def record() -> None:
-    """Have `duckdb.connect` record what it opens in a step. Does nothing where `duckdb` is not imported."""
+def install() -> None:
+    """Make `duckdb.connect` record the connections that it opens in a step. No effect before `duckdb` is imported."""
     duckdb: Any = sys.modules.get("duckdb")
     if duckdb is None or hasattr(duckdb.connect, "__wrapped__"):
         return
@@ -42,8 +41,8 @@ def record() -> None:
 
 @contextlib.contextmanager
 def step() -> Iterator[None]:
-    """While a step executes, in whatever threads: the connections that are opened are the step's."""
-    global _steps  # noqa: PLW0603 - of the process, as the files are
+    """Record the connections that any thread opens while a step executes."""
+    global _steps  # noqa: PLW0603 - DuckDB's file locks belong to the process, too
     _steps += 1
     try:
         yield
@@ -52,11 +51,11 @@ def step() -> Iterator[None]:
 
 
 def close_all() -> None:
-    """Close whatever a step opened and is open still."""
+    """Close every recorded connection that is still open."""
     with _lock:
         opened = [reference() for reference in _opened]
         _opened.clear()
     for connection in opened:
         if connection is not None:
-            with contextlib.suppress(Exception):  # whatever the driver says
+            with contextlib.suppress(Exception):  # drivers raise errors of any type
                 connection.close()

@@ -1,9 +1,8 @@
-"""Which local files a DuckDB profile opens, and whether to write them.
+"""Which local files a DuckDB profile opens, and whether it writes them.
 
-DuckDB locks each file that a process opens: for writing against everybody, with ``READ_ONLY`` against those who
-write (duckdb.org/docs, "Concurrency"). That holds for a profile's ``path``, and for what it attaches, also for the
-DuckDB file that is the catalog of a DuckLake. It does not for SQLite files, which many processes may have open, for
-servers, and for what is read over a network.
+DuckDB locks each file that a process opens: a writer excludes all other processes, a ``READ_ONLY`` reader excludes
+writers (duckdb.org/docs, "Concurrency"). This applies to a profile's ``path``, to attached DuckDB files, and to the
+DuckDB file that is the catalog of a DuckLake. It does not apply to SQLite files, servers and network paths.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from typing import Any
 from workers.contract.keys import warehouse_of_files
 
 _DUCKDB = frozenset({"", "duckdb", "ducklake"})
-"""Types of an attached database that are a DuckDB file, or may have one as their catalog."""
+"""Types of attached databases that are a DuckDB file, or may use one as their catalog."""
 
 
 def local_warehouse(credentials: Any) -> str | None:
-    """The name of the files that a profile opens on this machine (`contract.keys.warehouse_of_files`).
+    """Name of the warehouse that consists of the local files of a profile (`contract.keys.warehouse_of_files`).
 
     Args:
-        credentials: dbt-duckdb's, of a target. Relative paths are resolved against the working directory.
+        credentials: dbt-duckdb's credentials of a target. Relative paths start at the working directory.
 
     Returns:
-        None where there are none.
+        None where the profile opens no local file.
     """
     if getattr(credentials, "remote", None):
-        return None  # a server opens them
+        return None  # a server opens the files
     options = getattr(credentials, "config_options", None) or {}
     secrets = {str(getattr(secret, "name", "")) for secret in getattr(credentials, "_secrets", ())}
     files: dict[str, bool] = {}
@@ -47,15 +46,15 @@ def local_warehouse(credentials: Any) -> str | None:
 
 
 def in_memory(path: str) -> bool:
-    """Whether a database has no file: ``:memory:``, also with a name, or nothing at all."""
+    """Whether a path names an in-memory database: empty, ``:memory:`` or ``:memory:name``."""
     return not path or path.startswith(":memory:")
 
 
 def _local_file(path: str, kind: str, secrets: set[str]) -> str | None:
-    """The file that DuckDB opens for a path, or None where it opens none on this machine.
+    """The local file that DuckDB opens for a path, or None.
 
-    A word before the first colon is the type of the database (DuckDB's ``ExtractExtensionPrefixFromPath``):
-    ``duckdb:``, ``md:``, ``sqlite:``, ``ducklake:`` before what is the catalog.
+    A prefix before the first colon is the type of the database (DuckDB's ``ExtractExtensionPrefixFromPath``):
+    ``duckdb:``, ``md:``, ``sqlite:``, or ``ducklake:`` followed by the catalog.
     """
     prefix, colon, rest = path.partition(":")
     if in_memory(path) or kind not in _DUCKDB:

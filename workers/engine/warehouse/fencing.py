@@ -1,16 +1,16 @@
-"""Fences at the warehouse: an execution whose step was given to somebody else cannot go on writing.
+"""Fences at the warehouse: an execution that lost its step to another worker cannot go on writing.
 
-A process that is stopped or paged out for longer than its lease knows nothing of it, and may be in the
-middle of a transaction. So each connection is opened like this:
+A process that is paused for longer than its lease does not notice, and may be in the middle of a transaction.
+So an execution opens each connection in three steps:
 
-1. The first connection of an execution that is not its step's first ends what is left of those before it on
-   the server: one that was lost, and one that gave the step back and left a connection behind.
+1. Before its first connection, a second or later execution of a step ends the server connections that earlier
+   executions of the step left open.
 2. The connection carries a mark: run, step and fence of its execution.
-3. Once it is open, the execution makes sure that its lease still holds, or closes it again.
+3. Once the connection is open, the execution checks its lease, and closes the connection if the lease is lost.
 
-Whoever passed 3 was visible on the server while its lease held, so a successor, who comes after the lease,
-finds it in 1. What a server allows is in `_FENCES`; on other warehouses only 3 is done, and for a DuckDB
-file the lock of the file does the rest (`workers.sessions.stale_lock_holders`).
+An execution that passed 3 was visible on the server while it held the lease. The next execution starts after
+that lease, so it finds the connection in 1. `_FENCES` lists the adapters that support marks. On other warehouses
+only 3 applies. For a DuckDB file, the lock of the file does the rest (`workers.sessions.stale_lock_holders`).
 """
 
 from __future__ import annotations
@@ -29,59 +29,59 @@ from dbt.adapters.contracts.connection import Connection, ConnectionState
 from dbt.adapters.exceptions import FailedToConnectError
 
 from workers.contract.errors import DbtUsageError
-from workers.engine.output.masking import mask_opening_errors
+from workers.engine.output.masking import mask_connection_errors
 from workers.engine.warehouse import duckdb_connections
 
 CANCELLING = "cancel"
-"""Name of the connection over which queries of this process are cancelled. It is not fenced."""
+"""Name of the connection that cancels queries of this process. It is not fenced."""
 
-PATIENCE = 30.0
-"""Seconds that the server has to end what an earlier execution left."""
+TERMINATE_TIMEOUT = 30.0
+"""Seconds that the server has to end connections of earlier executions."""
 
 _APPLICATION_NAME_BYTES = 63  # NAMEDATALEN - 1 of PostgreSQL
 
 
-class Tenure(msgspec.Struct, frozen=True, kw_only=True):
-    """An execution of a step, as its warehouse needs to know it.
+class StepExecution(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution of a step, as the warehouse code needs it.
 
     Attributes:
-        fence: of the claim; each later execution of the step has a higher one.
-        follows: the step was executed before, and something of that may be left.
-        ends_run: it is the run's last step, and some execution of some step lost its lease.
-        assure: raises where this process cannot show that the step is still its own.
+        fence: fence of the claim; each later execution of the step has a higher one.
+        has_predecessors: the step was executed before, so connections may be left open.
+        supersedes_run: this is the run's last step, and an execution of some step lost its lease.
+        check_lease: raises where this process cannot show that it still holds the step's lease.
     """
 
     run_id: str
     step: str
     fence: int
-    follows: bool = False
-    ends_run: bool = False
-    assure: Callable[[], None] = lambda: None
+    has_predecessors: bool = False
+    supersedes_run: bool = False
+    check_lease: Callable[[], None] = lambda: None
 
     @property
     def run_mark(self) -> str:
-        """What the marks of all executions of the run begin with."""
+        """Prefix of the marks of all executions of the run."""
         return f"relay/{_short(self.run_id)}/"
 
     @property
     def step_mark(self) -> str:
-        """What the marks of all executions of the step begin with."""
+        """Prefix of the marks of all executions of the step."""
         return f"{self.run_mark}{_short(self.step)}/"
 
     @property
     def mark(self) -> str:
-        """Of this execution alone."""
+        """Mark of this execution alone."""
         return f"{self.step_mark}{self.fence}"
 
     def supersedes(self, mark: str) -> bool:
-        """Whether what carries `mark` must not go on beside this execution.
+        """Whether a connection with this `mark` must be ended before this execution goes on.
 
-        That are earlier executions of the step; for the end of a run also all of its other steps. Whoever
-        is itself out of date ends no successor.
+        True for earlier executions of the step. At the end of a run, also for all of its other steps. An outdated
+        execution never ends a later one.
         """
         if mark.startswith(self.step_mark):
             return int(mark[len(self.step_mark) :]) < self.fence
-        return self.ends_run and mark.startswith(self.run_mark)
+        return self.supersedes_run and mark.startswith(self.run_mark)
 
 
 def _short(text: str) -> str:
@@ -89,24 +89,24 @@ def _short(text: str) -> str:
 
 
 class WarehouseFence(Protocol):
-    """What a kind of warehouse can do."""
+    """How one type of warehouse marks connections and ends them."""
 
     def marked(self, credentials: Any, mark: str) -> Any:
-        """A copy of credentials whose connections carry a mark."""
+        """Return a copy of the credentials whose connections carry the mark."""
 
-    def end_others(self, manager: Any, credentials: Any, tenure: Tenure) -> None:
-        """End every connection of executions that lost to this one (`Tenure.supersedes`).
+    def end_others(self, manager: Any, credentials: Any, execution: StepExecution) -> None:
+        """End the connections of every execution that this one supersedes (`StepExecution.supersedes`).
 
         Raises:
-            FailedToConnectError: they are there still after `PATIENCE` seconds.
+            FailedToConnectError: some are still open after `TERMINATE_TIMEOUT` seconds.
         """
 
 
 class PostgresFence:
-    """The mark is the end of ``application_name``; a backend is ended with ``pg_terminate_backend``.
+    """Appends the mark to ``application_name`` and ends backends with ``pg_terminate_backend``.
 
-    A user may end its own backends (postgresql.org/docs, "Server Signaling Functions"). The profile's
-    ``role`` is left out for that: a role need not be allowed what the user who logged in is.
+    A user may end its own backends (postgresql.org/docs, "Server Signaling Functions"). The connection that does
+    this does not set the profile's ``role``: the role may lack that permission.
     """
 
     def marked(self, credentials: Any, mark: str) -> Any:
@@ -116,42 +116,44 @@ class PostgresFence:
         marked.application_name = f"{name.decode(errors='ignore')} {mark}".strip()
         return marked
 
-    def end_others(self, manager: Any, credentials: Any, tenure: Tenure) -> None:
+    def end_others(self, manager: Any, credentials: Any, execution: StepExecution) -> None:
         """See `WarehouseFence`."""
         plain = copy.copy(credentials)
         plain.role, plain.autocommit = None, True
         connection = Connection(
             type=manager.TYPE, name=CANCELLING, credentials=plain, state=ConnectionState.INIT
         )  # fmt: skip
-        manager.open(connection)  # the wrapped one, which masks credentials in its errors
+        manager.open(connection)  # the wrapped `open`, which masks credentials in errors
         marked = "from pg_stat_activity where usename = current_user and strpos(application_name, %s) > 0"
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TERMINATE_TIMEOUT
         with closing(connection.handle) as handle, handle.cursor() as cursor:
             while True:
-                cursor.execute(f"select pid, application_name {marked}", (tenure.run_mark,))
-                left = [pid for pid, name in cursor.fetchall() if tenure.supersedes(name.rpartition(" ")[2])]
+                cursor.execute(f"select pid, application_name {marked}", (execution.run_mark,))
+                left = [
+                    pid for pid, name in cursor.fetchall() if execution.supersedes(name.rpartition(" ")[2])
+                ]
                 if not left:
                     return
                 cursor.execute(
-                    f"select pg_terminate_backend(pid) {marked} and pid = any(%s)", (tenure.run_mark, left)
+                    f"select pg_terminate_backend(pid) {marked} and pid = any(%s)", (execution.run_mark, left)
                 )
                 if time.monotonic() > give_up:
                     raise FailedToConnectError(
                         "An earlier execution still holds connections to the server after "
-                        f"{PATIENCE:g} s of asking for their end (pg_stat_activity.pid {', '.join(map(str, left))})"
+                        f"{TERMINATE_TIMEOUT:g} s of asking for their end (pg_stat_activity.pid {', '.join(map(str, left))})"
                     )
                 time.sleep(0.02)
 
 
 _FENCES: dict[str, WarehouseFence] = {"postgres": PostgresFence()}
-"""By type of adapter. Others have no mark of a connection that its successor could look for."""
+"""Fences by adapter type. Other adapters cannot mark a connection so that a later execution finds it."""
 
 
 class _Process:
-    """What this process executes: one step at a time, its connections in one or several threads."""
+    """The execution of this process: one step at a time, with connections in one or several threads."""
 
     def __init__(self) -> None:
-        self.tenure: Tenure | None = None
+        self.execution: StepExecution | None = None
         self.cleared = True
         self.lock = threading.Lock()
 
@@ -160,52 +162,52 @@ _process = _Process()
 
 
 @contextlib.contextmanager
-def fenced(tenure: Tenure) -> Iterator[None]:
-    """While a step executes: its connections are marked, and opened only while it is this process's."""
-    _process.tenure = tenure
-    _process.cleared = not (tenure.follows or tenure.ends_run)
+def fenced(execution: StepExecution) -> Iterator[None]:
+    """Mark this process's connections with `execution`, and open them only while it holds the step's lease."""
+    _process.execution = execution
+    _process.cleared = not (execution.has_predecessors or execution.supersedes_run)
     try:
         yield
     finally:
-        _process.tenure = None
+        _process.execution = None
 
 
-def assure() -> None:
-    """Make sure that the step that executes here is still this process's.
+def check_lease() -> None:
+    """Check that this process still holds the lease of the step that it executes.
 
     Raises:
-        FailedToConnectError: it cannot be shown.
+        FailedToConnectError: the lease is lost, or cannot be confirmed.
     """
-    if _process.tenure is not None:
+    if _process.execution is not None:
         try:
-            _process.tenure.assure()
+            _process.execution.check_lease()
         except Exception as error:
             raise FailedToConnectError(str(error)) from error
 
 
-def clear(adapter: Any) -> None:
-    """End what earlier executions left on the server, where that was not done before.
+def end_earlier_connections(adapter: Any) -> None:
+    """End the server connections of earlier executions, unless this execution did so already.
 
     Raises:
-        FailedToConnectError: the server cannot be asked, or does not do it.
+        FailedToConnectError: the server cannot be reached, or does not end them.
     """
-    tenure, fence = _process.tenure, _FENCES.get(adapter.type())
-    if tenure is None or fence is None:
+    execution, fence = _process.execution, _FENCES.get(adapter.type())
+    if execution is None or fence is None:
         return
     with _process.lock:
         if not _process.cleared:
             manager = adapter.connections
-            fence.end_others(manager, manager.profile.credentials, tenure)
+            fence.end_others(manager, manager.profile.credentials, execution)
             _process.cleared = True
 
 
 class FencedAdapters(dict[str, Any]):
-    """What dbt's factory keeps its adapters in: those that it makes open fenced connections."""
+    """The adapter registry of dbt's factory (`FACTORY.adapters`): every registered adapter opens fenced connections."""
 
     def __setitem__(self, name: str, adapter: Any) -> None:
-        duckdb_connections.record()
+        duckdb_connections.install()  # an adapter has imported its driver
         _fence(adapter)
-        mask_opening_errors(adapter)
+        mask_connection_errors(adapter)
         super().__setitem__(name, adapter)
 
 
@@ -213,19 +215,19 @@ def _fence(adapter: Any) -> None:
     opened = adapter.connections.open
 
     def fenced_open(connection: Any) -> Any:
-        tenure = _process.tenure
-        if tenure is None or connection.name == CANCELLING or connection.state == ConnectionState.OPEN:
+        execution = _process.execution
+        if execution is None or connection.name == CANCELLING or connection.state == ConnectionState.OPEN:
             return opened(connection)
         fence, profile = _FENCES.get(adapter.type()), connection.credentials
-        clear(adapter)
+        end_earlier_connections(adapter)
         if fence is not None:
-            connection.credentials = fence.marked(profile, tenure.mark)
+            connection.credentials = fence.marked(profile, execution.mark)
         try:
             opened(connection)
         finally:
             connection.credentials = profile
         try:
-            assure()
+            check_lease()
         except FailedToConnectError:
             connection.handle.close()
             connection.handle, connection.state = None, ConnectionState.FAIL
@@ -233,18 +235,18 @@ def _fence(adapter: Any) -> None:
         return connection
 
     fenced_open.fenced = True  # type: ignore[attr-defined]
-    # dbt asks the manager for it each time (dbt.adapters.base.connections.set_connection_name)
+    # dbt looks `open` up on the manager at each call (dbt.adapters.base.connections.set_connection_name)
     adapter.connections.open = fenced_open
 
 
 def require_fence(adapter: Any) -> None:
-    """Make sure that an adapter came through `FencedAdapters`.
+    """Check that `FencedAdapters` registered an adapter.
 
     Raises:
         DbtUsageError: this release of dbt keeps its adapters elsewhere.
     """
     if not getattr(adapter.connections.open, "fenced", False):
         raise DbtUsageError(
-            "this release of dbt makes its adapters where dbt-relay cannot fence their connections: a worker that lost "
-            "a node could go on writing. Install a release that is supported (docs/dbt-releases.md)"
+            "dbt-relay cannot fence the connections of this release of dbt: a worker that lost a node could go on "
+            "writing. Install a supported release (docs/dbt-releases.md)"
         )

@@ -1,4 +1,4 @@
-"""Which relation a node writes, as a name that every run gives it: what the ledger locks."""
+"""Lock names of the relations that nodes write. Every run computes the same name for the same relation."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from workers.contract.errors import DbtUsageError
 META: Final = "dbt_relay_lock"
 _HASH_BYTES: Final = 12
 _FOLD_TO_UPPER: Final = frozenset({"snowflake", "oracle"})
-"""Adapters whose warehouse reads an unquoted name as upper case; the others read it as lower case, or do not
-tell the cases apart at all."""
+"""Adapters whose warehouse folds unquoted names to upper case. Others fold to lower case or ignore case."""
 
 
 class RelationLocks:
-    """Names of what a run's nodes write.
+    """Computes the lock names of the relations that a run's nodes write.
 
-    A name is a hash of the warehouse and of the relation as dbt would render it: parts that dbt quotes
-    (``quoting:``) count letter by letter, others as the warehouse folds them. The warehouse is its adapter
-    type, what that adapter calls itself by (``Credentials.unique_field``: Postgres' host, Snowflake's
-    account, …) and its port; the database is part of the relation.
+    A name is a hash of the warehouse and the relation. The warehouse is the adapter type, the adapter's
+    ``Credentials.unique_field`` (Postgres: host; Snowflake: account) and the port. The relation is what dbt would
+    render: quoted parts (``quoting:``) keep their case, unquoted parts are folded as the warehouse folds them.
     """
 
     def __init__(self, config: RuntimeConfig, relation: type[BaseRelation]) -> None:
@@ -36,13 +34,13 @@ class RelationLocks:
         self._fold: Callable[[str], str] = str.upper if credentials.type in _FOLD_TO_UPPER else str.lower
 
     def name(self, node: Any) -> str:
-        """16 characters that stand for the relation that `node` writes; empty where it writes none.
+        """The lock name (16 characters) of the relation that `node` writes; empty where it writes none.
 
-        Models that are not ephemeral, seeds, snapshots, and tests that store their failures write one
-        (dbt.contracts.graph.nodes, ``is_relational``), unless their ``meta`` says ``dbt_relay_lock: none``.
+        Non-ephemeral models, seeds, snapshots, and tests that store failures write a relation
+        (dbt.contracts.graph.nodes, ``is_relational``). ``meta: {dbt_relay_lock: none}`` turns the lock off.
 
         Raises:
-            DbtUsageError: ``meta`` says something else.
+            DbtUsageError: ``meta`` has another value for ``dbt_relay_lock``.
         """
         if not getattr(node, "is_relational", False) or node.is_ephemeral_model:
             return ""
@@ -50,8 +48,8 @@ class RelationLocks:
         if wanted is not None:
             if str(wanted).lower() != "none":
                 raise DbtUsageError(
-                    f"{node.unique_id} ({node.original_file_path}): meta says `{META}: {wanted}`; only "
-                    f"`{META}: none` is known, for a node that other runs may write at the same time"
+                    f"{node.unique_id} ({node.original_file_path}): meta has `{META}: {wanted}`; the only valid "
+                    f"value is `{META}: none`, for a node that other runs may write at the same time"
                 )
             return ""
         text = "\0".join((*self._warehouse, *self.parts(node)))
@@ -59,7 +57,7 @@ class RelationLocks:
         return base64.urlsafe_b64encode(digest).decode()
 
     def parts(self, node: Any) -> tuple[str, ...]:
-        """Database, schema and identifier of a node's relation, as the warehouse tells them apart."""
+        """Database, schema and identifier of a node's relation, with the warehouse's case folding applied."""
         relation = self._relation.create_from(self._config, node)
         named = (
             (key, relation.path.get_part(key))

@@ -22,7 +22,7 @@ SOFT_LIMITS = ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_STACK")
 """Resource limits that a step takes over. The others count what the warm process has used for earlier runs."""
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessAttributes(msgspec.Struct, frozen=True, kw_only=True):
     """Inherited attributes of a process that are neither arguments nor environment.
 
     Attributes:
@@ -34,7 +34,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Mapping[str, int] = {}
 
 
-def of_this_process() -> dict[str, str]:
+def encode_process_attributes() -> dict[str, str]:
     """Umask and resource limits of this process, as values of an environment."""
     import resource  # Windows has none, and may only submit to a broker
 
@@ -53,40 +53,14 @@ def _umask() -> int:
     return umask
 
 
-def read_surroundings(env: Mapping[str, str]) -> Surroundings:
-    """What `of_this_process` put into an environment; a value that cannot be read counts as not there."""
+def decode_process_attributes(env: Mapping[str, str]) -> ProcessAttributes:
+    """What `encode_process_attributes` put into an environment; a value that cannot be read counts as not there."""
     umask: int | None = None
     limits: dict[str, int] = {}
     with contextlib.suppress(ValueError):
         umask = int(env.get(UMASK, ""), 8) & 0o777
     with contextlib.suppress(msgspec.DecodeError):
         limits = msgspec.json.decode(env.get(LIMITS, "{}"), type=dict[str, int])
-    return Surroundings(umask=umask, limits={name: limits[name] for name in SOFT_LIMITS if name in limits})
-
-
-def zone_name(env: Mapping[str, str]) -> str | None:
-    """The time zone of this machine for a process with that environment, as a value of ``TZ``; None if unknown."""
-    if "TZ" in env:
-        return env["TZ"]
-    with contextlib.suppress(OSError):
-        _, found, name = os.readlink("/etc/localtime").partition("zoneinfo/")
-        if found:
-            return name
-    return None
-
-
-def encode_environment(env: Mapping[str, str]) -> bytes:
-    """JSON of an environment. Bytes that are not UTF-8 (lone surrogates in Python) stay what they are."""
-    return json.dumps(dict(env)).encode()
-
-
-def decode_environment(raw: bytes) -> dict[str, str]:
-    """An environment from its JSON.
-
-    Raises:
-        ValueError: it is not the JSON of an environment.
-    """
-    env = json.loads(raw)
-    if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
-        raise ValueError("not a mapping of names to texts")
-    return env
+    return ProcessAttributes(
+        umask=umask, limits={name: limits[name] for name in SOFT_LIMITS if name in limits}
+    )

@@ -1,15 +1,15 @@
-"""What databases say: driver exception classes and wordings by adapter → codes.
+"""Error codes of database drivers' exception classes and of databases' error texts.
 
-Postgres: class names of psycopg2 and psycopg 3, one for each SQLSTATE, and the server's and libpq's
-own messages. DuckDB: classes of the `duckdb` module, and the messages of DuckDB 1.x and DuckLake.
-Other warehouses: the words that their messages have in common.
+Postgres: class names of psycopg2 and psycopg 3, one for each SQLSTATE, and the messages of the server and of
+libpq. DuckDB: classes of the `duckdb` module, and the messages of DuckDB 1.x and DuckLake. Other warehouses:
+wordings that their messages have in common.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from workers.contract.errors.dbt_errors import Rule, rules
+from workers.contract.errors.rules import Rule, make_rules
 
 SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     # psycopg2.errors: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -70,14 +70,14 @@ SQL_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "OutOfMemoryException": ("disk_full", "out_of_memory"),
     "PermissionException": ("permission_denied",),
     "SerializationException": ("serialization_failure",),
-    # Python's, from drivers of other warehouses
+    # Python's exceptions, raised by drivers of other warehouses
     "ConnectionRefusedError": ("connection_refused",),
     "ConnectionResetError": ("connection_lost",),
     "BrokenPipeError": ("connection_lost",),
 }
-"""Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
+"""Exception class → codes. Of several codes, the first one whose rule matches the text counts, else the last one."""
 
-_OURS: Final = rules(
+_OURS: Final = make_rules(
     (
         "earlier_attempt_alive",
         (
@@ -87,9 +87,9 @@ _OURS: Final = rules(
     ),
     ("connection_lost", r"was given to another worker: this one was away for too long"),
 )
-"""What `engine.warehouse.fencing` says in the place of a driver."""
+"""Texts of the errors that `engine.warehouse.fencing` raises."""
 
-_DUCKDB: Final = rules(
+_DUCKDB: Final = make_rules(
     ("duckdb_file_locked", (r"Could not set lock on file \"(?P<path>[^\"]+)\": Conflicting lock is held in "
                            r"(?P<program>.*?) \(PID (?P<pid>\d+)\)")),
     ("duckdb_file_locked", r"Could not set lock on file \"(?P<path>[^\"]+)\""),
@@ -143,8 +143,8 @@ _DUCKDB: Final = rules(
     ("dependent_objects", r"^Dependency Error: "),
 )  # fmt: skip
 
-_POSTGRES: Final = rules(
-    # two sessions make the same schema or table at once: the catalogue's own indexes, not the user's
+_POSTGRES: Final = make_rules(
+    # two sessions create the same schema or table at once: an index of the catalogue, not of the user
     ("serialization_failure", r"unique constraint \"pg_\w+_index\"|tuple concurrently (?:updated|deleted)"),
     ("authentication_failed", r"authentication failed for user \"(?P<user>[^\"]+)\""),
     ("authentication_failed", r"no pg_hba\.conf entry for host|no password supplied"),
@@ -197,7 +197,7 @@ _POSTGRES: Final = rules(
     ("transaction_aborted", r"current transaction is aborted"),
 )  # fmt: skip
 
-_ANY: Final = rules(
+_ANY: Final = make_rules(
     ("authentication_failed", r"(?i)authentication failed|(?:incorrect|invalid) (?:user ?name|password|credentials)"),
     ("permission_denied", r"(?i)(?:permission|access) denied|insufficient privileges?|not authorized to"),
     ("deadlock", r"(?i)\bdeadlock"),
@@ -233,12 +233,12 @@ _WITH_DUCKDB: Final = frozenset({"duckdb", ""})
 
 
 def sql_rules(adapter: str) -> tuple[Rule, ...]:
-    """The wordings to look for, the most particular first.
+    """Return the rules for an adapter's error texts, special ones before general ones.
 
     Args:
-        adapter: dbt's name of it, or an empty string when it is not known.
+        adapter: dbt's name of the adapter; empty where unknown.
     """
     if adapter in _WITH_DUCKDB:
-        # DuckDB passes on what a Postgres server says that it has attached (DuckLake's catalog, say).
+        # DuckDB passes on the messages of an attached Postgres server, such as DuckLake's catalog.
         return (*_OURS, *_DUCKDB, *_POSTGRES, *_ANY)
     return (*_OURS, *_POSTGRES, *_ANY)

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from workers.contract.tolerant_reading import UnpackError, number_of, text_of, unpack, value_of
+from workers.contract.redis_values import UnpackError, number_of, text_of, unpack, value_of
 
 
 def test_packed_bytes_come_back() -> None:

@@ -19,18 +19,18 @@ _SECTIONS = (
 )  # fmt: skip
 
 
-def unshare(manifest: Manifest) -> None:
+def copy_shared_containers(manifest: Manifest) -> None:
     """Give each entry containers of its own, and the manifest a flat graph of these."""
     seen: dict[int, Any] = {}
     replaced = 0
     for section in _SECTIONS:
         for entry in getattr(manifest, section, {}).values():
-            replaced += _unshare(entry, seen)
+            replaced += _copy_shared(entry, seen)
     if replaced:
         manifest.build_flat_graph()
 
 
-def _unshare(entry: Any, seen: dict[int, Any]) -> int:
+def _copy_shared(entry: Any, seen: dict[int, Any]) -> int:
     """Copy what was `seen` before; how many."""
     replaced, waiting = 0, [entry]
     while waiting:

@@ -1,35 +1,14 @@
-"""What dbt itself raises: exception classes and wordings → codes.
+"""Error codes of dbt's exception classes and error texts.
 
 Sources: dbt-core 1.11 `dbt/exceptions.py`, `dbt/config/`, `dbt/graph/`, `dbt/parser/`; dbt-common
-`exceptions/`; dbt-adapters `exceptions/`; and the errors that the broken projects under
-``tests/projects`` really give.
+`exceptions/`; dbt-adapters `exceptions/`; and the errors of the broken projects under ``tests/projects``.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+from typing import Final
 
-
-class Rule(NamedTuple):
-    """A wording: when it is found in the text the error has this code, and its groups are facts."""
-
-    code: str
-    wording: str
-
-    def search(self, text: str) -> re.Match[str] | None:
-        """Where `text` has the wording; ``^`` and ``$`` are those of a line.
-
-        It is compiled when it is first needed (and kept by `re`): most programs that import this
-        never see an error.
-        """
-        return re.search(self.wording, text, re.MULTILINE)
-
-
-def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
-    """Rules from pairs of code and wording."""
-    return tuple(Rule(code, wording) for code, wording in pairs)
-
+from workers.contract.errors.rules import make_rules
 
 DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "RequiredVarNotFoundError": ("undefined_variable",),
@@ -88,7 +67,7 @@ DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "DbtSelectorsError": ("invalid_selector",),
     "FailFastError": ("fail_fast",),
     "DbtUsageException": ("unknown_option", "unknown_command", "invalid_vars", "no_project", "usage_error"),
-    # made up by classify_text from an exit code
+    # set by classify_text for an exit code
     "CommandNotFound": ("dbt_not_found",),
     "ProcessKilled": ("process_killed",),
     # ours, Celery's and Python's
@@ -104,9 +83,9 @@ DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "InvalidMessageError": ("invalid_message",),
     "MemoryError": ("out_of_memory",),
 }
-"""Exception class → codes. Of several, the first whose wording is found in the text; else the last."""
+"""Exception class → codes. Of several codes, the first one whose rule matches the text counts, else the last one."""
 
-DBT_RULES: Final = rules(
+DBT_RULES: Final = make_rules(
     ("test_failed", r"^(?P<found>Got \d+ results?, configured to .*)"),
     ("unit_test_failed", r"^actual differs from expected:"),
     ("batches_failed", r"PARTIAL SUCCESS \((?P<done>\d+)/(?P<total>\d+)\)"),
@@ -210,10 +189,10 @@ DBT_RULES: Final = rules(
     ("invalid_encoding", r"'utf-8' codec can't decode"),
     ("file_access", r"\[Errno (?:1|13|30)\] (?P<problem>[\w -]+): '(?P<path>[^']+)'"),  # EPERM, EACCES, EROFS
     ("jinja_syntax", (r"expected token |Encountered unknown tag |Unexpected end of template|unexpected char "
-                     r"|Reached EOF without finding a close tag|unexpected EOF, expected "
+                     r"|Reached EOF without diagnosis a close tag|unexpected EOF, expected "
                      r"|unexpected control flow end tag|Got nested tags|unexpected '.'$")),
 )  # fmt: skip
-"""dbt's wordings, the particular before the general."""
+"""dbt's error texts. The first rule that matches counts, so special ones stand before general ones."""
 
 GENERAL: Final[tuple[tuple[str, str, str], ...]] = (
     ("CompilationError", "Compilation", "compilation_error"),
@@ -225,7 +204,7 @@ GENERAL: Final[tuple[tuple[str, str, str], ...]] = (
     ("ValidationError", "Validation", "invalid_config"),
     ("DbtInternalError", "Internal", "internal"),
 )
-"""What is said when nothing particular was recognised: exception class, dbt's word for it, code."""
+"""Codes of errors that no rule recognises: exception class, the word before "Error" in the text, code."""
 
 UNCOMPILED: Final = frozenset({"Compilation", "Parsing", "Dependency", "Usage", "Validation"})
-"""Kinds of dbt's errors in which no database had a say."""
+"""Kinds of dbt errors that occur before SQL reaches a database. The rules for databases do not apply to them."""

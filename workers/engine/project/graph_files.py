@@ -1,4 +1,4 @@
-"""A project's graph, linked once, and the two files that dbt writes of it in every command."""
+"""A project's linked graph, kept for later runs, and the two files that dbt writes of it in every command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbt.flags import get_flags
 from dbt.graph import Graph
 from dbt_common.invocation import get_invocation_id
 
-from workers.engine.execution.manifest_file import write_bytes
+from workers.engine.project.manifest_file import write_bytes
 
 _SUMMARY = "graph_summary.json"
 _INVOCATION = "_invocation_id"
@@ -24,9 +24,10 @@ class LinkedGraph(msgspec.Struct, kw_only=True):
     """dbt's graph of a parsed project.
 
     Attributes:
-        summary: graph_summary.json, without the invocation; None if another command wrote over it.
-        pickled: graph.gpickle, compressed; None where dbt was not to write it.
-        checksum, written: of that file, and its state on the disk when this process wrote it.
+        summary: graph_summary.json without the invocation id; None if another command overwrote it.
+        pickled: graph.gpickle, compressed; None where dbt did not write it.
+        checksum: CRC-32 of graph.gpickle.
+        written: path, inode, size and mtime of graph.gpickle when this process last wrote or checked it.
     """
 
     graph: Graph
@@ -36,7 +37,11 @@ class LinkedGraph(msgspec.Struct, kw_only=True):
     written: tuple[str, int, int, int] | None = None
 
     def write(self, target: str) -> bool:
-        """Write what dbt writes when it has linked the graph; False if not all of it is known."""
+        """Write the files that dbt writes when it links the graph.
+
+        Returns:
+            False, without a file written, where a file's content is not known.
+        """
         to_pickle = bool(get_flags().WRITE_JSON)
         if self.summary is None or (to_pickle and self.pickled is None):
             return False
@@ -47,7 +52,7 @@ class LinkedGraph(msgspec.Struct, kw_only=True):
         return True
 
     def _write_pickle(self, pickled: bytes, path: str) -> None:
-        """Write graph.gpickle unless it is there: it is the largest of dbt's files, and the same in each command."""
+        """Write graph.gpickle unless the file is unchanged: it is large, and the same in each command."""
         state = _state_of(path)
         if state is not None and state == self.written:
             return
@@ -57,10 +62,10 @@ class LinkedGraph(msgspec.Struct, kw_only=True):
 
 
 def linked_by_dbt(graph: Graph, target: str) -> LinkedGraph:
-    """What dbt has just linked and written into its target folder.
+    """Read the files that dbt has just written into its target folder.
 
-    Another command may use the same folder. It writes the summary first, so both files are this command's if the
-    summary is, once the other file was read.
+    Another command may write to the same folder. dbt writes the summary first. So if the summary is this command's
+    after graph.gpickle was read, both files are this command's.
     """
     linked = LinkedGraph(graph=graph)
     if get_flags().WRITE_JSON:

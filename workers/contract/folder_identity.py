@@ -8,7 +8,7 @@ from pathlib import Path
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def place_of(folder: str | os.PathLike[str]) -> str:
+def folder_identity(folder: str | os.PathLike[str]) -> str:
     """What tells a folder apart from all others: the running kernel, device and inode.
 
     Empty where that cannot be told (no Linux, no such folder).

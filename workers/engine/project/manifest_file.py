@@ -1,7 +1,7 @@
-"""manifest.json of a run, written from what is known already.
+"""Writes manifest.json of a run from cached JSON.
 
-dbt turns its whole manifest into JSON after every command. All but a few nodes of it are as they were
-parsed, so a context keeps each entry's JSON, and a run encodes the nodes that it compiled.
+dbt serializes its whole manifest after every command, although a run changes only a few nodes. So a context caches
+the JSON of each parsed entry, and a run serializes only the nodes that it changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dbt_common.utils.encoding import JSONEncoder
 
 from workers.engine.template_state.calls import as_parsed
 
-_ARTIFACT = {"artifact": True}  # as dbt.artifacts.schemas.base.Writable.write asks for
+_ARTIFACT = {"artifact": True}  # serialization context, as in dbt.artifacts.schemas.base.Writable.write
 _dbt = JSONEncoder()
 
 
@@ -26,38 +26,45 @@ def _encode(value: Any) -> msgspec.Raw:
 
 
 def _plain(value: Any) -> Any:
-    # the string types of dbt and Jinja; dbt's own encoder knows the rest
+    # string types of dbt and Jinja; dbt's encoder handles all other types
     return str(value) if isinstance(value, str) else _dbt.default(value)
 
 
 _CHANGED = (
     "nodes", "unit_tests", "functions", "sources", "exposures", "metrics", "groups", "semantic_models", "saved_queries",
 )  # fmt: skip
-"""Sections of which a run may change entries: nodes by compiling them, others by templates that get at them."""
+"""Sections whose entries a run may change: by compiling nodes, or from templates."""
 
 
 class ManifestFile:
-    """The JSON of a parsed manifest, entry by entry."""
+    """Cached JSON of a parsed manifest, by section and entry."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._sections: dict[str, msgspec.Raw | dict[str, msgspec.Raw]] | None = None
 
-    def render(self, view: Manifest, changed: set[str]) -> bytes:
-        """The manifest with a run's own metadata and its own copies of the `changed` nodes."""
+    def render(self, manifest: Manifest, changed: set[str]) -> bytes:
+        """Return manifest.json of a run.
+
+        Args:
+            manifest: the run's manifest: its metadata and its copies of changed nodes.
+            changed: unique ids of entries to serialize again.
+        """
         sections: dict[str, Any] = dict(self._parsed())
-        metadata: Any = view.metadata
+        metadata: Any = manifest.metadata
         sections["metadata"] = _encode(metadata.to_dict(omit_none=False, context=_ARTIFACT))
         for name in _CHANGED:
             if name not in sections:  # functions: dbt-core >= 1.11
                 continue
-            known, own = sections[name], getattr(view, name)
-            ours = {
-                unique_id: _encode(own[unique_id].to_resource().to_dict(omit_none=False, context=_ARTIFACT))
+            parsed, entries = sections[name], getattr(manifest, name)
+            encoded = {
+                unique_id: _encode(
+                    entries[unique_id].to_resource().to_dict(omit_none=False, context=_ARTIFACT)
+                )
                 for unique_id in changed
-                if unique_id in own
+                if unique_id in entries
             }
-            sections[name] = {**known, **ours}
+            sections[name] = {**parsed, **encoded}
         return msgspec.json.encode(sections)
 
     def _parsed(self) -> dict[str, msgspec.Raw | dict[str, msgspec.Raw]]:
@@ -74,10 +81,10 @@ class ManifestFile:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Write an artifact so that a reader sees the old one or the new one, never half of it.
+    """Replace a file atomically: a reader sees the old content or the new one.
 
     Raises:
-        OSError: the disk is full …, with the path.
+        OSError: the file cannot be written (disk full, …). Contains the path.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
@@ -92,5 +99,5 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def write_json(path: str, plain: dict[str, Any]) -> None:
-    """See `write_bytes`."""
+    """Replace a JSON file atomically. See `write_bytes`."""
     write_bytes(path, json.dumps(plain).encode())
