@@ -41,7 +41,8 @@ from workers.contract.log import log, phase
 from workers.contract.messages import step_task
 from workers.contract.task_message import shown_args, shown_name
 from workers.engine.warehouse.fencing import StepExecution
-from workers.ledger.ledger import OTHER_DBT, Claim, FenceLostError, Refusal
+from workers.ledger.ledger import OTHER_DBT
+from workers.ledger.records import Claim, FenceLostError, Refusal
 from workers.runs import dbt_release, finishing, steps
 from workers.runs.runtime import Run, Runtime, process_runtime
 from workers.sessions.warehouse_lock import Session

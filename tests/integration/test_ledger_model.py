@@ -49,7 +49,8 @@ from workers.contract.connection import connect
 from workers.contract.keys import READ, Keys, addressed, files_of_warehouse
 from workers.contract.messages import Limits, RunRequest
 from workers.contract.purge import purge
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 MAX_RUNS = 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from workers.ledger.ledger import Claim, Death
+from workers.ledger.records import Claim, Death
 from workers.runs import final_record
 from workers.supervision import memory
 from workers.supervision.child_monitor import ChildMonitor

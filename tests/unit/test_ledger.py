@@ -14,17 +14,8 @@ from workers.contract import run_store
 from workers.contract.keys import SESSION, new_run_id
 from workers.contract.messages import Limits, RunRequest
 from workers.contract.results import Attempt
-from workers.ledger.ledger import (
-    MAX_REASONS,
-    OTHER_REASONS,
-    PATIENCE_MS,
-    Claim,
-    FenceLostError,
-    Ledger,
-    Move,
-    Refusal,
-    StagedNode,
-)
+from workers.ledger.ledger import MAX_REASONS, OTHER_REASONS, PATIENCE_MS, Ledger
+from workers.ledger.records import Claim, FenceLostError, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 OWNER = "host:1"

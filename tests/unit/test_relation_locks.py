@@ -12,7 +12,8 @@ from workers.contract.keys import addressed, new_run_id
 from workers.contract.messages import RunRequest
 from workers.contract.purge import purge
 from workers.engine.interface import StepResult
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, Move, Refusal, StagedNode
 
 ORDERS, OTHERS = "T3JkZXJz", "T3RoZXJz"
 A, B = "model.p.a", "model.p.b"

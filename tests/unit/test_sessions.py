@@ -10,7 +10,7 @@ import pytest
 
 from workers import tasks
 from workers.contract.events import STATE, Event
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.sessions.stale_lock_holders import Holder
 from workers.sessions.warehouse_lock import Session
 

@@ -10,7 +10,8 @@ import pytest
 from tests.support.waiting import wait_until
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
 from workers.contract.keys import STEP_PLAN, STEP_START
-from workers.ledger.ledger import Ledger, Move, Refusal
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Move, Refusal
 from workers.supervision.worker_registry import WorkerEntry, turns_of
 
 WAITS = "waiting for its turn"

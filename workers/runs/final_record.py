@@ -19,7 +19,8 @@ from workers.contract.messages import RunRequest
 from workers.contract.results import Attempt, NodeResult
 from workers.contract.run_store import FinalRecord
 from workers.engine.interface import Finished, RunSpec, StepOutcome, StepResult, encode
-from workers.ledger.ledger import Claim, Death, Ledger
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, Death
 from workers.supervision import memory
 from workers.supervision.time_limits import Overrun
 

@@ -25,7 +25,7 @@ from workers.contract.messages import RunRequest, encode_request
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.contract.run_store import ENV_NAMES
 from workers.engine.interface import Finished, StepResult
-from workers.ledger.ledger import Claim, FenceLostError, Move
+from workers.ledger.records import Claim, FenceLostError, Move
 from workers.runs import env_file, final_record
 from workers.runs.runtime import Run, Runtime
 from workers.supervision.lease_renewal import DRAIN, LOST, StepInterrupted

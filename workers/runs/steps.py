@@ -23,7 +23,7 @@ from workers.contract.log import log
 from workers.contract.results import BAD_STATUSES, WAITING
 from workers.engine.engine import CommandFailedError
 from workers.engine.interface import Finished, RunFacts, StepOutcome, StepResult, encode
-from workers.ledger.ledger import Claim, Move, StagedNode
+from workers.ledger.records import Claim, Move, StagedNode
 from workers.runs import final_record
 from workers.runs.finishing import attempt_of, end_cancelled, end_run, let_go, when_there_is_room
 from workers.runs.project_check import check_project
