@@ -6,7 +6,7 @@ What is modelled is a run on a warehouse of many writers: a plan, its nodes, one
 
 - Redis is one server that does one thing after another: what it does for a node (claim, lines, finish, Celery's
   own commands) keeps it busy for so long, and everybody waits in line for it.
-- At most 16 unclaimed messages of a run are out (`lua/prelude.lua`, WINDOW); each claim hands out the next, which
+- At most 16 unclaimed messages of a run are out (`ledger/scripts/prelude.lua`, WINDOW); each claim hands out the next, which
   takes the way through the broker to a free worker.
 - A worker's main process takes the messages from the broker, gives them to its pool and says so to Flower, one after
   another; a pool has POOL processes.

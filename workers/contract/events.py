@@ -92,7 +92,7 @@ def decode_event(raw: bytes | str, seq: int = 0) -> Event:
 
 def encode_records(records: Sequence[str]) -> bytes:
     """JSON of records of the log file: the text of a `RECORD`, and an entry of a run's log stream. It is a list, by
-    which `lua/events.lua` tells it from an event."""
+    which `ledger/scripts/events.lua` tells it from an event."""
     try:
         return msgspec.json.encode(records)
     except UnicodeEncodeError:  # a lone surrogate, which no UTF-8 file can hold

@@ -63,7 +63,7 @@ _RUN_ID = re.compile(RUN_ID_PATTERN)
 
 
 def warehouse_of_files(files: Mapping[str, bool]) -> str:
-    """The name of a single-process warehouse: the names of its files, one a line (`lua/files.lua` reads it).
+    """The name of a single-process warehouse: the names of its files, one a line (`ledger/scripts/files.lua` reads it).
 
     Args:
         files: name -> whether it is opened for writing.
@@ -110,7 +110,7 @@ def task_name(step: str) -> str:
 
 def addressed(run_id: str, step: str) -> tuple[str, str]:
     """The run and step of an entry that a move of `run_id` gave to publish: its own steps, and those of other
-    runs that it called, ``<run> <step>`` (`lua/prelude.lua`)."""
+    runs that it called, ``<run> <step>`` (`ledger/scripts/prelude.lua`)."""
     run, space, other = step.partition(" ")
     return (run, other) if space and is_run_id(run) else (run_id, step)
 

@@ -233,7 +233,7 @@ def _free_readers(store: RunStore, key: str, now: float) -> int:
 
 
 def _suspect(pipe: Any, store: RunStore, holder: str | bytes | None, now: float) -> None:
-    """as lua/files.lua does: the process of a lock that was not let go may have the file open still."""
+    """as ledger/scripts/files.lua does: the process of a lock that was not let go may have the file open still."""
     if holder is not None:
         pipe.hset(store.keys.strays(), holder, int(now * 1000))
         pipe.expire(store.keys.strays(), 24 * 3600)

@@ -244,7 +244,7 @@ class RunStore:
         return removed
 
     def runs_in_line(self) -> list[str]:
-        """Unfinished runs that wait for their turn (`lua/turns.lua`), the next one first."""
+        """Unfinished runs that wait for their turn (`ledger/scripts/turns.lua`), the next one first."""
         raw: Any = self.client.zrange(self.keys.turns_line(), 0, -1)
         return [run_id.decode() for run_id in raw]
 

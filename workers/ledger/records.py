@@ -10,13 +10,13 @@ import msgspec
 
 
 class Death(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker process ended, as its parent saw it.
+    """How a worker process ended, as its parent process observed it.
 
     Attributes:
-        code: exit status, or minus the signal.
-        peak: the most memory that it was seen to have, bytes; 0: unknown.
-        limit: what its worker may use, bytes.
-        oom: whether the kernel ended some process of the machine for want of memory at that time.
+        code: exit status, or the negative signal number.
+        peak: highest memory use that was measured, bytes; 0: unknown.
+        limit: memory that the worker may use, bytes.
+        oom: whether the kernel's out-of-memory killer ended a process of the machine at that time.
     """
 
     code: int
@@ -39,23 +39,23 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A step that this process may execute.
 
     Attributes:
-        fence: what every later word about the step must show.
-        tries: which execution this is, from 1.
-        losses: how many executions ended with their worker.
-        index: dbt's number of the node in the run (``3 of 40``), 0 where dbt gives none.
-        handed: how many executions were handed back by a worker that was stopping.
-        skip: whether the node is not to run because a parent failed.
-        cause: the step whose failure makes it skip.
-        busy: the run that writes the node's relation, where the node is to be refused for it.
-        stale: whether another run wrote the node's relation last: what the run has cached of it may be wrong.
-        stopping: whether the run is being stopped (the close and first steps still run then).
-        grace: seconds that the node may take, from its claim, beside one that ended the run early; 0: as
-            long as it wants.
-        strays: for the close: whether any execution in the run lost its lease, and may be alive.
-        sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
-        died: how the last execution's process ended, where its parent could say.
-        orphaned: whether the run is being stopped and no worker has the dbt that planned it: it ends without dbt.
-        publish: other steps whose messages have to be published now.
+        fence: number that every later move of the step must present.
+        tries: number of this execution, from 1.
+        losses: how many executions ended because their worker was lost.
+        index: dbt's number of the node in the run (``3 of 40``); 0 for a node that dbt does not number.
+        handed: how many executions a stopping worker handed back.
+        skip: whether the node is skipped because a parent failed.
+        cause: the step whose failure causes the skip.
+        busy: the run that writes the node's relation, if the node must be refused for that reason.
+        stale: whether another run wrote the node's relation last, so that this run's cache of it may be wrong.
+        stopping: whether the run is being stopped (its close and its first step still execute).
+        grace: time limit in seconds from the claim, for a node that was due when another node ended the run early;
+            0: no limit.
+        strays: for the close: whether an execution of the run lost its lease and may still be alive.
+        sure_until: time of `lease_clock` until which no other worker can claim the step.
+        died: how the process of the last execution ended, if its parent process recorded it.
+        orphaned: whether the run is being stopped and no worker has the dbt release that planned it: it ends without dbt.
+        publish: other steps whose messages the caller must send.
     """
 
     run_id: str
@@ -79,24 +79,24 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a claim was not granted, and steps that have to be published instead."""
+    """Why a claim was refused, and the steps whose messages the caller must send."""
 
     reason: str
     publish: tuple[str, ...] = ()
 
 
 class Move(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What finishing a step does to its run.
+    """What finishing a step changes in its run.
 
     Attributes:
-        word: the state that watchers see, dbt's status for a node.
-        blocks: whether everything downstream is to be skipped.
-        stop: ``fail_fast`` ends the run early: nothing further starts but the close.
+        word: the status that is published; for a node, dbt's status.
+        blocks: whether all descendants are skipped.
+        stop: ``fail_fast`` ends the run early: only its close starts after that.
         facts: fields of the run that later steps need.
-        cache: changes of dbt's relation cache, JSON each.
-        nodes: for the plan: how many nodes it staged.
-        final: the run's result, JSON; ends the run.
-        final_state: the run's last state, with `final`.
+        cache: changes of dbt's relation cache, one JSON document each.
+        nodes: for the plan: number of nodes that it staged.
+        final: the run's result as JSON; it ends the run.
+        final_state: the run's last state; set with `final`.
     """
 
     word: str
@@ -113,8 +113,8 @@ class StagedNode(msgspec.Struct, frozen=True):
     """A planned node.
 
     Attributes:
-        parents: how many nodes it waits for, the start step included.
-        lock: what stands for the relation that it writes (`engine.warehouse.relation_names`), empty where it writes none.
+        parents: number of steps that it waits for, including the start step.
+        lock: name of the relation that it writes (`engine.warehouse.relation_names`); empty if it writes none.
     """
 
     id: str
@@ -126,9 +126,9 @@ class StagedNode(msgspec.Struct, frozen=True):
 
 
 def lease_clock() -> float:
-    """Seconds, by a clock of this machine that nobody sets and that goes on while it sleeps."""
+    """Seconds of a monotonic clock that includes the time in which the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class FenceLostError(Exception):
-    """The step belongs to somebody else by now, or its run has ended: what was done is not recorded."""
+    """Another worker has the step, or its run has ended: the result is not recorded."""

@@ -2,7 +2,7 @@
 
 Events are sent by a thread of their own, a few milliseconds' worth in one call, so that a node that
 says much does not wait for Redis. A batch that has to be repeated adds nothing twice
-(`lua/events.lua`); what is not yet sent when a step finishes is sent before its result is stored.
+(`ledger/scripts/events.lua`); what is not yet sent when a step finishes is sent before its result is stored.
 
 Records of dbt's log file (`RECORD`) are sent with the next batch of events, or by themselves after a
 quarter of a second: there are some forty of them for each node, and a call for each few would cost more

@@ -30,7 +30,7 @@ MISSING_SECONDS = 60.0
 """A worker that said nothing for so long does not count."""
 
 _SAY = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
-"""A full server lets a script go on that began with making room (`lua/prelude.lua`)."""
+"""A full server lets a script go on that began with making room (`ledger/scripts/prelude.lua`)."""
 
 
 class WorkerEntry(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ class WorkerRegistration:
             self._set_turns()
 
     def _set_turns(self) -> None:
-        """Write how many runs go on at once (`lua/turns.lua`). Every worker writes the same."""
+        """Write how many runs go on at once (`ledger/scripts/turns.lua`). Every worker writes the same."""
         said: Any = self._client.hvals(self._key)
         workers = []
         for raw in said:
