@@ -82,8 +82,9 @@ def _task(name: str) -> Callable[[Callable[..., Any]], Any]:
 def plan(self: Task, run_id: Any, step: Any = STEP_PLAN, version: Any = 1) -> dict[str, Any]:
     """Let dbt select; stage its nodes; hand out the first step.
 
-    A session that nothing else waits for begins here at once, and so do the steps of a run while other runs wait for
-    their turn: this process has the project loaded. If this process dies before, the reaper sends the messages.
+    Two things go on in this process, which has the project loaded, and the plan task then lasts as long: the session of
+    a run, and the steps of a run while other runs wait for their turn. If the process dies before it claims a step, the
+    reaper sends the step's message.
     """
     runtime = process_runtime()
     try:

@@ -1,4 +1,4 @@
-"""Who may open a session's file: nobody beside a process that lost an earlier session and still holds it."""
+"""Sessions wait for processes that lost an earlier session and still have a file open."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from workers import tasks
 from workers.contract.events import STATE, Event
 from workers.ledger.records import Claim
+from workers.runs.next_step import NextStep
 from workers.sessions.stale_lock_holders import Holder
 from workers.sessions.warehouse_lock import Session
 
@@ -49,13 +50,13 @@ def may_open(held: Any) -> bool:
     return tasks._may_open(held, SESSION)
 
 
-def test_nobody_is_in_the_way() -> None:
+def test_a_session_executes_without_stale_lock_holders() -> None:
     held = Held([[]])
     assert may_open(held)
     assert held.said == []
 
 
-def test_one_that_cannot_be_ended_is_waited_for_and_the_run_says_so() -> None:
+def test_a_session_waits_for_a_holder_that_cannot_be_killed_and_publishes_it() -> None:
     held = Held([[STRAY], [STRAY], []])
     assert may_open(held)
     [event] = held.said
@@ -63,7 +64,7 @@ def test_one_that_cannot_be_ended_is_waited_for_and_the_run_says_so() -> None:
     assert "waiting for far:7 to let go of /w.duckdb" in event.text
 
 
-def test_others_get_the_process_after_a_while(clock: list[float]) -> None:
+def test_the_wait_for_a_holder_ends_after_session_seconds(clock: list[float]) -> None:
     assert not may_open(Held([[STRAY]]))
     assert clock[0] - 100 >= tasks.settings.session_seconds
 
@@ -81,7 +82,7 @@ def test_a_run_that_is_cancelled_needs_no_file(stop: str, at_once: bool, clock: 
 
 
 @pytest.mark.parametrize(("tries", "losses"), [(1, 0), (2, 0), (2, 1)])
-def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses: int) -> None:
+def test_a_repeated_execution_is_marked_as_following_another(tries: int, losses: int) -> None:
     """Also one that gave the step back: it may have left a connection that still holds its locks."""
     claim = Claim(
         run_id=SESSION.run_id, step="model.p.a", fence=4, tries=tries, losses=losses, index=1, skip=False,
@@ -92,11 +93,13 @@ def test_who_executes_a_step_again_follows_whoever_did_before(tries: int, losses
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-def test_a_plan_begins_the_session_that_was_left_to_it(
+def test_a_plan_begins_the_session_whose_message_was_not_sent(
     monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
 ) -> None:
     begun: list[tuple[str, tuple[str, str]]] = []
     monkeypatch.setattr(tasks, "_perform", lambda *_: {"run": "r", tasks.steps.GOES_ON: goes_on})
+    runtime = SimpleNamespace(next_step=NextStep(), publish=lambda *_: None)
+    monkeypatch.setattr(tasks, "process_runtime", lambda: runtime)
     monkeypatch.setattr(tasks, "_task_events", nullcontext)
     monkeypatch.setattr(tasks, "_trace_as_own_task", lambda _, __, name, args: begun.append((name, args)))
     assert tasks.plan.run("r") == {"run": "r"}

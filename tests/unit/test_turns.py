@@ -1,4 +1,4 @@
-"""Turns of runs in the ledger: who goes on, who waits, and what becomes of a turn when something goes wrong."""
+"""Turns of runs in the ledger: which runs go on, which wait, and how turns survive lost messages and workers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def finish_only_node(ledger: Ledger, run_id: str) -> tuple[str, ...]:
     return ledger.finish(claim(ledger, run_id, "@close"), LAST)
 
 
-def test_the_end_of_a_run_calls_the_first_in_line(ledger: Ledger) -> None:
+def test_the_end_of_a_run_wakes_the_first_in_line(ledger: Ledger) -> None:
     rules(ledger, 1)
     run_id, _ = planned(ledger, chain("a"))
     first, second = waits(ledger), waits(ledger)
@@ -63,7 +63,7 @@ def test_a_run_that_waits_is_cancelled_at_once(ledger: Ledger) -> None:
     assert not ledger.client.exists(ledger.keys.turns_line())
 
 
-def test_a_long_run_gives_its_turn_up_and_gets_another(ledger: Ledger) -> None:
+def test_a_long_run_loses_its_turn_and_gets_another(ledger: Ledger) -> None:
     rules(ledger, 1, seconds=0)
     long, _ = planned(ledger, chain("a", "b"))
     small = waits(ledger)
@@ -98,7 +98,7 @@ def test_a_lost_message_of_a_new_turn_is_sent_again(ledger: Ledger) -> None:
     assert ledger.reap(long, STEP_PLAN)["publish"] == ("model.p.b",)
 
 
-def test_the_turn_of_a_removed_run_is_found_by_the_reaper(ledger: Ledger) -> None:
+def test_the_reaper_frees_the_turn_of_a_removed_run(ledger: Ledger) -> None:
     rules(ledger, 1)
     gone, _ = planned(ledger, chain("a"))
     run_id = waits(ledger)
@@ -126,7 +126,7 @@ def test_a_run_that_only_waits_for_a_retry_lets_others_go_on(ledger: Ledger) -> 
     assert claim(ledger, run_id, "model.p.a").tries == 2
 
 
-def test_a_run_on_a_file_takes_turns_at_the_file_alone(ledger: Ledger) -> None:
+def test_a_run_on_a_file_needs_no_turn(ledger: Ledger) -> None:
     rules(ledger, 1)
     planned(ledger, chain("a"), lock="file")
     assert claim(ledger, submit(ledger), STEP_PLAN).fence == 1
@@ -158,7 +158,7 @@ def test_a_run_has_one_step_under_way_while_another_waits_in_line(ledger: Ledger
     assert len(ledger.finish(claim(ledger, run_id, due[0]), Move(word="success"), result=b"{}")) == 1
 
 
-def test_the_last_run_to_leave_the_line_calls_those_with_a_turn(ledger: Ledger) -> None:
+def test_the_last_run_to_leave_the_line_wakes_the_runs_with_a_turn(ledger: Ledger) -> None:
     rules(ledger, 2)
     short, _ = planned(ledger, chain("a"))
     wide = submit(ledger)
