@@ -569,7 +569,7 @@ def test_nothing_is_recorded_after_the_end(ledger: Ledger) -> None:
 def test_a_repeated_session_claim_returns_the_same_step(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redis-py repeats a call whose answer was lost; the step of the first answer was nobody's then."""
+    """redis-py repeats a call whose answer was lost; the step of the first answer was then lost."""
     run_id, _ = planned(ledger, chain("a"), lock="duckdb:/x")
     locks = WarehouseLock(ledger)
     monkeypatch.setattr("secrets.token_hex", lambda _: "one word")
@@ -626,9 +626,7 @@ def test_a_cancelled_run_need_not_wait_for_a_warehouse_that_it_never_had(ledger:
     assert ledger.cancel(two) == ("active", ("@close",))
     ledger.finish(claim(ledger, two, "@close"), LAST)
     ledger.finish(claim(ledger, one, "", session=session.fence), LAST)
-    assert locks.leave(session) == (
-        f"{three} {SESSION}",
-    )  # a run that had ended was called, and nobody after it
+    assert locks.leave(session) == (f"{three} {SESSION}",)  # a run that had ended was woken, and no other
 
 
 def test_an_overtaken_session_cannot_renew_the_lock_of_the_next(ledger: Ledger) -> None:

@@ -125,7 +125,7 @@ def test_a_lock_is_released_when_its_expired_lease_is_reaped(ledger: Ledger) -> 
     writing = claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
     overdue(ledger, first, A)
-    waits(ledger, second, A, writer=first)  # overdue, but nobody has decided that it is lost
+    waits(ledger, second, A, writer=first)  # overdue, but not yet reaped
     assert ledger.beat(first, [(A, writing.fence)]) == ["ok"]
     overdue(ledger, first, A)
     lost = ledger.reap(first, A)

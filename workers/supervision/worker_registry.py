@@ -83,7 +83,7 @@ class WorkerRegistration:
             "host": socket.gethostname(), "pid": os.getpid(), "processes": processes,
             "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
             "since": time.time(), "name": name, "draining": False, "dbt": dbt, "adapters": dict(adapters or {}),
-            "contexts": settings.contexts,
+            "contexts": settings.contexts,  # earlier releases compute the number of turns from it
         }  # fmt: skip
         self._gone, self._lock = False, threading.Lock()
 
