@@ -324,7 +324,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if turns:
             self.client.hset(self.keys.turns_rules(), mapping={"runs": turns, "seconds": seconds})
         self.warehouses = SERVERS if warehouse == "" else FILES
-        for _ in range(2 if self.warehouses == SERVERS else 1):
+        for _ in range(max(2, turns + 1) if self.warehouses == SERVERS else 1):
             run = RunModel("", dag, threads, warehouse, True, PLAN, locks=locks_of(dag, warehouse, 0))
             self.add(run, begun=True)
 
