@@ -1,6 +1,6 @@
-"""What dbt-relay costs, beside plain dbt: ``python -m benchmarks`` measures, `benchmarks/RESULTS.md` says what it found.
+"""Benchmarks of dbt-relay and plain dbt: ``python -m benchmarks`` measures, `benchmarks/RESULTS.md` has the results.
 
-A benchmark is a module with ``bench(options) -> Outcome`` and a line in `benchmarks.__main__.BENCHMARKS`; what all of
-them share is in `benchmarks.measure`. Programs that prove something else than speed have commands of their own:
-``benchmarks.ledger``, ``benchmarks.recovery``, ``benchmarks.soak``.
+A benchmark is a module with ``bench(options) -> Outcome`` and an entry in `benchmarks.__main__.BENCHMARKS`; shared code
+is in `benchmarks.measure`. Programs that measure something else than speed have their own commands:
+``benchmarks.ledger``, ``benchmarks.recovery``, ``benchmarks.soak``, ``benchmarks.starvation``.
 """

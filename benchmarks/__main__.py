@@ -1,13 +1,14 @@
-"""Measure dbt-relay beside plain dbt.
+"""Measure dbt-relay and plain dbt.
 
     python -m benchmarks [NAME …] [--quick | --full] [--out FOLDER]
 
-Without names all of them: about an hour on two cores, with ``--quick`` about ten minutes (that only shows
-that everything works: its figures mean nothing), with ``--full`` much longer. Each is a process of its own, one
-after the other; one that fails is recorded, the others go on, and the end is 1.
+Without names, all benchmarks run: about an hour on two cores; ten minutes with ``--quick``, which only checks that
+they work (its figures mean nothing); much longer with ``--full``. Each runs in its own process, one after the other.
+A failure is recorded, the other benchmarks go on, and the exit code is 1.
 
-Written are results.json and RESULTS.md in ``benchmarks/``, the plots in ``docs/benchmarks/`` and README's figures; with
-``--out``, or ``--quick`` (``build/benchmarks``), all but the last, in one folder. Benchmarks that are not named keep what was found before.
+Output: results.json and RESULTS.md in ``benchmarks/``, plots in ``docs/benchmarks/``, and the figures in the README.
+With ``--out``, or with ``--quick`` (``build/benchmarks``), all but the README's figures go to one folder. Benchmarks
+that are not named keep their earlier results.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ BENCHMARKS = {
     "scale": "benchmarks.calibration",
     "peers": "benchmarks.peers",
 }
-"""Module by name, in the order of the page."""
+"""Name → module, in the order of RESULTS.md."""
 
 
 README = ROOT / "README.md"
@@ -57,11 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick", default="normal")
     size.add_argument("--full", dest="size", action="store_const", const="full")
-    parser.add_argument("--out", type=Path, help="a folder for everything that is written")
+    parser.add_argument("--out", type=Path, help="folder for all output")
     parser.add_argument(
-        "--render", action="store_true", help="measure nothing: page and plots from results.json"
+        "--render", action="store_true", help="measure nothing: write page and plots from results.json"
     )
-    parser.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)  # of the process of one benchmark
+    parser.add_argument(
+        "--outcome", type=Path, help=argparse.SUPPRESS
+    )  # internal: run one benchmark in this process
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"no such benchmark: {', '.join(unknown)}. There are {', '.join(BENCHMARKS)}.")
@@ -74,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write([], out)
     for name in names:
         print(f"=== {name}", flush=True)
-        outcomes.append(apart(name, options.size))
-        write(outcomes, out)  # after each: an hour of figures is not lost with the last of them
+        outcomes.append(in_own_process(name, options.size))
+        write(outcomes, out)  # after each benchmark, so that a later failure loses no results
         shown = report.Results(command="", outcomes=outcomes[-1:])
         print(report.page(shown, report.limits(), "").partition("## Targets\n\n")[2], flush=True)
     failed = [each.name for each in outcomes if each.error]
@@ -91,7 +94,7 @@ def measure(name: str, size: Size) -> Outcome:
         module = importlib.import_module(BENCHMARKS[name])
         with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
             outcome: Outcome = module.bench(Options(size=size, folder=Path(folder)))
-    except Exception as error:  # noqa: BLE001 - it is recorded, and the others go on
+    except Exception as error:  # noqa: BLE001 - recorded, and the other benchmarks go on
         outcome = Outcome(title=name, error=failure(error))
     outcome.name, outcome.size, outcome.machine = name, size, found_on
     outcome.command = f"python -m benchmarks {name}" + ("" if size == "normal" else f" --{size}")
@@ -99,8 +102,8 @@ def measure(name: str, size: Size) -> Outcome:
     return outcome
 
 
-def apart(name: str, size: Size) -> Outcome:
-    """Run a benchmark in a process of its own: none has the heap and the imports of the one before."""
+def in_own_process(name: str, size: Size) -> Outcome:
+    """Run a benchmark in its own process, without the heap and the imports of earlier benchmarks."""
     command = [sys.executable, "-m", "benchmarks", name, *(() if size == "normal" else (f"--{size}",))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "outcome.json"
@@ -108,7 +111,7 @@ def apart(name: str, size: Size) -> Outcome:
         try:
             code = process.wait()
         except BaseException:
-            process.terminate()  # it ends its servers and workers
+            process.terminate()  # it stops its servers and workers
             process.wait(120)
             raise
         if path.exists():
@@ -117,7 +120,7 @@ def apart(name: str, size: Size) -> Outcome:
 
 
 def write(outcomes: Sequence[Outcome], out: Path | None) -> None:
-    """Keep what was found: JSON, page and plots."""
+    """Write results.json, RESULTS.md, plots, and the README's figures. Without `outcomes`, from earlier results."""
     folder, plots, link = (
         (out, out, ".") if out else (ROOT / "benchmarks", ROOT / "docs" / "benchmarks", "../docs/benchmarks")
     )
@@ -139,5 +142,5 @@ def write(outcomes: Sequence[Outcome], out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops what was started
     sys.exit(main())

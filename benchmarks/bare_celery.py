@@ -1,7 +1,7 @@
-"""Celery alone: one task that does nothing and whose result is kept. ``celery -A benchmarks.bare_celery worker``.
+"""Celery without dbt-relay: an empty task with a stored result. ``celery -A benchmarks.bare_celery worker``.
 
-``BARE_CELERY=ours`` takes the settings of `workers.app` that bear on speed; otherwise they are Celery's defaults. JSON
-and a Redis result backend either way.
+``BARE_CELERY=ours`` uses the settings of `workers.app` that affect speed; otherwise Celery's defaults apply. Both use
+JSON and a Redis result backend.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if os.environ.get("BARE_CELERY") == "ours":
 
 @app.task(name="bare.nothing")
 def nothing(number: int) -> int:
-    """Its argument back."""
+    """Return the argument."""
     return number
 
 
 def carry(tasks: int) -> float:
-    """Seconds from sending the first of so many tasks to having the last one's result."""
+    """Execute `tasks` tasks. Returns seconds from sending the first to receiving the last result."""
     began = time.perf_counter()
     sent: GroupResult = group(nothing.s(number) for number in range(tasks)).apply_async()
     answers = sent.join_native(timeout=600)

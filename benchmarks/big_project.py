@@ -1,12 +1,12 @@
-"""A large project with packages: the cold plan, the close and the memory of worker processes, beside plain dbt.
+"""A large project with packages: cold plan, close and memory of worker processes, compared with plain dbt.
 
 The project is `tests.support.big_project`: 800 models, 1,100 tests, 25 schemas, 600 macros, four packages, a manifest of
-some 40 MB. One command builds all models on a DuckDB file.
+about 40 MB. One command builds all models on a DuckDB file.
 
-- *Cold plan*: the plan of a fresh worker, with its parse, beside ``dbt parse`` as a process. A plan also selects and links
-  the graph, which ``dbt parse`` does not; ``dbt parse`` also starts Python.
-- *Close*: the close of that run beside plain dbt from the end of its last node to the end of its process.
-- *Memory*: PSS of the processes of a worker of which one parsed the project, and then of which the other unpacked it.
+- *Cold plan*: the plan of a new worker, with its parse, compared with a ``dbt parse`` process. A plan also selects nodes
+  and links the graph, which ``dbt parse`` does not; ``dbt parse`` also starts Python.
+- *Close*: the close of the run, compared with plain dbt from the end of its last node to the end of its process.
+- *Memory*: PSS of two pool processes: after one parsed the project, and after the other unpacked it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.measure import Cell, Options, Outcome, Table, at_most
-from benchmarks.sides import COMMAND, DBT, RELAY, seen
+from benchmarks.sides import COMMAND, DBT, RELAY, dbt_environment
 from benchmarks.stacks import Stack, stack, succeeded
 from producer.runner import DbtRunner
 from tests.support.big_project import FULL, PART, model, write_big_project
@@ -29,7 +29,7 @@ from workers.contract.results import DbtResult
 RUN = ["build", "--exclude-resource-type", "test"]
 ONE = ["run", "--select", model(2)]
 TRIES = 20
-"""Commands after which both processes must have executed one."""
+"""Number of commands after which both processes must have executed one."""
 
 
 def bench(options: Options) -> Outcome:
@@ -43,7 +43,7 @@ def bench(options: Options) -> Outcome:
         memory: list[list[Cell]] = [["one process parsed the project", *pss(workers)]]
         whole = run(workers, ours, RUN)
         close = seconds(whole, "@close")
-        both_know(workers, ours)
+        use_both_processes(workers, ours)
         memory.append(["the other unpacked it", *pss(workers)])
     after_last = plain_close(plain)
     manifest = (ours / "target" / "manifest.json").stat().st_size / 2**20
@@ -65,19 +65,19 @@ def bench(options: Options) -> Outcome:
 
 
 def timed(project: Path, *arguments: str) -> float:
-    """Seconds of plain dbt as a process.
+    """Run plain dbt as a process. Returns seconds.
 
     Raises:
-        CalledProcessError: it failed.
+        CalledProcessError: dbt failed.
     """
     began = time.perf_counter()
-    environment = seen(project / "big.duckdb")
+    environment = dbt_environment(project / "big.duckdb")
     subprocess.run([DBT, *arguments], cwd=project, env=environment, check=True, capture_output=True)
     return time.perf_counter() - began
 
 
 def plain_close(project: Path) -> float:
-    """Seconds of plain dbt's run from the end of its last node to the end of the process."""
+    """Run plain dbt. Returns seconds from the end of its last node to the end of the process."""
     timed(project, *RUN)
     ended = time.time()
     results = json.loads((project / "target" / "run_results.json").read_text())["results"]
@@ -90,24 +90,24 @@ def run(workers: Stack, project: Path, arguments: list[str]) -> DbtResult:
     """Run a command on the workers.
 
     Raises:
-        RuntimeError: it did not succeed.
+        RuntimeError: the command failed.
     """
-    environment = seen(project / "big.duckdb")
+    environment = dbt_environment(project / "big.duckdb")
     runner = DbtRunner(project, threads=None, broker_url=workers.server.broker_url, environ=environment)
     return succeeded(runner.execute_command(arguments, stream_output=False))
 
 
 def seconds(result: DbtResult, step: str) -> float:
-    """How long a step of a run took."""
+    """Duration of a step of a run."""
     attempt = next(each for each in result.attempts if each.step == step)
     return attempt.finished_at - attempt.started_at
 
 
-def both_know(workers: Stack, project: Path) -> None:
-    """Run one model until each process has executed one.
+def use_both_processes(workers: Stack, project: Path) -> None:
+    """Run one model until both processes have executed it.
 
     Raises:
-        RuntimeError: one process executes everything.
+        RuntimeError: one process executed all runs.
     """
     executed: set[str] = set()
     for _ in range(TRIES):
@@ -118,6 +118,6 @@ def both_know(workers: Stack, project: Path) -> None:
 
 
 def pss(workers: Stack) -> list[float]:
-    """MB of the processes that execute nodes, the largest first."""
+    """PSS of the pool processes in MB, largest first."""
     sizes = [psutil.Process(pid).memory_full_info().pss / 2**20 for pid in workers.pool.children]
     return sorted(sizes, reverse=True)

@@ -1,9 +1,9 @@
-"""Scale on paper, held against reality: the costs of `scale` are measured, and its model must foretell whole runs.
+"""Measures the costs of the scaling model (`scale`) and compares its predictions with whole runs.
 
-What Redis, a worker's main process and the carrier's part of a pool process take for a node is measured with nodes that do
-nothing (`carrier`); what a node, a plan and a close take, on one process and a small project. The model is then asked for
-runs it was not made of: twice the processes, four times the nodes. It gives each process a core; this machine shares its
-own among them, the server, the warehouse and the watcher, so it promises too much where all of them are busy.
+The time of Redis, of a worker's main process and of a pool process for a node is measured with empty nodes (`carrier`).
+The time of a node, a plan and a close is measured on one process and a small project. The model then predicts other
+runs: twice the processes, four times the nodes. It assumes a core for each process; here processes, server, warehouse
+and watcher share the machine's cores, so its predictions are too short when all of them are busy.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ WIDTH = 10
 ON_PAPER = ((1000, 10), (1000, 30), (10_000, 10), (10_000, 30), (10_000, 100), (10_000, 1000))
 """Nodes and pool processes."""
 CLAIM_SHARE = 0.48
-"""Of the server's work for a node, what comes before it: the share of the claim script (`carrier`'s profile)."""
+"""Share of the claim script in the server's work for a node (from a profile of `carrier`)."""
 
 
 def bench(options: Options) -> Outcome:
-    """The costs, and how far the model that is made of them is off."""
+    """Measure the costs, and the error of the model's predictions."""
     small, large = options.pick((20, 40), (50, 200))
     rounds = options.pick(1, 3, 7)
     outcome = Outcome("The model of docs/scaling.md, held against runs")
@@ -41,7 +41,7 @@ def bench(options: Options) -> Outcome:
         places = opened.enter_context(warehouses(options.folder / "warehouses", outcome.notes))
         place = next((each for each in places if not isinstance(each, DuckDB)), None)
         if place is None:
-            return outcome  # the model knows no DuckDB file
+            return outcome  # the model does not cover DuckDB files
         carrier = empty(opened, options.pick(200, 1000), rounds)
         stacks = {processes: opened.enter_context(stack(processes)) for processes in (1, 2)}
         found: dict[tuple[int, int], list[DbtResult]] = {}
@@ -49,8 +49,8 @@ def bench(options: Options) -> Outcome:
         for nodes in (small, large):
             copy = write(options.folder / f"p{nodes}", parents_of(nodes), place, f"scale{nodes}", nothing)
             ways = {
-                str(processes): Case(held, copy, found.setdefault((nodes, processes), []))
-                for processes, held in stacks.items()
+                str(processes): Case(workers, copy, found.setdefault((nodes, processes), []))
+                for processes, workers in stacks.items()
             }
             for name, took in interleaved(ways, rounds, warm=1).items():
                 seconds[nodes, int(name)] = statistics.median(took)
@@ -58,10 +58,10 @@ def bench(options: Options) -> Outcome:
     rows: list[list[Cell]] = []
     worst = 0.0
     for (nodes, processes), took in seconds.items():
-        foretold = simulate(nodes, processes, 0.0, costs, width=WIDTH, seed=1)["seconds"]
+        predicted = simulate(nodes, processes, 0.0, costs, width=WIDTH, seed=1)["seconds"]
         if (nodes, processes) != (small, 1):
-            worst = max(worst, abs(took / foretold - 1))
-        rows.append([nodes, processes, took, foretold, took / foretold])
+            worst = max(worst, abs(took / predicted - 1))
+        rows.append([nodes, processes, took, predicted, took / predicted])
     outcome.tables = [
         Table("Costs", ["cost", "ms"], [[name, value * 1000] for name, value in asdict(costs).items()]),
         Table("Whole runs of small models on Postgres", ["nodes", "processes", "seconds", "the model says", "times the model"], rows),
@@ -78,7 +78,7 @@ def bench(options: Options) -> Outcome:
 
 
 def on_paper(costs: Costs, sql: float) -> Table:
-    """Where it stops scaling: what the model foretells with these costs."""
+    """Predictions of the model with these costs, for large runs."""
     what = f"{sql:g} s of SQL on average" if sql else "no SQL"
     rows: list[list[Cell]] = []
     for nodes, processes in ON_PAPER:
@@ -100,17 +100,17 @@ def on_paper(costs: Costs, sql: float) -> Table:
 
 
 class Case:
-    """A run of a project on a stack, again and again; results are kept."""
+    """Runs a project on a stack on each call, and keeps the results."""
 
-    def __init__(self, held: Stack, copy: Copy, results: list[DbtResult]) -> None:
-        self._held, self._copy, self._results = held, copy, results
+    def __init__(self, workers: Stack, copy: Copy, results: list[DbtResult]) -> None:
+        self._workers, self._copy, self._results = workers, copy, results
 
     def __call__(self) -> None:
-        self._results.append(self._held.run(self._copy, "run", threads=16))
+        self._results.append(self._workers.run(self._copy, "run", threads=16))
 
 
 def parents_of(nodes: int) -> list[tuple[int, ...]]:
-    """The graph of `scale`, as `projects.write` takes it."""
+    """The graph of `scale`, in the format of `projects.write`."""
     parents: list[tuple[int, ...]] = [() for _ in range(nodes)]
     for number, below in enumerate(children_of(nodes, WIDTH)):
         for child in below:
@@ -119,8 +119,8 @@ def parents_of(nodes: int) -> list[tuple[int, ...]]:
 
 
 def empty(opened: ExitStack, nodes: int, rounds: int) -> dict[str, float]:
-    """Seconds a node that does nothing takes of the server, of the worker's main process and of a pool process, and
-    from one node of a chain to the next."""
+    """Measure empty nodes: CPU seconds a node of the server, the worker's main process and a pool process, and the
+    seconds from one node of a chain to the next."""
     from tests.support.redis_server import RedisServer
 
     server = RedisServer(appendonly="no")
@@ -130,16 +130,18 @@ def empty(opened: ExitStack, nodes: int, rounds: int) -> dict[str, float]:
         workers.run(50)
         every: list[dict[str, float]] = []
         for _ in range(rounds):
-            before = _spent(workers)
+            before = _cpu_seconds(workers)
             workers.run(nodes)
-            every.append({name: (used - before[name]) / nodes for name, used in _spent(workers).items()})
+            every.append(
+                {name: (used - before[name]) / nodes for name, used in _cpu_seconds(workers).items()}
+            )
         hops = [_hop(workers.run(100, width=1)) for _ in range(rounds)]
     found = {name: statistics.median(each[name] for each in every) for name in every[0]}
     return {**found, "hop": statistics.median(hops)}
 
 
-def _spent(workers: Stubs) -> dict[str, float]:
-    """Seconds of CPU so far."""
+def _cpu_seconds(workers: Stubs) -> dict[str, float]:
+    """CPU seconds so far, by process."""
 
     def of(pids: Sequence[int]) -> float:
         return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
@@ -149,7 +151,7 @@ def _spent(workers: Stubs) -> dict[str, float]:
 
 
 def _hop(result: DbtResult) -> float:
-    """Median seconds from the start of a node of a chain to that of the next."""
+    """Median seconds between the starts of two consecutive nodes of a chain."""
     starts = sorted(each.started_at for each in result.nodes)
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(starts))
 
@@ -161,11 +163,11 @@ def costs_from(
     large: int,
     rounds: int,
 ) -> Costs:
-    """What the model is fed with.
+    """Compute the costs of the model.
 
     Args:
         carrier: see `empty`.
-        found: results by nodes and processes; the last `rounds` of each count.
+        found: results by number of nodes and processes; the last `rounds` of each are used.
     """
 
     def step(nodes: int, name: str) -> float:

@@ -1,10 +1,9 @@
-"""The carrier alone: nodes that do nothing through plan, ledger, Celery and close, beside Celery's own empty tasks.
+"""Throughput without dbt: empty nodes through plan, ledger, Celery and close, compared with empty Celery tasks.
 
-Ours is all real but the engine (`stub_engine`): a run is submitted, and over when a watcher has its last event. Celery's
-is one ``group`` of tasks whose results are all collected from the Redis result backend (`bare_celery`), once with our
-settings and once with Celery's defaults. Both on one private server (a unix socket, nothing on disk, as the embedded
-one), with as many pool processes, none of which the other side uses meanwhile. Sending is done by the workers on our
-side, who know what is ready, and by a producer of its own beside the workers on Celery's.
+Our side is real but for the engine (`stub_engine`). A run is timed from submit to a watcher's last event. Celery's side
+is one ``group`` of tasks whose results are read from the Redis result backend (`bare_celery`), once with our settings and
+once with Celery's defaults. Both use one private server (unix socket, no persistence, as in the embedded stack) and the
+same number of pool processes. On our side workers send the messages; on Celery's side a separate process sends the tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 import psutil
 
 from benchmarks import stub_engine
-from benchmarks.measure import Options, Outcome, Plot, Table, at_least, interleaved
+from benchmarks.measure import Options, Outcome, Plot, Table, Target, at_least, interleaved
 from producer.client import RelayClient
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -36,7 +35,7 @@ PROCESSES = 2
 
 
 class Stubs:
-    """Workers with the stub engine, and a client of theirs."""
+    """Workers with the stub engine, and their client."""
 
     def __init__(self, server: RedisServer, processes: int) -> None:
         self.pool = WorkerPool(
@@ -50,7 +49,7 @@ class Stubs:
         self.processes = processes
 
     def submit(self, nodes: int, *, width: int = 0, way: str = MESSAGE, **more: Any) -> str:
-        """Submit a run of so many nodes; `more` is of `stub_engine.environment`. The run's id."""
+        """Submit a run of `nodes` nodes; `more`: see `stub_engine.environment`. Returns the run id."""
         env = stub_engine.environment(
             nodes, width=width or layer_of(nodes), threads=16 * self.processes, session=way == SESSION,
             **({"lines": 2} if way == LINES else {}) | more,
@@ -61,7 +60,7 @@ class Stubs:
         return self.client.submit(request)
 
     def run(self, nodes: int, **more: Any) -> DbtResult:
-        """A run of so many nodes, from submit to its last event. Arguments as of `submit`."""
+        """Submit a run and wait for its last event. Arguments: see `submit`."""
         run_id = self.submit(nodes, **more)
         for _ in self.client.watch(run_id, timeout=600):
             pass
@@ -72,24 +71,24 @@ class Stubs:
 
 
 def layer_of(nodes: int) -> int:
-    """How many nodes a layer has: a twentieth of them, and ten at least."""
+    """Number of nodes in a layer: a twentieth of all nodes, at least ten."""
     return max(10, nodes // 20)
 
 
 @contextmanager
 def stubs(server: RedisServer, processes: int) -> Iterator[Stubs]:
-    """Workers whose engine does nothing, ready."""
-    held = Stubs(server, processes)
+    """Start workers with the stub engine. They are ready."""
+    workers = Stubs(server, processes)
     try:
-        held.pool.start()
-        yield held
+        workers.pool.start()
+        yield workers
     finally:
-        held.pool.close()
+        workers.pool.close()
 
 
 @contextmanager
 def bare(server: RedisServer, processes: int, settings: str) -> Iterator[Callable[[int], float]]:
-    """A worker of Celery's own and what gives it tasks: see `bare_celery.carry`."""
+    """Start a plain Celery worker. Yields a function that executes tasks on it: see `bare_celery.carry`."""
     env = {"BARE_CELERY_URL": server.broker_url, "BARE_CELERY": settings}
     pool = WorkerPool(server, processes, env, arguments=QUIET, app="benchmarks.bare_celery")
     producer = Producer({**pool.env, **env})
@@ -104,7 +103,7 @@ def bare(server: RedisServer, processes: int, settings: str) -> Iterator[Callabl
 
 
 class Producer:
-    """A process of its own that sends and collects: Celery's app is configured once in a process."""
+    """A separate process that sends tasks and collects results: a Celery app is configured once for a process."""
 
     def __init__(self, env: dict[str, str]) -> None:
         script = (
@@ -116,7 +115,7 @@ class Producer:
         )
 
     def carry(self, tasks: int) -> float:
-        """Seconds that so many tasks took."""
+        """Execute `tasks` tasks. Returns seconds."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{tasks}\n")
@@ -130,7 +129,7 @@ class Producer:
 
 
 def bench(options: Options) -> Outcome:
-    """Tasks a second of each way, and what of the machine a task takes."""
+    """Measure tasks a second and CPU a task of each way."""
     sizes = options.pick([300], [1000, 10_000])
     table = Table(
         "Tasks a second",
@@ -151,10 +150,10 @@ def bench(options: Options) -> Outcome:
         for nodes in sizes:
             plans: dict[str, dict[str, list[float]]] = {}
             ways: dict[str, Callable[[], object]] = {
-                way: _spending(way, plans, partial(workers.run, nodes, way=way))
+                way: _with_cpu(way, plans, partial(workers.run, nodes, way=way))
                 for way in (MESSAGE, LINES, SESSION)
-            } | {way: _spending(way, plans, partial(carry, nodes)) for way, carry in bares.items()}
-            # the first time a worker sends, receives or executes anything it imports and connects
+            } | {way: _with_cpu(way, plans, partial(carry, nodes)) for way, carry in bares.items()}
+            # a worker imports modules and connects with its first task
             rounds, warm = (options.pick(1, 5, 9), 1) if nodes < 10_000 else (options.pick(1, 1, 3), 0)
             times = interleaved(ways, rounds, warm)
             rate = {way: nodes / statistics.median(each) for way, each in times.items()}
@@ -168,27 +167,10 @@ def bench(options: Options) -> Outcome:
                 "plan_each": plans[MESSAGE]["@plan"], "close_each": plans[MESSAGE]["@close"],
             }  # fmt: skip
             if nodes == sizes[0]:
-                outcome.targets += [
-                    at_least(
-                        f"carrier-{key}",
-                        f"carrier, {nodes:,} empty nodes, {PROCESSES} processes, {ours}: tasks a second, of {theirs}",
-                        0.5, rate[ours] / rate[theirs],
-                    )
-                    for key, ours, theirs in (
-                        ("message", MESSAGE, DEFAULTS), ("message-settings", MESSAGE, OURS),
-                        ("session", SESSION, DEFAULTS),
-                    )
-                ]  # fmt: skip
+                outcome.targets += _targets(nodes, rate)
+    labels: list[float | str] = [str(each) for each in sizes]
     outcome.plots.append(
-        Plot(
-            "carrier",
-            "Empty tasks a second",
-            "nodes",
-            "tasks a second",
-            [str(each) for each in sizes],
-            rates,
-            "bars",
-        )
+        Plot("carrier", "Empty tasks a second", "nodes", "tasks a second", labels, rates, "bars")
     )
     outcome.notes.append(
         f"Each side has {PROCESSES} pool processes; a session uses one of them. Ours counts from submit to the last event at "
@@ -201,10 +183,23 @@ def bench(options: Options) -> Outcome:
     return outcome
 
 
-def _spending(
+def _targets(nodes: int, rate: dict[str, float]) -> list[Target]:
+    return [
+        at_least(
+            f"carrier-{key}",
+            f"carrier, {nodes:,} empty nodes, {PROCESSES} processes, {ours}: tasks a second, of {theirs}",
+            0.5, rate[ours] / rate[theirs],
+        )
+        for key, ours, theirs in (
+            ("message", MESSAGE, DEFAULTS), ("message-settings", MESSAGE, OURS), ("session", SESSION, DEFAULTS),
+        )
+    ]  # fmt: skip
+
+
+def _with_cpu(
     way: str, kept: dict[str, dict[str, list[float]]], work: Callable[[], object]
 ) -> Callable[[], None]:
-    """`work`, with the CPU of the processes that this one started, and the seconds of a run's plan and close."""
+    """Wrap `work` to record the CPU of child processes and the seconds of a run's plan and close."""
 
     def call() -> None:
         found = kept.setdefault(way, {})
@@ -218,5 +213,5 @@ def _spending(
 
 
 def _cpu() -> float:
-    """Seconds that this process's children and theirs have used, those that still live."""
+    """CPU seconds of all living descendants of this process."""
     return sum(sum(each.cpu_times()[:2]) for each in psutil.Process().children(recursive=True))

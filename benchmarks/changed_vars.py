@@ -1,8 +1,8 @@
-"""A changed var set: from submit to the first node's start when one value differs, beside plain dbt, which parses again.
+"""Changed vars: time from submit to the first node's start when one value changes; plain dbt parses again.
 
 The project is `simulated_project`: 120 models, 870 tests, 139 vars of nested JSON that three quarters of the models read.
-Ours is a real warm worker, timed at a watcher; plain dbt is timed until it says that the first node starts. What the
-engine alone takes of it, CPU, is a table of its own.
+Our side is a real warm worker, timed at a watcher; plain dbt is timed until it logs that the first node starts. A
+second table has the CPU of the engine alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Options, Outcome, Plot, Table, at_most
-from benchmarks.sides import COMMAND, DBT, INSIDE, RELAY, Inside, inside, seen
+from benchmarks.sides import COMMAND, DBT, INSIDE, RELAY, Inside, dbt_environment, inside
 from benchmarks.simulated_project import write_project
 from benchmarks.stacks import Stack, stack, succeeded
 from producer.runner import DbtRunner
@@ -33,7 +33,7 @@ SAME, FEW, MANY, CONFIG, ENABLED = (
 
 
 def changes(number: int) -> dict[str, dict[str, Any]]:
-    """What differs from the round before, by kind."""
+    """Kind of change → vars that differ from the round before."""
     return {
         SAME: {},
         FEW: {"assumption_003": number + 0.5},
@@ -44,33 +44,33 @@ def changes(number: int) -> dict[str, dict[str, Any]]:
 
 
 def arguments(values: Mapping[str, Any], select: str = MODEL) -> list[str]:
-    """A run of a model with vars."""
+    """Arguments of a run of a model with vars."""
     return ["run", "--select", select, "--vars", json.dumps(values)]
 
 
 def by_process(folder: Path) -> Callable[[list[str]], float]:
-    """Seconds until ``dbt`` says that the first node starts."""
+    """Return a function that measures seconds until a ``dbt`` process logs that the first node starts."""
 
     def first_node(args: list[str]) -> float:
         began, at = time.perf_counter(), 0.0
         with subprocess.Popen(
-            [DBT, *args], cwd=folder, env=seen(folder / "x.duckdb"), stdout=subprocess.PIPE
+            [DBT, *args], cwd=folder, env=dbt_environment(folder / "x.duckdb"), stdout=subprocess.PIPE
         ) as dbt:
             assert dbt.stdout is not None
-            said = []
+            lines = []
             for line in dbt.stdout:
-                said.append(line.decode(errors="replace"))
+                lines.append(line.decode(errors="replace"))
                 if not at and b" START " in line:
                     at = time.perf_counter()
         if dbt.returncode or not at:
-            raise RuntimeError(f"dbt {args[:3]} ended with {dbt.returncode}: {''.join(said)[-600:]}")
+            raise RuntimeError(f"dbt {args[:3]} ended with {dbt.returncode}: {''.join(lines)[-600:]}")
         return at - began
 
     return first_node
 
 
 def by_runner(runner: Inside) -> Callable[[list[str]], float]:
-    """Seconds until the event that says that the first node starts."""
+    """Return a function that measures seconds until dbtRunner's event that the first node starts."""
 
     def first_node(args: list[str]) -> float:
         began = time.time()
@@ -81,10 +81,10 @@ def by_runner(runner: Inside) -> Callable[[list[str]], float]:
 
 
 def by_relay(workers: Stack, folder: Path) -> Callable[[list[str]], float]:
-    """Seconds from submit until a watcher has the event that the first node runs."""
+    """Return a function that measures seconds from submit to a watcher's event that the first node is running."""
     at: list[float] = []
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if event.kind == STATE and event.state == "running" and event.node.startswith("model."):
             at.append(time.perf_counter())
 
@@ -92,8 +92,8 @@ def by_relay(workers: Stack, folder: Path) -> Callable[[list[str]], float]:
         folder,
         threads=None,
         broker_url=workers.server.broker_url,
-        environ=seen(folder / "x.duckdb"),
-        on_event=hear,
+        environ=dbt_environment(folder / "x.duckdb"),
+        on_event=on_event,
     )
 
     def first_node(args: list[str]) -> float:
@@ -106,7 +106,7 @@ def by_relay(workers: Stack, folder: Path) -> Callable[[list[str]], float]:
 
 
 def bench(options: Options) -> Outcome:
-    """Seconds until the first node starts, by what changed."""
+    """Measure seconds until the first node starts, by kind of change."""
     models, tests = options.pick((24, 60), (120, 870))
     rounds = options.pick(1, 3, 7)
     values = write_project(options.folder / "project", models, tests)
@@ -148,7 +148,7 @@ def bench(options: Options) -> Outcome:
 
 
 def engine_cpu(project: Path, values: Mapping[str, Any], rounds: int) -> dict[str, float]:
-    """Median seconds of CPU of an engine in this process, with what processes share in memory."""
+    """Median CPU seconds of an engine in this process, with shared contexts in memory."""
     engine = Engine(Shared())
     found: dict[str, list[float]] = {"(nothing parsed yet)": [_planned(engine, project, values)]}
     for number in range(rounds):

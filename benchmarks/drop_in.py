@@ -1,4 +1,4 @@
-"""The drop-in command: ``dbt-relay run --select m`` as a process on a warm stack, beside ``dbt run --select m``."""
+"""The drop-in command: ``dbt-relay run --select m`` on a warm stack, compared with ``dbt run --select m``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import Options, Outcome, Table, at_least, at_most, interleaved
-from benchmarks.sides import COMMAND, DBT, RELAY, as_command, database, demonstration, seen
+from benchmarks.sides import COMMAND, DBT, RELAY, as_command, database, dbt_environment, demonstration
 from benchmarks.stacks import stack
 
 BIN = Path(sys.executable).parent
@@ -19,7 +19,7 @@ MODEL = ("run", "--select", "stg_census")
 
 
 def bench(options: Options) -> Outcome:
-    """Whole wall of the two processes, and how much CPU the calling one takes."""
+    """Measure wall time and CPU of the two processes."""
     project = demonstration(options.folder / "project")
     database_of = {way: database(options.folder, way) for way in (COMMAND, RELAY)}
     copies = {way: Path(shutil.copytree(project, options.folder / way)) for way in database_of}
@@ -28,7 +28,7 @@ def bench(options: Options) -> Outcome:
     cpu: dict[str, list[float]] = {}
     with stack(1) as workers:
         environ = {
-            way: {**seen(file), "DBT_RELAY_BROKER_URL": workers.server.broker_url}
+            way: {**dbt_environment(file), "DBT_RELAY_BROKER_URL": workers.server.broker_url}
             for way, file in database_of.items()
         }
 
@@ -68,6 +68,6 @@ def bench(options: Options) -> Outcome:
 
 
 def _children() -> float:
-    """Seconds of CPU of the processes that this one waited for."""
+    """CPU seconds of ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,7 +1,7 @@
-"""What grows with the project, and with the number of processes.
+"""Costs that grow with the size of the project or the number of processes.
 
-- *Plan*: a run of all models of a project of 1,000 to 10,000, whose manifest the worker process holds: seconds from
-  submit until the first node starts, and seconds of the plan itself. The run is cancelled then.
+- *Plan*: a run of all models of projects with 1,000 to 10,000 models, which the worker process has parsed: seconds from
+  submit until the first node starts, and seconds of the plan alone. Then the run is cancelled.
 - *Memory*: proportional set size (PSS) of a worker with 1, 2 and 3 processes that have all executed models of a
   project of 1,000 models.
 """
@@ -22,13 +22,13 @@ from benchmarks.warehouses import Warehouse, warehouses
 from tests.support.runs import client, submit
 from workers.contract.events import STATE
 
-PATIENCE = 900.0
-"""Seconds for a first plan, with its parse."""
+RUN_TIMEOUT = 900.0
+"""Seconds, enough for a first plan with its parse."""
 
 
 @dataclass
 class Planned:
-    """Seconds of one submission: until its first node started, and of its plan alone."""
+    """Seconds of one run: from submit to its first node, and of its plan alone."""
 
     first_node: float
     plan: float
@@ -84,17 +84,17 @@ def bench(options: Options) -> Outcome:
 
 
 def planned(workers: Stack, copy: Copy) -> Planned:
-    """Submit a run of everything, wait for its first node, and cancel it."""
-    with_client = client(workers.server)
+    """Submit a run of all models, wait for its first node, and cancel the run."""
+    relay = client(workers.server)
     began = time.time()
     run_id = submit(workers.server, copy.folder, ["run"])
     first = None
-    for event in with_client.watch(run_id, timeout=PATIENCE):
+    for event in relay.watch(run_id, timeout=RUN_TIMEOUT):
         if event.kind == STATE and event.state == "running" and not event.node.startswith("@"):
             first = event.at
             break
-    with_client.cancel(run_id)
-    result = with_client.result(run_id, timeout=PATIENCE)
+    relay.cancel(run_id)
+    result = relay.result(run_id, timeout=RUN_TIMEOUT)
     if first is None:
         raise RuntimeError(f"no node started: {result.stdout[-600:]}")
     step = next(each for each in result.attempts if each.step == "@plan")
@@ -102,18 +102,18 @@ def planned(workers: Stack, copy: Copy) -> Planned:
 
 
 def pss(options: Options, place: Warehouse, models: int, processes: int) -> float:
-    """MB of a worker whose processes have all executed models of a project."""
+    """PSS of a worker in MB, after all its processes have executed models of a project."""
     copy = copy_of(options.folder, place, models, f"memory_{processes}")
     names = [f"m_{number}" for number in range(models - 60, models)]
     with stack(processes) as workers:
-        seen: set[str] = set()
+        executed: set[str] = set()
         for _ in range(10):
             result = workers.run(copy, "run", "--select", *names, threads=2 * processes)
-            seen |= {node.worker for node in result.nodes}
-            if len(seen) >= processes:
+            executed |= {node.worker for node in result.nodes}
+            if len(executed) >= processes:
                 break
         else:
-            raise RuntimeError(f"only {seen} of {processes} processes executed anything")
+            raise RuntimeError(f"only {executed} of {processes} processes executed anything")
         parent = psutil.Process(workers.pool.pid)
         family = [parent, *parent.children(recursive=True)]
         return float(sum(each.memory_full_info().pss for each in family)) / 2**20

@@ -1,9 +1,9 @@
-"""dbt's own programmatic interface, in a process of its own that stays: nothing of it is in the process that measures.
+"""dbt's programmatic interface in a separate, persistent process, so that the measuring process does not import dbt.
 
     python -m benchmarks.inside PROJECT ARGUMENT …
 
-For each line on stdin the arguments are invoked once and a line is answered. ``dbtRunner`` is the interface with a
-partial parse; ``manifest`` is ``dbtRunner(manifest=…)`` with the manifest parsed before, and writes no artifacts.
+For each line on stdin the process invokes the arguments once and writes a line. ``dbtRunner`` uses a partial parse;
+``manifest`` is ``dbtRunner(manifest=…)`` with a manifest that was parsed before, and writes no artifacts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WAYS = ("dbtRunner", "manifest")
 def inside(
     project: Path, arguments: Sequence[str], environ: dict[str, str]
 ) -> Iterator[dict[str, Callable[[], None]]]:
-    """The ways by name; each call is one invocation, and raises RuntimeError where dbt failed."""
+    """Yield the ways by name. Each call is one invocation; it raises RuntimeError if dbt failed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.inside", project, *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ,
@@ -43,7 +43,7 @@ def inside(
 
 
 def serve(project: str, arguments: Sequence[str], answers: TextIO) -> None:
-    """Invoke what is asked for until stdin ends."""
+    """Serve invocations until stdin ends."""
     from dbt.cli.main import dbtRunner
 
     os.chdir(project)

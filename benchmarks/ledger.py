@@ -1,16 +1,16 @@
-"""The ledger under load, with workers that execute nothing: no dbt, no Celery, one real server.
+"""The ledger under load, with workers that execute nothing: without dbt and Celery, on a real server.
 
     python -m benchmarks.ledger [--nodes 10000] [--runs 200] [--each 50] [--workers 8] [--json FILE]
 
-Measured, on a private server without a file:
+Measured on a private server without persistence:
 
 - ``giant``: one run of NODES nodes in layers of a hundred, from submit to purge; and in one flat layer
-- ``queue``: RUNS runs of EACH nodes, all submitted before the first is looked at
-- ``fair``: a run of 5 nodes submitted behind the giant one: how much of the giant goes first
+- ``queue``: RUNS runs of EACH nodes, all submitted before the first is executed
+- ``fair``: a run of 5 nodes submitted after the giant one: how many nodes of the giant are executed meanwhile
 
-Every node takes part with what a dbt model leaves: a result, an attempt, two lines, a change of the
-relation cache. Memory is the server's ``used_memory``, messages in the queue included. Time in scripts is
-the server's (``INFO commandstats``); calls above 1 ms are counted by script (``SLOWLOG``).
+Every node writes what a dbt model writes: a result, an attempt, two lines, and a change of the relation
+cache. Memory is the server's ``used_memory``, which includes messages in the queue. Time in scripts is
+measured by the server (``INFO commandstats``); calls above 1 ms are counted by script (``SLOWLOG``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from workers.ledger.records import Claim, Move, StagedNode
 from workers.supervision.reaper import Reaper
 
 MESSAGE = "x" * 900
-"""About what kombu writes for one of our tasks."""
+"""About the size of kombu's message for one of our tasks."""
 
 RESULT = json.dumps({"unique_id": "model.bench.x", "result": {"timing": [], "text": "x" * 1200}}).encode()
 LINE = json.dumps({"kind": "line", "text": "12:00:00  1 of 10000 OK created sql table model x [OK in 0.1s]"})
@@ -45,25 +45,25 @@ FINAL = json.dumps({"return_code": 0})
 
 
 class TimedLedger(Ledger):
-    """Remembers how long each call took, by script, seconds; the way to the server included."""
+    """Records the seconds of each call by script, including the round trip to the server."""
 
-    took: dict[str, list[float]]
+    seconds: dict[str, list[float]]
 
     def call(self, name: str, run_id: str, *args: Any) -> Any:
         began = time.perf_counter()
         try:
             return super().call(name, run_id, *args)
         finally:
-            self.took[name].append(time.perf_counter() - began)
+            self.seconds[name].append(time.perf_counter() - began)
 
 
 class Bench:
-    """A server, and workers that take messages in turn."""
+    """Simulated workers that take messages from a server in turn."""
 
     def __init__(self, server: RedisServer, workers: int) -> None:
         self.client = connect(server.url)
         self.ledger = TimedLedger(self.client, keys=Keys("bench"), lease_ms=600_000)
-        self.ledger.took = defaultdict(list)
+        self.ledger.seconds = defaultdict(list)
         self.workers = workers
         self.peak = 0
         self.done: Counter[str] = Counter()
@@ -89,9 +89,9 @@ class Bench:
         return request.run_id
 
     def work(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Workers take a message each, then all finish, until the queue is empty."""
+        """Let each worker take a message, then let all finish, until the queue is empty."""
         while not until():
-            held = []
+            claims = []
             for _ in range(self.workers):
                 raw: Any = self.client.rpop(QUEUE)
                 if raw is None:
@@ -100,12 +100,12 @@ class Bench:
                 claim = self.ledger.claim(run_id, step, "bench:1")
                 if isinstance(claim, Claim):
                     self.publish(run_id, claim.publish)
-                    held.append(claim)
-            if not held:
+                    claims.append(claim)
+            if not claims:
                 return
-            for claim in held:
+            for claim in claims:
                 self.perform(claim)
-            self.started += len(held)
+            self.started += len(claims)
             if self.started % 50 < self.workers:
                 self.memory()
 
@@ -139,18 +139,18 @@ class Bench:
         facts: dict[str, str | int | float] = {"parallel": threads, "mode": "message"}
         self.publish(claim.run_id, self.ledger.finish(claim, Move(word="planned", facts=facts, nodes=nodes)))
 
-    # -- what the server says ----------------------------------------------------------------------
+    # -- statistics of the server ------------------------------------------------------------------
 
     def reset(self) -> None:
         self.client.flushall()
-        self.submit(3, 2)  # scripts are loaded, buffers have their size
+        self.submit(3, 2)  # loads scripts and sizes buffers
         self.work()
         purge(self.ledger, older_than=0)
         self.client.config_set("slowlog-log-slower-than", 1000)
         self.client.config_set("slowlog-max-len", 5000)
         self.client.config_resetstat()
         self.client.slowlog_reset()
-        self.ledger.took.clear()
+        self.ledger.seconds.clear()
         self.done.clear()
         self.ended.clear()
         self.started = self.peak = 0
@@ -171,13 +171,13 @@ class Bench:
             "over_1_ms": {name: {"calls": len(ms), "worst_ms": max(ms)} for name, ms in slow.items()},
             "round_trip_ms_median_and_worst": {
                 name: [round(statistics.median(took) * 1000, 3), round(max(took) * 1000, 2)]
-                for name, took in sorted(self.ledger.took.items())
+                for name, took in sorted(self.ledger.seconds.items())
             },
         }  # fmt: skip
 
 
 def layered(nodes: int, width: int) -> list[StagedNode]:
-    """Layers of `width` nodes; each has two parents in the layer above, so two children below."""
+    """Nodes in layers of `width`. Each has two parents in the layer above and two children below."""
 
     def name(number: int) -> str:
         return f"model.bench.some_model_with_a_name_{number:05}"
@@ -203,19 +203,19 @@ def giant(bench: Bench, nodes: int, layer: int = 100) -> dict[str, Any]:
     took = time.perf_counter() - began
     after = bench.memory()
     assert bench.done[run_id] == nodes + 1, bench.done
-    said = bench.scripts()
+    scripts = bench.scripts()
     purge(bench.ledger, older_than=0)
     return {
         "nodes": nodes, "seconds": round(took, 1), "steps_per_second": round((nodes + 3) / took),
         "bytes_per_node_planned": round((planned - before) / nodes),
         "bytes_per_node_at_the_end": round((after - before) / nodes),
         "bytes_per_node_peak": round((bench.peak - before) / nodes),
-        "left_after_purge": left(bench, before), **said,
+        "left_after_purge": left(bench, before), **scripts,
     }  # fmt: skip
 
 
 def left(bench: Bench, before: int) -> dict[str, int]:
-    """Keys, and bytes once the server has freed what was unlinked."""
+    """Remaining keys and bytes, after the server has freed unlinked keys."""
     info: Any = bench.client.info("memory")
     while info["lazyfree_pending_objects"]:
         info = bench.client.info("memory")
@@ -242,7 +242,7 @@ def queue(bench: Bench, runs: int, each: int) -> dict[str, Any]:
     bench.work(until=sweep_now_and_then)
     took = time.perf_counter() - began
     assert len(bench.ended) == runs
-    after, said = bench.memory(), bench.scripts()
+    after, scripts = bench.memory(), bench.scripts()
     purge(bench.ledger, older_than=0)
     return {
         "runs": runs, "nodes_each": each, "submit_seconds": round(submitted, 2), "seconds": round(took, 1),
@@ -252,12 +252,12 @@ def queue(bench: Bench, runs: int, each: int) -> dict[str, Any]:
         "bytes_per_node_at_the_end": round((after - before) / runs / each),
         "left_after_purge": left(bench, before),
         "sweep_ms_median_and_worst": [round(statistics.median(sweeps) * 1000, 2), round(max(sweeps) * 1000, 2)]
-        if sweeps else None, **said,
+        if sweeps else None, **scripts,
     }  # fmt: skip
 
 
 def fair(bench: Bench, nodes: int, threads: int) -> dict[str, Any]:
-    """How many steps of a giant run are begun between the submit and the end of a small one."""
+    """Count the steps of a giant run that start between submit and end of a small run."""
     big = bench.submit(nodes, threads)
     bench.work(until=lambda: bench.done[big] > 300)
     before = bench.done[big]

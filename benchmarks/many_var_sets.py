@@ -1,8 +1,8 @@
-"""Many var sets at once: runs with a ``--vars`` of their own, one after the other and all at once.
+"""Many var sets: runs with different ``--vars``, one after the other and all at once.
 
-Each scenario has a schema of its own on Postgres, or a DuckDB file of its own. A private stack of two worker processes
-executes them one after the other; then another one executes the same all at once. What counts is the CPU of
-the workers and of Redis: parsed projects that are lost and loaded again show there.
+Each scenario has its own Postgres schema or DuckDB file. A private stack of two worker processes executes the scenarios
+one after the other; another stack executes them all at once. The measure is the CPU of workers and Redis, which grows
+when processes drop parsed projects and load them again.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ PROFILES = """{name}:
       schema: "{{{{ var('scenario') }}}}"
       threads: 4
 """
-"""The scenario says where it writes."""
+"""The var ``scenario`` names the schema or file."""
 
 
 def small_project(folder: Path, models: int = 12) -> dict[str, object]:
-    """Write models in a chain of threes, each of which reads the scenario; the vars that it wants."""
+    """Write a project of three chains of models that read the scenario. Returns its other vars."""
     (folder / "models").mkdir(parents=True)
     (folder / "dbt_project.yml").write_text(
         "name: small\nversion: '1.0'\nconfig-version: 2\nprofile: small\n"
@@ -62,7 +62,7 @@ def small_project(folder: Path, models: int = 12) -> dict[str, object]:
 
 
 def large_project(folder: Path, models: int, tests: int) -> dict[str, object]:
-    """Write the project of `changed-vars` for both warehouses; the vars that it wants."""
+    """Write the project of `changed-vars` for both warehouses. Returns its other vars."""
     values = write_project(folder, models, tests)
     (folder / "profiles.yml").write_text(PROFILES.format(name="simulated"))
     return values
@@ -70,7 +70,7 @@ def large_project(folder: Path, models: int, tests: int) -> dict[str, object]:
 
 @contextlib.contextmanager
 def counted(workers: Stack) -> Iterator[dict[str, float]]:
-    """Seconds of CPU (user and system) that workers and Redis use in the block, and of wall."""
+    """Measure CPU seconds (user and system) of workers and Redis, and wall seconds, of the block."""
     used: dict[str, float] = {}
     before, began = _cpu(workers), time.perf_counter()
     yield used
@@ -87,7 +87,7 @@ def _cpu(workers: Stack) -> float:
 
 
 def environment_of(database: PostgresDatabase, target: str, folder: Path) -> dict[str, str]:
-    """What the profile reads. A name like PASSWORD would not be sent to the workers."""
+    """Variables that the profile reads. dbt-relay would not send a variable named like PASSWORD to the workers."""
     more = {"BENCH_TARGET": target, "BENCH_FOLDER": str(folder), "BENCH_PG_ACCESS": database.password}
     return {**environment(), **database.env, **more}
 
@@ -97,26 +97,26 @@ def _database(server: PostgresServer) -> contextlib.AbstractContextManager[Postg
     return server.database()
 
 
-def play(
+def execute(
     project: Path, words: list[str], values: Mapping[str, object], names: list[str], env: Mapping[str, str], at_once: int
 ) -> dict[str, float]:  # fmt: skip
-    """Execute a run for each scenario on a stack of its own; see `counted`."""
+    """Execute a run for each scenario on a new stack. Returns the values of `counted`."""
     with stack(2) as workers:
 
-        def one(name: str) -> None:
+        def run(name: str) -> None:
             runner = DbtRunner(project, threads=None, broker_url=workers.server.broker_url, environ=env)
-            given = json.dumps({**values, "scenario": name})
-            succeeded(runner.execute_command([*words, "--vars", given], stream_output=False))
+            variables = json.dumps({**values, "scenario": name})
+            succeeded(runner.execute_command([*words, "--vars", variables], stream_output=False))
 
-        one("warm")  # the first parse of the project, on either side
+        run("warm")  # parses the project
         with counted(workers) as used, ThreadPoolExecutor(at_once) as threads:
-            for done in [threads.submit(one, name) for name in names]:
+            for done in [threads.submit(run, name) for name in names]:
                 done.result()
     return used
 
 
 def bench(options: Options) -> Outcome:
-    """Seconds of CPU and of wall, once each way."""
+    """Measure CPU and wall seconds, once each way."""
     scenarios, few = options.pick((4, 2), (64, 8))
     models, tests = options.pick((24, 60), (120, 870))
     small, large = options.folder / "small", options.folder / "large"
@@ -131,7 +131,7 @@ def bench(options: Options) -> Outcome:
             for target in (POSTGRES, DUCKDB):
                 env = environment_of(database, target, options.folder)
                 used = {
-                    way: play(
+                    way: execute(
                         project, words, values, [f"{way[:3].strip()}_{number}" for number in range(count)], env, at_once
                     )
                     for way, at_once in ((ONE, 1), (ALL, count))

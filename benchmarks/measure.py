@@ -1,4 +1,4 @@
-"""What every benchmark shares: ways measured in turn, the machine, what is wanted, and what was found."""
+"""Shared code of the benchmarks: measuring ways in turn, the machine, targets and results."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ Cell = str | int | float | None
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How a benchmark is run.
+    """Options of a benchmark.
 
     Attributes:
-        size: ``quick`` is a look at whether everything still works: its figures mean nothing.
-        folder: an empty folder that is removed afterwards.
+        size: ``quick`` only checks that the benchmark works: its figures mean nothing.
+        folder: an empty folder, removed afterwards.
     """
 
     size: Size
     folder: Path
 
     def pick(self, quick: T, normal: T, full: T | None = None) -> T:
-        """The value for this size; `full` is as `normal` where it is not given."""
+        """Return the value for this size; `full` defaults to `normal`."""
         return quick if self.size == "quick" else full if self.size == "full" and full is not None else normal
 
 
 class Target(msgspec.Struct):
-    """What is wanted of a figure, and whether it is so.
+    """A target for a figure, and whether it is met.
 
     Attributes:
-        key: of `limits.yml`, where a person says what limits the figure now.
-        what: the figure in words, with its conditions.
-        wanted, measured: in `unit`; None was not measured.
-        least: `wanted` is the least that will do, and not the most.
-        met: None where nothing was measured.
-        limited_by: filled in from `limits.yml` where it is empty.
+        key: key in `limits.yml`, which says what limits the figure.
+        what: description of the figure with its conditions.
+        wanted, measured: in `unit`; None if not measured.
+        least: whether `wanted` is a minimum and not a maximum.
+        met: None if not measured.
+        limited_by: taken from `limits.yml` where it is empty.
     """
 
     key: str
@@ -68,17 +68,17 @@ class Target(msgspec.Struct):
 
 
 def at_most(key: str, what: str, wanted: float, measured: float | None, unit: str = "") -> Target:
-    """A figure that may not be larger. A ratio has the unit ``""``."""
+    """A target that is a maximum. A ratio has the unit ``""``."""
     return Target(key, what, wanted, measured, unit)
 
 
 def at_least(key: str, what: str, wanted: float, measured: float | None, unit: str = "") -> Target:
-    """A figure that may not be smaller."""
+    """A target that is a minimum."""
     return Target(key, what, wanted, measured, unit, least=True)
 
 
 class Table(msgspec.Struct):
-    """Rows for people."""
+    """A table of RESULTS.md."""
 
     title: str
     columns: list[str]
@@ -86,13 +86,13 @@ class Table(msgspec.Struct):
 
 
 class Plot(msgspec.Struct):
-    """What is drawn as ``NAME.svg``.
+    """A plot, written as ``NAME.svg``.
 
     Attributes:
-        x: numbers of a line plot, or the names of groups of bars.
-        series: a value for each of `x`; None is left out.
-        log: the axes that are logarithmic: ``""``, ``"x"``, ``"y"``, ``"xy"``.
-        kind: lines over numbers, or groups of bars.
+        x: numbers of a line plot, or names of groups of bars.
+        series: name → a value for each of `x`; None is not drawn.
+        log: logarithmic axes: ``""``, ``"x"``, ``"y"``, ``"xy"``.
+        kind: lines, or groups of bars.
     """
 
     name: str
@@ -106,13 +106,13 @@ class Plot(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """What a benchmark found.
+    """Result of a benchmark.
 
     Attributes:
-        notes: what a reader must know to judge the figures, and which side failed where.
-        data: whatever else is worth keeping: every single time, for instance.
-        name, command, size, seconds, at, machine: filled in by the frame. Seconds of wall; `at` in UTC.
-        error: why there is nothing else.
+        notes: conditions of the figures, and which side failed where.
+        data: raw data, such as every measured time.
+        name, command, size, seconds, at, machine: set by `benchmarks.__main__`. Wall seconds; `at` in UTC.
+        error: why the benchmark failed.
     """
 
     title: str
@@ -136,20 +136,19 @@ def interleaved(
     warm: int = 1,
     failed: dict[str, str] | None = None,
 ) -> dict[str, list[float]]:
-    """Wall seconds of each way, all of them in turn in every round.
+    """Measure wall seconds of several ways, in turn in every round.
 
-    What disturbs the machine then disturbs all of them, and each round begins with another, so that none always
-    follows the same one.
+    So load on the machine affects all of them. Each round starts with another way, so that the order varies.
 
     Args:
-        ways: what to measure, by name.
-        rounds: how often each is measured.
-        warm: how often each is done before that.
-        failed: where given, takes the reason of a way that raised; it is left out from then on. Otherwise what
-            a way raises is raised.
+        ways: functions to measure, by name.
+        rounds: number of measured rounds.
+        warm: number of rounds before that.
+        failed: receives the error of a way that raised; that way is skipped from then on. None: errors are
+            raised.
 
     Returns:
-        Seconds of each round by name; fewer for a way that failed.
+        seconds of each round by name; fewer for a way that failed.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
@@ -172,16 +171,16 @@ def interleaved(
 
 
 def failure(error: BaseException) -> str:
-    """An error in a line, with the end of what a process said."""
+    """Describe an error in a line, with the end of a process' output."""
     if isinstance(error, subprocess.CalledProcessError):
-        said = (error.stdout or b"") + (error.stderr or b"")
-        text = said.decode(errors="replace") if isinstance(said, bytes) else said
+        output = (error.stdout or b"") + (error.stderr or b"")
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
         return f"{error.cmd[0]} ended with {error.returncode}: {text.strip()[-600:]}"
     return f"{type(error).__name__}: {error}"
 
 
 def machine() -> dict[str, Any]:
-    """What is measured on: hardware, load, versions, commit."""
+    """Description of the machine: hardware, load, versions, commit."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -197,7 +196,7 @@ def machine() -> dict[str, Any]:
 
 
 def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether figures of both stand side by side: all but the load and our own commit."""
+    """Whether figures of two machines are comparable: equal but for load, commit and our version."""
     varies = ("load", "commit", "dbt-relay")
     return {k: v for k, v in one.items() if k not in varies} == {
         k: v for k, v in other.items() if k not in varies
@@ -211,7 +210,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _said(*command: str | Path) -> str:
+def _output_of(*command: str | Path) -> str:
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -220,17 +219,17 @@ def _said(*command: str | Path) -> str:
 
 
 def _commit() -> str:
-    commit = _said("git", "rev-parse", "--short=10", "HEAD") or "unknown"
-    changed = _said("git", "status", "--porcelain", "--", "producer", "workers", "benchmarks/*.py")
+    commit = _output_of("git", "rev-parse", "--short=10", "HEAD") or "unknown"
+    changed = _output_of("git", "status", "--porcelain", "--", "producer", "workers", "benchmarks/*.py")
     return f"{commit}, changed" if changed else commit
 
 
 def _cpu() -> str:
     try:
-        told = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
@@ -238,7 +237,7 @@ def _postgres() -> str:
     from tests.support.postgres_server import NoPostgresError, server_programs
 
     try:
-        return _said(server_programs() / "postgres", "--version") or "unknown"
+        return _output_of(server_programs() / "postgres", "--version") or "unknown"
     except NoPostgresError:
         return "not installed"
 
@@ -247,6 +246,6 @@ def _server() -> str:
     from tests.support.redis_server import NoServerError, server_program
 
     try:
-        return _said(server_program(), "--version").split(" sha=")[0] or "unknown"
+        return _output_of(server_program(), "--version").split(" sha=")[0] or "unknown"
     except NoServerError:
         return "not installed"

@@ -1,14 +1,14 @@
-"""One model, warm: from submit to result, on projects of 20 to 1,000 models; of 5,000, which take minutes to parse,
-with ``--full``.
+"""One model, warm: from submit to result, on projects of 20 to 1,000 models, and with ``--full`` of 5,000, which take
+minutes to parse.
 
 Ways, in turn:
 
-- ours: ``DbtRunner.execute_command`` against one warm worker process
-- ``dbt run --select`` as a process, partial parse warm
-- ``dbtRunner`` in a process that stays, partial parse warm
-- ``dbtRunner(manifest=)`` in the same process, with the manifest held and no artifacts written
+- ours: ``DbtRunner.execute_command`` on one warm worker process
+- ``dbt run --select`` as a process, with a warm partial parse
+- ``dbtRunner`` in a persistent process, with a warm partial parse
+- ``dbtRunner(manifest=)`` in the same process, with the manifest in memory and no artifacts written
 
-Then where the time of ours goes within the engine (`benchmarks.one_model_parts`).
+Then the time of our way by part of the engine (`benchmarks.one_model_parts`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Parts = dict[str, dict[str, float]]
 
 
 def bench(options: Options) -> Outcome:
-    """See the module."""
+    """Run the benchmark; see the module's docstring."""
     outcome = Outcome(title="One model, warm")
     times: dict[str, dict[int, dict[str, list[float]]]] = {}
     parts: dict[str, Parts] = {}
@@ -84,16 +84,16 @@ def bench(options: Options) -> Outcome:
 def measure(
     options: Options, place: Warehouse, models: int, name: str, workers: Stack, notes: list[str]
 ) -> tuple[dict[str, list[float]], Copy]:
-    """Seconds by way of the last model of a project, and our copy of the project."""
+    """Measure the last model of a project. Returns seconds by way, and our copy of the project."""
     arguments = ["run", "--select", f"m_{models - 1}"]
     copies = [copy_of(options.folder, place, models, f"{name}_{side}") for side in ("ours", "dbt", "inside")]
-    ours, theirs, held = copies
+    ours, theirs, inner = copies
     runner = workers.runner(ours.folder)
 
     def execute() -> None:
         succeeded(runner.execute_command(arguments, stream_output=False))
 
-    with inside(held.folder, arguments, environment()) as within:
+    with inside(inner.folder, arguments, environment()) as within:
         ways: dict[str, Callable[[], object]] = {
             OURS: execute,
             COMMAND: lambda: theirs.dbt(*arguments),
@@ -102,11 +102,11 @@ def measure(
         }
         failed: dict[str, str] = {}
 
-        def begin(*names: str) -> None:
+        def warm_up(*names: str) -> None:
             interleaved({way: ways[way] for way in names}, rounds=0, failed=failed)
 
-        with ThreadPoolExecutor() as pool:  # a parse each
-            list(pool.map(lambda names: begin(*names), ((OURS,), (COMMAND,), (INSIDE, HELD))))
+        with ThreadPoolExecutor() as pool:  # each parses
+            list(pool.map(lambda names: warm_up(*names), ((OURS,), (COMMAND,), (INSIDE, HELD))))
         rounds = options.pick(1, 7 if models <= 20 else 5 if models <= 200 else 3 if models <= 1000 else 2)
         found = interleaved(ways, rounds, warm=int(models <= 200), failed=failed)
         if OURS in failed:
@@ -117,20 +117,20 @@ def measure(
 
 
 def copy_of(folder: Path, place: Warehouse, models: int, name: str) -> Copy:
-    """A project whose relations are all there, as if it had been built before."""
+    """Write a project whose relations exist, as after a build."""
     copy = write(folder / name, tree(models), place, name, nothing)
     made = [f"create table m_{each} as select {each} as id, 'm{each}' as value" for each in range(models)]
-    for first in range(0, models, _AT_ONCE):
-        place.execute(name, made[first : first + _AT_ONCE])
+    for first in range(0, models, _TABLES_PER_TRANSACTION):
+        place.execute(name, made[first : first + _TABLES_PER_TRANSACTION])
     return copy
 
 
-_AT_ONCE = 1000
-"""Tables of a transaction: Postgres keeps a lock for each."""
+_TABLES_PER_TRANSACTION = 1000
+"""Limited because Postgres holds a lock for each table."""
 
 
 def parts_of(copy: Copy, model: int, rounds: int) -> Parts:
-    """See `benchmarks.one_model_parts`, in a process of its own."""
+    """Run `benchmarks.one_model_parts` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.one_model_parts", copy.folder, f"m_{model}", "--json"]
     done = subprocess.run(
         [*command, "--rounds", str(rounds)],
@@ -145,12 +145,12 @@ def parts_of(copy: Copy, model: int, rounds: int) -> Parts:
 
 
 def median(found: dict[str, list[float]], way: str) -> float | None:
-    """Milliseconds, of a way that did not fail."""
+    """Median milliseconds of a way; None if it failed."""
     return statistics.median(found[way]) * 1000 if found.get(way) else None
 
 
 def milliseconds(name: str, by_size: dict[int, dict[str, list[float]]]) -> Table:
-    """Each way by size of the project."""
+    """Table of each way by size of the project."""
     ways = list(next(iter(by_size.values())))
     rows: list[list[Cell]] = []
     for models, found in by_size.items():
@@ -163,7 +163,7 @@ def milliseconds(name: str, by_size: dict[int, dict[str, list[float]]]) -> Table
 
 
 def share(name: str, parts: Parts) -> Table:
-    """Where the engine's time goes."""
+    """Table of the engine's time by part."""
     rows: list[list[Cell]] = [[part, row["cpu"], row["wall"]] for part, row in rows_of(parts).items()]
     return Table(
         f"{name}: the engine's part of it, smallest project, milliseconds", ["part", "CPU", "wall"], rows
@@ -171,7 +171,7 @@ def share(name: str, parts: Parts) -> Table:
 
 
 def plot(name: str, by_size: dict[int, dict[str, list[float]]]) -> Plot:
-    """Seconds over models."""
+    """Plot of seconds by number of models."""
     ways: Sequence[str] = (COMMAND, INSIDE, HELD, OURS)
     series: dict[str, list[float | None]] = {
         way: [None if (ms := median(found, way)) is None else ms / 1000 for found in by_size.values()]
@@ -184,7 +184,7 @@ def plot(name: str, by_size: dict[int, dict[str, list[float]]]) -> Plot:
 
 
 def targets(times: dict[str, Any], parts: dict[str, Parts]) -> list[Target]:
-    """Those of the issue."""
+    """The targets of this benchmark."""
     out = []
     for name, by_size in times.items():
         least, most = min(by_size), max(by_size)

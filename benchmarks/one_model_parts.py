@@ -1,10 +1,10 @@
-"""Where the time of one model goes: the engine's steps in one process, without Redis and Celery.
+"""Time of one model by part: the engine's steps in one process, without Redis and Celery.
 
     python -m benchmarks.one_model_parts PROJECT MODEL [--rounds 20]
 
-Milliseconds of CPU (all threads of the process, DuckDB's too) and of wall for each step; of the node step, how
-much is dbt's own node runner; and what DuckDB takes by itself to open the project's file, write one table and
-close it. PROJECT's warehouse is where its profile says. Prints JSON with ``--json``.
+Prints CPU milliseconds (of all threads, including DuckDB's) and wall milliseconds of each step, the share of dbt's
+node runner, and the time that DuckDB alone takes to open the project's file, write one table and close it. The
+warehouse is that of PROJECT's profile. ``--json`` prints JSON.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
+    from workers.engine.interface import StepResult
 
 ALONE = "DuckDB alone"
 
@@ -29,7 +33,7 @@ Spent = dict[str, list[tuple[float, float]]]
 
 @contextmanager
 def spending(spent: Spent, name: str) -> Iterator[None]:
-    """Add CPU and wall, milliseconds, of a block."""
+    """Record CPU and wall milliseconds of the block."""
     cpu, wall = time.process_time(), time.perf_counter()
     try:
         yield
@@ -39,57 +43,28 @@ def spending(spent: Spent, name: str) -> Iterator[None]:
 
 
 def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Median and least CPU, and median wall, of each part; milliseconds."""
+    """Measure the parts of a run. Returns median and minimum CPU and median wall of each, in milliseconds."""
     from dbt.task.runnable import GraphRunnableTask
 
-    from tests.support.engine import Shared, spec_for
+    from tests.support.engine import Shared
     from workers.engine.engine import Engine
-    from workers.engine.interface import StepResult, encode
 
     engine, spent = Engine(Shared(), worker="benchmark"), {}
-    own: Callable[..., Any] = GraphRunnableTask.call_runner
+    original: Callable[..., Any] = GraphRunnableTask.call_runner
 
     def call_runner(*args: Any) -> Any:
         with spending(spent, "dbt's runner"):
-            return own(*args)
+            return original(*args)
 
     GraphRunnableTask.call_runner = call_runner  # type: ignore[method-assign]
 
-    def stored(result: StepResult) -> StepResult:
-        return msgspec.json.decode(encode(result), type=StepResult)
-
-    def run() -> None:
-        spec = spec_for(project, "run", "--select", model)
-        said: list[Any] = []
-        with spending(spent, "plan"):
-            plan = engine.plan(spec, said.append)
-        facts = msgspec.structs.replace(plan.facts, began=time.time())
-        with spending(spent, "start"):
-            started = engine.start(spec, facts, said.append)
-        changes, results = [each.encode() for each in started.cache], []
-
-        def changes_from(position: int) -> list[bytes]:
-            return changes[position:]
-
-        for index, planned in enumerate(plan.nodes, 1):
-            with spending(spent, "node"):
-                done = engine.node(spec, facts, planned.unique_id, index, said.append, changes=changes_from)
-            assert done.result.status == "success", done.result.message
-            changes += [each.encode() for each in done.cache]
-            results.append(stored(done.result))
-        with spending(spent, "close"):
-            engine.close(spec, facts, stored(started.result), results, said.append, changes=changes_from)
-        with spending(spent, "release"):
-            engine.release()
-        engine.forget(spec.run_id)
-
     for _ in range(3):  # warm
-        run()
+        run_once(engine, project, model, spent)
     gc.collect()
     gc.freeze()
     spent.clear()
     for _ in range(rounds):
-        run()
+        run_once(engine, project, model, spent)
         for file in duckdb_file(project):
             with spending(spent, ALONE):
                 write_alone(file, model)
@@ -102,15 +77,51 @@ def measure(project: Path, model: str, rounds: int) -> dict[str, dict[str, float
     }  # fmt: skip
 
 
+def run_once(engine: Engine, project: Path, model: str, spent: Spent) -> None:
+    """Run a model on the engine and record the time of each step."""
+    from tests.support.engine import spec_for
+
+    spec = spec_for(project, "run", "--select", model)
+    events: list[Any] = []
+    with spending(spent, "plan"):
+        plan = engine.plan(spec, events.append)
+    facts = msgspec.structs.replace(plan.facts, began=time.time())
+    with spending(spent, "start"):
+        started = engine.start(spec, facts, events.append)
+    changes, results = [each.encode() for each in started.cache], []
+
+    def changes_from(position: int) -> list[bytes]:
+        return changes[position:]
+
+    for index, planned in enumerate(plan.nodes, 1):
+        with spending(spent, "node"):
+            done = engine.node(spec, facts, planned.unique_id, index, events.append, changes=changes_from)
+        assert done.result.status == "success", done.result.message
+        changes += [each.encode() for each in done.cache]
+        results.append(_reencoded(done.result))
+    with spending(spent, "close"):
+        engine.close(spec, facts, _reencoded(started.result), results, events.append, changes=changes_from)
+    with spending(spent, "release"):
+        engine.release()
+    engine.forget(spec.run_id)
+
+
+def _reencoded(result: StepResult) -> StepResult:
+    """A result as another process decodes it."""
+    from workers.engine.interface import StepResult, encode
+
+    return msgspec.json.decode(encode(result), type=StepResult)
+
+
 def duckdb_file(project: Path) -> list[str]:
-    """The file that the profile names, where it is DuckDB's."""
+    """The DuckDB file of the profile; empty for another adapter."""
     (profile,) = yaml.safe_load((project / "profiles.yml").read_text()).values()
     output = profile["outputs"][profile["target"]]
     return [output["path"]] if output["type"] == "duckdb" else []
 
 
 def write_alone(file: str, table: str) -> None:
-    """What no dbt can do without: the file is opened, a table replaced, and the file closed."""
+    """The minimal work on DuckDB: open the file, replace a table, close the file."""
     import duckdb
 
     with duckdb.connect(file) as connection:
@@ -118,7 +129,7 @@ def write_alone(file: str, table: str) -> None:
 
 
 def rows_of(parts: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The parts, their sum, and what of it is not dbt's node runner."""
+    """The parts, their sum, and the sum without dbt's node runner."""
     steps = {name: row for name, row in parts.items() if name not in {"dbt's runner", ALONE}}
     kinds = ("cpu", "cpu_least", "wall")
     total = {kind: sum(row[kind] for row in steps.values()) for kind in kinds}
@@ -129,7 +140,7 @@ def rows_of(parts: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def table(parts: dict[str, dict[str, float]]) -> str:
-    """For a terminal."""
+    """Format the table for a terminal."""
     lines = [f"{'part':22}{'CPU':>9}{'least':>9}{'wall':>9}  ms"]
     for name, row in rows_of(parts).items():
         lines.append(f"{name:22}{row['cpu']:9.1f}{row['cpu_least']:9.1f}{row['wall']:9.1f}")

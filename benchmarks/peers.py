@@ -1,9 +1,9 @@
-"""A peer that users would pick instead: Prefect with prefect-dbt, a task a node (``ExecutionMode.PER_NODE``).
+"""Comparison with an alternative: Prefect with prefect-dbt, one task a node (``ExecutionMode.PER_NODE``).
 
-Optional: it has a virtual environment of its own, which ``python -m benchmarks.peers`` makes from PyPI in
-``build/peers``; where there is none, nothing is measured. Prefect's own temporary server is started for it and stays, and
-the first build, which parses the project, does not count. As many processes as ours has: two on Postgres; a DuckDB file
-lets one process in, so Prefect gets one there.
+Optional: it needs its own virtual environment, which ``python -m benchmarks.peers`` creates from PyPI in
+``build/peers``; without it nothing is measured. Prefect's temporary server keeps running, and the first build, which
+parses the project, does not count. Prefect has two processes on Postgres, as ours, and one on a DuckDB file, which only
+one process can open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.warehouses import DuckDB, warehouses
 
 HOME = ROOT / "build" / "peers"
 PREFECT = ("prefect==3.8.8", "prefect-dbt==0.7.25", "fastapi==0.139.*")
-"""Prefect 3.8.8 does not start with FastAPI 0.165, which it admits."""
+"""Prefect 3.8.8 allows FastAPI 0.165 but does not start with it."""
 SAME = ("dbt-core", "dbt-adapters", "dbt-duckdb", "dbt-postgres", "duckdb", "psycopg2-binary")
 PROCESSES = 2
 BUILD = """
@@ -55,7 +55,7 @@ if __name__ == "__main__":
 
 
 def install() -> None:
-    """Make the virtual environment."""
+    """Create the virtual environment."""
     venv.create(HOME / "venv", with_pip=True, clear=True)
     same = [f"{name}=={importlib.metadata.version(name)}" for name in SAME]
     pip = [_python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -84,7 +84,7 @@ def prefect(project: Path, processes: int, models: int) -> Iterator[Callable[[],
         assert process.stdin is not None
         assert process.stdout is not None
         print("build", file=process.stdin, flush=True)
-        for line in process.stdout:  # dbt's and Prefect's lines are there, too
+        for line in process.stdout:  # there are also lines of dbt and Prefect
             if line.startswith("built "):
                 if int(line.split()[1]) != models:
                     raise RuntimeError(f"Prefect {line.strip()} of {models} models")
@@ -98,7 +98,7 @@ def prefect(project: Path, processes: int, models: int) -> Iterator[Callable[[],
 
 
 def bench(options: Options) -> Outcome:
-    """Seconds of a whole build."""
+    """Measure seconds of a whole build."""
     outcome = Outcome("Beside Prefect, a task a node")
     if not (HOME / "build.py").exists():
         outcome.notes.append(

@@ -1,4 +1,4 @@
-"""Plots as SVG, small and the same for the same figures."""
+"""Draws plots as small SVG files that depend only on the figures."""
 
 from __future__ import annotations
 

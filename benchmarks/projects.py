@@ -1,4 +1,4 @@
-"""Generated dbt projects: graphs of wanted shapes, as SQL models in a copy for each side that is measured."""
+"""Generates dbt projects with graphs of several shapes, in a copy for each measured side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.processes import without_coverage
 
 BIN = Path(sys.executable).parent
 Graph = list[tuple[int, ...]]
-"""Of each model the models that it selects from, all of them before it."""
+"""For each model, the earlier models that it selects from."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,26 @@ class Copy:
     name: str
 
     def dbt(self, *arguments: str) -> None:
-        """Run plain dbt as a process, as a user would.
+        """Run plain dbt as a process.
 
         Raises:
-            CalledProcessError: it failed.
+            CalledProcessError: dbt failed.
         """
         command = [BIN / "dbt", *arguments]
         subprocess.run(command, cwd=self.folder, env=environment(), check=True, capture_output=True)
 
     def statuses(self) -> dict[str, str]:
-        """Of the last run, by unique id: what its run_results.json says."""
+        """Status of each node in the run_results.json of the last run, by unique id."""
         return statuses(json.loads((self.folder / "target" / "run_results.json").read_text()))
 
 
 def statuses(run_results: dict[str, Any]) -> dict[str, str]:
-    """dbt's word for each node, by unique id."""
+    """Status of each node, by unique id."""
     return {each["unique_id"]: each["status"] for each in run_results["results"]}
 
 
 def environment() -> dict[str, str]:
-    """What dbt sees, on either side. Python may keep what it compiled, as pip does for what it installs: the checkout's
-    own files would be compiled anew by each process."""
+    """Environment of dbt on both sides. Python may write bytecode; otherwise each process would compile the checkout."""
     kept = {
         name: value
         for name, value in without_coverage(os.environ).items()
@@ -62,8 +61,8 @@ def write(folder: Path, graph: Graph, warehouse: Warehouse, copy: str, column: C
     """Write a project of tables of one row, ``m_0`` to ``m_N``.
 
     Args:
-        folder: which is made.
-        copy: the name of its part of the warehouse.
+        folder: is created.
+        copy: name of its part of the warehouse.
         column: SQL of a scalar that a model computes.
     """
     (folder / "models").mkdir(parents=True)
@@ -96,7 +95,7 @@ def tree(models: int) -> Graph:
 
 
 def layered(models: int, seed: int = 1) -> Graph:
-    """Layers of about equal, random width; one to three parents, most of them in the layer above."""
+    """Layers of random width; each model has one to three parents, most of them in the layer above."""
     chance = random.Random(seed)
     graph: Graph = []
     before: Sequence[int] = ()

@@ -1,11 +1,11 @@
-"""How long until the node of a killed host runs elsewhere, with default settings.
+"""Measures how long it takes until the node of a killed host runs elsewhere, with default settings.
 
     python -m benchmarks.recovery [--kills 10] [--hosts 3] [--seed 1] [--json FILE]
 
-Each host is a worker of its own (Celery's parent and one process) in a process group of its own; all of it
-is killed at once (SIGKILL) at a random moment while it executes a node that takes minutes. The clock stops
-when that node says on another host that it works. Then the run is cancelled, which is timed too, until the run has
-ended; and the host is started again. Both ways of executing are measured: node by node (Postgres) and in a session (DuckDB).
+Each host is a worker (Celery's main process and one pool process) in its own process group. The group is killed
+(SIGKILL) at a random moment while it executes a node that takes minutes. The clock stops when that node logs on another
+host that it is working. Then the run is cancelled, which is timed until the run has ended, and the host is started
+again. Both ways of execution are measured: node by node (Postgres) and in a session (DuckDB).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tests.support.worker_pool import WorkerPool, WorkerPools
 from workers.contract.events import STATE, Event
 
 ALLOWED = {"takeover": 15.0, "cancel": 3.0}
-"""Seconds that the worst may take."""
+"""Maximum seconds."""
 
-PATIENCE = 120.0
+EVENT_TIMEOUT = 120.0
 
 
 class Watch:
-    """The events of a run, collected in a thread."""
+    """Collects the events of a run in a background thread."""
 
     def __init__(self, client: RelayClient, run_id: str) -> None:
         self.events: list[Event] = []
@@ -51,11 +51,11 @@ class Watch:
             self.events.append(event)
 
     def working(self) -> list[Event]:
-        """When the first node said that it works, once for each execution."""
+        """Events with which the first node logs that it is working, one for each execution."""
         return [event for event in self.events if "working on first" in event.text]
 
     def worker(self) -> int:
-        """Process that executes the first node, by the last claim."""
+        """Process id of the worker that claimed the first node last."""
         claims = [
             event for event in self.events
             if event.kind == STATE and event.state == "running" and event.node.endswith(".first")
@@ -66,28 +66,28 @@ class Watch:
 def kill_one(
     server: RedisServer, project: Path, hosts: list[WorkerPool], dice: random.Random
 ) -> dict[str, float]:
-    """Seconds from the kill to the first word of the node on another host, and from a cancel to the run's end."""
+    """Measure seconds from the kill to the node's first line on another host, and from a cancel to the run's end."""
     client = RelayClient(server.broker_url)
     run_id = submit(server, project, ["run", "--select", "first", "--vars", "{seconds: 300}"])
     watch = Watch(client, run_id)
-    wait_until(watch.working, PATIENCE, "the node to run")
-    time.sleep(dice.uniform(0, 3))  # anywhere between two beats, and between two sweeps
+    wait_until(watch.working, EVENT_TIMEOUT, "the node to run")
+    time.sleep(dice.uniform(0, 3))  # a random moment between two lease renewals and two reaper sweeps
     victim = watch.worker()
     host = next(each for each in hosts if victim in each.children)
     killed = time.time()
     host.kill()
-    again = wait_until(lambda: watch.working()[1:], PATIENCE, "the node to run elsewhere")
+    again = wait_until(lambda: watch.working()[1:], EVENT_TIMEOUT, "the node to run elsewhere")
     assert watch.worker() != victim
     cancelled = time.time()
     client.cancel(run_id)
-    watch.thread.join(PATIENCE)
+    watch.thread.join(EVENT_TIMEOUT)
     assert not watch.thread.is_alive(), "the run did not end"
     host.start()
     return {"takeover": again[0].at - killed, "cancel": watch.events[-1].at - cancelled}
 
 
 def measure(target: str, kills: int, hosts: int, dice: random.Random, folder: Path) -> dict[str, list[float]]:
-    """Times on one kind of warehouse, seconds."""
+    """Measure seconds on one kind of warehouse."""
     os.environ["RELAY_TEST_TARGET"] = target
     os.environ["RELAY_TEST_DUCKDB"] = str(folder / "warehouse.duckdb")
     project = copy_project("slow", folder / target)
@@ -101,8 +101,8 @@ def measure(target: str, kills: int, hosts: int, dice: random.Random, folder: Pa
                 took = kill_one(server, project, running, dice)
                 for what, seconds in took.items():
                     times[what].append(seconds)
-                told = "".join(f"   {what} {seconds:6.2f} s" for what, seconds in took.items())
-                print(f"{target:10}kill {number + 1:3}{told}", flush=True)
+                shown = "".join(f"   {what} {seconds:6.2f} s" for what, seconds in took.items())
+                print(f"{target:10}kill {number + 1:3}{shown}", flush=True)
     finally:
         server.close()
     return times

@@ -1,4 +1,4 @@
-"""`results.json` as a page for people, RESULTS.md."""
+"""Renders results.json as RESULTS.md and as figures in the README."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ HEADLINES = (
     "one-duckdb-wall", "one-duckdb-times", "one-duckdb-growth", "drop-in-ratio", "whole-postgres", "whole-duckdb",
     "simulation-command", "simulation-inside", "changed-vars", "growth-first",
 )  # fmt: skip
-"""The targets that README shows, those that were measured."""
+"""Targets that the README shows if they were measured."""
 HEAD_PLOTS = ("one-model-duckdb", "whole-project-postgres", "whole-project-duckdb")
 BEGIN, END = "<!-- measured: `python -m benchmarks --render` writes this -->", "<!-- /measured -->"
 
 
 class Results(msgspec.Struct):
-    """All of results.json.
+    """Content of results.json.
 
     Attributes:
-        command: that repeats all of it.
-        outcomes: of each benchmark its last; all of one machine and one set of versions.
+        command: command that measures everything again.
+        outcomes: last result of each benchmark, all from one machine and one set of versions.
         missing: names of the benchmarks that were not run there.
     """
 
@@ -37,9 +37,9 @@ class Results(msgspec.Struct):
 
 
 def merged(before: Results | None, new: Sequence[Outcome], names: Sequence[str]) -> Results:
-    """`new` in place of what there was, in the order of `names`.
+    """Merge new outcomes into earlier results, in the order of `names`.
 
-    What another machine or other versions gave is dropped: figures that stand on one page are comparable.
+    Results of another machine or of other versions are dropped, so that all figures of the page are comparable.
     """
     kept = {each.name: each for each in (before.outcomes if before else ())}
     kept = {
@@ -54,13 +54,13 @@ def merged(before: Results | None, new: Sequence[Outcome], names: Sequence[str])
 
 
 def limits(path: Path = LIMITS) -> dict[str, str]:
-    """What limits each figure, by the target's key: written by hand, and kept when figures are measured anew."""
-    said: dict[str, str] | None = yaml.safe_load(path.read_text())
-    return {key: " ".join(text.split()) for key, text in (said or {}).items()}
+    """Read limits.yml: what limits each figure, by the target's key. It is written by hand."""
+    texts: dict[str, str] | None = yaml.safe_load(path.read_text())
+    return {key: " ".join(text.split()) for key, text in (texts or {}).items()}
 
 
 def gains(path: Path = GAINS) -> Table:
-    """What changes gained: written by hand, where both sides of one were measured in turn."""
+    """Read gains.yml: figures before and after a change, measured in turn. It is written by hand."""
     rows = [
         [each["what"], each["before"], each["after"], each["change"]]
         for each in yaml.safe_load(path.read_text())
@@ -74,12 +74,12 @@ _TURNS = (
 
 
 def page(results: Results, limited: Mapping[str, str], plots: str, gained: Table | None = None) -> str:
-    """Markdown.
+    """Render RESULTS.md.
 
     Args:
         limited: see `limits`.
         gained: see `gains`.
-        plots: the folder of the plots, as a link from the page.
+        plots: folder of the plots, as a link from the page.
     """
     about = (
         f"What `{results.command}` found. Times are medians of wall time; ways that are compared take turns within "
@@ -100,7 +100,7 @@ def page(results: Results, limited: Mapping[str, str], plots: str, gained: Table
 
 
 def headlines(results: Results) -> str:
-    """The figures that README shows: missed targets too."""
+    """Render the figures of the README, including missed targets."""
     targets = {each.key: each for outcome in results.outcomes for each in outcome.targets}
     drawn = {plot.name: plot.title for outcome in results.outcomes for plot in outcome.plots}
     rows: list[list[Cell]] = [
@@ -114,14 +114,14 @@ def headlines(results: Results) -> str:
 
 
 def with_headlines(readme: str, results: Results) -> str:
-    """README with the figures in their place."""
+    """Replace the figures in the README."""
     before, _, rest = readme.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n\n{headlines(results)}\n\n{END}{after}"
 
 
 def number(value: Cell) -> str:
-    """A figure with three digits that mean something."""
+    """Format a figure with three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -134,7 +134,7 @@ def number(value: Cell) -> str:
 
 
 def verdict(target: Target) -> str:
-    """Met or missed, and by how much."""
+    """Describe whether the target is met or missed, and by how much."""
     if target.measured is None or target.met is None:
         return "not measured"
     if not target.wanted or not target.measured:
@@ -160,14 +160,14 @@ def _targets(outcomes: Sequence[Outcome], limited: Mapping[str, str]) -> str:
 
 
 def _figures(target: Target) -> tuple[str, str]:
-    """What is wanted, and what was measured."""
+    """Format the wanted and the measured figure."""
     sign, unit = "≥" if target.least else "≤", f" {target.unit}" if target.unit else ""
     measured = "-" if target.measured is None else number(target.measured) + unit
     return f"{sign} {number(target.wanted)}{unit}", measured
 
 
 def _measured_on(outcomes: Sequence[Outcome]) -> str:
-    """Machine and commits in a sentence."""
+    """Describe machine and commits in a sentence."""
     found, commits = outcomes[-1].machine, dict.fromkeys(each.machine["commit"] for each in outcomes)
     loads = [each.machine["load"] for each in outcomes]
     quick = any(each.size == "quick" for each in outcomes)
@@ -200,7 +200,7 @@ def _outcome(outcome: Outcome, plots: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Markdown of a table, without its title."""
+    """Render a table as Markdown, without its title."""
     cells = [[_cell(each) for each in row] for row in table.rows]
     rows = [table.columns, ["---"] * len(table.columns), *cells]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,22 +1,22 @@
-"""Where does it stop scaling? A discrete-event model of one run, from 10 to 1,000 workers, 100 to 100,000 nodes.
+"""Model of how a run scales: a discrete-event simulation with 1 to 1,000 processes and 100 to 100,000 nodes.
 
     python -m benchmarks.scale [--sql 0 0.5 2] [--seed 1] [--json FILE]
 
-What is modelled is a run on a warehouse of many writers: a plan, its nodes, one message each, and the close.
+It models a run on a warehouse with concurrent writers: a plan, its nodes with one message each, and the close.
 
-- Redis is one server that does one thing after another: what it does for a node (claim, lines, finish, Celery's
-  own commands) keeps it busy for so long, and everybody waits in line for it.
-- At most 16 unclaimed messages of a run are out (`ledger/scripts/prelude.lua`, WINDOW); each claim hands out the next, which
-  takes the way through the broker to a free worker.
-- A worker's main process takes the messages from the broker, gives them to its pool and says so to Flower, one after
-  another; a pool has POOL processes.
-- A process takes one node at a time: dbt's and our work for it (CPU of its own core), then the SQL, log-normal
-  around its mean.
-- The graph: layers, each node with two parents in the layer above.
+- Redis is one single-threaded server. Its work for a node (claim, lines, finish, Celery's own commands) takes a
+  fixed time, and all requests wait in one queue.
+- At most 16 unclaimed messages of a run are published (`scripts/prelude.lua`, WINDOW). Each claim publishes the next,
+  which travels through the broker to a free worker.
+- A worker's main process takes messages from the broker, passes them to its pool and sends events to Flower, one
+  after another. A pool has POOL processes.
+- A process executes one node at a time: dbt's and our work (CPU of its own core), then the SQL, whose duration is
+  log-normal.
+- The graph has layers; each node has two parents in the layer above.
 
-The warehouse itself never gets slow here, and every process has a core: what is left is what dbt-relay costs. The
-costs are arguments; their defaults are the measured ones that docs/scaling.md names, and ``--measured`` takes those that
-``python -m benchmarks scale`` found (`calibration`, which holds the model against real runs, too).
+The warehouse has no limit and every process has a core, so that the result is the overhead of dbt-relay. The costs
+are arguments. Their defaults are the measured ones in docs/scaling.md; ``--measured`` uses those of ``python -m
+benchmarks scale`` (`calibration`, which also compares the model with real runs).
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ NODES = (100, 1_000, 10_000, 100_000)
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds.
+    """Costs in seconds.
 
     Attributes:
-        plan, plan_node: of a plan in a warm process, at once and for each node of the run.
-        way: of a message, from its sender to the main process of a worker that has a free process.
-        parent: of that main process, for a node: taking its message, the pool, Flower's events.
-        claim, finish: of the server, for what a worker asks of it before and after a node.
-        node: of a process, for a node that does nothing: dbt's runner, our own, Celery's.
-        close_node: of the close, for each node.
+        plan, plan_node: a plan in a warm process: constant part, and part for each node of the run.
+        way: a message, from its sender to the main process of a worker with a free process.
+        parent: that main process, for a node: its message, the pool, Flower's events.
+        claim, finish: the server, for a worker's requests before and after a node.
+        node: a pool process, for an empty node: dbt's runner, our code, Celery.
+        close_node: the close, for each node.
     """
 
     plan: float = 0.018
@@ -61,21 +61,21 @@ class Costs:
 
 
 class Server:
-    """Redis: whoever comes waits until those before were served."""
+    """A resource with one queue, such as Redis: requests are served in order."""
 
     def __init__(self) -> None:
         self.free_at = 0.0
         self.busy = 0.0
 
     def serve(self, now: float, seconds: float) -> float:
-        """When it is done with something that was asked of it now."""
+        """Serve a request that arrives at `now`. Returns when it is done."""
         self.free_at = max(self.free_at, now) + seconds
         self.busy += seconds
         return self.free_at
 
 
 def children_of(nodes: int, width: int) -> list[list[int]]:
-    """Layers; the nodes that each one releases."""
+    """Graph in layers. Returns the children of each node."""
     out: list[list[int]] = []
     for number in range(nodes):
         layer, place = divmod(number, width)
@@ -85,7 +85,7 @@ def children_of(nodes: int, width: int) -> list[list[int]]:
 
 
 class Run:
-    """One run while it is played."""
+    """Simulation of one run."""
 
     def __init__(self, nodes: int, workers: int, sql: float, costs: Costs, *, width: int, seed: int) -> None:
         self.costs, self.done = costs, 0
@@ -103,13 +103,13 @@ class Run:
         self.now = self.planned = self.server.serve(costs.plan + costs.plan_node * nodes, costs.finish)
         self.ready = deque(node for node in range(nodes) if not self.waiting[node])
         self.out = 0
-        """Messages that nobody claimed yet, of which `queue` have arrived."""
+        """Number of unclaimed messages; those in `queue` have arrived."""
         self.queue: deque[int] = deque()
         self._events: list[tuple[float, int, str, int]] = []
         self._number = 0
 
     def play(self) -> None:
-        """From the plan to the last node."""
+        """Simulate from the plan to the last node."""
         self._hand_out()
         while self._events:
             self.now, _, what, node = heapq.heappop(self._events)
@@ -122,7 +122,7 @@ class Run:
         self.queue.append(node)
 
     def _take(self, node: int) -> None:
-        """The pool that is free soonest has it; of those that are free now, the one with most free processes."""
+        """Assign a node to the pool that is free first; among free pools, to the one with most free processes."""
         free = (pool for pool, processes in enumerate(self.free) if processes)
         pool = min(free, key=lambda each: (max(self.now, self.pools[each].free_at), -self.free[each]))
         self.all_free -= 1
@@ -201,8 +201,8 @@ FREE: dict[str, dict[str, float]] = {
 
 
 def limit(found: dict[str, Any], costs: Costs, *, width: int, seed: int) -> str:
-    """What keeps a run from being faster: costs without which it would be more than a tenth faster, and how many
-    times as fast without each; or the workers, or the graph."""
+    """Describe what limits a run: costs without which it would be more than 10 % faster, each with that factor; or the
+    workers, or the graph."""
     nodes, workers, sql = found["nodes"], found["workers"], found["sql"]
     gains = {
         name: found["seconds"] / simulate(nodes, workers, sql, replace(costs, **free), width=width, seed=seed)["seconds"]
@@ -216,7 +216,7 @@ def limit(found: dict[str, Any], costs: Costs, *, width: int, seed: int) -> str:
 
 
 def costs_of(results: str) -> Costs:
-    """The costs that ``python -m benchmarks scale`` left in a results.json."""
+    """Read the costs of ``python -m benchmarks scale`` from results.json."""
     outcomes = json.loads(results)["outcomes"]
     found = next(
         (each["data"]["costs"] for each in outcomes if each["name"] == "scale" and each["data"]), None

@@ -1,4 +1,4 @@
-"""A user's script on one project: each way executes dbt commands in turn, on a copy and a DuckDB file of its own."""
+"""The ways that execute dbt commands of a user's script, each on its own copy of a project and DuckDB file."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ DBT = Path(sys.executable).with_name("dbt")
 COMMAND, INSIDE, RELAY = "dbt command", "dbtRunner", "dbt-relay"
 
 Execute = Callable[[Sequence[str]], None]
-"""Run a dbt command; raises where it failed."""
+"""Runs a dbt command; raises if it failed."""
 
 
 def of_the_run(column: str) -> bool:
-    """Whether a column says when or by which invocation a row was written."""
+    """Whether a column has the time or the invocation id of a run."""
     return column in {"invocation_id", "run_started_at"}
 
 
 def copy_of(project: Path, folder: Path) -> Path:
-    """A copy of a project without what was made of it."""
-    made = shutil.ignore_patterns("target", "logs", "*.duckdb", "dbt_packages")
-    return Path(shutil.copytree(project, folder, ignore=made))
+    """Copy a project without generated files."""
+    generated = shutil.ignore_patterns("target", "logs", "*.duckdb", "dbt_packages")
+    return Path(shutil.copytree(project, folder, ignore=generated))
 
 
 def demonstration(folder: Path) -> Path:
-    """A copy of the demonstration project with its packages installed."""
+    """Copy the demo project and install its packages."""
     copy_of(ROOT / "dbt", folder)
     subprocess.run([DBT, "deps"], cwd=folder, env=environment(), check=True, capture_output=True)
     return folder
 
 
-def seen(database: Path) -> dict[str, str]:
-    """The environment of dbt on a copy."""
+def dbt_environment(database: Path) -> dict[str, str]:
+    """Environment of dbt with a DuckDB file."""
     return {**environment(), "DATABASE_PATH": str(database)}
 
 
 def as_command(folder: Path, database: Path) -> Execute:
-    """Each command a process ``dbt``."""
-    env = seen(database)
+    """Run each command as a ``dbt`` process."""
+    env = dbt_environment(database)
     return lambda args: _done(
         subprocess.run([DBT, *args], cwd=folder, env=env, check=True, capture_output=True)
     )
@@ -63,32 +63,34 @@ def _done(_: object) -> None:
 
 
 def on_relay(stack: Stack, folder: Path, database: Path) -> Execute:
-    """Each command through `DbtRunner` on a warm stack."""
-    runner = DbtRunner(folder, threads=None, broker_url=stack.server.broker_url, environ=seen(database))
+    """Run each command with `DbtRunner` on a warm stack."""
+    runner = DbtRunner(
+        folder, threads=None, broker_url=stack.server.broker_url, environ=dbt_environment(database)
+    )
     return lambda args: _done(succeeded(runner.execute_command(args, stream_output=False)))
 
 
 class Inside:
-    """``dbtRunner`` in one process that stays, with dbt's own partial parse. Each call is one invocation.
+    """``dbtRunner`` in a persistent process, with dbt's partial parse. Each call is one invocation.
 
     Attributes:
-        began: when the first node of the last invocation began, seconds since the epoch; 0: none did.
+        began: start of the first node of the last invocation, seconds since the epoch; 0 if there was none.
     """
 
     def __init__(self, folder: Path, database: Path) -> None:
         self.began = 0.0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.sides"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**seen(database), "PYTHONPATH": str(ROOT)}, cwd=folder,
+            text=True, env={**dbt_environment(database), "PYTHONPATH": str(ROOT)}, cwd=folder,
         )  # fmt: skip
 
     def __call__(self, args: Sequence[str]) -> None:
-        """Raises RuntimeError where dbt failed."""
+        """Run a command. Raises RuntimeError if dbt failed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(list(args)), file=self._process.stdin, flush=True)
-        word, _, began = self._process.stdout.readline().partition(" ")
-        if word != "done":
+        status, _, began = self._process.stdout.readline().partition(" ")
+        if status != "done":
             raise RuntimeError(f"dbtRunner, {list(args)}: {began or 'the process ended'}")
         self.began = float(began)
 
@@ -99,14 +101,14 @@ class Inside:
 
 @contextmanager
 def inside(folder: Path, database: Path) -> Iterator[Inside]:
-    """An `Inside` that ends with the block."""
+    """Yield an `Inside` that is closed at the end of the block."""
     with closing(Inside(folder, database)) as process:
         yield process
 
 
 @contextmanager
 def sides(project: Path, folder: Path, stack: Stack) -> Iterator[dict[str, Execute]]:
-    """The three ways, each on a copy of `project` and a file of its own (`database`)."""
+    """Yield the three ways, each with its own copy of `project` and DuckDB file (`database`)."""
     with ExitStack() as opened:
         copies = {name: Path(shutil.copytree(project, folder / name)) for name in (COMMAND, INSIDE, RELAY)}
         yield {
@@ -122,25 +124,25 @@ def database(folder: Path, name: str) -> Path:
 
 
 def differences(one: Path, other: Path, left_out: Callable[[str], bool] = of_the_run) -> list[str]:
-    """How two DuckDB files differ: relations that only one has, and those whose rows are not the same."""
+    """Compare two DuckDB files. Returns relations that only one has, and those with different rows."""
     with duckdb.connect() as connection:
         for name, path in (("one", one), ("other", other)):
             connection.execute(f"attach '{path}' as {name} (read_only)")
         found = {name: _columns(connection, name) for name in ("one", "other")}
-        said = [
+        found_differences = [
             f"{relation} is on one side only" for relation in sorted(set(found["one"]) ^ set(found["other"]))
         ]
         for relation in sorted(set(found["one"]) & set(found["other"])):
             if found["one"][relation] != found["other"][relation]:
-                said.append(f"{relation} has other columns")
+                found_differences.append(f"{relation} has other columns")
                 continue
             columns = ", ".join(f'"{each}"' for each in found["one"][relation] if not left_out(each))
             rows = {name: f"select {columns} from {name}.{relation}" for name in ("one", "other")}
             for here, there in (("one", "other"), ("other", "one")):
                 sql = f"select count(*) from ({rows[here]} except all {rows[there]})"
                 (more,) = connection.execute(sql).fetchone() or (0,)
-                said += [f"{relation}: {more} rows are on one side only"] if more else []
-    return said
+                found_differences += [f"{relation}: {more} rows are on one side only"] if more else []
+    return found_differences
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, name: str) -> Mapping[str, list[str]]:
@@ -150,7 +152,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, name: str) -> Mapping[str, l
     )
     found: dict[str, list[str]] = {}
     for schema, table, column in connection.execute(sql, [name]).fetchall():
-        # a view names the file in which it was made, under which it is not attached here
+        # a view cannot be read here: it names its database, which has another name
         found.setdefault(f'"{schema}"."{table}"', []).append(column)
     sql = "select schema_name, view_name from duckdb_views() where database_name = ? and not internal"
     for schema, view in connection.execute(sql, [name]).fetchall():
@@ -159,24 +161,24 @@ def _columns(connection: duckdb.DuckDBPyConnection, name: str) -> Mapping[str, l
 
 
 def serve(answers: TextIO) -> None:
-    """Invoke what each line of stdin says, until it ends."""
+    """Run the command of each line of stdin until it ends."""
     from dbt.cli.main import dbtRunner
 
     began: list[float] = []
 
-    def hear(event: Any) -> None:
+    def on_event(event: Any) -> None:
         if event.info.name == "LogStartLine":  # dbt's "1 of 1 START"
             began.append(time.time())
 
-    runner = dbtRunner(callbacks=[hear])
+    runner = dbtRunner(callbacks=[on_event])
     for line in sys.stdin:
         began.clear()
         done = runner.invoke(json.loads(line))
-        said = f"done {next(iter(began), 0.0)}" if done.success else f"failed {done.exception}"
-        print(said, file=answers, flush=True)
+        answer = f"done {next(iter(began), 0.0)}" if done.success else f"failed {done.exception}"
+        print(answer, file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    with os.fdopen(os.dup(1), "w") as out, open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
+    with os.fdopen(os.dup(1), "w") as out, open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 1)
         serve(out)

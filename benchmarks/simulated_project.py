@@ -1,7 +1,7 @@
-"""A dbt project of the size and habits of a simulation: 120 models, 870 tests, 139 vars of nested JSON.
+"""Generates a dbt project like that of a simulation: 120 models, 870 tests, 139 vars with nested JSON.
 
-Three quarters of the models read vars while they are parsed: most only to write a value into their SQL, some
-in a macro, a few in ``config()``. Two models log the year while they are parsed; a var enables some tests and a model.
+Three quarters of the models read vars during parsing: most write a value into their SQL, some read it in a macro,
+a few in ``config()``. Two models log the year during parsing. A var enables some tests and a model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ENABLED = 3
 
 
 def write_project(folder: Path, models: int = 120, tests: int = 870, variables: int = 139) -> dict[str, Any]:
-    """Write the project into `folder`, which is made. Returns a first set of vars."""
+    """Write the project into a new `folder`. Returns a first set of vars."""
     chance = random.Random(7)
     names = [f"assumption_{each:03}" for each in range(variables - 3)]
     (folder / "models").mkdir(parents=True)
@@ -88,7 +88,7 @@ def _model(number: int, names: list[str], chance: random.Random) -> str:
         read = chance.sample(names, 2)
         lines += [
             "{% set year = var('simulation_year') | int %}",
-            # dollars: the text of a nested value has quotes of its own
+            # dollar quotes: the text of a nested value contains quotes
             "select {{ year }} as simulation_year, $${{ var('" + read[0] + "') }}$$ as assumption,",
             "       $${{ var('" + read[1] + "', 0) }}$$ as other, {{ simulated_year() }} - 1 as year_before,",
         ]
@@ -102,7 +102,7 @@ def _model(number: int, names: list[str], chance: random.Random) -> str:
 
 
 def _entry(name: str, tests: int) -> dict[str, Any]:
-    """Properties of a model with as many tests as wanted, a third of which take arguments."""
+    """Properties of a model with `tests` tests, a third of them with arguments."""
     columns: list[dict[str, Any]] = [
         {"name": column, "description": f"{column} of {name}", "data_tests": []}
         for column in ("id", "simulation_year", "assumption", "other", "year_before", "kind")

@@ -1,8 +1,8 @@
-"""Five simulated years, as a user's script does it: dozens of dbt commands with a changing ``simulation_year``.
+"""Five simulated years, as in a user's script: dozens of dbt commands with a changing ``simulation_year``.
 
-The demonstration project, a command for each family of its models and one for each kind of check, year after year: as
-processes ``dbt``, with ``dbtRunner`` in one process, and with dbt-relay on a warm stack of two worker processes. The three
-take turns at each command. Afterwards all three have left the same tables.
+On the demo project, each year has a command for each group of models, and snapshots and tests. The commands run as
+``dbt`` processes, with ``dbtRunner`` in one process, and with dbt-relay on a warm stack of two worker processes. The
+three take turns at each command. Afterwards their tables must be equal.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ YEAR = {
     "reports": ("run", "--select", "path:models/marts/reporting", "path:models/marts/python"),
     "checks": ("test", "--select", "path:models/marts"),
 }  # fmt: skip
-"""The commands of a year, in order."""
+"""Commands of a year, in order."""
 
 
 def bench(options: Options) -> Outcome:
-    """Seconds of the whole, and of each command."""
+    """Measure seconds in total and of each command."""
     years = options.pick(1, 5)
     steps = options.pick(list(YEAR)[:5], list(YEAR))
     outcome = Outcome(f"The simulation: {years} years")

@@ -1,16 +1,16 @@
-"""Runs without end on a few workers: is the memory of workers and Redis flat?
+"""Checks that the memory of workers and Redis does not grow under continuous runs.
 
     RELAY_SOAK_MINUTES=60 python -m benchmarks.soak [--json FILE]
 
-Three producers submit one run after the other: builds of the demonstration, year after year (with more
-vars than a worker keeps parsed projects), and of tests/projects/features on DuckDB and, where there is a server, on
-Postgres. Two workers, of two processes and of one, execute them. Results are kept for two minutes.
+Three producers submit runs: builds of the demo, year after year (with more sets of vars than a worker keeps parsed
+projects), and builds of tests/projects/features on DuckDB and, if there is a server, on Postgres. Two workers, one with
+two processes and one with one, execute them. Results are kept for two minutes.
 
-Every ten seconds: PSS of each worker process (its own memory and its share of what it shares), the server's
-``used_memory`` and its number of keys. Until every year was built once, and for a quarter of the time, is
-warming up and does not count. Of the rest, each figure's slope is the median of the slopes between all pairs of samples (Theil-Sen).
-Flat means: by that slope a figure grew less than 5 % of its median over what was measured, or the slope is
-below 1 MB (100 keys) an hour. Anything else, a run that failed, or a process that was replaced fails.
+Sampled every ten seconds: PSS of each worker process (its memory and its share of shared memory), the server's
+``used_memory`` and its number of keys. Samples before every year was built once, and of the first quarter of the time,
+are warm-up and do not count. The slope of a figure is the median of the slopes between all pairs of samples
+(Theil-Sen). A figure is flat if by its slope it grew less than 5 % of its median, or less than 1 MB (100 keys) an hour.
+The soak fails if a figure is not flat, a run failed, or a process was replaced.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.support.worker_pool import WorkerPool, WorkerPools
 
 YEARS = range(2025, 2029)
 CONTEXTS = 4
-"""Parsed projects that a process keeps: fewer than there are, so that they come and go all the time."""
+"""Parsed projects that a process keeps: fewer than are used, so that processes drop and load them all the time."""
 
 KEPT_SECONDS = 120
 SAMPLE_SECONDS = 10.0
@@ -51,7 +51,7 @@ Samples = dict[str, list[tuple[float, float]]]
 
 
 class Load:
-    """Producers in threads, until they are told to stop."""
+    """Producers in threads, which submit runs until `stop`."""
 
     def __init__(self, server: RedisServer, folder: Path, environ: dict[str, str]) -> None:
         self.runs: Counter[str] = Counter()
@@ -62,7 +62,7 @@ class Load:
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str, project: str, env: dict[str, str], years: bool = False) -> None:
-        """Begin to build a copy of a project, over and over."""
+        """Start to build a copy of a project repeatedly."""
         path = copy_project(project, self._folder / name)
         environ = {**self._environ, "DATABASE_PATH": str(self._folder / f"{name}.duckdb"), **env}
         runner = DbtRunner(path, broker_url=self._server.broker_url, environ=environ)
@@ -75,7 +75,9 @@ class Load:
             if self._stop.is_set():
                 return
             options: dict[str, Any] = {"simulation_year": year} if years else {}
-            command = ["build", "--full-refresh"] if year == YEARS[0] else ["build"]  # no growth of the data
+            command = (
+                ["build", "--full-refresh"] if year == YEARS[0] else ["build"]
+            )  # so that the data do not grow
             try:
                 result = runner.execute_command(command, stream_output=False, **options)
             except Exception as error:  # noqa: BLE001 - the soak reports it and fails
@@ -88,14 +90,14 @@ class Load:
             self.nodes += len(result.nodes)
 
     def stop(self) -> None:
-        """Let every producer finish its run."""
+        """Stop the producers after their current runs."""
         self._stop.set()
         for thread in self._threads:
             thread.join(300)
 
 
 def sample(server: RedisServer, pools: list[WorkerPool]) -> dict[str, float]:
-    """Figures by name; memory in MB."""
+    """Read all figures, by name; memory in MB."""
     figures: dict[str, float] = {}
     for pool in pools:
         for pid, kind in [(pool.pid, "parent"), *((child, "child") for child in pool.children)]:
@@ -108,13 +110,13 @@ def sample(server: RedisServer, pools: list[WorkerPool]) -> dict[str, float]:
 
 
 def slope(samples: list[tuple[float, float]]) -> float:
-    """Per hour, by Theil and Sen; x in seconds."""
+    """Theil-Sen slope an hour; x in seconds."""
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(samples, 2)]
     return statistics.median(slopes) * 3600 if slopes else 0.0
 
 
 def judge(samples: Samples, warm: float, until: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each figure, and what is wrong."""
+    """Return a row for each figure, and the problems."""
     rows, wrong = [], []
     for name, all_of_it in samples.items():
         counted = [each for each in all_of_it if each[0] >= warm]
@@ -136,7 +138,7 @@ def judge(samples: Samples, warm: float, until: float) -> tuple[list[dict[str, A
 
 
 def _database(stack: contextlib.ExitStack) -> PostgresDatabase | None:
-    """A database that ends with `stack`, where there is a server."""
+    """Create a database that is dropped when `stack` is closed; None without a Postgres server."""
     try:
         server = PostgresServer()
     except NoPostgresError as error:
@@ -148,14 +150,14 @@ def _database(stack: contextlib.ExitStack) -> PostgresDatabase | None:
 
 
 def soak(minutes: float, folder: Path) -> dict[str, Any]:
-    """Everything that was found."""
+    """Run the soak. Returns its results."""
     samples: Samples = defaultdict(list)
     with contextlib.ExitStack() as stack:
         server = RedisServer()
         stack.callback(server.close)
         server.start()
         database = _database(stack)
-        of_postgres = {} if database is None else database.env  # callers never send a password
+        of_postgres = {} if database is None else database.env  # dbt-relay does not send passwords
         env = {"DBT_RELAY_RESULT_TTL": str(KEPT_SECONDS), "DBT_RELAY_CONTEXTS": str(CONTEXTS), **of_postgres}
         start = stack.enter_context(WorkerPools.on(server))
         pools = [start(2, env=env), start(1, env=env)]

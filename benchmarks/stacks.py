@@ -1,4 +1,4 @@
-"""dbt-relay as it is measured: a private server and warm worker processes."""
+"""Starts dbt-relay for benchmarks: a private server and warm worker processes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,29 @@ from workers.contract.results import DbtResult
 
 
 class Stack:
-    """A server, and a worker of so many processes.
-
-    Attributes:
-        server, pool: of it.
-    """
+    """A server and a worker."""
 
     def __init__(self, server: RedisServer, pool: WorkerPool) -> None:
         self.server, self.pool = server, pool
 
     def runner(self, project: Path, threads: int = 0) -> DbtRunner:
-        """Runs commands here; with `threads` 0 as many nodes at once as the profile says."""
+        """Return a runner on this stack. `threads` 0: as many nodes at once as the profile says."""
         return DbtRunner(project, threads=threads, broker_url=self.server.broker_url, environ=environment())
 
     def run(self, copy: Copy, *arguments: str, threads: int = 0) -> DbtResult:
-        """Submit a command to its result.
+        """Run a command and return its result.
 
         Raises:
-            RuntimeError: it did not succeed.
+            RuntimeError: the command failed.
         """
         return succeeded(self.runner(copy.folder, threads).execute_command(arguments, stream_output=False))
 
 
 def succeeded(result: DbtResult) -> DbtResult:
-    """The result, if that is what it is.
+    """Return the result if it is a success.
 
     Raises:
-        RuntimeError: with the end of what dbt said.
+        RuntimeError: the command failed; with the end of dbt's output.
     """
     if not result.success:
         raise RuntimeError(f"{result.command} failed: {result.error}\n{result.stdout[-600:]}")
@@ -48,13 +44,13 @@ def succeeded(result: DbtResult) -> DbtResult:
 
 
 def statuses_of(result: DbtResult) -> dict[str, str]:
-    """dbt's word for each node, by unique id."""
+    """Status of each node, by unique id."""
     return statuses(result.run_results or {"results": []})
 
 
 @contextlib.contextmanager
 def stack(processes: int) -> Iterator[Stack]:
-    """A stack that ends with the block. Its worker is up."""
+    """Yield a stack with a ready worker. It ends with the block."""
     server = RedisServer()
     try:
         server.start()

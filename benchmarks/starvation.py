@@ -1,14 +1,14 @@
-"""Does a step keep its lease while it computes for a minute on a machine that is far too busy?
+"""Checks that a step keeps its lease while it computes for a minute on an overloaded machine.
 
     python -m benchmarks.starvation [--runs 20] [--at-once 5] [--busy 20] [--seconds 60] [--json FILE]
 
-Each run builds one model on a DuckDB file of its own and has an on-run-end hook. For half of the time the model's
-Jinja loops; for the other half the hook's calls a regular expression that keeps Python's global lock (GIL) for
-`CALL_SECONDS` of computing at a time, which on a busy machine is longer than a lease. One worker executes
-`at-once` runs at a time, with default settings, beside processes that only compute. The server is on the same machine.
+Each run builds one model on its own DuckDB file and has an on-run-end hook. For half of the time the model's Jinja
+loops. For the other half the hook's Jinja calls a regular expression that holds Python's global lock (GIL) for
+`CALL_SECONDS` of CPU at a time, which on an overloaded machine is longer than a lease. One worker executes `at-once`
+runs at a time with default settings, next to `busy` processes that only compute. The server is on the same machine.
 
-Counted are the steps that lost their lease, and the hooks that were executed again. Every half second the
-leases are looked at: the least that was left of one is the margin.
+Counts the steps that lost their lease and the hooks that were executed again. Reads the leases every half second: the
+shortest remaining time of a lease is the margin.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ BUSY = (
 
 
 def length_of_call() -> int:
-    """How long a text must be so that the regular expression takes `CALL_SECONDS` on an idle machine."""
+    """Length of a text for which the regular expression takes `CALL_SECONDS` on an idle machine."""
     for length in range(20, 60):
         began = time.process_time()
         re.match("(a|aa)+$", "a" * length + "b")
@@ -90,7 +90,7 @@ def length_of_call() -> int:
 
 @contextlib.contextmanager
 def busy(processes: int, seconds: float) -> Iterator[None]:
-    """That many processes compute; they end after so many seconds even if nobody ends them."""
+    """Run processes that compute until the end of the block, at most `seconds`."""
     running = [
         subprocess.Popen([sys.executable, "-S", "-c", BUSY, str(seconds)]) for _ in range(processes)
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def busy(processes: int, seconds: float) -> Iterator[None]:
 
 
 class Margin:
-    """The least that was left of any lease, seconds."""
+    """Samples the shortest remaining time of any lease, in seconds."""
 
     def __init__(self, server: RedisServer) -> None:
         self.least, self.of, self.most_load = LEASE_MS / 1000, "", 0.0
@@ -121,7 +121,7 @@ class Margin:
 
     def _work(self) -> None:
         while not self._over.wait(0.5):
-            with self._client.pipeline() as pipe:  # at one moment
+            with self._client.pipeline() as pipe:  # read both at the same time
                 pipe.time()
                 pipe.zrange(self._key, 0, 0, withscores=True)
                 (seconds, micros), first = pipe.execute()
@@ -132,7 +132,7 @@ class Margin:
 
 
 def project_in(folder: Path) -> Path:
-    """A project of one model and one hook."""
+    """Write a project with one model and one hook."""
     project = copy_project("slow", folder)
     for model in (project / "models").glob("*.sql"):
         model.unlink()
@@ -144,7 +144,7 @@ def project_in(folder: Path) -> Path:
 
 
 def run_one(server: RedisServer, folder: Path, number: int, options: dict[str, float]) -> dict[str, Any]:
-    """Run once; what was lost."""
+    """Run once. Returns the lost leases and repeated steps."""
     events: list[Event] = []
     file = folder / f"{number}.duckdb"
     environ = {**os.environ, "RELAY_TEST_TARGET": "duckdb", "RELAY_TEST_DUCKDB": str(file)}

@@ -1,8 +1,8 @@
-"""Streaming: how long a line takes from the engine's callback to a watcher.
+"""Streaming: latency of a line from the engine's callback to a watcher.
 
-Nodes on two worker processes say lines at a wanted rate in all (`stub_engine`: all else is the worker's own), and one
-`RelayClient.watch` in another process hears them. A line carries the moment in which it was handed over; both clocks are
-this machine's. None may be lost, or come out of order within its node.
+Nodes on two worker processes emit lines at a given total rate (`stub_engine`: all else is real), and a
+`RelayClient.watch` in another process receives them. A line has the time at which it was emitted, by the same machine's
+clock. No line may be lost, or arrive out of order within its node.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ RATES = (100, 1000, 10_000)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least value that so large a share (0 to 1) of them does not exceed."""
+    """The smallest value that a share (0 to 1) of the values does not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
-def heard(workers: Stubs, rate: int, seconds: float) -> tuple[list[tuple[float, Event]], int]:
-    """Every line with the moment in which it was heard, and how many were said."""
+def received(workers: Stubs, rate: int, seconds: float) -> tuple[list[tuple[float, Event]], int]:
+    """Return all lines with their times of arrival, and the number of emitted lines."""
     each, nodes = rate / PROCESSES, 2 * PROCESSES
     lines = max(1, int(each * seconds))
     run_id = workers.submit(nodes, width=nodes, lines=lines, rate=each)
@@ -34,7 +34,7 @@ def heard(workers: Stubs, rate: int, seconds: float) -> tuple[list[tuple[float, 
 
 
 def in_order(lines: Sequence[tuple[float, Event]]) -> bool:
-    """Whether each node's lines came in the order in which they were said."""
+    """Whether each node's lines arrived in order."""
     last: dict[str, float] = {}
     for _, event in lines:
         if event.at < last.get(event.node, 0.0):
@@ -44,7 +44,7 @@ def in_order(lines: Sequence[tuple[float, Event]]) -> bool:
 
 
 def bench(options: Options) -> Outcome:
-    """Latency, rate and loss at each wanted rate."""
+    """Measure latency, rate and loss at each rate."""
     seconds = options.pick(0.5, 3.0, 10.0)
     table = Table(
         "", ["lines a second, wanted", "said", "heard", "lines", "lost", "p50 ms", "p99 ms", "worst ms"], []
@@ -56,15 +56,15 @@ def bench(options: Options) -> Outcome:
         with stubs(server, PROCESSES) as workers:
             workers.run(10)
             for rate in RATES:
-                lines, said = heard(workers, rate, seconds)
+                lines, emitted = received(workers, rate, seconds)
                 late = [(at - event.at) * 1000 for at, event in lines]
                 began, ended = min(event.at for _, event in lines), max(event.at for _, event in lines)
                 p50, p99 = percentile(late, 0.5), percentile(late, 0.99)
-                lost += said - len(lines)
+                lost += emitted - len(lines)
                 disorder += not in_order(lines)
                 table.rows.append(
-                    [rate, said / max(ended - began, 1e-9), len(lines) / (max(at for at, _ in lines) - began), said,
-                     said - len(lines), p50, p99, max(late)]
+                    [rate, emitted / max(ended - began, 1e-9), len(lines) / (max(at for at, _ in lines) - began), emitted,
+                     emitted - len(lines), p50, p99, max(late)]
                 )  # fmt: skip
                 series["p50"].append(p50)
                 series["p99"].append(p99)

@@ -1,6 +1,6 @@
-"""An engine that does nothing, for workers of which all else is real (`stub_worker`).
+"""An engine without dbt, for otherwise real workers (`stub_worker`).
 
-A run says in its environment what graph it has (`environment`).
+The environment of a run describes its graph (`environment`).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ GRAPH = "BENCHMARK_GRAPH"
 def environment(
     nodes: int, *, width: int, threads: int, session: bool = False, lines: int = 0, rate: float = 0.0
 ) -> dict[str, str]:
-    """What tells a stub what to plan.
+    """Environment of a run for the stub engine.
 
     Args:
-        nodes: how many there are, in layers of `width`; each has two parents in the layer above.
-        threads: of the run; on a session it has no meaning.
-        session: whether the run belongs to one process, as on a DuckDB file.
-        lines: how many each node says.
-        rate: of those lines, a second, and by each node that runs; 0: all at once.
+        nodes: number of nodes, in layers of `width`; each has two parents in the layer above.
+        threads: threads of the run; no effect on a session.
+        session: whether a session executes the run, as on a DuckDB file.
+        lines: number of lines of each node.
+        rate: lines a second of each running node; 0: all at once.
     """
     graph = {
         "nodes": nodes, "width": width, "threads": threads, "session": session, "lines": lines, "rate": rate,
@@ -48,20 +48,20 @@ def environment(
 
 
 def graph_of(spec: RunSpec) -> dict[str, Any]:
-    """What `environment` said."""
+    """Read the graph from the environment of a run."""
     graph: dict[str, Any] = json.loads(spec.env[GRAPH])
     return graph
 
 
 class StubEngine:
-    """What the steps ask of `workers.engine.engine.Engine`, answered at once."""
+    """Has the interface of `workers.engine.engine.Engine`, and returns at once."""
 
     def __init__(self, shared: object, worker: str = "", contexts: int = 0, exiting: object = None) -> None:
         del shared, contexts, exiting
         self._worker = worker
 
     def plan(self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: object = None) -> Plan:
-        """The graph that the run's environment describes."""
+        """Plan the graph of the run's environment."""
         del emit, attempt, previous
         graph = graph_of(spec)
         children = children_of(graph["nodes"], graph["width"])
@@ -84,17 +84,17 @@ class StubEngine:
         )  # fmt: skip
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
-        """Nothing."""
+        """Do nothing."""
         del spec, facts, emit, attempt
         return StepOutcome(result=StepResult(unique_id="@start", status="success", worker=self._worker))
 
     def node(
         self, spec: RunSpec, facts: RunFacts, unique_id: str, index: int, emit: OnEvent, **_: Any
     ) -> StepOutcome:
-        """The lines that the run asked for, and a result like dbt's."""
+        """Emit the lines of the run's environment and return a result like dbt's."""
         del facts, index
         graph = graph_of(spec)
-        _say(spec.run_id, unique_id, emit, graph["lines"], graph["rate"], self._worker)
+        _emit_lines(spec.run_id, unique_id, emit, graph["lines"], graph["rate"], self._worker)
         result = StepResult(
             unique_id=unique_id, status="success", name=unique_id.rpartition(".")[2], resource_type="model",
             message="OK", worker=self._worker, result=_result("success"),
@@ -110,28 +110,28 @@ class StubEngine:
         emit: OnEvent,
         **_: Any,
     ) -> Finished:
-        """The results in one list, as in dbt's artifact."""
+        """Return the results in one list, as in dbt's artifact."""
         del spec, facts, started, emit
         entries = [{"unique_id": each.unique_id, **each.result} for each in results]
         return Finished(return_code=0, results=list(results), run_results={"results": entries})
 
     @contextmanager
     def fenced(self, execution: StepExecution) -> Iterator[None]:
-        """As the engine's."""
+        """As in the real engine."""
         with fencing.fenced(execution):
             yield
 
     def release(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no connections."""
 
     def cancel(self) -> None:
-        """Nothing goes on."""
+        """Do nothing: no query is running."""
 
     def forget(self, run_id: str) -> None:
-        """Nothing is kept of a run."""
+        """Do nothing: there is no state of a run."""
 
     def mask(self, spec: RunSpec, raw: bytes) -> bytes:
-        """There are no secrets."""
+        """Return `raw`: there are no secrets."""
         del spec
         return raw
 
@@ -147,8 +147,8 @@ def _result(status: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _say(run_id: str, node: str, emit: OnEvent, lines: int, rate: float, worker: str) -> None:
-    """Lines as the engine's sink hands them over: each with the moment in which it was said."""
+def _emit_lines(run_id: str, node: str, emit: OnEvent, lines: int, rate: float, worker: str) -> None:
+    """Emit lines as the engine's sink does, each with its time."""
     began = time.monotonic()
     for number in range(lines):
         if rate:

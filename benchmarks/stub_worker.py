@@ -1,6 +1,6 @@
-"""Worker processes whose engine does nothing: ``celery -A benchmarks.stub_worker worker``.
+"""Workers with the stub engine: ``celery -A benchmarks.stub_worker worker``.
 
-All else is the worker's own: Celery's pool, the ledger, leases and beats, progress, the merge of the results.
+All else is real: Celery's pool, the ledger, lease renewal, progress, the merge of the results.
 """
 
 from __future__ import annotations

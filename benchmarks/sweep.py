@@ -1,8 +1,8 @@
-"""A sweep: eight scenarios of five years, each with a DuckDB file of its own.
+"""A parameter sweep: eight scenarios of five years, each with its own DuckDB file.
 
-Plain dbt executes one ``dbt build`` a year after the other, scenario by scenario, as a script does. dbt-relay has two
-worker processes and is given all scenarios at once, each by a thread that submits its years in order. Afterwards each
-scenario has left the same tables on both sides.
+Plain dbt executes a ``dbt build`` for each year and scenario, one after the other, as a script does. dbt-relay has two
+worker processes and executes all scenarios at once: a thread for each submits its years in order. Afterwards the
+tables of both sides must be equal.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from benchmarks.stacks import stack
 
 
 def bench(options: Options) -> Outcome:
-    """Seconds of the whole sweep, once each."""
+    """Measure seconds of the whole sweep, once for each side."""
     scenarios, years = options.pick((2, 1), (8, 5))
     project = demonstration(options.folder / "project")
     names = [f"scenario{number}" for number in range(scenarios)]
 
-    def play(do: Callable[[Path], Execute], way: str, number: int) -> None:
+    def run_scenario(do: Callable[[Path], Execute], way: str, number: int) -> None:
         execute = do(_file(options.folder, way, names[number]))
         for year in range(FIRST_YEAR, FIRST_YEAR + years):
             given = {"simulation_year": year, "scenario_id": names[number], "cola_rate": 0.01 + number / 400}
@@ -35,12 +35,12 @@ def bench(options: Options) -> Outcome:
     copies = {way: Path(shutil.copytree(project, options.folder / way)) for way in (COMMAND, RELAY)}
     began = time.perf_counter()
     for number in range(scenarios):
-        play(lambda file: as_command(copies[COMMAND], file), COMMAND, number)
+        run_scenario(lambda file: as_command(copies[COMMAND], file), COMMAND, number)
     plain = time.perf_counter() - began
     with stack(2) as workers, ThreadPoolExecutor(scenarios) as threads:
         began = time.perf_counter()
         each = [
-            threads.submit(play, lambda file: on_relay(workers, copies[RELAY], file), RELAY, number)
+            threads.submit(run_scenario, lambda file: on_relay(workers, copies[RELAY], file), RELAY, number)
             for number in range(scenarios)
         ]
         for done in each:

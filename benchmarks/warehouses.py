@@ -1,4 +1,4 @@
-"""Throw-away warehouses: a DuckDB file or a Postgres schema for each copy of a project."""
+"""Temporary warehouses: a DuckDB file or a Postgres schema for each copy of a project."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tests.support.postgres_server import NoPostgresError, PostgresDatabase, Pos
 
 
 class Warehouse(Protocol):
-    """A place for several copies of a project, each in a part of its own."""
+    """A warehouse with a separate part for each copy of a project."""
 
     name: str
-    """For people."""
+    """Display name."""
 
     def output(self, copy: str) -> dict[str, Any]:
-        """The output of a copy's profile."""
+        """Output of the copy's profile."""
 
     def execute(self, copy: str, statements: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Execute statements in one transaction; the rows of the last one."""
+        """Execute statements in one transaction. Returns the rows of the last one."""
 
     def prepare(self, copy: str, units: int) -> None:
-        """Make in a copy what `busy` of so many units reads."""
+        """Create the data of a copy that `busy` reads for up to `units`."""
 
     def busy(self, units: int) -> str:
-        """A query of one number that computes, for as long as `units` say."""
+        """SQL of a number, whose computation takes time proportional to `units`."""
 
 
 class DuckDB:
@@ -62,7 +62,7 @@ class DuckDB:
         self.execute(copy, ["create schema if not exists work", numbers])
 
     def busy(self, units: int) -> str:
-        """On all cores, as DuckDB scans a table; `range` itself has one."""
+        """Scans a table, which DuckDB does on all cores; `range` would use one."""
         return f"select sum(hash(md5(n::varchar)) % 7) from work.numbers where n < {units}"
 
 
@@ -94,13 +94,13 @@ class Postgres:
         pass
 
     def busy(self, units: int) -> str:
-        """On one core, as Postgres executes most queries of this length; nothing is kept or written."""
+        """Uses one core, as Postgres does for most queries of this length; reads and writes no data."""
         return f"select sum(sqrt(n) * (n % 7)) from (select generate_series(1, {units}) as n) as numbers"
 
 
 @contextlib.contextmanager
 def warehouses(folder: Path, notes: list[str]) -> Iterator[list[Warehouse]]:
-    """DuckDB, and Postgres where there is a server; a note says where there is none."""
+    """Yield DuckDB and, if there is a server, Postgres; otherwise add a note."""
     with contextlib.ExitStack() as stack:
         found: list[Warehouse] = [DuckDB(folder / "duckdb")]
         try:
@@ -122,7 +122,7 @@ def relations(warehouse: Warehouse, copy: str) -> set[tuple[str, str]]:
 
 
 def units_per_second(warehouse: Warehouse) -> float:
-    """How much of `Warehouse.busy` this machine does in a second, alone and at its best of three."""
+    """Units of `Warehouse.busy` a second on this machine: the best of three measurements."""
     units = 200_000
     while True:
         units *= 2
@@ -132,5 +132,5 @@ def units_per_second(warehouse: Warehouse) -> float:
             began = time.perf_counter()
             warehouse.execute("calibration", [warehouse.busy(units)])
             took.append(time.perf_counter() - began)
-        if min(took) > 0.2:  # long enough to be measured
+        if min(took) > 0.2:  # long enough for a measurement
             return units / min(took)

@@ -1,13 +1,13 @@
-"""A whole project: ``dbt build`` with 1, 4 and 8 threads, beside worker processes that are up.
+"""A whole project: ``dbt build`` with 1, 4 and 8 threads, compared with warm worker processes.
 
-Plain dbt is a process with a warm partial parse; ours is from submit to result. Every side has its own copy of the
-project and its own part of the warehouse, built once before it is measured. After it, both must have left the same
-relations and the same statuses.
+Plain dbt is a process with a warm partial parse; ours is timed from submit to result. Each side has its own copy of
+the project and part of the warehouse, which are built once before the measurement. Afterwards relations and statuses of
+both sides must be equal.
 
-- *small*: tables of one row: what is measured is dbt.
-- *busy*: 0.2 to 2 s of SQL a model that compute: on one core each on Postgres, on all of them on DuckDB. Compared with
-  plain dbt at the same number of nodes at once, and with the best of dbt. Of a DuckDB file one node executes at once.
-- *waiting*: the same seconds, spent asleep in the warehouse (Postgres): a warehouse that is somewhere else.
+- *small*: tables of one row, which measure dbt's overhead.
+- *busy*: each model computes for 0.2 to 2 s, on one core on Postgres, on all cores on DuckDB. Compared with plain dbt
+  with the same number of threads, and with the fastest number. On a DuckDB file one node runs at a time.
+- *waiting*: each model sleeps for as long in Postgres, like a query in a remote warehouse.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ NOTES = (
 
 
 def theirs_with(threads: int) -> str:
-    """The name of a way."""
+    """Name of the way."""
     return f"dbt --threads {threads}"
 
 
 def ours_with(processes: int) -> str:
-    """The name of a way."""
+    """Name of the way."""
     return f"dbt-relay, {processes} process{'es' if processes > 1 else ''}"
 
 
 def is_ours(way: str) -> bool:
-    """Whether a way is not plain dbt."""
+    """Whether the way is dbt-relay."""
     return way.startswith("dbt-relay")
 
 
@@ -56,8 +56,8 @@ class Case:
 
     Attributes:
         kind: ``small``, ``busy``, ``waiting``.
-        threads: of plain dbt, a way each.
-        processes: of ours, a way each.
+        threads: of plain dbt; each is a way.
+        processes: of dbt-relay; each is a way.
     """
 
     warehouse: Warehouse
@@ -70,35 +70,35 @@ class Case:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Display name."""
         return f"{self.warehouse.name}, {self.models} {self.kind}, {self.shape}"
 
 
 @dataclass
 class Found:
-    """Seconds by way, and what was not equal."""
+    """Seconds by way, and differences between the sides."""
 
     case: Case
     times: dict[str, list[float]]
     differs: list[str] = field(default_factory=list)
 
     def median(self, way: str) -> float | None:
-        """Seconds, where the way was measured."""
+        """Median seconds of a way; None if it was not measured."""
         return statistics.median(self.times[way]) if self.times.get(way) else None
 
     @property
     def dbt(self) -> float:
-        """Seconds of the best of plain dbt."""
+        """Median seconds of plain dbt's fastest way."""
         return min(statistics.median(took) for way, took in self.times.items() if not is_ours(way))
 
     def ratio(self, way: str, beside: str | None = None) -> float | None:
-        """Of a way to another, or to the best of plain dbt."""
+        """Ratio of a way to another, or to plain dbt's fastest way."""
         ours, theirs = self.median(way), self.median(beside) if beside else self.dbt
         return ours / theirs if ours and theirs else None
 
 
 def bench(options: Options) -> Outcome:
-    """See the module."""
+    """Run the benchmark; see the module's docstring."""
     found: list[Found] = []
     wrong: list[str] = []
     outcome = Outcome(title="Whole project", notes=[*NOTES])
@@ -110,7 +110,7 @@ def bench(options: Options) -> Outcome:
         for number, case in enumerate(cases):
             try:
                 one = measure(case, f"c{number}", options, stacks)
-            except Exception as error:  # noqa: BLE001 - it is told, and the others go on
+            except Exception as error:  # noqa: BLE001 - recorded, and the other cases go on
                 wrong.append(f"{case.title}: {failure(error)}")
                 continue
             found.append(one)
@@ -131,7 +131,7 @@ def bench(options: Options) -> Outcome:
 
 
 def of_warehouse(place: Warehouse, options: Options) -> list[Case]:
-    """What is measured on a warehouse."""
+    """The cases of a warehouse."""
     threads = options.pick((4,), (1, 4, 8))
     processes = (1, 2, 4) if (os.cpu_count() or 1) >= 4 else (1, 2)
     cases = [
@@ -152,17 +152,17 @@ def of_warehouse(place: Warehouse, options: Options) -> list[Case]:
 
 
 def measure(case: Case, name: str, options: Options, stacks: dict[int, Stack]) -> Found:
-    """Build one case by all of its ways."""
+    """Measure one case by all of its ways."""
     theirs, ours = copies(case, options.folder / name, name)
     found = Found(case, {})
     warm(case, theirs, ours, stacks)
-    told = theirs.statuses()
+    expected = theirs.statuses()
 
     def by_dbt(threads: int) -> Callable[[], None]:
         def build() -> None:
             theirs.dbt("build", "--threads", str(threads))
-            told.clear()
-            told.update(theirs.statuses())
+            expected.clear()
+            expected.update(theirs.statuses())
 
         return build
 
@@ -170,9 +170,9 @@ def measure(case: Case, name: str, options: Options, stacks: dict[int, Stack]) -
         at_once = 4 if case.kind == "small" else processes
 
         def build() -> None:
-            said = statuses_of(stacks[processes].run(ours, "build", threads=at_once))
-            if said != told:
-                found.differs.append(f"statuses: {sorted(set(said.items()) ^ set(told.items()))[:5]}")
+            actual = statuses_of(stacks[processes].run(ours, "build", threads=at_once))
+            if actual != expected:
+                found.differs.append(f"statuses: {sorted(set(actual.items()) ^ set(expected.items()))[:5]}")
 
         return build
 
@@ -186,7 +186,7 @@ def measure(case: Case, name: str, options: Options, stacks: dict[int, Stack]) -
 
 
 def copies(case: Case, folder: Path, name: str) -> list[Copy]:
-    """The project of plain dbt and ours."""
+    """Write the project for plain dbt and for dbt-relay."""
     seconds = seconds_of(case)
     rate = units_per_second(case.warehouse) if case.kind == "busy" else 0.0
 
@@ -207,22 +207,22 @@ def copies(case: Case, folder: Path, name: str) -> list[Copy]:
 
 
 def warm(case: Case, theirs: Copy, ours: Copy, stacks: dict[int, Stack]) -> None:
-    """Parsed, and built where that takes no long SQL: what exists is replaced afterwards by both sides."""
+    """Parse the project on both sides and build it (of slow models only three), so that later builds replace relations."""
     first = () if case.kind == "small" else ("--select", "m_0", "m_1", "m_2")
     theirs.dbt("build", *first)
     for processes in case.processes:
-        for _ in range(2):  # every process has the project when all of them had something to do
+        for _ in range(2):  # so that every process parses or loads the project
             stacks[processes].run(ours, "build", *first)
 
 
 def seconds_of(case: Case) -> list[float]:
-    """Of SQL for each model: 0.2 to 2, with as many below 0.63 as above."""
+    """Seconds of SQL of each model: 0.2 to 2, with a median of 0.63."""
     chance = random.Random(case.models)
     return [0.2 * 10 ** chance.random() for _ in range(case.models)]
 
 
 def table(found: list[Found]) -> Table:
-    """Seconds, and ratios to the best of dbt."""
+    """Table of seconds, and of ratios to plain dbt's fastest way."""
     threads = sorted({number for each in found for number in each.case.threads})
     ours = [ours_with(each) for each in sorted({number for one in found for number in one.case.processes})]
     ways = [*map(theirs_with, threads), *ours]
@@ -235,7 +235,7 @@ def table(found: list[Found]) -> Table:
 
 
 def plots(found: list[Found]) -> list[Plot]:
-    """Small models, one plot for each warehouse."""
+    """A plot of small models for each warehouse."""
     out = []
     for name in sorted({each.case.warehouse.name for each in found if each.case.kind == "small"}):
         shown = [each for each in found if each.case.warehouse.name == name and each.case.kind == "small"]
@@ -250,7 +250,7 @@ def plots(found: list[Found]) -> list[Plot]:
 
 
 def targets(found: list[Found]) -> list[Target]:
-    """Those of the issue."""
+    """The targets of this benchmark."""
     layered = {
         (each.case.warehouse.name, each.case.kind, each.case.models if each.case.kind == "small" else 0): each
         for each in found

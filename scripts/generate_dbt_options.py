@@ -1,14 +1,12 @@
-"""Writes ``producer/dbt_cli/options.json``: every command and option of dbt, from dbt's own click commands.
+"""Writes ``producer/dbt_cli/options.json``: all commands and options of dbt, read from its click commands.
 
-The producer checks a command line without dbt installed, so what dbt accepts is written down here
-once for each release that is supported::
+The producer checks command lines without dbt, so this file describes the commands of all supported releases::
 
-    python scripts/generate_dbt_options.py           # from the installed dbt-core alone
-    python scripts/generate_dbt_options.py --merge   # add the installed dbt-core to what is there
+    python scripts/generate_dbt_options.py           # from the installed dbt-core only
+    python scripts/generate_dbt_options.py --merge   # add the installed dbt-core to the file
 
-Run it with the newest release first, then with ``--merge`` under each older one. A test fails when
-the installed dbt-core knows something that the file lacks. Names and types alone: dbt's help texts
-stay dbt's.
+Run it with the newest release first, then with ``--merge`` for each older one. A test fails if the
+installed dbt-core has an option that the file lacks. The file has names and types, not dbt's help texts.
 """
 
 from __future__ import annotations
@@ -24,17 +22,17 @@ OUTPUT = Path(__file__).resolve().parent.parent / "producer" / "dbt_cli" / "opti
 
 
 def release(text: str) -> tuple[int, ...]:
-    """A version to sort by."""
+    """Parse a version to a sort key."""
     return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
 
 
 def union(first: list[Any], second: list[Any]) -> list[Any]:
-    """Both lists without repetition, `first` leading."""
+    """Union of two lists, in the order of `first`, then `second`."""
     return first + [item for item in second if item not in first]
 
 
 def merge_option(newer: dict[str, Any], older: dict[str, Any]) -> dict[str, Any]:
-    """What either release accepts; the rest as the newer one says it."""
+    """Merge an option of two releases: accept the values of both, and otherwise prefer the newer."""
     merged = {**newer, **{key: value for key, value in older.items() if key not in {**newer, "hidden": True}}}
     for key in ("opts", "off", "choices", "env"):
         if key in merged:
@@ -43,14 +41,14 @@ def merge_option(newer: dict[str, Any], older: dict[str, Any]) -> dict[str, Any]
 
 
 def merge(newer: dict[str, Any], older: dict[str, Any]) -> dict[str, Any]:
-    """What either release accepts: commands, options and choices of both."""
+    """Merge the commands, options and choices of two releases."""
     commands = dict(newer["commands"])
-    for path, theirs in older["commands"].items():
-        ours = commands.setdefault(path, theirs)
-        options = dict(ours["options"])
-        for name, spec in theirs["options"].items():
+    for path, older_command in older["commands"].items():
+        newer_command = commands.setdefault(path, older_command)
+        options = dict(newer_command["options"])
+        for name, spec in older_command["options"].items():
             options[name] = merge_option(options[name], spec) if name in options else spec
-        commands[path] = {**ours, "options": options}
+        commands[path] = {**newer_command, "options": options}
     return {
         "dbt_versions": sorted(union(newer["dbt_versions"], older["dbt_versions"]), key=release),
         "aliases": {**older["aliases"], **newer["aliases"]},
@@ -59,7 +57,7 @@ def merge(newer: dict[str, Any], older: dict[str, Any]) -> dict[str, Any]:
 
 
 def unpack(packed: dict[str, Any]) -> dict[str, Any]:
-    """The opposite of `pack`: the options of each command beside it."""
+    """Reverse `pack`: put the options into each command."""
     commands = {
         path: {
             **entry,
@@ -71,7 +69,7 @@ def unpack(packed: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump(packed: dict[str, Any]) -> str:
-    """JSON with one option or command a line, so that a change is one line of a diff."""
+    """Format as JSON with one option or command a line, for readable diffs."""
     parts = []
     for key, value in packed.items():
         if key in ("commands", "options"):
@@ -83,7 +81,7 @@ def dump(packed: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Write the file."""
+    """Write the file. Returns the exit code."""
     described = describe_dbt()
     if "--merge" in sys.argv[1:]:
         known = unpack(json.loads(OUTPUT.read_text("utf-8")))

@@ -1,7 +1,7 @@
-"""Prints the digests of what the patches replace in the installed dbt, or adds them to the known ones.
+"""Prints the digests of the functions of the installed dbt that patches replace, or adds them to the known ones.
 
-    python scripts/patch_digests.py             # compare; exit code 1 where a digest is unknown
-    python scripts/patch_digests.py --update    # after the tests passed with this release
+    python scripts/patch_digests.py             # compare; exit code 1 if a digest is unknown
+    python scripts/patch_digests.py --update    # after the tests have passed with this release
 
 See docs/dbt-releases.md.
 """
@@ -22,7 +22,7 @@ _PACKAGES = {
 
 
 def release(patch: Patch) -> str:
-    """The installed releases of the packages whose source the patch was tested with: ``dbt-core 1.11.16``."""
+    """Installed releases of the packages whose source the patch replaces: ``dbt-core 1.11.16``."""
     packages = dict.fromkeys(
         next(
             package
@@ -35,7 +35,7 @@ def release(patch: Patch) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Print a line per patch, and update `DIGESTS` where that is asked for."""
+    """Print a line for each patch; with ``--update``, write `DIGESTS`. Returns the exit code."""
     update = argv == ["--update"]
     known = {name: dict(digests) for name, digests in known_digests().items()} if DIGESTS.exists() else {}
     unknown = 0

@@ -1,7 +1,6 @@
-"""Fixtures that every test may use: real servers, real workers, projects to run.
+"""Fixtures for all tests: real servers, real workers, dbt projects.
 
-A test that kills or restarts a server asks for one of its own (`make_redis`); the shared ones are
-for everybody else.
+A test that kills or restarts a server uses its own server (`make_redis`), not a shared one.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ settings.load_profile("relay")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nothing of the caller's environment decides what a test does."""
+    """Remove settings of the caller's environment that would change a test."""
     for name in list(os.environ):
         if name.startswith(("DBT_", "PG")) or name in {"REDIS_URL", "DATABASE_PATH"}:
             del os.environ[name]
     os.environ["DO_NOT_TRACK"] = "1"
-    # a shell's background job ignores SIGINT and `nohup` SIGHUP, and so would every process that a test starts
+    # A shell's background job ignores SIGINT, and `nohup` SIGHUP. Processes of a test would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -42,9 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that each supported release of dbt-core has to pass, in a step of its own: the engine's, the
-    short comparison with plain dbt, and some of dbt's own adapter tests. Unit tests come last: short as their files
-    are, they fill the time while another process is at a long one.
+    """Mark the tests that each supported release of dbt-core must pass (``dbt_releases``), and sort unit tests last.
+
+    Those are the engine's tests, the short comparison with plain dbt, and some of dbt's adapter tests. Unit tests come
+    last because they are short: they fill the time while another xdist process runs a long file.
     """
     items.sort(key=lambda item: item.path.parent.name == "unit")
     for item in items:
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test shows what the workers that ran with it said."""
+    """Add the workers' logs to the report of a failed test."""
     report = yield
     if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
         report.sections.extend((f"log of {pool.name}", pool.log()) for pool in WorkerPools.live)
@@ -68,7 +68,7 @@ def pytest_runtest_makereport(
 
 
 def _missing(reason: Exception) -> None:
-    """Without a server its tests are skipped, but never in CI."""
+    """Skip the test, or fail it in CI."""
     if "CI" in os.environ:
         pytest.fail(str(reason))
     pytest.skip(str(reason))
@@ -92,24 +92,22 @@ def _running() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """The server that all tests share, on a unix socket. Kill one of `make_redis` instead."""
+    """The shared server, on a unix socket. Tests must not stop it: see `make_redis`."""
     with _running() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def long_lived_server() -> Iterator[RedisServer]:
-    """A server for workers that live through many files: on the shared one they would take others' work."""
+    """A server for workers that run for the whole session. On the shared server they would execute other tests' runs."""
     with _running() as server:
         yield server
 
 
 @pytest.fixture
 def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """A client of the shared server, which is empty when the test starts.
-
-    Where workers of a wider scope are running, what they rely on stays (`RedisServer.clear`).
-    """
+    """A client of the shared server, which is empty when the test starts, but for keys of running workers
+    (`RedisServer.clear`)."""
     if WorkerPools.live:
         redis_server.clear()
     else:
@@ -120,7 +118,7 @@ def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def make_redis() -> Iterator[Callable[..., RedisServer]]:
-    """Starts servers of the test's own: ``make_redis(tcp=True, password="…", maxmemory="50mb")``."""
+    """Starts servers for one test: ``make_redis(tcp=True, password="…", maxmemory="50mb")``."""
     made: list[RedisServer] = []
 
     def make(*, tcp: bool = False, password: str | None = None, **options: str) -> RedisServer:
@@ -142,14 +140,14 @@ def make_redis() -> Iterator[Callable[..., RedisServer]]:
 
 @pytest.fixture
 def worker_pool(redis_server: RedisServer) -> Iterator[WorkerPools]:
-    """Starts Celery workers: ``worker_pool(n=2, env={…}, broker=…)`` gives a `WorkerPool`."""
+    """Starts Celery workers: ``worker_pool(n=2, env={…}, broker=…)`` returns a `WorkerPool`."""
     with WorkerPools.on(redis_server) as pools:
         yield pools
 
 
 @pytest.fixture(scope="module")
 def module_worker_pool(redis_server: RedisServer) -> Iterator[WorkerPools]:
-    """As `worker_pool`, for workers that the tests of a file share. It starts on an empty server."""
+    """As `worker_pool`, for workers that the tests of a file share. The server is empty at the start."""
     redis_server.flush()
     with WorkerPools.on(redis_server) as pools:
         yield pools
@@ -160,7 +158,7 @@ def module_worker_pool(redis_server: RedisServer) -> Iterator[WorkerPools]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """The PostgreSQL server that all tests share. Whoever stops it starts it again."""
+    """The shared Postgres server. A test that stops it must start it again."""
     try:
         server = PostgresServer()
     except NoPostgresError as error:
@@ -174,7 +172,7 @@ def postgres() -> Iterator[PostgresServer]:
 def postgres_database(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[PostgresDatabase]:
-    """A database of the test's own; what profiles read of it is in the environment too."""
+    """A database for one test. Sets the environment variables that profiles read."""
     with postgres.database() as database:
         for name, value in database.env.items():
             monkeypatch.setenv(name, value)
@@ -183,7 +181,7 @@ def postgres_database(
 
 @pytest.fixture
 def duckdb_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the test's DuckDB file will be; what profiles read of it is in the environment too."""
+    """Path of a DuckDB file for one test. Sets the environment variables that profiles read."""
     path = tmp_path / "warehouse.duckdb"
     monkeypatch.setenv("RELAY_TEST_DUCKDB", str(path))
     monkeypatch.setenv("DATABASE_PATH", str(path))
@@ -205,12 +203,12 @@ def copy_project(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., object]:
-    """`tests.support.waiting.wait_until`, for those who like it as a fixture."""
+    """`tests.support.waiting.wait_until` as a fixture."""
     return wait_until_true
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows what the first try of a test was that passed at its second: that, too, may be a fault of ours."""
+    """Show the first failure of a test that passed when it was run again: it may be a bug."""
     for report in terminalreporter.getreports("rerun"):
         terminalreporter.section(f"first try of {report.nodeid}", sep="_")
         terminalreporter.line(report.longreprtext[-8000:])

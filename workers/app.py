@@ -1,4 +1,4 @@
-"""The Celery app: ``celery -A workers.app worker``. Each setting that is not Celery's default says why."""
+"""The Celery application: ``celery -A workers.app worker``. A comment gives the reason of each changed default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.contract.settings import Settings, celery_url, read_settings, tls_o
 
 
 def _settings() -> Settings:
-    """The settings of this process; a mistake in them ends it with a sentence, not with a traceback of Celery's."""
+    """Read the settings. An invalid setting ends the process with one line instead of a traceback."""
     try:
         return read_settings()
     except DbtUsageError as error:
@@ -23,7 +23,7 @@ def _settings() -> Settings:
 
 settings = _settings()
 
-# What is no message must not end the worker (`workers.supervision.message_guard` says how it would).
+# A queue entry that is not a message would stop the worker (`workers.supervision.message_guard`).
 TRANSPORT_ALIASES.update(
     redis="workers.supervision.message_guard:GuardedTransport",
     rediss="workers.supervision.message_guard:GuardedTransport",
@@ -35,50 +35,50 @@ app = Celery(
     amqp="workers.supervision.message_guard:PasswordMaskingAMQP",
 )
 app.conf.update(
-    # kombu verifies no certificate of rediss:// unless it is told to; Flower reads this, too.
+    # kombu does not verify the certificate of rediss:// by default. Flower reads this setting too.
     broker_use_ssl=tls_options(settings.broker_url),
     task_default_queue=settings.queue,
-    # The ledger recovers what a worker loses; late acks would run every node in flight twice after
-    # a dropped connection, and hold a long node's message unacknowledged for hours.
+    # The ledger requeues the steps of a lost worker. With late acknowledgement, a dropped connection would execute
+    # every running node twice, and the message of a long node would be unacknowledged for hours.
     task_acks_late=False,
-    # A node that takes an hour must hide nothing behind it.
+    # A worker that executes a long node must not hold messages that other workers could execute.
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
-    # Celery kills a pool process that did not report within this time after its fork (4 s by default). On a busy
-    # machine it needs longer, and the next one would too.
+    # Celery kills a pool process that is not ready within this time after its fork (4 s by default). On a busy machine
+    # every process needs longer.
     worker_proc_alive_timeout=60.0,
-    # A lost broker connection says nothing about the warehouse: let nodes finish.
+    # Running nodes need the warehouse, not the broker: let them finish.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    # Nor does a broker that refuses something (it is full, it became a replica): connect again.
+    # After the broker refused a command (out of memory, became a replica), connect again.
     broker_channel_error_retry=True,
-    # Results are in the ledger; nobody reads Celery's.
+    # Results are stored in the ledger.
     task_ignore_result=True,
-    # What Flower shows, from the moment a worker has the message.
+    # Flower shows tasks from the moment a worker receives their message.
     worker_send_task_events=True,
-    # Nothing but JSON is read from the wire.
+    # Only JSON is accepted: other serializers can execute code.
     task_serializer="json",
     accept_content=["json"],
     event_serializer="json",
-    # A broker that is away for a minute must not lose a message.
+    # A message must survive an outage of the broker of one minute.
     task_publish_retry_policy={"max_retries": 60, "interval_start": 0.1, "interval_step": 0.2,
                                "interval_max": 1.0},
     broker_transport_options={
-        # Acks are early, so redelivery is no part of recovery: keep it far away from long retry waits.
+        # Messages are acknowledged early, so recovery does not need redelivery. The timeout must exceed retry delays.
         "visibility_timeout": 7 * 24 * 3600,
         "socket_keepalive": True,
         "retry_on_timeout": True,
-        # What the event loop asks and waits for (an ack, a lost message's return) must not hold it for ever where
-        # the server no longer answers. Remote control's subscription is read without it (`workers.supervision.message_guard`).
+        # A server that does not answer must not block the event loop forever when it acknowledges or restores a
+        # message. The subscription of remote control is read without this timeout (`workers.supervision.message_guard`).
         "socket_timeout": 15,
         "health_check_interval": 15,
     },
-    # Nor must what is no task.
+    # A message that is not a task would stop the worker (`workers.supervision.message_guard`).
     worker_consumer="workers.supervision.message_guard:GuardedConsumer",
-    # dbt writes to stdout; those lines are taken by the engine, not by Celery's log.
+    # The engine captures dbt's stdout; Celery's log must not.
     worker_redirect_stdouts=False,
-    # dbt-relay's own log says what happened to a node; Celery's says when something is wrong.
+    # dbt-relay's own logger reports about nodes. The root logger is left to Celery.
     worker_hijack_root_logger=True,
     imports=["workers.tasks", "workers.lifecycle", "workers.supervision.remote_control"],
     enable_utc=True,

@@ -276,6 +276,6 @@ def _start_failure(handle: Handle, directory: StackDir) -> RelayError:
     return server_error(
         "embedded_start_failed",
         f"The embedded stack did not start with {sys.executable}.",
-        "The log above says why. Or set DBT_RELAY_BROKER_URL to a running server: no embedded stack is needed then.",
+        "Set DBT_RELAY_BROKER_URL to a running server: then no embedded stack is needed.",
         why,
     )

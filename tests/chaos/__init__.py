@@ -1,1 +1,1 @@
-"""Real runs under random faults: every trial ends, and ends as if nothing had happened (docs/chaos.md)."""
+"""Real runs under random faults: every run must end with the results of an undisturbed run (docs/chaos.md)."""

@@ -1,4 +1,4 @@
-"""`make chaos`: a series of trials, and what came of it."""
+"""`make chaos`: runs a series of trials and prints a summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.report import judge, summary
+from tests.chaos.report import format_verdict, summary
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.series import Series
 from tests.chaos.verdict import append_line, read_lines
@@ -23,26 +23,13 @@ DEFAULT = "demo-duckdb,features-duckdb,demo-postgres,features-postgres"
 
 
 def main() -> int:
-    """Play what is missing and sum up.
+    """Run the trials that are not recorded yet and print a summary.
 
     Returns:
-        0: every trial ended as an undisturbed run does. 1: one did not.
+        0: every run ended like an undisturbed run. 1: one did not.
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=None, help="of the first trial; the others follow it")
-    parser.add_argument("--only", type=int, default=None, metavar="SEED", help="replay one trial")
-    parser.add_argument("--on", default=DEFAULT, help=f"scenarios, taking turns: {', '.join(SCENARIOS)}")
-    parser.add_argument("--faults", default="", help=f"draw among these alone: {', '.join(FAULTS)}")
-    parser.add_argument("--lease", type=float, default=10.0, help="DBT_RELAY_LEASE_SECONDS of the workers")
-    parser.add_argument("--reap", type=float, default=2.0, help="DBT_RELAY_REAP_SECONDS of the workers")
-    parser.add_argument("--longest", type=float, default=15.0, help="seconds that Redis is away at most")
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds in which a run must end")
-    parser.add_argument("--record", type=Path, default=ROOT / "build" / "chaos.jsonl")
-    parser.add_argument("--keep", type=Path, help="a new folder for projects, logs and journals, which stays")
-    parser.add_argument("--report", action="store_true", help="only sum up what is recorded")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends with it
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops what was started
     names = options.on.split(",")
     among = [name for name in FAULTS if name in options.faults.split(",")]
     first = options.seed
@@ -68,8 +55,8 @@ def main() -> int:
             ) as series,
         ):
             for seed, name in missing:
-                verdict = series.play(seed, name)
-                print(judge(verdict), flush=True)
+                verdict = series.run_trial(seed, name)
+                print(format_verdict(verdict), flush=True)
                 if options.only is None:
                     append_line(options.record, verdict)
                 elif verdict.differences:
@@ -82,6 +69,27 @@ def main() -> int:
     ]  # fmt: skip
     print("\n".join(summary(verdicts)))
     return int(any(each.differences for each in verdicts))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument(
+        "--seed", type=int, default=None, help="seed of the first trial; the others follow it"
+    )
+    parser.add_argument("--only", type=int, default=None, metavar="SEED", help="replay one trial")
+    parser.add_argument("--on", default=DEFAULT, help=f"scenarios, in turn: {', '.join(SCENARIOS)}")
+    parser.add_argument("--faults", default="", help=f"draw only these faults: {', '.join(FAULTS)}")
+    parser.add_argument("--lease", type=float, default=10.0, help="DBT_RELAY_LEASE_SECONDS of the workers")
+    parser.add_argument("--reap", type=float, default=2.0, help="DBT_RELAY_REAP_SECONDS of the workers")
+    parser.add_argument("--longest", type=float, default=15.0, help="maximum seconds of an outage of Redis")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds in which a run must end")
+    parser.add_argument("--record", type=Path, default=ROOT / "build" / "chaos.jsonl")
+    parser.add_argument(
+        "--keep", type=Path, help="a new folder for projects, logs and journals, which is kept"
+    )
+    parser.add_argument("--report", action="store_true", help="only print the summary of recorded trials")
+    return parser
 
 
 @contextlib.contextmanager

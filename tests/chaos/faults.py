@@ -1,4 +1,4 @@
-"""What is done to a run: each fault by its name, with the moment and the strength that the seed drew."""
+"""The faults, by name, and drawing them from a seed with their times and lengths."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from workers.contract.keys import QUEUE, TASK_CLOSE
 
 
 class Drawn(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault as a seed has it.
+    """A fault with the values that a seed has drawn.
 
     Attributes:
-        name: of `FAULTS`.
-        share: of the steps of an undisturbed run that have begun when its moment comes.
-        delay: seconds after that.
-        choice: which of several it befalls, from 0 to 1.
-        length: seconds that what lasts lasts.
-        count: of messages.
+        name: see `FAULTS`.
+        share: the fault strikes when this share of the steps of an undisturbed run have started,
+        delay: and these seconds later.
+        choice: selects one of several workers, from 0 to 1.
+        length: seconds of a lasting fault.
+        count: number of messages.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Drawn(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Struck:
-    """What became of a fault.
+    """What a fault has done.
 
     Attributes:
-        at: when it struck, seconds since the epoch; None: the run had ended before its moment came.
-        over: when what it took away was there again.
+        at: when it struck, seconds since the epoch; None: the run had ended before.
+        over: when a lasting fault was over.
         interrupted: executions that it ended or stopped.
-        note: what it did, where its name does not say.
+        note: details.
     """
 
     drawn: Drawn
@@ -60,7 +60,7 @@ class Struck:
 
 
 class Trial(Protocol):
-    """What a fault sees of the trial that it disturbs."""
+    """Interface of a trial for a fault."""
 
     stack: Stack
     run: str
@@ -70,10 +70,10 @@ class Trial(Protocol):
         """Whether the run has ended."""
 
     def replace_producer(self) -> str:
-        """Kill the run's producer; another one attaches. Says how."""
+        """Kill the run's producer and start another one. Returns a note."""
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not beyond the end of the trial."""
+        """Wait, at most until the end of the trial."""
 
 
 Strike = Callable[[Trial, Struck], None]
@@ -186,22 +186,22 @@ def _redis_paused(trial: Trial, struck: Struck) -> None:
 
 
 def _messages_lost(trial: Trial, struck: Struck) -> None:
-    _steal(trial, struck, lambda taken, _: taken.clear())
+    _change_messages(trial, struck, lambda taken, _: taken.clear())
 
 
 def _messages_doubled(trial: Trial, struck: Struck) -> None:
-    _steal(trial, struck, lambda taken, _: taken.extend(list(taken) * 2))
+    _change_messages(trial, struck, lambda taken, _: taken.extend(list(taken) * 2))
 
 
 def _messages_shuffled(trial: Trial, struck: Struck) -> None:
     def shuffle(taken: list[bytes], rng: random.Random) -> None:
         rng.shuffle(taken)
 
-    _steal(trial, struck, shuffle, hold=0.4)
+    _change_messages(trial, struck, shuffle, hold=0.4)
 
 
 def _close_lost(trial: Trial, struck: Struck) -> None:
-    """Every message passes through here until the one of the close, which goes no further."""
+    """Take every message from the queue and put it back, but for the message of the close."""
     task = TASK_CLOSE.encode()
     with trial.stack.server.client(decode_responses=False) as client:
         while not trial.ended:
@@ -218,10 +218,10 @@ def _producer_killed(trial: Trial, struck: Struck) -> None:
     struck.note = trial.replace_producer()
 
 
-def _steal(
+def _change_messages(
     trial: Trial, struck: Struck, change: Callable[[list[bytes], random.Random], None], hold: float = 0.0
 ) -> None:
-    """Take messages before a worker does, change them, and put back what is left of them."""
+    """Take messages before a worker does, change the list, and put its messages back."""
     taken: list[bytes] = []
     with trial.stack.server.client(decode_responses=False) as client:
         while not trial.ended and len(taken) < struck.drawn.count:
@@ -240,7 +240,7 @@ def _steal(
 
 
 def _take(client: redis.Redis) -> bytes | None:
-    """The next message, if one comes soon. Nothing while Redis is away."""
+    """Take the next message; None if none comes soon or Redis is unreachable."""
     try:
         answer = client.brpop([QUEUE], timeout=0.3)
     except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
@@ -276,16 +276,16 @@ LASTING: Final = frozenset(
     {"worker child stopped and continued", "worker host stopped and continued", "worker cut off from Redis",
      "broker unreachable", "Redis killed and restarted", "Redis full", "Redis paused"}
 )  # fmt: skip
-"""Those that have a length."""
+"""The faults with a length."""
 
 
 def draw(seed: int, *, lease: float, longest: float, among: Sequence[str] = ()) -> list[Drawn]:
     """One to four faults.
 
     Args:
-        lease: of the workers, seconds: what is stopped or cut off stays so for longer.
-        longest: seconds that Redis is away at most.
-        among: names that may be drawn; none: all.
+        lease: of the workers, in seconds: processes are stopped or cut off for longer.
+        longest: maximum seconds of an outage of Redis.
+        among: names that may be drawn; empty: all.
     """
     rng = random.Random(seed)
     drawn = []

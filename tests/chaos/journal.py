@@ -1,6 +1,6 @@
-"""What the workers' journals say: which process executed which step when, and what it wrote.
+"""Reads the workers' journals: which process executed which step when, and when it wrote to the warehouse.
 
-Nothing here comes from the ledger (`witness`), so it can convict it.
+The journal is written by `witness` and not by the ledger, so it can prove that the ledger is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 JOURNAL = "RELAY_CHAOS_JOURNAL"
-"""The folder of the journal, in the environment of workers."""
+"""Environment variable of workers with the folder of the journal."""
 
 
 @dataclass
@@ -24,13 +24,13 @@ class Execution:
     """One process's attempt at one step. Times are seconds since the epoch, by the machine's clock.
 
     Attributes:
-        left: when the engine came back, None where it did not.
-        how: ``ok``, or the class of what it raised.
-        answered: when the warehouse answered a statement of it.
-        written: when something that it sent took effect in the warehouse: a commit, or a statement outside of
-            a transaction.
-        unanswered: such a thing was sent, and nobody heard what came of it: the process died meanwhile.
-        asked: when it began to ask the ledger for the step, whose lease began after that and before `entered`.
+        entered: when the engine started the step.
+        left: when the engine returned; None if it did not.
+        how: ``ok``, or the class of the exception.
+        answered: when the warehouse answered its statements.
+        written: when its writes took effect in the warehouse: a commit, or a statement outside of a transaction.
+        unanswered: whether it sent such a write and died before the answer.
+        asked: when it called the ledger's claim; its lease started between that and `entered`.
     """
 
     run: str
@@ -50,14 +50,14 @@ class Execution:
 
 
 class Absence(NamedTuple):
-    """A time in which a process did nothing: it was stopped, or dead (until infinity)."""
+    """A time in which a process was stopped, or dead (until infinity)."""
 
     since: float
     until: float
 
 
 class Journal:
-    """Reads the journal of a run while it is written. Safe to use from several threads."""
+    """Reads the journal of a run while workers write it. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,19 +68,19 @@ class Journal:
         self._lock = threading.Lock()
 
     def executions(self, run: str) -> list[Execution]:
-        """Every execution of a run so far, in order of their beginnings."""
+        """All executions of a run so far, in order of their start."""
         with self._lock:
-            self._read_on()
+            self._read_new_lines()
             mine = [each for each in self._executions if each.run == run]
         return sorted(mine, key=lambda each: each.entered)
 
     def latest(self) -> str:
-        """The run that was submitted last of those that were executed."""
+        """Id of the last submitted run that was executed."""
         with self._lock:
-            self._read_on()
+            self._read_new_lines()
             return max(each.run for each in self._executions)
 
-    def _read_on(self) -> None:
+    def _read_new_lines(self) -> None:
         for entry in os.scandir(self.folder):
             if entry.stat().st_size > self._offsets.get(Path(entry.path), 0):
                 self._read(Path(entry.path))
@@ -93,9 +93,9 @@ class Journal:
         whole, newline, _ = raw.rpartition(b"\n")
         self._offsets[path] = offset + len(whole) + len(newline)
         for line in whole.splitlines():
-            self._take(json.loads(line))
+            self._add(json.loads(line))
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _add(self, entry: dict[str, Any]) -> None:
         pid, at = entry["pid"], entry["at"]
         if entry["what"] == "asks":
             self._asked[pid] = at
@@ -108,7 +108,7 @@ class Journal:
             return
         current = self._current.get(pid)
         if current is None:
-            return  # between two steps: connections are closed
+            return  # between two steps, when connections are closed
         if entry["what"] == "sent":
             current.unanswered = entry["writes"]
         elif entry["what"] == "failed":
@@ -127,10 +127,10 @@ Absences = Mapping[int, Sequence[Absence]]
 
 
 def at_once(executions: Sequence[Execution], absences: Absences, ended: float) -> list[str]:
-    """Steps that two processes executed at the same time, neither of them stopped or dead.
+    """Find steps that two running processes executed at the same time.
 
-    What a stopped process does after it was continued, until it knows that it lost its step, is not counted
-    here: `written_late` says whether it did any harm.
+    A stopped process that continues may go on until it notices that it lost its step. That is not counted here:
+    `written_late` finds its writes.
     """
     found = []
     for one, other in _pairs(executions):
@@ -142,11 +142,11 @@ def at_once(executions: Sequence[Execution], absences: Absences, ended: float) -
 
 
 def written_late(executions: Sequence[Execution]) -> list[str]:
-    """What took effect in the warehouse after another process had begun to write the same step."""
+    """Find writes that took effect after another process had started to execute the same step in the warehouse."""
     found = []
     for one, other in _pairs(executions):
         if not other.answered:
-            continue  # it never reached the warehouse
+            continue  # it never used the warehouse
         late = [at for at in one.written if at > other.answered[0]]
         if late:
             found.append(f"{one} wrote {(late[0] - other.answered[0]) * 1000:.0f} ms after {other} had begun")
@@ -154,7 +154,7 @@ def written_late(executions: Sequence[Execution]) -> list[str]:
 
 
 def committed_twice(executions: Sequence[Execution]) -> set[str]:
-    """Steps whose process was lost between their commit, or its answer, and their result, so that they ran once more."""
+    """Find steps that ran again after a commit, because their process died before it recorded the result."""
     by_step = defaultdict(list)
     for each in executions:
         by_step[each.step].append(each)
@@ -164,7 +164,7 @@ def committed_twice(executions: Sequence[Execution]) -> set[str]:
 
 
 def _pairs(executions: Sequence[Execution]) -> list[tuple[Execution, Execution]]:
-    """Two executions of the same step by different processes, the earlier first."""
+    """Pairs of executions of the same step by different processes, the earlier first."""
     by_step = defaultdict(list)
     for each in executions:
         by_step[each.step].append(each)
@@ -177,9 +177,9 @@ def _pairs(executions: Sequence[Execution]) -> list[tuple[Execution, Execution]]
 
 
 def _end(execution: Execution, absences: Absences, ended: float) -> float:
-    """When a process ceased to execute a step: it left it, it was stopped, it died; or the trial ended.
+    """When a process stopped executing a step: it returned, was stopped or died, or the trial ended.
 
-    One that was stopped between the ledger's answer and the step may have lost it before it entered.
+    A process that was stopped between claim and start may have lost the step before it started.
     """
     left = ended if execution.left is None else execution.left
     claimed = execution.entered if execution.asked is None else execution.asked

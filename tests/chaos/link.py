@@ -1,4 +1,4 @@
-"""The network between one client and Redis: it can be cut, dropped and frozen."""
+"""A proxy between one client and Redis, whose connections can be reset, refused or frozen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CHUNK = 65536
 
 
 class Link:
-    """Passes bytes between a unix socket of its own and the server's, in a thread.
+    """Forwards bytes between its unix socket and the server's, in a background thread.
 
     Args:
-        path: of its own socket.
-        server: of the server's.
+        path: of its socket.
+        server: path of the server's socket.
     """
 
     def __init__(self, path: Path, server: Path) -> None:
@@ -32,17 +32,17 @@ class Link:
 
     @property
     def broker_url(self) -> str:
-        """For Celery and kombu."""
+        """URL for Celery and kombu."""
         return f"redis+socket://{self.path}"
 
     def start(self) -> Link:
-        """Listen."""
+        """Start to listen."""
         self._thread.start()
         self._do(self._listen())
         return self
 
     def close(self) -> None:
-        """Cut every connection and listen no more."""
+        """Reset all connections and stop listening."""
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
@@ -50,20 +50,20 @@ class Link:
         self.path.unlink(missing_ok=True)
 
     def drop(self) -> None:
-        """Reset every connection; new ones are welcome."""
+        """Reset all connections; accept new ones."""
         self._do(self._drop())
 
     def cut(self) -> None:
-        """Reset every connection, and refuse new ones until `mend`."""
+        """Reset all connections, and refuse new ones until `mend`."""
         self._open = False
         self.drop()
 
     def freeze(self) -> None:
-        """Let nothing through until `mend`; nobody is told."""
+        """Stop forwarding until `mend`, without closing connections."""
         self._do(self._flow(False))
 
     def mend(self) -> None:
-        """Be as at first. What was on its way arrives now."""
+        """Undo `cut` and `freeze`. Delayed bytes are forwarded."""
         self._open = True
         self._do(self._flow(True))
 

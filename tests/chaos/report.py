@@ -1,4 +1,4 @@
-"""What trials showed, for people."""
+"""Formats the verdicts of trials."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _KINDS = {
     "written by a fenced worker": "relations written by a fenced worker",
     "the producer gave up": "producers that gave up",
 }
-"""How differences of a kind begin, and what they are called in the sum."""
+"""Start of a difference → its name in the summary."""
 
 
-def judge(verdict: Verdict) -> str:
-    """A trial in some lines."""
+def format_verdict(verdict: Verdict) -> str:
+    """Format one trial in a few lines."""
     good = "FAILED" if verdict.differences else "ok"
     lines = [
         f"seed {verdict.seed} {verdict.scenario} {good}: {verdict.seconds:.1f} s, {verdict.steps} steps, "
@@ -35,7 +35,7 @@ def judge(verdict: Verdict) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> list[str]:
-    """All of them in a table: how many ended right, and how long each kind of fault held a run up."""
+    """Summarize trials: how many failed, and how long each kind of fault delayed a run."""
     failed = [each for each in verdicts if each.differences]
     faults, steps = sum(len(each.faults) for each in verdicts), sum(each.steps for each in verdicts)
     executions = sum(each.executions for each in verdicts)

@@ -1,4 +1,4 @@
-"""What is disturbed: a project on a warehouse that holds an earlier run's tables, and a command."""
+"""Scenarios of trials: a project, a warehouse with the tables of an earlier run, and a command."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from workers.verify.warehouses import DuckDBFile, PostgresDatabase, Warehouse
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command and what goes before it.
+    """A command and its preparation.
 
     Attributes:
         project: a folder of tests/projects, or ``demo``.
-        before: commands that make the tables that the run finds.
-        command: what is disturbed.
-        changes: SQL between the two.
-        at_least_once: relations to which each execution of a step adds rows, by their names without schema,
-            with the steps. Where such a step had to run again although it had committed, its rows may be
-            there again: no ledger can undo them, as dbt itself cannot.
+        before: commands that create the tables which the run finds.
+        command: the command that is disturbed.
+        changes: SQL that is executed between the two.
+        at_least_once: relation, without schema → steps that add rows on each execution. If such a step runs again
+            after its commit, its rows may be there twice: neither the ledger nor dbt can undo a commit.
     """
 
     project: str
@@ -82,19 +81,19 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
 
 
 class Store(Protocol):
-    """A warehouse that can be put back to what it once held."""
+    """A warehouse that can be reset to a saved state."""
 
     warehouse: Warehouse
     env: Mapping[str, str]
 
     def save(self) -> None:
-        """Remember what it holds."""
+        """Save the state."""
 
     def reset(self) -> None:
-        """Hold that again, and nothing else."""
+        """Restore the saved state."""
 
     def close(self) -> None:
-        """Be gone."""
+        """Remove the warehouse."""
 
 
 class DuckDBStore:
@@ -150,12 +149,12 @@ class PostgresStore:
 
 
 class Arena:
-    """A scenario made ready: what an undisturbed run of it leaves, and the way back to before it.
+    """A prepared scenario: its project, its warehouse, and the outcome of an undisturbed run.
 
     Args:
-        folder: for the project, its warehouse and what they become.
+        folder: for the project and its warehouse.
         broker_url: of the caller.
-        postgres: a running server, for scenarios on it.
+        postgres: a running server, for scenarios on Postgres.
     """
 
     def __init__(self, name: str, folder: Path, broker_url: str, postgres: PostgresServer) -> None:
@@ -173,14 +172,14 @@ class Arena:
 
     @property
     def rules(self) -> Rules:
-        """Those of the undisturbed run."""
+        """Rules of the undisturbed run."""
         return self._side.rules
 
     def prepare(self, journal: Journal) -> None:
-        """Make the tables that each run finds, and the run that nothing disturbs.
+        """Create the tables which each run finds, and execute the undisturbed run.
 
         Raises:
-            AssertionError: dbt-relay did not even get through that.
+            AssertionError: a command failed.
         """
         self._run(self.scenario.before)
         for sql in self.scenario.changes:
@@ -191,7 +190,7 @@ class Arena:
         self.steps = frozenset(each.step for each in journal.executions(journal.latest()))
 
     def connect(self, broker_url: str) -> None:
-        """Callers go to another broker from now on."""
+        """Let callers use another broker from now on."""
         self._side.environ = {**self._side.environ, "DBT_RELAY_BROKER_URL": broker_url}
 
     def _run(self, command: Sequence[str]) -> Outcome:
@@ -199,8 +198,8 @@ class Arena:
         assert outcome.return_code == 0, "\n".join([*outcome.lines[-40:], outcome.stderr])
         return outcome
 
-    def again(self) -> Side:
-        """The same place for a run that is to be disturbed: as it was before the undisturbed one."""
+    def reset(self) -> Side:
+        """Reset project and warehouse for a disturbed run. Returns its side."""
         self.store.reset()
         shutil.rmtree(self._side.project / "target", ignore_errors=True)
         side = copy.copy(self._side)

@@ -1,4 +1,4 @@
-"""Trials one after another, on the same Redis, workers and projects: what one breaks is mended, not made anew."""
+"""Runs trials one after another on the same Redis, workers and projects, which are repaired after each trial."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.support.postgres_server import PostgresServer
 
 
 class Series:
-    """Plays trials.
+    """Runs trials.
 
     Args:
         folder: for projects, warehouses and journals.
         postgres: a running server.
         lease, reap: settings of the workers, seconds.
-        longest: seconds that Redis is away at most.
-        patience: seconds after which a run that did not end never will.
-        among: names of the faults that may be drawn; none: all.
+        longest: maximum seconds of an outage of Redis.
+        patience: seconds within which a run must end.
+        among: names of the faults that may be drawn; empty: all.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class Series:
         for arena in self._arenas.values():
             arena.store.close()
 
-    def play(self, seed: int, name: str) -> Verdict:
-        """One trial of a scenario (`SCENARIOS`)."""
+    def run_trial(self, seed: int, name: str) -> Verdict:
+        """Run one trial of a scenario of `SCENARIOS`."""
         stack = self._running_stack()
         arena = self._arenas.get(name) or self._prepare(name, stack)
         arena.connect(stack.caller.broker_url)
         drawn = draw(seed, lease=self._lease, longest=self._longest, among=self._among)
         trial = Trial(stack, arena, seed, drawn, patience=self._patience)
         try:
-            verdict = trial.play()
+            verdict = trial.execute()
         finally:
             trial.close()
         if any("did not end" in each for each in verdict.differences):
-            self._start_anew()
+            self._discard_stack()
         return verdict
 
     def _running_stack(self) -> Stack:
@@ -86,8 +86,8 @@ class Series:
         self._arenas[name] = arena
         return arena
 
-    def _start_anew(self) -> None:
-        """What a run that never ended still holds must not touch the next."""
+    def _discard_stack(self) -> None:
+        """Close the stack, so that a run that did not end does not affect the next."""
         assert self._stack is not None
         self._stack.close()
         self._stack = None

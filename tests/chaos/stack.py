@@ -1,4 +1,4 @@
-"""What trials are played on: a Redis server and three workers of one process each, to be broken and mended."""
+"""The stack of trials: a Redis server and three workers with one process each, which faults break."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stack:
         folder: for the journal.
         lease: ``DBT_RELAY_LEASE_SECONDS`` of the workers, seconds.
         reap: ``DBT_RELAY_REAP_SECONDS`` of the workers, seconds.
-        env: on top of the environment of the workers.
+        env: variables added to the environment of the workers.
     """
 
     def __init__(self, folder: Path, *, lease: float, reap: float, env: Mapping[str, str]) -> None:
@@ -50,13 +50,13 @@ class Stack:
         self._stopped: dict[int, float] = {}
         self._started = 0
         self.server_lock = threading.Lock()
-        """Held by whoever takes Redis away, so that two do not."""
+        """Held by a fault that makes Redis unavailable, so that only one does at a time."""
         self._lock = threading.RLock()
 
     # life
 
     def start(self) -> None:
-        """Start everything."""
+        """Start server and workers."""
         self.journal.folder.mkdir(parents=True, exist_ok=True)
         self.server.start()
         self.caller = self._new_link("caller")
@@ -75,7 +75,7 @@ class Stack:
         return host.start(wait=False)
 
     def mend(self) -> None:
-        """Undo what is left of a trial's faults: all of it runs, and nobody holds anything."""
+        """Repair the stack after a trial: continue, reconnect and replace what faults stopped."""
         with self._lock:
             for pid in list(self._stopped):
                 self.resume(pid)
@@ -97,11 +97,11 @@ class Stack:
         self._gone.clear()
 
     def crashed(self) -> list[str]:
-        """Workers that ended although nobody ended them, with what they said last."""
+        """Workers that ended without a fault, with the end of their logs."""
         return [f"{host.name} ended by itself:\n{host.log(25)}" for host in self.hosts if not host.alive]
 
     def close(self) -> None:
-        """End everything."""
+        """Stop server and workers."""
         for pid in list(self._stopped):
             self.resume(pid)
         for host in [*self.hosts, *self._gone]:
@@ -113,23 +113,22 @@ class Stack:
 
     @property
     def links(self) -> list[Link]:
-        """Every link: those of the workers, and the caller's."""
+        """Links of the workers and the caller."""
         return list(self._links.values())
 
     def link(self, host: WorkerPool) -> Link:
         """A worker's link to Redis."""
         return self._links[host.name]
 
-    # who does what
+    # processes
 
     def busy(self, run: str) -> list[Execution]:
-        """Executions that are going on, as the journal has it."""
+        """Executions that are running, by the journal."""
         mine = {child for host in self.hosts for child in host.children}
         return [each for each in self.journal.executions(run) if each.left is None and each.pid in mine]
 
     def notice_deaths(self, run: str) -> None:
-        """Processes that ended in the middle of a step though no fault killed them: a worker may be ended for
-        holding what it lost."""
+        """Record processes that ended during a step without a fault: a worker kills a process that holds a lost file."""
         for each in self.journal.executions(run):
             if each.left is None and not self.is_dead(each.pid) and _is_gone(each.pid):
                 with self._lock:
@@ -140,7 +139,7 @@ class Stack:
         return any(absence.until == FOREVER for absence in self.absences.get(pid, ()))
 
     def victim(self, run: str, choice: float) -> WorkerPool:
-        """A worker that executes a step of the run, or any where none does."""
+        """Select a worker that executes a step of the run; any worker if none does."""
         with self._lock:
             busy = {each.pid for each in self.busy(run)}
             alive = [
@@ -151,10 +150,10 @@ class Stack:
             among = working or alive or self.hosts
             return among[int(choice * len(among))]
 
-    # what is done to processes
+    # faults
 
     def kill(self, host: WorkerPool, pids: list[int] | None = None) -> list[int]:
-        """SIGKILL for some children of a worker; None: for all of it. The processes that are gone."""
+        """Send SIGKILL to some children of a worker, or (None) to all its processes. Returns the children."""
         with self._lock:
             if pids is None:
                 pids = host.children
@@ -166,19 +165,19 @@ class Stack:
         return pids
 
     def replace(self, host: WorkerPool) -> None:
-        """A new worker in the place of one that ended."""
+        """Start a new worker in place of one that ended."""
         with self._lock:
             if host in self.hosts:
                 self.hosts[self.hosts.index(host)] = self._new_host()
                 self._gone.append(host)
 
     def drain(self, host: WorkerPool) -> None:
-        """SIGTERM, and wait for as long as it takes."""
+        """Send SIGTERM and wait until the worker has ended."""
         os.kill(host.pid, signal.SIGTERM)
         wait_until(lambda: not host.alive, 120, f"{host.name} to stop; its log:\n{host.log()}")
 
     def stop(self, pids: list[int]) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP."""
         with self._lock:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -186,11 +185,11 @@ class Stack:
                     os.kill(pid, signal.SIGSTOP)
 
     def resume(self, pid: int) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             since = self._stopped.pop(pid, None)
             if since is not None:
-                # one that somebody ended while it was stopped does nothing more
+                # a process that was killed while it was stopped is dead
                 self.absences[pid].append(Absence(since, FOREVER if _is_gone(pid) else time.time()))
                 os.kill(pid, signal.SIGCONT)
 

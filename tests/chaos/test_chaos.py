@@ -1,4 +1,4 @@
-"""Fifteen trials of `make chaos` on a small project: every fault at least once, both kinds of warehouses."""
+"""Fifteen trials of `make chaos` on a small project, with every fault and both kinds of warehouse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.faults import FAULTS, draw
-from tests.chaos.report import judge
+from tests.chaos.report import format_verdict
 from tests.chaos.series import Series
 from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
@@ -21,7 +21,7 @@ LEASE, LONGEST = 2.0, 2.0
 def series(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, postgres: PostgresServer
 ) -> Iterator[Series]:
-    """On a Redis of its own; the shared one says that there is a server to be had."""
+    """A series on its own Redis. The fixture `redis_server` skips the test where there is no server program."""
     folder = tmp_path_factory.mktemp("chaos")
     with Series(folder, postgres, lease=LEASE, reap=0.3, longest=LONGEST, patience=150) as series:
         yield series
@@ -36,7 +36,7 @@ def test_every_fault_is_drawn() -> None:
 @pytest.mark.postgres
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_disturbed_run_ends_as_an_undisturbed_one(series: Series, seed: int) -> None:
-    verdict = series.play(seed, SCENARIOS[seed % len(SCENARIOS)])
-    print(judge(verdict))
-    assert not verdict.differences, judge(verdict)
+def test_disturbed_run_ends_like_an_undisturbed_one(series: Series, seed: int) -> None:
+    verdict = series.run_trial(seed, SCENARIOS[seed % len(SCENARIOS)])
+    print(format_verdict(verdict))
+    assert not verdict.differences, format_verdict(verdict)

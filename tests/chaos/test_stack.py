@@ -1,4 +1,4 @@
-"""What the journal's judge is told of processes that faults stopped."""
+"""Absences of stopped processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.chaos.stack import Stack
 
 
-def test_a_process_that_two_faults_stop_is_away_from_the_first_on(tmp_path: Path) -> None:
+def test_absence_starts_with_the_first_of_two_faults(tmp_path: Path) -> None:
     stack = Stack(tmp_path, lease=1, reap=1, env={})
     with subprocess.Popen(["sleep", "60"]) as process:
         stack.stop([process.pid])

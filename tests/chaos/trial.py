@@ -1,4 +1,4 @@
-"""One trial: a real run, the faults that its seed drew, and whether it left what an undisturbed run leaves."""
+"""One trial: executes a real run with the faults of a seed and compares its outcome with an undisturbed run's."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _KILLED = -9
 
 
 class Trial:
-    """A run that is disturbed.
+    """A disturbed run.
 
     Args:
-        seed: what the faults were drawn from.
+        seed: seed of the faults.
         drawn: the faults.
-        patience: seconds after which a run that did not end never will.
+        patience: seconds within which the run must end.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Trial:
         self._producers: list[subprocess.Popen[bytes]] = []
         self._differences: list[str] = []
 
-    # what a fault sees
+    # interface for faults
 
     @property
     def ended(self) -> bool:
@@ -62,11 +62,11 @@ class Trial:
         return self._over.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not beyond the end of the trial."""
+        """Wait, at most until the end of the trial."""
         self._over.wait(seconds)
 
     def replace_producer(self) -> str:
-        """Kill the run's producer; another one attaches by the run's id."""
+        """Kill the run's producer and start another one, which watches the run."""
         with self._lock:
             first = self._producers[-1]
             first.kill()
@@ -75,7 +75,7 @@ class Trial:
         return "another attached"
 
     def _start_producer(self, args: Sequence[str]) -> None:
-        """A caller as users have it: a process of the command line. Its lines replace those of the one before."""
+        """Start a dbt-relay command as a process. Its lines replace those of the producer before."""
         side = self.arena._side
         with self._output.open("wb") as output, self._output.with_suffix(".err").open("ab") as errors:
             self._producers.append(
@@ -85,11 +85,11 @@ class Trial:
                 )
             )  # fmt: skip
 
-    # from start to end
+    # execution
 
-    def play(self) -> Verdict:
-        """Run it, and look at everything that it left."""
-        side = self.arena.again()
+    def execute(self) -> Verdict:
+        """Execute the run with its faults. Returns the verdict."""
+        side = self.arena.reset()
         self._output.with_suffix(".err").unlink(missing_ok=True)
         began = time.time()
         side.rules.windows.append(Window(began=began, ended=float("inf")))
@@ -117,7 +117,7 @@ class Trial:
             self._judge(side, ended)
         else:
             self._differences.append(
-                f"the run did not end in {self._patience:g} s: {self._where_it_stands()}"
+                f"the run did not end in {self._patience:g} s: {self._unfinished_steps()}"
             )
             self._differences += [f"{host.name} says\n{host.log(25)}" for host in self.stack.hosts]
         executions = self.stack.journal.executions(self.run)
@@ -138,10 +138,10 @@ class Trial:
             if self._producers[-1].poll() is not None:
                 break
             time.sleep(_POLL)
-        raise AssertionError(f"the run was not submitted: {self._said()}")
+        raise AssertionError(f"the run was not submitted: {self._stderr()}")
 
     def _strike(self, struck: Struck) -> None:
-        """Wait for a fault's moment, and do it."""
+        """Wait for a fault's time, then let it strike."""
         wanted = struck.drawn.share * len(self.arena.steps)
         while not self.ended:
             if len({each.step for each in self.stack.journal.executions(self.run)}) >= wanted:
@@ -149,13 +149,13 @@ class Trial:
                 if not self.ended:
                     try:
                         FAULTS[struck.drawn.name](self, struck)
-                    except (redis.RedisError, OSError) as error:  # of another fault that is under way
+                    except (redis.RedisError, OSError) as error:  # caused by another fault
                         struck.note = f"{struck.note} {type(error).__name__}: {error}".strip()
                 return
             self.pause(_POLL)
 
     def _wait(self, deadline: float) -> bool:
-        """Until the run has ended and its producer with it; whether both did in time."""
+        """Wait until run and producer have ended. Returns whether they did before `deadline`."""
         while time.time() < deadline:
             self.stack.notice_deaths(self.run)
             with self._lock:
@@ -166,7 +166,7 @@ class Trial:
             if self._state() in RUN_TERMINAL:
                 return True
             if code != _KILLED:
-                self._differences.append(f"the producer gave up with {code}, not the run: {self._said()}")
+                self._differences.append(f"the producer gave up with {code}, not the run: {self._stderr()}")
             with self._lock:
                 self._start_producer(["watch", "--plain", self.run])
             self.pause(0.5)
@@ -179,10 +179,10 @@ class Trial:
             return ""
         return str(state or "")
 
-    def _said(self) -> str:
+    def _stderr(self) -> str:
         return self._output.with_suffix(".err").read_text()[-1000:]
 
-    def _where_it_stands(self) -> str:
+    def _unfinished_steps(self) -> str:
         states: Any = self._client.hgetall(Keys().states(self.run))
         facts = self._relay.store.facts(self.run)
         waiting = {step: state for step, state in states.items() if state != "done"}
@@ -191,7 +191,7 @@ class Trial:
     # the verdict
 
     def _judge(self, side: Side, ended: float) -> None:
-        executions = self._quiet(ended)
+        executions = self._executions_at_rest(ended)
         twice = committed_twice(executions)
         side.rules.windows[-1].ended = ended
         lines = self._output.read_text(errors="replace").splitlines()
@@ -215,8 +215,8 @@ class Trial:
         self._differences += [f"written by a fenced worker: {each}" for each in written_late(executions)]
         self._differences += [f"left in Redis: {each}" for each in self._left_in_redis()]
 
-    def _quiet(self, ended: float) -> list[Execution]:
-        """Every execution, once none is going on any more."""
+    def _executions_at_rest(self, ended: float) -> list[Execution]:
+        """Wait until no execution is running. Returns all executions."""
         deadline = time.time() + 30
         while True:
             self.stack.notice_deaths(self.run)
@@ -230,9 +230,11 @@ class Trial:
             time.sleep(_POLL)
 
     def _comparable(self, outcome: Outcome, baseline: Outcome, twice: set[str]) -> Outcome:
-        """Without what a step that had to run again after its commit gives otherwise: the rows that each
-        execution adds (`Scenario.at_least_once`), what the warehouse says of what it did (it refreshes what it
-        made the first time), wherever that is repeated, and the statements that it was sent."""
+        """Remove from an outcome what may differ for a step that ran again after its commit.
+
+        That is: the rows that each execution adds (`Scenario.at_least_once`); the warehouse's message, because the
+        second execution refreshes what the first created, wherever it is repeated; and the executed statements.
+        """
         if not twice or outcome.run_results is None or baseline.run_results is None:
             return replace(outcome, lines=[], stderr="")
         calm = {each["unique_id"]: each for each in baseline.run_results["results"]}
@@ -248,30 +250,30 @@ class Trial:
             if each["unique_id"] in again else each
             for each in outcome.run_results["results"]
         ]  # fmt: skip
-        told = [_retold(mine[each], calm[each]) for each in again]
+        replacements = [_message_replacement(mine[each], calm[each]) for each in again]
         statements = [f"/{each.rpartition('.')[2]}.sql" for each in again]
         return replace(
             outcome, lines=[], stderr="",
             relations={
-                key: replace(relation, rows=_rewritten(relation.rows, told)) for key, relation in relations.items()
+                key: replace(relation, rows=_replace_in(relation.rows, replacements)) for key, relation in relations.items()
             },
-            run_results=_rewritten({**outcome.run_results, "results": patched}, told),
-            manifest=_rewritten(outcome.manifest, told),
+            run_results=_replace_in({**outcome.run_results, "results": patched}, replacements),
+            manifest=_replace_in(outcome.manifest, replacements),
             files={
-                name: _rewritten(text, told) for name, text in outcome.files.items()
+                name: _replace_in(text, replacements) for name, text in outcome.files.items()
                 if not (name.startswith("run/") and name.endswith(tuple(statements)))
             },
         )  # fmt: skip
 
     def _lines_lost(self, side: Side) -> list[str]:
-        """Lines of an undisturbed run that were not said."""
+        """Lines of an undisturbed run that are missing."""
         baseline = self.arena.baseline
         assert baseline is not None
         lines = self._output.read_text(errors="replace").splitlines()
         return sorted(_counted(baseline.lines, self.arena.rules) - _counted(lines, side.rules))
 
     def _left_in_redis(self) -> list[str]:
-        """Marks of the run that only a live one may have."""
+        """Keys of the run that only an active run may have."""
         keys = Keys()
         found = [
             f"{key} has {member}"
@@ -290,7 +292,7 @@ class Trial:
         return found
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self._client.close()
         self._relay.store.client.close()
 
@@ -298,24 +300,24 @@ class Trial:
 _COUNTERS = ("state", "mode", "total", "done", "pending", "inflight", "queued", "parallel")
 
 
-def _retold(mine: dict[str, Any], calm: dict[str, Any]) -> tuple[re.Pattern[str], str]:
-    """How a hook that tells a node's message before its relation would have told it of the undisturbed run."""
+def _message_replacement(mine: dict[str, Any], calm: dict[str, Any]) -> tuple[re.Pattern[str], str]:
+    """Pattern of a node's message before its relation, as a hook logs it, and the undisturbed run's message."""
     relation = str(mine["relation_name"]).replace('"', "").partition(".")[2]
     return re.compile(rf"{re.escape(mine['message'] or '')}(?= \S*\.{re.escape(relation)}\b)"), calm[
         "message"
     ] or ""
 
 
-def _rewritten(value: Any, told: Sequence[tuple[re.Pattern[str], str]]) -> Any:
-    """Every text in it, all levels down, with each pattern replaced."""
+def _replace_in(value: Any, replacements: Sequence[tuple[re.Pattern[str], str]]) -> Any:
+    """Apply replacements to all texts in a value, recursively."""
     if isinstance(value, str):
-        for pattern, text in told:
+        for pattern, text in replacements:
             value = pattern.sub(text, value)
         return value
     if isinstance(value, dict):
-        return {key: _rewritten(each, told) for key, each in value.items()}
+        return {key: _replace_in(each, replacements) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_rewritten(each, told) for each in value)
+        return type(value)(_replace_in(each, replacements) for each in value)
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a trial showed: as a line of JSON, so that a series that was interrupted goes on from there."""
+"""Verdicts of trials, recorded as JSON lines, from which an interrupted series continues."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tests.chaos.journal import Execution
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """How long a fault held a run up: until each step that it interrupted ran again elsewhere, or, where it took
-    Redis or messages away, until the next step began."""
+    """Delay of a run by a fault: until each interrupted step ran again, or, after an outage of Redis or lost messages,
+    until the next step started."""
 
     fault: str
     seconds: float
 
 
 class Verdict(msgspec.Struct, kw_only=True):
-    """What a trial showed. Times in seconds.
+    """Result of a trial. Times in seconds.
 
     Attributes:
-        missed: faults whose moment did not come before the run ended.
-        differences: what is not as in an undisturbed run, or not as promised. None: the trial was passed.
-        repeated: steps that ran again although they had committed, for their result had not been recorded.
-        producers: how many it took to see the run through.
-        lines_lost: lines of the console that an undisturbed run has.
+        missed: faults that did not strike before the run ended.
+        differences: differences from an undisturbed run, and broken guarantees. Empty: the trial passed.
+        repeated: steps that ran again after a commit, because their result had not been recorded.
+        producers: number of producers that followed the run.
+        lines_lost: console lines of an undisturbed run that are missing.
     """
 
     seed: int
@@ -47,7 +47,7 @@ class Verdict(msgspec.Struct, kw_only=True):
 
 
 def recoveries(struck: Struck, executions: Sequence[Execution]) -> list[Recovery]:
-    """How long a fault held the run up; nothing where it did not."""
+    """Delays by a fault; empty if it did not delay the run."""
     name = struck.drawn.name
     if struck.at is None:
         return []
@@ -66,14 +66,14 @@ def recoveries(struck: Struck, executions: Sequence[Execution]) -> list[Recovery
 
 
 def read_lines(path: Path) -> list[Verdict]:
-    """Verdicts that were recorded."""
+    """Read the recorded verdicts."""
     if not path.exists():
         return []
     return [msgspec.json.decode(line, type=Verdict) for line in path.read_bytes().splitlines()]
 
 
 def append_line(path: Path, verdict: Verdict) -> None:
-    """Record a verdict, so that an interrupted series goes on from there."""
+    """Record a verdict."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write(msgspec.json.encode(verdict) + b"\n")

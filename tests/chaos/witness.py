@@ -1,8 +1,8 @@
-"""Workers that keep a journal of what they execute: ``celery -A tests.chaos.witness worker``.
+"""Workers that write a journal of what they execute: ``celery -A tests.chaos.witness worker``.
 
-The journal is the evidence that does not come from the ledger: each process appends to a file of its own when
-it asks for a step, when it begins and ends it, and around each statement that it sends to the warehouse. A line is one write, so
-that what is there survives the death of its process.
+The journal is independent of the ledger. Each process appends to its own file when it claims a step, when it starts and
+ends it, and before and after each statement that it sends to the warehouse. A line is one write, so that it survives
+the death of the process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _READS = frozenset({"select", "with", "show", "pragma", "begin", "rollback", "fr
 
 _files: dict[int, int] = {}
 _now: dict[str, Any] = {}
-"""What this process executes: one step at a time."""
+"""The step that this process executes."""
 
 
 def _note(what: str, **more: Any) -> None:
@@ -83,20 +83,20 @@ def _watch_statements() -> None:
     @functools.wraps(original)
     def watched(self: Any, sql: str, *args: Any, **options: Any) -> Any:
         word = _first_word(sql)
-        _note("sent", word=word, writes=word == "commit" or _alone(self, word))
+        _note("sent", word=word, writes=word == "commit" or _takes_effect_at_once(self, word))
         try:
             answer = original(self, sql, *args, **options)
         except BaseException as error:
             _note("failed", word=word, how=type(error).__name__)
             raise
-        _note("ok", word=word, writes=word == "commit" or _alone(self, word))
+        _note("ok", word=word, writes=word == "commit" or _takes_effect_at_once(self, word))
         return answer
 
     SQLConnectionManager.add_query = watched
 
 
-def _alone(manager: Any, word: str) -> bool:
-    """psycopg2 is always in a transaction; on DuckDB a statement outside of one takes effect by itself."""
+def _takes_effect_at_once(manager: Any, word: str) -> bool:
+    """Whether a statement is outside of a transaction. That is possible on DuckDB; psycopg2 always has one."""
     if manager.TYPE != "duckdb" or word in _READS:
         return False
     connection = manager.get_if_exists()

@@ -1,7 +1,6 @@
-"""`make conformance`: both passes, then the table.
+"""`make conformance`: runs dbt's adapter tests with plain dbt, then through dbt-relay, and prints a table.
 
-A run that was interrupted, or that found differences, is taken up where it stopped: outcomes are kept, one
-JSON line each, until the table is complete and good.
+Outcomes are recorded as JSON lines. A run that was interrupted or found differences continues from them.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ def main() -> int:
     """Run what is missing and print the table.
 
     Returns:
-        0: every test that plain dbt passes passes through the relay, or is a known exception.
-        1: one does not; or a pass ended early.
+        0: every test that plain dbt passes also passes through dbt-relay, or is a known exception.
+        1: a test does not; or a pass ended early.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--record", type=Path, default=ROOT / "build" / "conformance.jsonl")
-    parser.add_argument("--processes", default="2", help="pytest processes; each has servers of its own")
+    parser.add_argument("--processes", default="2", help="pytest processes; each has its own servers")
     parser.add_argument("--only", default="", help="pytest's -k")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is recorded")
+    parser.add_argument("--table", action="store_true", help="only print the table of recorded outcomes")
     options = parser.parse_args()
     options.record.parent.mkdir(parents=True, exist_ok=True)
     complete = options.table or all(_run(side, options) for side in SIDES)
@@ -42,14 +41,14 @@ def main() -> int:
     unexplained = [each for each in different(outcomes) if reason_for(each, EXCEPTIONS) is None]
     good = complete and not unexplained
     if not good:
-        print(f"\nrun it again to go on from {options.record}", file=sys.stderr)
+        print(f"\nrun it again to continue from {options.record}", file=sys.stderr)
     elif not options.table and not options.only:
         options.record.replace(options.record.with_suffix(".last.jsonl"))
     return int(not good)
 
 
 def _run(side: str, options: argparse.Namespace) -> bool:
-    """One pass; whether it came to its end."""
+    """Run one pass. Returns whether it was completed."""
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", *MODULES, "-q", "--tb=no", "-r", "N", "--disable-warnings",

@@ -1,4 +1,4 @@
-"""The test classes of dbt-tests-adapter, found in the package, as classes that pytest collects here."""
+"""Finds the test classes of dbt-tests-adapter and makes classes of them that pytest collects here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SIDES = ("plain", "relay")
 
 
 def published() -> dict[str, type]:
-    """Every class of the package that has tests, by its name below the package.
+    """All classes of the package that have tests, by their name below the package.
 
-    A class that another one takes over whole (``class TestConcat(BaseConcat): pass``) is left out for
-    the other: it would run the same tests twice.
+    A class with an unchanged subclass (``class TestConcat(BaseConcat): pass``) is left out, because the
+    subclass runs the same tests.
     """
     found = {_name(each): each for each in _classes()}
     taken_over = {
@@ -30,7 +30,7 @@ def published() -> dict[str, type]:
 
 def _classes() -> Iterator[type]:
     root = Path(next(iter(importlib.import_module(PACKAGE).__path__)))
-    for path in sorted(root.rglob("*.py")):  # most of its folders are no packages
+    for path in sorted(root.rglob("*.py")):  # most folders are not packages
         module = importlib.import_module(".".join((PACKAGE, *path.relative_to(root).with_suffix("").parts)))
         for each in vars(module).values():
             if (
@@ -47,11 +47,11 @@ def _name(each: type) -> str:
 
 
 def both_sides(names: Iterable[str], changes: Mapping[str, type]) -> dict[str, type]:
-    """A class for each side of each name, to be put into the globals of a test module.
+    """Make a class for each side of each name, for the globals of a test module.
 
     Args:
         names: of `published` classes.
-        changes: what an adapter has to say otherwise: mixins, by the names of the classes.
+        changes: mixins with adapter-specific changes, by the names of the classes.
 
     Raises:
         KeyError: the package has no such class.

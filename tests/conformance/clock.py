@@ -1,7 +1,7 @@
-"""The clock that a test set, in the process that executes: some classes replace dbt's idea of now.
+"""Passes the time that a test has set to the workers: some classes replace dbt's current time.
 
-They do it in their own process, with a mock or with freezegun. The runner writes what they set to a file;
-workers are started with this module (`celery worker --include`) and read the file when they ask for the time.
+They do it in their own process, with a mock or with freezegun. The runner writes that time to a file. Workers
+are started with this module (`celery worker --include`) and read the file when dbt asks for the time.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ _real_datetime = datetime
 
 
 def set_clock(path: Path) -> None:
-    """Write down what the running test set, or nothing."""
+    """Write the times that the running test has set."""
     now = datetime.now(timezone.utc)
-    told: dict[str, str] = {}
+    times: dict[str, str] = {}
     replaced: Any = MicrobatchBuilder.build_end_time
     if isinstance(replaced, mock.Mock):
-        told["batch_end"] = replaced.return_value.isoformat()
+        times["batch_end"] = replaced.return_value.isoformat()
     frozen = sys.modules.get("freezegun.api")
     if frozen is not None and isinstance(now, frozen.FakeDatetime):
-        told["now"] = now.isoformat()
-    path.write_text(json.dumps(told))
+        times["now"] = now.isoformat()
+    path.write_text(json.dumps(times))
 
 
-def _told(name: str) -> datetime | None:
+def _time_set(name: str) -> datetime | None:
     text = json.loads(Path(os.environ[VARIABLE]).read_text()).get(name)
     return None if text is None else _real_datetime.fromisoformat(text)
 
 
 def _end_time(builder: MicrobatchBuilder) -> datetime:
-    return _told("batch_end") or _real_end_time(builder)
+    return _time_set("batch_end") or _real_end_time(builder)
 
 
 class _Datetime(datetime):
     @classmethod
     def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-        told = _told("now")
-        return _real_datetime.now(tz) if told is None else told.astimezone(tz)
+        frozen = _time_set("now")
+        return _real_datetime.now(tz) if frozen is None else frozen.astimezone(tz)
 
 
 if VARIABLE in os.environ:  # a worker of a conformance run

@@ -1,4 +1,4 @@
-"""dbt's own functional fixtures, on warehouses of ours, with either side behind `run_dbt`."""
+"""dbt's functional fixtures on our warehouses; `run_dbt` uses plain dbt or dbt-relay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 from tests.support.worker_pool import WorkerPools
 
-# `run_dbt` and `run_dbt_and_capture` both look this one name up when they are called.
+# `run_dbt` and `run_dbt_and_capture` look up this name on each call.
 dbt.tests.util.dbtRunner = ConformanceRunner
 
 DATABASES = ("dbt", "dbtMixedCase")
@@ -30,7 +30,7 @@ GRANTEES = ("dbt_test_user_1", "dbt_test_user_2", "dbt_test_user_3")
 
 @pytest.fixture(scope="session")
 def relay(long_lived_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    """Live workers, two processes of them."""
+    """Two live worker processes."""
     clock_file = tmp_path_factory.mktemp("clock") / "clock.json"
     clock_file.write_text("{}")
     with WorkerPools.on(long_lived_server) as pools:
@@ -40,7 +40,7 @@ def relay(long_lived_server: RedisServer, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="class", autouse=True)
 def side(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Who executes the commands of the class."""
+    """Choose the side that executes the commands of the class."""
     if getattr(request.cls, "side", "plain") == "relay":
         ConformanceRunner.relay = request.getfixturevalue("relay")
     yield
@@ -50,7 +50,7 @@ def side(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="class")
 def logs_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """dbt's own fixture writes into the checkout."""
+    """Replaces dbt's fixture, which writes into the checkout."""
     path = str(tmp_path_factory.mktemp("logs"))
     os.environ["DBT_LOG_PATH"] = path
     yield path
@@ -59,16 +59,16 @@ def logs_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="class")
 def duckdb_target(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A DuckDB file of the class's own."""
+    """Target with a DuckDB file for one class."""
     path: Path = tmp_path_factory.mktemp("warehouse") / "dbt.duckdb"
     return {"type": "duckdb", "threads": 4, "path": str(path)}
 
 
 @pytest.fixture(scope="session")
 def postgres_target(postgres: PostgresServer) -> Iterator[dict[str, Any]]:
-    """A database for all classes, named as they expect; each class has a schema of its own.
+    """Target with a database for all classes, named as they expect; each class has its own schema.
 
-    Beside it are the users that grants name and a second database, as dbt-postgres' own set-up makes them.
+    Also creates the users that grants name and a second database, as the set-up of dbt-postgres does.
     """
     with postgres.database() as first, pytest.MonkeyPatch.context() as patch:
         first.query(f"create role root superuser login password '{first.password}'")
@@ -85,14 +85,14 @@ def postgres_target(postgres: PostgresServer) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="class")
 def package_folder(request: pytest.FixtureRequest) -> Path:
-    """Where the published class stands, some with data beside them."""
+    """Folder of the published class. Some have data next to them."""
     module = next(each.__module__ for each in request.cls.__mro__ if each.__module__.startswith(PACKAGE))
     return Path(str(sys.modules[module].__file__)).parent
 
 
 @pytest.fixture(scope="class")
 def test_data_dir(package_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the class's data: some write there and remove it."""
+    """A copy of the class's data, because some tests write there and remove it."""
     copy = tmp_path_factory.mktemp("beside") / "data"
     if (package_folder / "data").is_dir():
         shutil.copytree(package_folder / "data", copy)
@@ -101,20 +101,20 @@ def test_data_dir(package_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="class")
 def unique_schema(request: pytest.FixtureRequest, prefix: str) -> str:
-    """Named after the class's own module, which some expect in SQL."""
+    """Schema named after the class's module, as some tests expect in SQL."""
     module = next(each.__module__ for each in request.cls.__mro__ if each.__module__.startswith(PACKAGE))
     return f"{prefix}_{module.rpartition('.')[2]}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What the conformance run says to its two passes."""
+    """Options that `python -m tests.conformance` passes to pytest."""
     group = parser.getgroup("conformance")
-    group.addoption("--conformance-record", help="file of outcomes; what stands in it is not run again")
+    group.addoption("--conformance-record", help="file of outcomes; tests recorded in it are not run again")
     group.addoption("--conformance-side", choices=SIDES, help="which side the pass is for")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Record where it was asked for."""
+    """Record outcomes if `--conformance-record` is given."""
     path = config.getoption("--conformance-record", None)
     if path:
         worker = hasattr(config, "workerinput")

@@ -1,4 +1,4 @@
-"""Tests that plain dbt passes and the relay cannot, and why. Nothing of the product may hide here."""
+"""Tests that plain dbt passes and dbt-relay cannot pass, with reasons. Bugs of dbt-relay do not belong here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classes that dbt-duckdb runs, on DuckDB files. Collected only when named: `make conformance` does."""
+"""The classes that dbt-duckdb runs, on DuckDB files. pytest collects this file only by name (`make conformance`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classes that dbt-postgres runs, on PostgreSQL. Collected only when named: `make conformance` does."""
+"""The classes that dbt-postgres runs, on Postgres. pytest collects this file only by name (`make conformance`)."""
 
 from __future__ import annotations
 

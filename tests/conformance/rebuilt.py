@@ -1,4 +1,4 @@
-"""What callers of dbt's own runner expect, rebuilt from a relay result and the artifacts beside it."""
+"""Rebuilds the objects that callers of dbt's runner expect from a relay result and its artifacts."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from workers.contract.errors import Category, ErrorInfo
 from workers.contract.results import DbtResult
 
 _EVENTS = (dbt.events.types, dbt.adapters.events.types, dbt_common.events.types)
-_SAID = re.compile(r"(Compilation|Parsing|Database|Dependency|Validation|Internal|Runtime|Usage) Error")
-_BY_WORD: dict[str, type[Exception]] = {
+_ERROR_KIND = re.compile(r"(Compilation|Parsing|Database|Dependency|Validation|Internal|Runtime|Usage) Error")
+_BY_KIND: dict[str, type[Exception]] = {
     "Compilation": CompilationError,
     "Parsing": ParsingError,
     "Database": DbtDatabaseError,
@@ -57,16 +57,16 @@ _BY_CATEGORY: dict[str, type[Exception]] = {
 
 
 def exception(error: ErrorInfo) -> Exception:
-    """dbt's exception for a classified error: of the class that its text names, with that text."""
+    """Rebuild dbt's exception from a classified error, with the class that its text names."""
     text = error.detail or error.message
-    said = _SAID.match(text)
-    if said is not None:
-        base = _BY_WORD[said[1]]
+    found = _ERROR_KIND.match(text)
+    if found is not None:
+        base = _BY_KIND[found[1]]
     elif error.category == Category.CONFIGURATION.value:
         base = DbtProfileError if "profile" in text.lower() else DbtProjectError
     else:
         base = _BY_CATEGORY.get(error.category, DbtRuntimeError)
-    # dbt's constructors ask for nodes and macros; the text has all that they would add
+    # dbt's constructors need nodes and macros; the text already has what they would add
     rebuilt = type(base.__name__, (base,), {"__init__": _init, "__str__": lambda self: self.args[0]})
     return rebuilt(text)  # type: ignore[no-any-return]
 
@@ -77,10 +77,10 @@ def _init(self: Any, text: str) -> None:
 
 
 def event(line: dict[str, Any]) -> EventMsg:
-    """dbt's event object from its line in JSON.
+    """Rebuild dbt's event object from its JSON line.
 
     Raises:
-        KeyError: the line is no event of dbt.
+        KeyError: the line is not an event of dbt.
     """
     name = line["info"]["name"]
     kind = next((getattr(module, name) for module in _EVENTS if hasattr(module, name)), None)
@@ -91,7 +91,7 @@ def event(line: dict[str, Any]) -> EventMsg:
 
 
 def printed_table(text: str) -> agate.Table | None:
-    """The table that ``dbt show`` printed."""
+    """Parse the table that ``dbt show`` printed."""
     rows = [
         [cell.strip() for cell in line.strip().strip("|").split("|")]
         for line in text.splitlines()
@@ -101,7 +101,7 @@ def printed_table(text: str) -> agate.Table | None:
 
 
 def manifest(target: Path) -> Manifest | None:
-    """The manifest that the last command left, or None."""
+    """Read the manifest of the last command; None if there is none."""
     path = target / "manifest.json"
     if not path.is_file():
         return None
@@ -111,12 +111,12 @@ def manifest(target: Path) -> Manifest | None:
 
 
 def catalog(target: Path) -> CatalogArtifact:
-    """The catalog that ``docs generate`` left."""
+    """Read the catalog of ``docs generate``."""
     return CatalogArtifact.from_dict(json.loads((target / "catalog.json").read_text()))
 
 
 def execution_result(result: DbtResult, known: Manifest | None) -> RunExecutionResult:
-    """What dbt's runner returns for commands that execute nodes."""
+    """Rebuild the result of dbt's runner for commands that execute nodes."""
     written = result.run_results or {}
     return RunExecutionResult(
         results=[_run_result(entry, known) for entry in written.get("results", [])],

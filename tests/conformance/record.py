@@ -1,4 +1,4 @@
-"""Outcomes as JSON lines, so that a run that was cut short is taken up where it stopped; and their table."""
+"""Records outcomes as JSON lines, from which an interrupted run continues, and prints their table."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Outcome(TypedDict):
 
 
 class Recorder:
-    """A pytest plugin that appends each outcome to a file and leaves out what stands there already.
+    """A pytest plugin that appends each outcome to a file and deselects tests that are recorded there.
 
     Args:
         path: the file.
-        side: which side to run.
-        worker: whether this is one of xdist's processes, which leave writing to their parent.
+        side: the side to run.
+        worker: whether this is an xdist worker, which does not write.
     """
 
     def __init__(self, path: Path, side: str, *, worker: bool) -> None:
@@ -41,9 +41,9 @@ class Recorder:
         self._worst: dict[str, Outcome] = {}
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Keep one side; of the relay side, what plain dbt passes: the rest says nothing of the relay.
+        """Select the tests of the side that are not recorded; for dbt-relay, only those that plain dbt passes.
 
-        What failed through the relay alone is run again.
+        Tests that failed through dbt-relay are run again.
         """
         known = {
             (each["adapter"], each["side"], each["name"], each["test"]): each
@@ -66,7 +66,7 @@ class Recorder:
         config.hook.pytest_deselected(items=left_out)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write a test down when it has ended: as the worst of its phases."""
+        """Record a test when it has ended, with the worst outcome of its phases."""
         found = _ITEM.search(report.nodeid)
         if self._worker or found is None:
             return
@@ -92,7 +92,7 @@ def _reason(report: pytest.TestReport) -> str:
 
 
 def read(path: Path) -> list[Outcome]:
-    """The outcomes of a file; of a test that stands there twice, the last."""
+    """Read the outcomes of a file; the last one of each test counts."""
     if not path.exists():
         return []
     entries = [json.loads(line) for line in path.read_text().splitlines()]
@@ -100,7 +100,7 @@ def read(path: Path) -> list[Outcome]:
 
 
 def table(outcomes: list[Outcome], exceptions: dict[str, str]) -> Iterator[str]:
-    """The figures of both sides, and each test that plain dbt passes and the relay does not.
+    """Format the figures of both sides, and each test that plain dbt passes and dbt-relay does not.
 
     Args:
         exceptions: reasons, by ``name::test`` or by ``name`` for a whole class.
@@ -129,11 +129,11 @@ def _listed(title: str, outcomes: list[Outcome], exceptions: dict[str, str]) -> 
 
 
 def different(outcomes: list[Outcome]) -> list[Outcome]:
-    """Relay outcomes that are not passes (plain dbt passed all of them)."""
+    """Outcomes of dbt-relay other than passed. Plain dbt passed all of them."""
     return [each for each in outcomes if each["side"] == "relay" and each["outcome"] != "passed"]
 
 
 def reason_for(outcome: Outcome, exceptions: dict[str, str]) -> str | None:
-    """Why a difference is to be expected, or None."""
+    """The reason of a known exception, or None."""
     name = outcome["name"]
     return exceptions.get(f"{name}::{outcome['test']}") or exceptions.get(name)

@@ -1,4 +1,4 @@
-"""What stands in for `dbtRunner` in `dbt.tests.util`: plain dbt, or the same command through dbt-relay."""
+"""Replaces `dbtRunner` in `dbt.tests.util`: runs commands with plain dbt or through dbt-relay."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _NO_RESULT = frozenset({"clean", "deps", "init"})
 
 
 class Relay(NamedTuple):
-    """Live workers: their broker, and the file of the clock that they go by."""
+    """Live workers: their broker, and the file that sets their time (`clock`)."""
 
     broker_url: str
     clock: Path
 
 
 class ConformanceRunner:
-    """Called as dbt's runner is. `relay` decides the side; None is plain dbt in this process."""
+    """Has the interface of dbt's runner. `relay`: the workers to use; None: plain dbt in this process."""
 
     relay: ClassVar[Relay | None] = None
 
@@ -50,34 +50,34 @@ class ConformanceRunner:
         if self.relay is None:
             return dbtRunner(self._manifest, self._callbacks).invoke(args, **kwargs)
         words = [str(each) for each in args]
-        # callbacks want dbt's event objects: they travel as dbt's own JSON lines
-        asked = [*words, "--log-format", "json"] if self._callbacks else words
+        # callbacks need dbt's event objects, which are rebuilt from JSON lines
+        dbt_args = [*words, "--log-format", "json"] if self._callbacks else words
         release_warehouse()
         set_clock(self.relay.clock)
         try:
             result = DbtRunner(Path.cwd(), threads=None, broker_url=self.relay.broker_url).execute_command(
-                asked, on_line=self._hear_event if self._callbacks else _say
+                dbt_args, on_line=self._on_json_line if self._callbacks else _print_line
             )
         except DbtUsageError as error:
             return dbtRunnerResult(success=False, exception=DbtUsageException(str(error)))
         adopt_cache(Ledger(connect(self.relay.broker_url)), result.run_id)
         return _as_dbt(words, result)
 
-    def _hear_event(self, line: str) -> None:
+    def _on_json_line(self, line: str) -> None:
         try:
             event = rebuilt.event(json.loads(line))
         except (ValueError, KeyError):
-            _say(line)
+            _print_line(line)
             return
         for callback in self._callbacks:
             callback(event)
-        _say(event.info.msg)
+        _print_line(event.info.msg)
 
 
 def release_warehouse() -> None:
-    """Close what this process holds of a DuckDB file, and forget what it knew of the relations in it.
+    """Close this process' connections to a DuckDB file and clear its relation cache.
 
-    A dbt command of this process would have registered a new adapter.
+    Plain dbt does so with each command, because it registers a new adapter.
     """
     for adapter in FACTORY.adapters.values():
         adapter.cleanup_connections()
@@ -90,10 +90,9 @@ def release_warehouse() -> None:
 
 
 def adopt_cache(ledger: Ledger, run_id: str) -> None:
-    """Leave this process's adapter as a dbt command leaves it: with the relations that the run knew of.
+    """Fill this process' adapter with the run's relation cache and open a connection, as a dbt command leaves it.
 
-    They come from the ledger, where the run's processes told them to each other. The adapter has a
-    connection too: dbt's command leaves its own.
+    The relations come from the ledger, through which the run's processes share them.
     """
     changes = ledger.cache_changes(run_id, 0)
     for adapter in FACTORY.adapters.values():
@@ -103,7 +102,7 @@ def adopt_cache(ledger: Ledger, run_id: str) -> None:
         adapter.acquire_connection("master")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=get_capture_stream() or sys.stdout)
 
 

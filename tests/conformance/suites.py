@@ -1,7 +1,7 @@
-"""Which published classes each adapter runs in its own test suite, and what it says otherwise in them.
+"""The published classes that each adapter runs in its own test suite, with its changes to them.
 
-Read in dbt-duckdb's ``tests/functional/adapter`` and dbt-postgres' ``tests/functional``. A name stands for
-the class that takes it over whole in the package itself (`classes.published`).
+Source: dbt-duckdb's ``tests/functional/adapter`` and dbt-postgres' ``tests/functional``. Where the package
+has an unchanged subclass of a class, its name is used (`classes.published`).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ utils.validate_sql: TestValidateSqlMethod
 
 
 def names(*lists: str) -> set[str]:
-    """``module.Class`` of each line ``module: Class Class``."""
+    """Parse lines ``module: Class Class`` to ``module.Class`` names."""
     lines = (line.split(": ") for text in lists for line in text.strip().splitlines())
     return {f"{module}.{name}" for module, classes in lines for name in classes.split()}
 
@@ -199,7 +199,7 @@ class _ReferencesCatalog(_CatalogTypes):
 
 
 class _ColumnTypes:
-    """What a contract says in DuckDB's words: value, type in the contract, type in the message."""
+    """Column types of contracts on DuckDB: value, type in the contract, type in the message."""
 
     string_type = _fixture("VARCHAR", "function")
     int_type = _fixture("INT", "function")
@@ -237,7 +237,7 @@ class _UnitTestTypes:
 
 
 class _BatchTimes:
-    """DuckDB takes no time zone in a timestamp, and deletes and inserts where there is no MERGE."""
+    """DuckDB's timestamps have no time zone, and it deletes and inserts where it has no MERGE."""
 
     input_model_sql = _fixture(
         "{{ config(materialized='table', event_time='event_time') }}"
@@ -285,7 +285,7 @@ class _MixedCaseDatabase:
 
 
 class _MaterializedViews:
-    """What Postgres knows of a materialized view."""
+    """Queries about materialized views on Postgres."""
 
     view = "{{ config(materialized='materialized_view', indexes=[{'columns': ['id']}]) }} select * from {{ ref('my_seed') }}"
 
@@ -319,7 +319,7 @@ class _MaterializedViews:
 
 
 class _ViewChanges(_MaterializedViews, MaterializedViewChanges):
-    # dbt-postgres watches no change that would need another view in its place
+    # dbt-postgres supports no change that needs a new view
     test_change_is_applied_via_replace = None
     test_change_is_not_applied_via_replace = None
 

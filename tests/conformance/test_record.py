@@ -1,4 +1,4 @@
-"""What the conformance run writes down, what it rebuilds of dbt's objects, and what its table says."""
+"""The conformance run's record of outcomes, rebuilt dbt objects, and table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def outcome(**changes: Any) -> Outcome:
     return plain  # type: ignore[no-any-return]
 
 
-def test_the_last_word_on_a_test_counts(tmp_path: Path) -> None:
+def test_last_outcome_of_a_test_counts(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.jsonl"
     assert read(path) == []
     first, last = outcome(side="relay", outcome="failed"), outcome(side="relay")
@@ -31,7 +31,7 @@ def test_the_last_word_on_a_test_counts(tmp_path: Path) -> None:
     assert read(path) == [last, outcome()]
 
 
-def test_the_table_counts_both_sides_and_names_each_difference() -> None:
+def test_table_counts_both_sides_and_lists_differences() -> None:
     outcomes = [outcome(), outcome(side="relay", outcome="failed", reason="it differs")]
     assert different(outcomes) == outcomes[1:]
     lines = list(table(outcomes, {}))
@@ -51,23 +51,21 @@ def test_the_table_counts_both_sides_and_names_each_difference() -> None:
         ("x", "selection", DbtRuntimeError),
     ],
 )
-def test_errors_are_of_dbts_classes_and_say_what_dbt_said(
-    text: str, category: str, kind: type[Exception]
-) -> None:
+def test_errors_have_dbts_classes_and_texts(text: str, category: str, kind: type[Exception]) -> None:
     info = ErrorInfo(code="x", category=category, error_class="DbtError", message="short", detail=text)
     error = rebuilt.exception(info)
     assert isinstance(error, kind)
     assert str(error) == text
 
 
-def test_a_printed_table_is_read_back() -> None:
+def test_printed_table_is_parsed() -> None:
     printed = "09:00:00  Previewing\n| id | name |\n| -- | ---- |\n|  1 | a    |\n|  2 | b    |\n"
     found: Any = rebuilt.printed_table(printed)
     assert [tuple(row) for row in found.rows] == [(1, "a"), (2, "b")]
     assert rebuilt.printed_table("no table") is None
 
 
-def test_an_event_is_rebuilt_from_its_line() -> None:
+def test_event_is_rebuilt_from_its_json_line() -> None:
     line = {"info": {"name": "SQLQuery", "level": "debug"}, "data": {"sql": "select 1"}}
     found: Any = rebuilt.event(line)
     assert (found.info.name, found.data.sql) == ("SQLQuery", "select 1")

@@ -1,4 +1,4 @@
-"""A few of dbt's own adapter tests through dbt-relay. All of them, beside plain dbt: `make conformance`."""
+"""A few of dbt's adapter tests through dbt-relay. `make conformance` runs all of them on both sides."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from dbt.tests.adapter.basic.test_generic_tests import BaseGenericTests
 from dbt.tests.adapter.ephemeral.test_ephemeral import BaseEphemeralErrorHandling
 from dbt.tests.adapter.hooks.test_model_hooks import BaseDuplicateHooksInConfigs
 
-pytestmark = pytest.mark.filterwarnings(
-    "default"
-)  # how the package uses pytest and closes its files is its own
+pytestmark = pytest.mark.filterwarnings("default")  # warnings of the package's own code
 
 
 @pytest.fixture(scope="class")

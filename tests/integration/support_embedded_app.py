@@ -1,4 +1,4 @@
-"""A Celery app that stands in for the real worker where a test is about processes alone."""
+"""A Celery app in place of the real worker, for tests of processes."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def _note_pid(**_: object) -> None:
 
 
 @worker_ready.connect
-def _say_hello(**_: object) -> None:
+def _register(**_: object) -> None:
     _redis().hset("relay:workers", f"{socket.gethostname()}:{os.getpid()}", "{}")
 
 
 @app.task
 def facts(*names: str) -> dict[str, object]:
-    """What a task sees: its pid, folder and some of its environment."""
+    """Return the task's pid, working directory and some environment variables."""
     return {"pid": os.getpid(), "cwd": os.getcwd(), "env": {name: os.environ.get(name) for name in names}}
 
 
 @app.task
 def busy(seconds: float) -> None:
-    """Work that notices nothing, as a query does."""
+    """Block the process, as a query does."""
     _redis().set("busy", os.getpid())
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""A program that uses an embedded stack and ends in the way that its argument names."""
+"""A program that starts an embedded stack and ends in the way of its argument."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from producer.embedded.stack import EmbeddedStack, up, worker_command
 
 
 def stand_in_command() -> list[str]:
-    """The real worker's command line with the stand-in app."""
+    """The worker's command line with the stand-in app."""
     return [word.replace("workers.app", "support_embedded_app") for word in worker_command(2)]
 
 
-def say(**facts: object) -> None:
-    """Tell the test."""
+def print_facts(**facts: object) -> None:
+    """Print facts for the test."""
     print(json.dumps(facts), flush=True)
 
 
 def grandchild() -> None:
-    """In a fork: the parent's stack is not ours; start and leave our own."""
+    """Start another stack in a fork, and leave it to be cleaned up."""
     stack = EmbeddedStack(command=["sleep", "1000"])
     info = stack.start()
-    say(child=str(info.runtime_dir))
+    print_facts(child=str(info.runtime_dir))
 
 
 def main(mode: str) -> None:
-    """Start, say so, end."""
+    """Start a stack, print its facts, and end."""
     if mode == "up":
-        say(pid=up(2, command=stand_in_command(), wait_ready=60).pid)
+        print_facts(pid=up(2, command=stand_in_command(), wait_ready=60).pid)
         return
     stack = EmbeddedStack(workers=2, command=stand_in_command())
     info = stack.start()
@@ -43,12 +43,12 @@ def main(mode: str) -> None:
         child = context.Process(target=lambda: (stack.stop(), grandchild()))
         child.start()
         child.join()
-        stack.check()  # the child's end was not ours
-    if mode == "hold" and os.fork() == 0:  # a child that outlives us
+        stack.check()  # the child has ended only its own stack
+    if mode == "hold" and os.fork() == 0:  # a child that outlives this process
         signal.pause()
-    if mode == "hold-unseen" and ctypes.PyDLL(None).fork() == 0:  # one that Python does not know of
+    if mode == "hold-unseen" and ctypes.PyDLL(None).fork() == 0:  # a fork without Python's fork hooks
         signal.pause()
-    say(dir=str(info.runtime_dir), guardian=info.pid, redis_url=info.redis_url)
+    print_facts(dir=str(info.runtime_dir), guardian=info.pid, redis_url=info.redis_url)
     sys.stdin.readline()
     if mode in ("return", "fork"):
         return

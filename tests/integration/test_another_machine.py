@@ -97,7 +97,7 @@ def failed(result: DbtResult) -> tuple[str, str]:
     return result.error.code, f"{result.error.message}\n{result.error.detail}\n{result.error.suggested_fix}"
 
 
-def test_a_default_is_not_used_where_the_caller_has_a_value(machines: Machines) -> None:
+def test_default_of_env_var_is_not_used_if_the_caller_has_a_value(machines: Machines) -> None:
     for command in ("run", "compile"):
         code, text = failed(machines.run(command))
         assert code == "env_var_not_sent"
@@ -111,7 +111,7 @@ def test_a_default_is_not_used_where_the_caller_has_a_value(machines: Machines) 
     assert code == "env_var_not_sent"
 
 
-def test_a_value_that_a_model_looks_up_when_it_is_executed_is_not_replaced_by_a_default(
+def test_default_is_not_used_at_execution_if_the_caller_has_a_value(
     machines: Machines,
 ) -> None:
     for project in (machines.callers, machines.workers):
@@ -129,7 +129,7 @@ def test_a_value_that_a_model_looks_up_when_it_is_executed_is_not_replaced_by_a_
     assert machines.rows("late") == [("callers",)]
 
 
-def test_a_secret_is_asked_for_on_the_worker(machines: Machines) -> None:
+def test_error_asks_for_secret_on_the_worker(machines: Machines) -> None:
     (machines.profiles / "profiles.yml").write_text(
         PROFILES + "      threads: \"{{ env_var('DBT_ENV_SECRET_SHOP', '1') | int }}\"\n"
     )
@@ -140,7 +140,7 @@ def test_a_secret_is_asked_for_on_the_worker(machines: Machines) -> None:
     assert "sesame" not in text
 
 
-def test_a_worker_refuses_another_copy_of_the_project(machines: Machines) -> None:
+def test_worker_refuses_a_different_copy_of_the_project(machines: Machines) -> None:
     (machines.workers / "models" / "answer.sql").write_text("select 42 as answer\n")
     (machines.workers / "models" / "further.sql").write_text("select 1 as x\n")
     for command in ("run", "compile"):
@@ -154,7 +154,7 @@ def test_a_worker_refuses_another_copy_of_the_project(machines: Machines) -> Non
     assert machines.rows("answer") == [(42,)]
 
 
-def test_a_copy_with_other_line_ends_and_left_over_files_is_the_same(machines: Machines) -> None:
+def test_copy_with_other_line_ends_and_unused_files_is_accepted(machines: Machines) -> None:
     (machines.workers / "models" / "answer.sql").write_bytes(b"select 41 as answer\r\n")
     for name in ("target", "logs", ".git"):
         (machines.workers / name).mkdir()
@@ -164,7 +164,7 @@ def test_a_copy_with_other_line_ends_and_left_over_files_is_the_same(machines: M
     assert machines.rows("answer") == [(41,)]
 
 
-def test_a_folder_that_the_worker_does_not_have_is_named(machines: Machines) -> None:
+def test_folder_that_the_worker_does_not_have_is_named(machines: Machines) -> None:
     def lose_a_mount() -> None:
         shutil.rmtree(machines.workers)
         machines.workers.mkdir()
@@ -183,7 +183,7 @@ def test_a_folder_that_the_worker_does_not_have_is_named(machines: Machines) -> 
         assert "DBT_RELAY_PROJECT_DIR" in text
 
 
-def test_a_folder_of_profiles_that_the_worker_does_not_have_is_named(machines: Machines) -> None:
+def test_profiles_folder_that_the_worker_does_not_have_is_named(machines: Machines) -> None:
     profiles = machines.callers.parent / "profiles"
     machines.profiles.rename(profiles)
     for command in ("run", "compile"):

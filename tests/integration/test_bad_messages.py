@@ -1,4 +1,4 @@
-"""What nobody should have put on the queue: refused with a reason, and the worker goes on."""
+"""Invalid messages on the queue are refused with a reason, and the worker continues."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ OF_OUR_TASK = {
 
 
 @pytest.mark.parametrize("case", OF_OUR_TASK)
-def test_a_bad_task_is_refused_and_counted(
+def test_task_with_invalid_ids_is_refused_and_counted(
     case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
 ) -> None:
     body, reason = OF_OUR_TASK[case]
@@ -132,11 +132,11 @@ NOT_OUR_TASK: dict[str, tuple[str | bytes, str]] = {
     "nothing": ("", "not a message"),
     "null": ("null", "not a message"),
 }
-"""What Celery could not survive, or would leave uncounted, and a word of the reason."""
+"""Messages that would stop Celery's consumer or that it would not count, and a part of the reason."""
 
 
 @pytest.mark.parametrize("case", NOT_OUR_TASK)
-def test_what_is_no_task_is_refused_and_counted(
+def test_message_that_is_not_a_task_is_refused_and_counted(
     case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
 ) -> None:
     body, reason = NOT_OUR_TASK[case]
@@ -149,7 +149,7 @@ def test_what_is_no_task_is_refused_and_counted(
     assert_at_work(pool, redis_server)
 
 
-def test_what_is_no_message_to_remote_control_is_refused(
+def test_invalid_message_to_remote_control_is_refused(
     pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
 ) -> None:
     before = psutil.Process(pool.pid).memory_info().rss
@@ -174,7 +174,7 @@ LEFT_TO_CELERY = {
 
 
 @pytest.mark.parametrize("case", LEFT_TO_CELERY)
-def test_what_celery_would_refuse_is_in_the_log_and_counted(
+def test_message_that_celery_refuses_is_logged_and_counted(
     case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
 ) -> None:
     body, said = LEFT_TO_CELERY[case]
@@ -202,7 +202,7 @@ def assert_at_work(pool: WorkerPool, server: RedisServer) -> None:
         )
 
 
-def test_a_real_run_is_done_among_all_of_them(
+def test_run_succeeds_among_invalid_messages(
     pool: WorkerPool, project: Path, redis_server: RedisServer, redis_client: redis.Redis, duckdb_file: Path
 ) -> None:
     for body, _ in OF_OUR_TASK.values():
@@ -295,7 +295,7 @@ def request(run_id: str) -> RunRequest:
 
 
 @pytest.mark.parametrize("case", REQUESTS)
-def test_a_request_that_is_none_ends_its_run_with_a_reason(
+def test_run_with_invalid_request_fails_with_a_reason(
     case: str, pool: WorkerPool, redis_server: RedisServer, redis_client: redis.Redis
 ) -> None:
     """Somebody speaks another release: its run must not hang."""
@@ -312,7 +312,7 @@ def test_a_request_that_is_none_ends_its_run_with_a_reason(
     assert_at_work(pool, redis_server)
 
 
-def test_a_command_that_dbt_does_not_know_ends_with_dbts_words(
+def test_unknown_command_fails_with_dbts_error(
     pool: WorkerPool, redis_server: RedisServer, project: Path
 ) -> None:
     """A producer that checks nothing: dbt does."""
@@ -325,7 +325,7 @@ def test_a_command_that_dbt_does_not_know_ends_with_dbts_words(
     assert "No such command 'rnu'" in result.error.detail
 
 
-def test_a_folder_that_the_worker_does_not_have_is_named(pool: WorkerPool, redis_server: RedisServer) -> None:
+def test_folder_that_the_worker_does_not_have_is_named(pool: WorkerPool, redis_server: RedisServer) -> None:
     relay, run_id = RelayClient(redis_server.broker_url), new_run_id()
     relay.submit(RunRequest(run_id=run_id, args=("run",), cwd="/nowhere", project_dir="/nowhere"))
     result = relay.result(run_id, timeout=30)

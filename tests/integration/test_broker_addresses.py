@@ -1,4 +1,4 @@
-"""Addresses of brokers that cannot be used, and TLS: what is wrong is said within seconds, and nothing hangs."""
+"""Unusable broker URLs, and TLS: commands fail within seconds and say what is wrong."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_every_command_says_what_is_wrong_with_the_address(
+def test_every_command_explains_an_unusable_broker_url(
     case: str, server: RedisServer, tmp_path: Path
 ) -> None:
     form, reason = REFUSED[case]
@@ -83,7 +83,7 @@ def test_a_run_over_tls(
         pool.stop()
 
 
-def test_celery_trusts_no_certificate_that_it_cannot_verify(
+def test_celery_refuses_unverified_certificate(
     server: RedisServer, tmp_path: Path, worker_pool: WorkerPools
 ) -> None:
     """kombu's default for rediss:// is to verify nothing."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,9 @@ from tests.support.worker_pool import WorkerPools
 from workers.contract.errors import DbtUsageError
 from workers.engine.patches import registry
 from workers.engine.patches.catalog import CATALOG, Patch
+from workers.engine.project import parse_reads as watching_module
+from workers.engine.project.parse_messages import CHECKS
+from workers.engine.project.parse_reads import Recorder
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +103,29 @@ def test_each_patch_has_a_known_digest_for_the_installed_release() -> None:
             assert registry.digest_of(each) in registry.known_digests()[each.name], (
                 f"{each.name}: run scripts/patch_digests.py, see docs/dbt-releases.md"
             )
+
+
+def test_digest_of_changed_vars_covers_each_function_that_its_recording_wraps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrapped: list[tuple[Any, str]] = []
+
+    @contextlib.contextmanager
+    def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+        wrapped.append((owner, name))
+        yield
+
+    monkeypatch.setattr(watching_module, "replaced", replaced)
+    config = SimpleNamespace(cli_vars={}, load_dependencies=dict)
+    with watching_module.watching(config, Recorder()):  # type: ignore[arg-type]
+        pass
+    (entry,) = (each for each in CATALOG if each.name == "changed-vars")
+    sources = [registry.resolve(name) for name in entry.sources]
+    unchecked = {"context_class", *CHECKS}  # an attribute, and checks that are only called
+    assert len(wrapped) > 15
+    for owner, name in wrapped:
+        if name not in unchecked:
+            assert getattr(owner, name) in sources or owner in sources, f"{owner}.{name}"
 
 
 def test_a_run_is_the_same_without_each_patch(copy_project: Callable[..., Path]) -> None:

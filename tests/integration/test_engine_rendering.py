@@ -20,7 +20,7 @@ from workers.engine.caller.invocation import dbt_invocation
 from workers.engine.engine import Engine
 from workers.engine.execution.run_state import RunState
 from workers.engine.patches import registry, rendering
-from workers.engine.patches.lazy_dict import Later
+from workers.engine.patches.lazy_dict import LazyDict
 from workers.engine.warehouse.concurrency import close_warehouse
 
 pytestmark = pytest.mark.skipif(not registry.enabled("contexts"), reason="the patch `contexts` is off")
@@ -40,7 +40,7 @@ def run(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunSta
     )
     engine, spec = Engine(Shared()), spec_for(project, "build")
     engine.plan(spec, lambda event: None)
-    run = engine._views[spec.run_id]
+    run = engine._runs[spec.run_id]
     with dbt_invocation(spec, engine._sink):
         run.use()
         yield run
@@ -49,8 +49,8 @@ def run(copy_project: Callable[..., Path], duckdb_file: Path) -> Iterator[RunSta
 
 def built_by_dbt(monkeypatch: pytest.MonkeyPatch, build: Build) -> dict[str, Any]:
     with monkeypatch.context() as patch:
-        patch.setattr(ManifestContext, "to_dict", rendering._dict_of_dbt)
-        patch.setattr(ManifestContext, "_build_namespace", rendering._namespace_of_dbt)
+        patch.setattr(ManifestContext, "to_dict", rendering._dbt_to_dict)
+        patch.setattr(ManifestContext, "_build_namespace", rendering._dbt_build_namespace)
         return build()
 
 
@@ -71,7 +71,7 @@ def comparable(value: Any, ctx: dict[str, Any]) -> Any:
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    assert type(ours) is Later
+    assert type(ours) is LazyDict
     assert type(theirs) is dict
     own = list(theirs["builtins"])
     assert list(ours["builtins"]) == own
@@ -139,7 +139,7 @@ def test_templates_render_as_in_dbt(run: RunState, monkeypatch: pytest.MonkeyPat
         for native in (False, True):
             ours = rendered(build(), text, native=native)
             with monkeypatch.context() as patch:
-                patch.setattr(NativeSandboxTemplate, "new_context", rendering._context_of_jinja)
+                patch.setattr(NativeSandboxTemplate, "new_context", rendering._jinja_new_context)
                 assert ours == rendered(built_by_dbt(monkeypatch, build), text, native=native), text
 
 

@@ -118,7 +118,7 @@ def test_execution_that_lost_its_step_opens_no_connection(
     project: Path, postgres_database: PostgresDatabase
 ) -> None:
     def lost() -> None:
-        raise RuntimeError(f"{STEP} was given to another worker: this one was away for too long")
+        raise RuntimeError(f"{STEP} was given to another worker: this worker did not renew its lease in time")
 
     ran = run(project, execution(1, check_lease=lost))
     assert ran.finished.return_code == 2

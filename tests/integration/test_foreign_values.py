@@ -1,4 +1,4 @@
-"""Values in Redis that this release did not write: every reader goes on, and `dbt-relay purge` removes them."""
+"""Values in Redis that another program wrote: readers ignore them, and `dbt-relay purge` removes them."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def reaper(ledger: Ledger) -> Reaper:
         interval=0.0,
         strays=StaleLockHolders(ledger.client, ledger.keys),
     )
-    found._server = str(ledger.client.info("server")["run_id"])
+    found._server_id = str(ledger.client.info("server")["run_id"])
     found._wait_for_renewals = pytest.fail  # type: ignore[method-assign]
     return found
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("key", KEYS.shared())
-def test_every_reader_survives_every_entry(key: str, reader: str, relay: RelayClient) -> None:
+def test_readers_accept_every_foreign_entry(key: str, reader: str, relay: RelayClient) -> None:
     good = request()
     relay.store.submit(good)
     for value in JUNK:
@@ -91,7 +91,7 @@ def test_every_reader_survives_every_entry(key: str, reader: str, relay: RelayCl
 
 
 @pytest.mark.parametrize("key", KEYS.shared())
-def test_a_key_of_another_type_is_removed_and_the_sweep_goes_on(key: str, relay: RelayClient) -> None:
+def test_reaper_removes_key_of_another_type_and_continues(key: str, relay: RelayClient) -> None:
     ledger = Ledger(relay.store.client, keys=KEYS)
     relay.store.client.set(key, "somebody else's")
     for _ in range(2):
@@ -100,7 +100,7 @@ def test_a_key_of_another_type_is_removed_and_the_sweep_goes_on(key: str, relay:
     assert relay.store.client.type(key) in (b"none", KEYS.shared()[key].encode())
 
 
-def test_purge_removes_what_cannot_be_read(relay: RelayClient) -> None:
+def test_purge_removes_invalid_entries(relay: RelayClient) -> None:
     server = relay.store.client
     good = request()
     relay.store.submit(good)
@@ -119,7 +119,7 @@ def test_purge_removes_what_cannot_be_read(relay: RelayClient) -> None:
     }  # fmt: skip
 
 
-def test_a_damaged_run_delays_no_other(relay: RelayClient) -> None:
+def test_damaged_run_does_not_delay_other_runs(relay: RelayClient) -> None:
     """The reaper looks at a run whose keys have another type, and at the one after it."""
     ledger = Ledger(relay.store.client, keys=KEYS)
     damaged, good = request(), request()
@@ -137,7 +137,7 @@ def test_a_damaged_run_delays_no_other(relay: RelayClient) -> None:
     assert (damaged.run_id, "@plan") not in ledger.overdue(queue_empty=True)  # it is looked at again later
 
 
-def test_a_run_that_cannot_be_read_is_shown_as_that(
+def test_unreadable_run_is_listed_as_unreadable(
     relay: RelayClient,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,7 +161,7 @@ def test_a_run_that_cannot_be_read_is_shown_as_that(
     assert [run.run_id for run in relay.runs() if run.state == UNREADABLE] == [bad]
 
 
-def test_submit_refuses_what_workers_would(relay: RelayClient) -> None:
+def test_submit_refuses_requests_that_workers_would_refuse(relay: RelayClient) -> None:
     for bad in (
         RunRequest(run_id="mine", args=("run",), cwd="/p", project_dir="/p"),
         request(env={"A=B": "x"}),
@@ -172,7 +172,7 @@ def test_submit_refuses_what_workers_would(relay: RelayClient) -> None:
     assert relay.store.client.keys("relay:*") == []
 
 
-def test_a_result_that_cannot_be_read_is_an_error_with_a_reason(relay: RelayClient) -> None:
+def test_unreadable_result_is_an_error_with_a_reason(relay: RelayClient) -> None:
     each = request()
     relay.store.submit(each)
     relay.store.client.hset(KEYS.run(each.run_id), mapping={"final": "{", "state": "succeeded"})
@@ -185,14 +185,14 @@ def pool(module_worker_pool: WorkerPools) -> WorkerPool:
     return module_worker_pool(1, {"DBT_RELAY_REAP_SECONDS": "0.2"})
 
 
-def test_workers_build_while_every_shared_key_holds_junk(
+def test_workers_build_while_every_shared_key_has_foreign_entries(
     pool: WorkerPool,
     redis_server: RedisServer,
     redis_client: redis.Redis,
     copy_project: Callable[..., Path],
     duckdb_file: Path,
 ) -> None:
-    """`HSET relay:strays junk 1` once stopped every sweep, and all work on DuckDB, for good."""
+    """`HSET relay:strays junk 1` once stopped every sweep, and so all work on DuckDB, permanently."""
     for key in KEYS.shared():
         for value in (b"junk", b"{}", b'{"seen": "never"}'):
             write_into(redis_client, key, value)

@@ -72,7 +72,7 @@ def test_a_stopped_worker_writes_and_publishes_nothing(
     """The process that had the node is stopped for longer than its lease, and continued when the run is over."""
     (slow_project / "models" / "first.sql").write_text(WRITES)
     env = {**SHORT_LEASES, "DBT_RELAY_LEASE_SECONDS": "4"}
-    pools = [worker_pool(n=1, env=env, coverage=True), worker_pool(n=1, env=env, measured=True)]
+    pools = [worker_pool(n=1, env=env, coverage=True), worker_pool(n=1, env=env, coverage=True)]
     run = Background(slow_project, redis_server.broker_url)
     wait_until(lambda: run.has_line("working on first"), 40, "the first node to run")
     victim = run.worker_of("first")
@@ -110,7 +110,7 @@ def test_a_stopping_worker_hands_its_run_over(
     project = copy_project("slow", tmp_path / "project")
     pools = [
         worker_pool(n=1, env=SHORT_LEASES, coverage=True),
-        worker_pool(n=1, env=SHORT_LEASES, measured=True),
+        worker_pool(n=1, env=SHORT_LEASES, coverage=True),
     ]
     run = Background(project, redis_server.broker_url)
     wait_until(lambda: run.has_line("working on first"), 40, "the first node to run")
@@ -136,7 +136,7 @@ def test_a_rolling_restart_leaves_the_result_unchanged(
         (slow_project / "models" / f"{quick}.sql").write_text("select id from {{ ref('first') }}\n")
     monkeypatch.setenv("DBT_RELAY_BROKER_URL", redis_server.broker_url)
     env = {"DBT_RELAY_DRAIN_SECONDS": "0.2"}
-    pools = [worker_pool(n=1, env=env, coverage=True), worker_pool(n=1, env=env, measured=True)]
+    pools = [worker_pool(n=1, env=env, coverage=True), worker_pool(n=1, env=env, coverage=True)]
     run = Background(slow_project, redis_server.broker_url, seconds=6)
     before: list[int] = []
     for node in ("first", "last"):

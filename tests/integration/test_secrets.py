@@ -32,7 +32,7 @@ from tests.support.worker_pool import WorkerPool, WorkerPools
 pytestmark = pytest.mark.postgres
 
 API_KEY = "sk-live/4f7a!9c\"2b'e0"
-"""With what JSON, Python and URLs escape."""
+"""With characters that JSON, Python and URLs escape."""
 
 BROKER_PASSWORD = "br0ker-p4ssw0rd"
 
@@ -170,7 +170,7 @@ def assert_silent(text: str, *secrets: str) -> None:
             assert place < 0, text[max(0, place - 300) : place + 100]
 
 
-def test_secrets_appear_nowhere_but_in_what_dbt_itself_shows(
+def test_secrets_appear_only_where_dbt_itself_shows_them(
     pool: WorkerPool, project: Path, server: RedisServer, database: PostgresDatabase, flower: Flower
 ) -> None:
     env = {**database.env, "RELAY_TEST_TARGET": "postgres", "DBT_ENV_SECRET_API_KEY": API_KEY}
@@ -212,7 +212,7 @@ def test_secrets_appear_nowhere_but_in_what_dbt_itself_shows(
         assert_silent((project / "target" / name).read_text(), *told)
 
 
-def test_a_password_of_the_profile_stays_out_of_logs_and_flower(
+def test_password_of_the_profile_is_not_in_logs_or_flower(
     pool: WorkerPool, project: Path, server: RedisServer, database: PostgresDatabase, flower: Flower
 ) -> None:
     """dbt does not mask it: its lines and its results are as dbt leaves them."""
@@ -241,7 +241,7 @@ def test_a_password_of_the_profile_stays_out_of_logs_and_flower(
     database.query(f"drop owned by {role} cascade; drop role {role}")
 
 
-def test_a_profile_that_cannot_be_used_does_not_tell_its_secrets(
+def test_error_of_invalid_profile_does_not_contain_its_secrets(
     pool: WorkerPool, project: Path, server: RedisServer
 ) -> None:
     """DuckDB repeats a setting that it does not understand."""
@@ -263,7 +263,9 @@ def test_a_profile_that_cannot_be_used_does_not_tell_its_secrets(
     assert_silent(told + pool.log_path.read_text(), API_KEY, BROKER_PASSWORD)
 
 
-def test_a_server_that_is_not_there_does_not_tell_its_password(server: RedisServer, project: Path) -> None:
+def test_error_of_unreachable_server_does_not_contain_its_password(
+    server: RedisServer, project: Path
+) -> None:
     code = (
         "from producer import DbtRunner, RelayError\n"
         "try:\n"

@@ -37,7 +37,7 @@ def waits(path):
 re.holds, re.waits = holds, waits
 re.__all__ += ["holds", "waits"]
 """
-"""What templates of these tests call as ``modules.re``: `holds` keeps the GIL, as a call into C may."""
+"""Templates of these tests call it as ``modules.re``. `holds` holds the GIL, as a call into C may."""
 
 MACROS = """
 {% macro hold(seconds) %}{% if execute %}{% do modules.re.holds(seconds) %}{% endif %}{% endmacro %}
@@ -94,10 +94,10 @@ def has_ended(run: Background, node: str) -> bool:
     return any(event.node.endswith(f".{node}") and event.state == "success" for event in run.events)
 
 
-def test_leases_outlast_a_process_that_keeps_the_gil_and_a_main_process_that_is_stopped(
+def test_leases_are_renewed_while_pool_process_holds_gil_or_main_process_is_stopped(
     pool: WorkerPool, project: Path, redis_server: RedisServer, duckdb_file: Path
 ) -> None:
-    """One after the other: either of the two renews alone."""
+    """Each of the two processes renews alone, one after the other."""
     add_hooks(project, f"hold({2.5 * LEASE})")
     run = Background(project, redis_server.broker_url, seconds=1.5 * LEASE)
     wait_until(lambda: run.has_line("working on first"), 40, "the first node to run")
@@ -113,7 +113,7 @@ def test_leases_outlast_a_process_that_keeps_the_gil_and_a_main_process_that_is_
     assert (result.warnings, result.stderr) == ((), "")
 
 
-def test_cancelled_run_does_not_wait_for_a_process_that_keeps_the_gil(
+def test_cancelled_run_does_not_wait_for_process_that_holds_gil(
     pool: WorkerPool, project: Path, redis_server: RedisServer
 ) -> None:
     (project / "models" / "left.sql").write_text("{% do log('working on left', info=true) %}{{ hold(300) }}")
@@ -128,7 +128,7 @@ def test_cancelled_run_does_not_wait_for_a_process_that_keeps_the_gil(
 @pytest.mark.parametrize(
     "args", [("run", "--select", "left"), ("run-operation", "pause")], ids=lambda args: args[0]
 )
-def test_hooks_that_were_executed_twice_are_told(
+def test_hooks_that_were_executed_twice_are_reported(
     pool: WorkerPool, project: Path, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     args: tuple[str, ...],
 ) -> None:  # fmt: skip

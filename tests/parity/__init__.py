@@ -1,1 +1,1 @@
-"""Parity with plain dbt: the same commands on two copies of a project, and every difference."""
+"""Parity with plain dbt: runs the same commands on two copies of a project and compares everything."""

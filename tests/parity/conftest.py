@@ -1,4 +1,4 @@
-"""Pairs of a project: plain dbt on one copy, live workers on the other."""
+"""Fixtures for pairs of project copies: plain dbt runs on one, dbt-relay with live workers on the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.harness import PLAYED, Counts, Pair, in_all
+from tests.parity.harness import FINISHED, Counts, Pair, sum_counts
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import without_coverage
 from tests.support.projects import copy_project
@@ -26,19 +26,19 @@ COUNTS = "parity"
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a test compared goes with its report: with xdist that is another process."""
+    """Attach the counts of a test to its report, because with xdist another process prints the summary."""
     if call.when == "call":
-        item.user_properties.extend((COUNTS, list(counts)) for counts in PLAYED)
-        PLAYED.clear()
+        item.user_properties.extend((COUNTS, list(counts)) for counts in FINISHED)
+        FINISHED.clear()
     return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each project and warehouse: how much was compared, and the differences."""
+    """Print a line for each project and warehouse: how much was compared, and the differences."""
     reports = (each for group in terminalreporter.stats.values() for each in group)
     calls = (each for each in reports if getattr(each, "when", "") == "call")
     counts = (Counts(*value) for each in calls for name, value in each.user_properties if name == COUNTS)
-    lines = in_all(counts)
+    lines = sum_counts(counts)
     if lines:
         terminalreporter.section("parity with plain dbt")
     for line in lines:
@@ -47,7 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def live_workers(long_lived_server: RedisServer) -> Iterator[WorkerPool]:
-    """Two processes that live through all sequences: what one left behind must not touch the next."""
+    """Two worker processes for all sequences, so that state of one sequence could affect the next."""
     with WorkerPools.on(long_lived_server) as pools:
         yield pools(2)
 
@@ -56,9 +56,9 @@ def live_workers(long_lived_server: RedisServer) -> Iterator[WorkerPool]:
 def postgres_workers(
     long_lived_server: RedisServer, postgres: PostgresServer, live_workers: WorkerPool
 ) -> Iterator[WorkerPool]:
-    """Two processes that have PostgreSQL's password of their own, for secrets do not travel.
+    """Two worker processes with the Postgres password in their environment: dbt-relay does not send secrets.
 
-    They take the place of `live_workers`, on the same queue, for the rest of the session.
+    They replace `live_workers` on the same queue for the rest of the session.
     """
     live_workers.stop()
     with postgres.database() as database, WorkerPools.on(long_lived_server) as pools:
@@ -80,24 +80,24 @@ def duckdb_pair_in(
     make: Callable[[str, Path], object] = copy_project,
     **env: str,
 ) -> Pair:
-    """The project twice below `folder`, each with a DuckDB file of its own.
+    """Two copies of a project below `folder`, each with its own DuckDB file.
 
     Args:
-        make: writes the project of that name into a folder.
+        make: writes the named project into a folder.
     """
     sides = []
     for name in ("plain", "relay"):
-        mine = folder / name
-        make(project, mine / "project")
-        file = mine / "warehouse.duckdb"
+        side_folder = folder / name
+        make(project, side_folder / "project")
+        file = side_folder / "warehouse.duckdb"
         values = {"DATABASE_PATH": str(file), "RELAY_TEST_DUCKDB": str(file), **env}
-        sides.append(side_of(name, mine, DuckDBFile(file), values, broker))
+        sides.append(side_of(name, side_folder, DuckDBFile(file), values, broker))
     return Pair(*sides, allowance=allowance or Allowance(), about=f"{project} on DuckDB")
 
 
 @pytest.fixture
 def duckdb_pair(tmp_path: Path, live_workers: WorkerPool) -> Callable[..., Pair]:
-    """``duckdb_pair("demo")``: the project twice, each with a DuckDB file of its own."""
+    """``duckdb_pair("demo")``: two copies of the project, each with its own DuckDB file."""
     return functools.partial(duckdb_pair_in, tmp_path, broker=live_workers.broker)
 
 
@@ -105,7 +105,7 @@ def duckdb_pair(tmp_path: Path, live_workers: WorkerPool) -> Callable[..., Pair]
 def postgres_pair(
     tmp_path: Path, postgres_workers: WorkerPool, postgres: PostgresServer
 ) -> Iterator[Callable[..., Pair]]:
-    """``postgres_pair("features")``: the project twice, each with a database of its own."""
+    """``postgres_pair("features")``: two copies of the project, each with its own database."""
     with contextlib.ExitStack() as stack:
         yield functools.partial(
             postgres_pair_in, tmp_path, server=postgres, stack=stack, broker=postgres_workers.broker
@@ -122,13 +122,13 @@ def postgres_pair_in(
     allowance: Allowance | None = None,
     **env: str,
 ) -> Pair:
-    """The project twice below `folder`, each with a database of its own, for as long as `stack` lasts."""
+    """Two copies of a project below `folder`, each with its own database until `stack` is closed."""
     sides = []
     for name in ("plain", "relay"):
-        mine = folder / name
-        copy_project(project, mine / "project")
+        side_folder = folder / name
+        copy_project(project, side_folder / "project")
         database = stack.enter_context(server.database())
         values = {**database.env, "DBT_TARGET": "postgres", **env}
         warehouse = PostgresDatabase(database.connect, database.dbname)
-        sides.append(side_of(name, mine, warehouse, values, broker))
+        sides.append(side_of(name, side_folder, warehouse, values, broker))
     return Pair(*sides, allowance=allowance or Allowance(), about=f"{project} on PostgreSQL")

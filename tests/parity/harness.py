@@ -1,4 +1,4 @@
-"""Sequences of dbt commands and of what happens between them, for `workers.verify`."""
+"""Sequences of dbt commands and changes between them, compared with `workers.verify`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Dbt:
     """A dbt command, ``Dbt("run --select m")``, run on both sides.
 
     Attributes:
-        args: its arguments, a shell line or a list.
-        exit_code: what plain dbt must end with, so that a sequence tests what it is meant to.
+        args: its arguments, as a shell line or a list.
+        exit_code: the exit code that plain dbt must have, so that a sequence tests what it is meant to.
         env, target, order, skip_lines: see `workers.verify.pair.Command`.
     """
 
@@ -34,14 +34,14 @@ class Dbt:
 
     @property
     def command(self) -> pair.Command:
-        """As the product knows it."""
+        """The command for `workers.verify`."""
         words = shlex.split(self.args) if isinstance(self.args, str) else list(self.args)
         return pair.Command(tuple(words), self.env, self.target, self.order, self.skip_lines)
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that happens between two commands, on both sides."""
+    """A change between two commands, on both sides."""
 
     what: str
     make: Callable[[Side], None]
@@ -77,7 +77,7 @@ def remove(path: str) -> Change:
 
 
 def sql(statement: str) -> Change:
-    """Change the warehouse from outside."""
+    """Execute a statement in the warehouse, outside of dbt."""
     return Change(statement, lambda side: side.warehouse.execute(statement))
 
 
@@ -86,11 +86,11 @@ Step = Dbt | Change
 
 @dataclass
 class Report(pair.Report):
-    """Also whether plain dbt did what the sequence is about."""
+    """Also has the commands for which plain dbt had an unexpected exit code."""
 
     name: str = ""
     surprises: list[str] = field(default_factory=list)
-    """Commands with which plain dbt did not end as the sequence expects."""
+    """Commands for which plain dbt's exit code was not the expected one."""
 
     def __str__(self) -> str:
         shown = self.differences[: 3 * MOST_SHOWN]
@@ -99,7 +99,7 @@ class Report(pair.Report):
 
 
 class Counts(NamedTuple):
-    """How much a sequence compared, for the last lines of a session."""
+    """How much sequences compared, for the summary of a test session."""
 
     about: str
     commands: int
@@ -110,7 +110,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, about: str, report: Report) -> Counts:
-        """Of a sequence that was played."""
+        """Counts of a sequence."""
         return cls(about, report.commands, report.nodes, report.relations, len(report.differences))
 
     def __str__(self) -> str:
@@ -120,8 +120,8 @@ class Counts(NamedTuple):
         )
 
 
-def in_all(counts: Iterable[Counts]) -> list[Counts]:
-    """The sums, by what they are about."""
+def sum_counts(counts: Iterable[Counts]) -> list[Counts]:
+    """Sum the counts by project and warehouse."""
     sums: dict[str, Counts] = {}
     for each in counts:
         before = sums.get(each.about)
@@ -130,8 +130,8 @@ def in_all(counts: Iterable[Counts]) -> list[Counts]:
     return [sums[about] for about in sorted(sums)]
 
 
-PLAYED: list[Counts] = []
-"""Sequences that were played and not yet reported (`conftest`)."""
+FINISHED: list[Counts] = []
+"""Counts of finished sequences that `conftest` has not reported yet."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ class Pair(pair.Pair):
     about: str = ""
 
     def play(self, name: str, steps: Iterable[Step]) -> Report:
-        """Run every step on both sides and compare after each command."""
+        """Run all steps on both sides and compare after each command."""
         report = Report(name=name)
         for step in steps:
             if isinstance(step, Change):
@@ -166,18 +166,18 @@ class Pair(pair.Pair):
             for difference in seen.differences[:MOST_SHOWN]:
                 print(f"  {difference}", flush=True)
             if seen.differences and relay.stderr:
-                print(f"  dbt-relay said: {relay.stderr}")
-        PLAYED.append(Counts.of(self.about, report))
+                print(f"  stderr of dbt-relay: {relay.stderr}")
+        FINISHED.append(Counts.of(self.about, report))
         return report
 
 
 def play(pair: Pair, name: str, *steps: Step) -> None:
-    """Play a sequence; the test fails where there is a difference."""
+    """Run a sequence; the test fails if there is a difference."""
     check(pair.play(name, steps))
 
 
 def check(*reports: Report) -> None:
-    """Print the reports; the test fails where there is a difference."""
+    """Print the reports; the test fails if there is a difference."""
     text = "\n".join(str(report) for report in reports)
     if any(report.differences or report.surprises for report in reports):
         pytest.fail(text, pytrace=False)

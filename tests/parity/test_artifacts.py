@@ -1,4 +1,4 @@
-"""What dbt-relay leaves behind is what plain dbt goes on from."""
+"""Plain dbt continues from dbt-relay's artifacts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def broken(command: str, *what: str, exit_code: int = 1) -> Dbt:
 
 
 def with_plain_dbt(pair: Pair) -> None:
-    """From here on plain dbt runs on both sides, on what the two programs have left."""
+    """Run plain dbt on both sides from here on."""
     pair.relay.program = dbt_program()
 
 
-def test_plain_dbt_goes_on_after_a_build_that_failed(duckdb_pair: DuckDBPair) -> None:
+def test_plain_dbt_continues_after_a_failed_build(duckdb_pair: DuckDBPair) -> None:
     pair = duckdb_pair("broken")
     first = pair.play("artifacts: a failed build", [broken("build", "table", "batch")])
     with_plain_dbt(pair)
@@ -42,7 +42,7 @@ def test_plain_dbt_goes_on_after_a_build_that_failed(duckdb_pair: DuckDBPair) ->
     check(first, after)
 
 
-def test_plain_dbt_goes_on_after_a_build_of_everything(duckdb_pair: DuckDBPair) -> None:
+def test_plain_dbt_continues_after_a_whole_build(duckdb_pair: DuckDBPair) -> None:
     pair = duckdb_pair("features")
     first = pair.play("artifacts: a whole build", [Dbt("build"), Dbt("source freshness")])
     with_plain_dbt(pair)

@@ -1,4 +1,4 @@
-"""A part of a generated project with the shape of a large one: packages, dispatched macros, generic tests, many schemas."""
+"""A small version of the generated large project: packages, dispatched macros, generic tests, many schemas."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.support.big_project import PART, write_big_project
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def _written(_: str, folder: Path) -> Path:
+def _write_part(_: str, folder: Path) -> Path:
     return write_big_project(folder, PART)
 
 
-def test_a_part_of_a_big_project_is_built_as_plain_dbt_builds_it(duckdb_pair: Callable[..., Pair]) -> None:
-    """The second command uses the parsed project of the first, in either worker process."""
+def test_part_of_the_big_project(duckdb_pair: Callable[..., Pair]) -> None:
+    """The second command uses the parsed project of the first, in any worker process."""
     play(
-        duckdb_pair("big", make=_written),
+        duckdb_pair("big", make=_write_part),
         "a part of a big project",
         Dbt("build --select +m_0060 +m_0043"),
         Dbt(

@@ -1,4 +1,4 @@
-"""The broken project: a failure of every kind at every stage, and what dbt skips because of it."""
+"""The broken project: failures of every kind at every stage, and the nodes that dbt skips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DuckDBPair = Callable[..., Pair]
 
 
 CANCELLED = ("CANCEL query",)
-"""Said of each connection that dbt's one process has open when it fails fast."""
+"""Start of the line for each open connection of dbt's single process when it fails fast."""
 
 
 def with_broken(command: str, *broken: str, exit_code: int = 1, **more: Any) -> Dbt:
@@ -78,13 +78,13 @@ def test_hooks(duckdb_pair: DuckDBPair) -> None:
         with_broken("build", "on_run_end_compile", exit_code=2),
         with_broken("run", "on_run_start", "on_run_end", "view"),
         edit("dbt_project.yml", "skip_nodes_if_on_run_start_fails: false", "skip_nodes_if_on_run_start_fails: true"),
-        with_broken("build --exclude exposure:screen", "on_run_start"),  # an exposure makes dbt itself fail here
+        with_broken("build --exclude exposure:screen", "on_run_start"),  # with an exposure, dbt itself fails here
         with_broken("run", "on_run_start"),
         with_broken("retry", exit_code=0),
     )  # fmt: skip
 
 
-def test_early_ends(duckdb_pair: DuckDBPair) -> None:
+def test_failures_before_the_first_node(duckdb_pair: DuckDBPair) -> None:
     play(
         duckdb_pair("broken"),
         "early ends",

@@ -1,4 +1,4 @@
-"""The demonstration project: dbt-relay's tables are plain dbt's, year after year."""
+"""The demo project, year after year."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def build(year: int) -> Dbt:
 
 
 @pytest.mark.timeout(300)
-def test_two_simulated_years_equal_two_plain_builds(duckdb_pair: Callable[..., Pair]) -> None:
+def test_two_simulated_years(duckdb_pair: Callable[..., Pair]) -> None:
     pair = duckdb_pair("demo")
     check(pair.play("demo", [build(2025), build(2026)]))
 
 
 @pytest.mark.parity
 @pytest.mark.timeout(900)
-def test_a_year_that_is_simulated_again_equals_plain_dbts(duckdb_pair: Callable[..., Pair]) -> None:
+def test_year_that_is_simulated_again(duckdb_pair: Callable[..., Pair]) -> None:
     pair = duckdb_pair("demo")
     again = Dbt(
         ["build", "--full-refresh", "--vars", "{simulation_year: 2025, cola_rate: 0.04, random_seed: 7}"]

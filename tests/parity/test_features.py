@@ -1,4 +1,4 @@
-"""The features project: everything that dbt can do, on DuckDB."""
+"""The features project: most features of dbt, on DuckDB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DuckDBPair = Callable[..., Pair]
 
 
 def keep(target: str, folder: str) -> Change:
-    """Keep the artifacts of the last command as a state to compare with."""
+    """Copy the artifacts of the last command, for ``--state``."""
 
     def make(side: object) -> None:
         project = side.project  # type: ignore[attr-defined]
@@ -28,7 +28,7 @@ def keep(target: str, folder: str) -> Change:
     return Change(f"keep {target} as {folder}", make)
 
 
-def test_build_again_and_again(duckdb_pair: DuckDBPair) -> None:
+def test_repeated_builds(duckdb_pair: DuckDBPair) -> None:
     play(
         duckdb_pair("features"),
         "build again and again",
@@ -43,7 +43,7 @@ def test_build_again_and_again(duckdb_pair: DuckDBPair) -> None:
     )
 
 
-def test_one_thread_gives_the_same_order(duckdb_pair: DuckDBPair) -> None:
+def test_one_thread_has_the_same_order(duckdb_pair: DuckDBPair) -> None:
     play(
         duckdb_pair("features"),
         "one thread",
@@ -116,7 +116,7 @@ def test_time_and_size(duckdb_pair: DuckDBPair) -> None:
         Dbt(
             """run --select +daily_orders --sample '{start: "2025-01-02", end: "2025-01-04"}' --vars '{batch_size: day}'"""
         ),
-        Dbt("run --sample '{start: 2025-01-02, end: 2025-01-04}'", exit_code=2),  # dates, no texts
+        Dbt("run --sample '{start: 2025-01-02, end: 2025-01-04}'", exit_code=2),  # dates instead of texts
         Dbt("run --event-time-start 2025-01-01", exit_code=2),
         Dbt("compile --event-time-start 2025-01-01", exit_code=2),
         Dbt("run --select daily_orders"),
@@ -155,7 +155,7 @@ def test_failures_on_purpose(duckdb_pair: DuckDBPair) -> None:
         Dbt("--warn-error build --select stg_orders", exit_code=2),
         Dbt(["--warn-error-options", '{"error": ["NoNodesForSelectionCriteria"]}', "run", "--select", "nothing"],
             exit_code=2),
-        # one node at a time is ready: dbt hands all that are to its threads, failed or not
+        # one node is ready at a time: dbt starts all ready nodes, even after a failure
         Dbt("build --threads 1 --fail-fast --indirect-selection empty --vars '{broken_threshold: 1}'"
             " --select raw_orders stg_orders amount_thresholds appended",
             exit_code=1, skip_lines=("CANCEL query",)),
@@ -164,7 +164,7 @@ def test_failures_on_purpose(duckdb_pair: DuckDBPair) -> None:
     )  # fmt: skip
 
 
-def test_everything_that_is_no_node(duckdb_pair: DuckDBPair) -> None:
+def test_commands_and_resources_other_than_nodes(duckdb_pair: DuckDBPair) -> None:
     play(
         duckdb_pair("features"),
         "commands",

@@ -1,4 +1,4 @@
-"""Text that looks like a credential, or equals one, is data: dbt-relay changes it no more than dbt does."""
+"""dbt-relay does not change data that look like a credential or equal one, as dbt does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HTTP_SECRETS = """      schema: main
         - {type: http, name: one, scope: "https://one.invalid", bearer_token: main}
         - {type: http, name: two, scope: "https://two.invalid", bearer_token: stg_orders}
 """
-"""Credentials that are equal to the name of the schema, and to that of a model."""
+"""Credentials that equal the names of a schema and of a model."""
 
 CREDENTIALS = f"""
 {{{{ config(meta={{'token': 'password=abc https://me:pw@host/x'}}) }}}}
@@ -52,7 +52,7 @@ def pair(tmp_path: Path, worker_pool: WorkerPools) -> Iterator[Pair]:
     pool.stop()
 
 
-def test_credentials_in_data_stay(pair: Pair) -> None:
+def test_credentials_in_data_are_kept(pair: Pair) -> None:
     play(
         pair,
         "credentials in data",

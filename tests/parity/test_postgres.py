@@ -1,4 +1,4 @@
-"""On PostgreSQL, where nodes really run side by side on two processes."""
+"""Parity on Postgres, where two processes execute nodes at the same time."""
 
 from __future__ import annotations
 

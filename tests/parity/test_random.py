@@ -1,6 +1,6 @@
-"""Ten builds in a row with random vars, on worker processes that join in random order.
+"""Ten builds with random vars, on worker processes that join in random order.
 
-``PARITY_SEED`` replays what a failed run printed.
+``PARITY_SEED`` repeats a run: a failed run prints its seed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from workers.verify.sides import Side
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(1500)]
 
-APART = {"DBT_RELAY_QUEUE": "random", "DBT_RELAY_NAMESPACE": "random"}
-"""These workers are alone with their runs, whoever else lives on the server."""
+OWN_QUEUE = {"DBT_RELAY_QUEUE": "random", "DBT_RELAY_NAMESPACE": "random"}
+"""Queue and namespace for these workers, which share the server with others."""
 
 RUNS, PROCESSES = 10, 3
 
@@ -43,14 +43,14 @@ class Turns:
     def __init__(self, pools: list[WorkerPool], dice: random.Random) -> None:
         self.pools, self.dice = pools, dice
         self.client = RelayClient(
-            pools[0].broker, namespace=APART["DBT_RELAY_NAMESPACE"], queue=APART["DBT_RELAY_QUEUE"]
+            pools[0].broker, namespace=OWN_QUEUE["DBT_RELAY_NAMESPACE"], queue=OWN_QUEUE["DBT_RELAY_QUEUE"]
         )
         self.celery = Celery(broker=pools[0].broker)
         self.seen: set[str] = set()
         self._following: threading.Thread | None = None
 
     def begin(self) -> None:
-        """One process begins the next run; each of the others joins when some more nodes are done."""
+        """Let one process start the next run; each other process joins after some more nodes."""
         order = self.dice.sample(self.pools, len(self.pools))
         steps = [self.dice.randint(0, 4) for _ in order[1:]]
         print(f"order of processes: {[pool.name for pool in order]}, each after {steps} nodes more")
@@ -61,7 +61,7 @@ class Turns:
         self._following.start()
 
     def end(self) -> dict[str, str]:
-        """After the run: which process executed which node."""
+        """Call after the run. Returns the process that executed each node."""
         assert self._following is not None
         self._following.join(60)
         (run_id,) = self._new_runs()
@@ -87,7 +87,7 @@ class Turns:
     def _send(self, what: str, pool: WorkerPool) -> None:
         name = f"{pool.name}@{socket.gethostname()}"
         answer = getattr(self.celery.control, what)(
-            APART["DBT_RELAY_QUEUE"], destination=[name], reply=True, timeout=30
+            OWN_QUEUE["DBT_RELAY_QUEUE"], destination=[name], reply=True, timeout=30
         )
         assert any("ok" in reply.get(name, {}) for reply in answer), answer
 
@@ -98,23 +98,23 @@ def turns(redis_server: RedisServer, postgres: PostgresServer) -> Iterator[Turns
     print(f"PARITY_SEED={seed}")
     with postgres.database() as database, WorkerPools.on(redis_server) as pools:
         secret = {name: value for name, value in database.env.items() if "SECRET" in name}
-        yield Turns([pools(1, env={**APART, **secret}) for _ in range(PROCESSES)], random.Random(seed))
+        yield Turns([pools(1, env={**OWN_QUEUE, **secret}) for _ in range(PROCESSES)], random.Random(seed))
 
 
 def random_build(dice: random.Random) -> Dbt:
-    given = {
+    variables = {
         "region": dice.choice(["north", "south", "all"]),
         "with_status": dice.choice([True, False]),
         "with_optional": dice.choice([True, False]),
         "batch_size": dice.choice(["year", "month"]),
     }
-    words = ["build", "--vars", json.dumps(given), "--threads", str(dice.randint(2, 4))]
+    words = ["build", "--vars", json.dumps(variables), "--threads", str(dice.randint(2, 4))]
     if dice.random() < 0.2:
         words.append("--full-refresh")
     return Dbt(words)
 
 
-def test_ten_builds_whoever_executes_what(tmp_path: Path, postgres: PostgresServer, turns: Turns) -> None:
+def test_ten_builds_on_random_processes(tmp_path: Path, postgres: PostgresServer, turns: Turns) -> None:
     executed: list[dict[str, str]] = []
 
     def begin(side: Side) -> None:
@@ -127,7 +127,7 @@ def test_ten_builds_whoever_executes_what(tmp_path: Path, postgres: PostgresServ
 
     with contextlib.ExitStack() as stack:
         pair: Pair = postgres_pair_in(
-            tmp_path, "features", postgres, stack, broker=turns.pools[0].broker, **APART
+            tmp_path, "features", postgres, stack, broker=turns.pools[0].broker, **OWN_QUEUE
         )
         steps: list[Step] = []
         for _ in range(RUNS):
@@ -137,8 +137,10 @@ def test_ten_builds_whoever_executes_what(tmp_path: Path, postgres: PostgresServ
     for number, workers in enumerate(executed, 1):
         shares = {worker: list(workers.values()).count(worker) for worker in sorted({*workers.values()})}
         print(f"run {number}: nodes by process: {shares}")
-    everybody = {worker for workers in executed for worker in workers.values()}
-    assert len(everybody) == PROCESSES
+    processes = {worker for workers in executed for worker in workers.values()}
+    assert len(processes) == PROCESSES
     models = set.intersection(*(set(workers) for workers in executed))
     moved = {model for model in models if len({workers[model] for workers in executed}) > 1}
-    assert len(moved) > len(models) / 2, "most nodes were to be executed by other processes from run to run"
+    assert len(moved) > len(models) / 2, (
+        "most nodes should be executed by different processes in different runs"
+    )

@@ -1,4 +1,4 @@
-"""``dbt-relay retry RUN`` does what plain ``dbt retry`` does, from the ledger alone."""
+"""``dbt-relay retry RUN`` is like plain ``dbt retry``, without the artifacts of the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def broken(command: str, *what: str, exit_code: int = 1, more: Sequence[str] = (
 
 @dataclass
 class RetryingSide(Side):
-    """dbt-relay's side, where ``retry`` names the newest run: nothing is read from the target folder."""
+    """dbt-relay's side, where ``retry`` gets the id of the newest run, so that it does not read the target folder."""
 
     def run(self, args: Sequence[str], *more: object) -> Outcome:
         words = list(args)
@@ -43,7 +43,7 @@ def retrying(pair: Pair) -> Pair:
 @pytest.mark.skipif(
     installed.minor == "10", reason="dbt-core 1.10 with one thread waits for ever at a microbatch model"
 )
-def test_what_failed_and_was_skipped(duckdb_pair: DuckDBPair) -> None:
+def test_failed_and_skipped_nodes(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("broken"))
     play(
         pair,
@@ -62,7 +62,7 @@ def test_failures_of_every_kind(duckdb_pair: DuckDBPair) -> None:
         broken("build", "unit_test", "test", "snapshot"),
         broken("retry", "unit_test"),
         broken("retry", exit_code=0),
-        broken("retry", exit_code=0),  # nothing is left to do
+        broken("retry", exit_code=0),  # nothing to retry
         broken("build", "ephemeral_compile", "pre_hook"),
         broken("retry", "ephemeral_compile", more=["--threads", "2"]),
         broken("retry", more=["--fail-fast"], exit_code=0),
@@ -75,7 +75,7 @@ def test_failures_of_every_kind(duckdb_pair: DuckDBPair) -> None:
 
 
 @pytest.mark.parity
-def test_hooks_that_failed(duckdb_pair: DuckDBPair) -> None:
+def test_failed_hooks(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("broken"))
     play(
         pair,
@@ -106,7 +106,7 @@ def keep_state(side: Side) -> None:
 
 
 @pytest.mark.parity
-def test_commands_of_other_kinds(duckdb_pair: DuckDBPair) -> None:
+def test_other_commands(duckdb_pair: DuckDBPair) -> None:
     pair = retrying(duckdb_pair("features"))
     play(
         pair,

@@ -1,7 +1,7 @@
-"""State between processes: what changed between two commands, on workers that live through them all.
+"""State between commands: changes that workers must notice because they keep running.
 
-The tests share two copies of the features project and its warehouses, built once: whatever one of them
-leaves behind, the next one starts from, on both sides alike.
+The tests share two copies of the features project and its warehouses, built once. Each test starts from the state
+that the one before left, which is equal on both sides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, live_workers: WorkerPool) -> Pair:
-    """The features project, built once on either side."""
+    """The features project, built once on each side."""
     pair = duckdb_pair_in(tmp_path_factory.mktemp("state"), "features", live_workers.broker)
     check(pair.play("state between processes: the first build", [Dbt("build")]))
     return pair
@@ -30,7 +30,7 @@ def play(pair: Pair, what: str, *steps: Step) -> None:
     check(pair.play(f"state between processes: {what}", steps))
 
 
-def test_incremental_models_twice_and_thrice(built: Pair) -> None:
+def test_incremental_models_two_and_three_times(built: Pair) -> None:
     models = "run --select path:models/incremental daily_orders"
     play(
         built,
@@ -46,7 +46,7 @@ def test_incremental_models_twice_and_thrice(built: Pair) -> None:
     )  # fmt: skip
 
 
-def test_a_model_becomes_a_table_and_a_view_again(built: Pair) -> None:
+def test_model_changes_to_a_table_and_back(built: Pair) -> None:
     as_table = "{{ config(materialized='table') }}\nselect customer_id"
     models = "run --select stg_customers+1 customers+1"
     play(
@@ -62,10 +62,10 @@ def test_a_model_becomes_a_table_and_a_view_again(built: Pair) -> None:
     )
 
 
-def test_relations_that_somebody_else_dropped(built: Pair) -> None:
+def test_relations_dropped_outside_of_dbt(built: Pair) -> None:
     play(
         built,
-        "dropped by somebody else",
+        "dropped outside of dbt",
         sql("drop table main_facts.appended"),
         sql("drop view main_helpers.helper_factors"),
         sql("drop table main_marts.customer_totals"),
@@ -73,10 +73,10 @@ def test_relations_that_somebody_else_dropped(built: Pair) -> None:
     )
 
 
-def test_relations_that_somebody_else_made(built: Pair) -> None:
+def test_relations_created_outside_of_dbt(built: Pair) -> None:
     play(
         built,
-        "made by somebody else",
+        "created outside of dbt",
         sql("drop view main_helpers.helper_factors"),
         sql("create table main_helpers.helper_factors as select 1 as other"),
         sql("drop table main_marts.marts"),
@@ -88,7 +88,7 @@ def test_relations_that_somebody_else_made(built: Pair) -> None:
     )  # fmt: skip
 
 
-def test_a_schema_that_somebody_else_dropped(built: Pair) -> None:
+def test_schema_dropped_outside_of_dbt(built: Pair) -> None:
     play(
         built,
         "a dropped schema",
@@ -100,7 +100,7 @@ def test_a_schema_that_somebody_else_dropped(built: Pair) -> None:
     )
 
 
-def test_a_source_table_that_changed(built: Pair) -> None:
+def test_changed_source_table(built: Pair) -> None:
     play(
         built,
         "a changed source",
@@ -111,11 +111,11 @@ def test_a_source_table_that_changed(built: Pair) -> None:
         sql("delete from main.rates"),
         Dbt("build --select source:shop.customers_source+1 source:shop.rates stg_customers+1 --exclude resource_type:snapshot"),
         Dbt("source freshness", exit_code=1),  # of an empty table
-        Dbt("seed --full-refresh --select raw_customers"),  # its column goes again: those after this one seed it
+        Dbt("seed --full-refresh --select raw_customers"),  # removes its column; later tests seed it again
     )  # fmt: skip
 
 
-def test_files_that_come_change_and_go(built: Pair) -> None:
+def test_files_that_are_added_changed_and_removed(built: Pair) -> None:
     play(
         built,
         "files",
@@ -131,7 +131,7 @@ def test_files_that_come_change_and_go(built: Pair) -> None:
 
 
 def upgrade(side: Side) -> None:
-    """The next release of the package, in a folder of its own."""
+    """Install the next release of the package from another folder."""
     old, new = (side.project / "packages" / name for name in ("helpers", "helpers-2.0.0"))
     for file in sorted(path for path in old.rglob("*") if path.is_file()):
         text = file.read_text().replace("1.0.0", "2.0.0").replace("from the package", "from its next release")
@@ -141,7 +141,7 @@ def upgrade(side: Side) -> None:
     (new / "models" / "added.sql").write_text("select {{ var('factor') }} as factor, 2 as release")
 
 
-def test_a_package_that_is_upgraded(built: Pair) -> None:
+def test_upgraded_package(built: Pair) -> None:
     play(
         built,
         "a package",
@@ -150,7 +150,7 @@ def test_a_package_that_is_upgraded(built: Pair) -> None:
         edit("packages/helpers/models/customers.sql", "edited in place", "from the package"),
         Change("the package's next release", upgrade),
         edit("packages.yml", "packages/helpers", "packages/helpers-2.0.0"),
-        Dbt("run --select package:helpers package_user"),  # nothing is installed yet
+        Dbt("run --select package:helpers package_user"),  # the new release is not installed yet
         Dbt("deps"),
         Dbt("run --select package:helpers package_user"),
         edit("packages.yml", "packages/helpers-2.0.0", "packages/helpers"),
@@ -159,7 +159,7 @@ def test_a_package_that_is_upgraded(built: Pair) -> None:
     )
 
 
-def test_a_profile_that_is_edited(built: Pair) -> None:
+def test_edited_profile(built: Pair) -> None:
     play(
         built,
         "a profile",

@@ -1,1 +1,1 @@
-"""Servers, workers and projects that tests are made of. Fixtures for them stand in tests/conftest.py."""
+"""Servers, workers and projects for tests. Their fixtures are in tests/conftest.py."""

@@ -1,4 +1,4 @@
-"""A run of the slow project in a thread of its own, for tests that disturb it."""
+"""Runs the slow project in a background thread, for tests that disturb the run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from workers.contract.events import STATE, Event
 from workers.contract.results import DbtResult
 
 SHORT_LEASES = {"DBT_RELAY_LEASE_SECONDS": "2", "DBT_RELAY_REAP_SECONDS": "0.3"}
-"""Leases and sweeps that a test can wait for."""
+"""Lease and reaper settings that are short enough for a test."""
 
 
 class Background:
-    """A run in a thread of its own, with the events it said so far."""
+    """A run in a background thread, with its events so far."""
 
     def __init__(
         self, project: Path, broker: str, seconds: float = 1.5, args: tuple[str, ...] = ("run",)
@@ -35,7 +35,7 @@ class Background:
         return any(text in event.text for event in self.events)
 
     def worker_of(self, node: str) -> int:
-        """Process id of whoever executes a node now."""
+        """Process id of the worker process that executes a node now."""
         running = [
             event for event in self.events
             if event.kind == STATE and event.state == "running" and event.node.endswith(f".{node}")

@@ -1,7 +1,7 @@
 """A generated dbt project with the shape of a large one that many packages have grown.
 
 At its full size it has 800 models, 1,100 tests, 25 schemas, 600 macros in the project and four local packages, and a
-manifest.json of some 40 MB. Nothing of it is random: equal sizes give equal files. All SQL is cheap and runs on DuckDB.
+manifest.json of about 40 MB. Nothing is random: equal sizes give equal files. All SQL is cheap and runs on DuckDB.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _OWN = ("big", *PACKAGES)
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything.
+    """Size of the project.
 
     Attributes:
-        models, tests, schemas, macros: of the project and its packages together.
-        columns: that a model describes.
-        words: of each description.
+        models, tests, schemas, macros: totals of the project and its packages.
+        columns: described columns of each model.
+        words: words of each description.
     """
 
     models: int = 800
@@ -37,15 +37,14 @@ class Size:
 
 FULL = Size()
 PART = Size(models=64, tests=88, schemas=25, macros=90, columns=8, words=12)
-"""The same kinds of things at a size that a test can wait for."""
+"""A size that is small enough for a test, with every kind of resource."""
 
 
 def write_big_project(folder: Path, size: Size = FULL) -> Path:
     """Write the project, with its packages installed.
 
     Args:
-        folder: which is made.
-        size: see `Size`.
+        folder: is created.
 
     Returns:
         `folder`. Its profile writes the DuckDB file that DATABASE_PATH names.
@@ -83,12 +82,12 @@ def write_big_project(folder: Path, size: Size = FULL) -> Path:
 
 
 def model(number: int) -> str:
-    """The name of a model."""
+    """Name of a model."""
     return f"m_{number:04}"
 
 
 def _package_of(number: int) -> str:
-    """One model in eight is a package's."""
+    """Package of a model: one model in eight belongs to a package, the others to the project."""
     return PACKAGES[number // 8 % len(PACKAGES)] if number % 8 == 0 else "big"
 
 
@@ -103,7 +102,7 @@ def _project(size: Size) -> dict[str, Any]:
     }
     return {
         "name": "big", "version": "1.0", "profile": "big", "flags": {"send_anonymous_usage_stats": False},
-        # the project's own stamps stand in for those of one package
+        # the project's stamp macros override those of one package
         "dispatch": [{"macro_namespace": "kit_text", "search_order": ["big", "kit_text"]}],
         "vars": {"horizon": 3}, "models": {"big": {"+materialized": "view", **areas}},
         "on-run-end": ["{{ kit_audit.close_run() }}"],
@@ -126,7 +125,7 @@ def _write_package(folder: Path, number: int, package: str, size: Size) -> None:
 
 
 def _write_macros(folder: Path, number: int, package: str, size: Size) -> None:
-    """Macros by threes: one that dispatches, its default, and DuckDB's own."""
+    """Write macros in threes: one that dispatches, its default, and the one for DuckDB."""
     wanted = size.macros // len(_OWN)
     texts = [_MACROS.replace("PACKAGE", package).replace("NUMBER", str(each)) for each in range(wanted // 3)]
     for part in range(0, len(texts), 10):
@@ -144,7 +143,7 @@ def _write_macros(folder: Path, number: int, package: str, size: Size) -> None:
 
 
 _MACROS = """\
-{# Marks a value with where it came from. #}
+{# Marks a value with its origin. #}
 {% macro stamp_NUMBER(column) -%}
   {{ return(adapter.dispatch('stamp_NUMBER', 'PACKAGE')(column)) }}
 {%- endmacro %}
@@ -184,12 +183,12 @@ def _sql(number: int, size: Size) -> str:
     columns = ",\n".join(f"    {number + each} as c_{each:02}" for each in range(1, size.columns))
     if not parents:
         of_catalog = "(select 1 as id from {{ source('catalog', 'raw_0') }} limit 1)"
-        # packages know no seed of the project's
+        # packages cannot use the project's seed
         origin = "{{ ref('codes') }}" if number % 2 else of_catalog if number else "(select 1 as id)"
         return f"{{{{ config({config}) }}}}\nselect\n    id,\n    {{{{ {macro}('id') }}}} as stamped,\n{columns}\nfrom {origin}\n"
     first, *others = [f"{{{{ ref('{model(each)}') }}}}" for each in parents]
     joins = "".join(f"left join {other} as o{n} on o{n}.id = p.id\n" for n, other in enumerate(others))
-    # what a parser cannot take from the text alone, it must render
+    # dbt's static parser cannot read this, so it renders the model
     horizon = "{% if var('horizon') > 2 %}1{% else %}0{% endif %} as far,\n    " if number % 4 == 0 else ""
     return (
         f"{{{{ config({config}) }}}}\nselect\n    p.id,\n    {horizon}{{{{ {macro}('p.id') }}}} as stamped,\n{columns}\n"
@@ -251,7 +250,7 @@ _WORDS = [
 
 
 def _text(number: int, size: Size) -> str:
-    """A description: words in an order that the number decides."""
+    """A description, whose words depend on the number."""
     words = (_WORDS[(number + each * each) % len(_WORDS)] for each in range(size.words))
     return f"Number {number}: {' '.join(words)}."
 

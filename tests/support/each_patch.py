@@ -1,9 +1,9 @@
-"""Builds a project once for each setting of ``DBT_RELAY_PATCHES`` and prints what came of it, a JSON line each.
+"""Builds a project once for each setting of ``DBT_RELAY_PATCHES`` and prints the outcomes as JSON lines.
 
     python -m tests.support.each_patch PROJECT
 
-Each setting has a process of its own, forked from one that imported dbt and put no patch in place. The first one
-parses the project; the others have dbt's partial parse of it.
+Each setting has its own process, forked from one that imported dbt without patches. The first process parses the
+project; the others use dbt's partial parse.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ ALL_ON = ""
 
 
 def settings() -> list[str]:
-    """Every setting that is tried: nothing off, everything off, each patch alone off."""
+    """All settings: every patch on, every patch off, and each patch alone off."""
     return [ALL_ON, registry.OFF, *(patch.name for patch in CATALOG)]
 
 
 def build(project: Path, setting: str) -> dict[str, Any]:
-    """Build the project; the statuses, the rows of all relations, and which patches were left out."""
+    """Build the project. Returns exit code, statuses, rows of all relations, and the disabled patches."""
     os.environ["RELAY_TEST_PATCHES"] = setting
-    from tests.support.engine import Shared, drive, spec_for  # puts the patches in place
+    from tests.support.engine import Shared, drive, spec_for  # applies the patches
 
     file = project / "warehouse.duckdb"
     file.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def build(project: Path, setting: str) -> dict[str, Any]:
 
 
 def main(project: str) -> None:
-    """Print a line for each of the settings."""
+    """Print a line for each setting."""
     for setting in settings():
         sys.stdout.flush()
         child = os.fork()

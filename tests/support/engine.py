@@ -1,4 +1,4 @@
-"""The engine without Redis and Celery: a run driven from step to step, on one process's engine or several."""
+"""Executes runs on the engine without Redis and Celery, on one or several engines of this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ startup.prepare(os.environ.get("RELAY_TEST_PATCHES", ""))
 
 
 class Shared:
-    """What processes share of parsed manifests, in memory; counts what is asked of it."""
+    """In-memory `SharedContexts`. Counts the parses."""
 
     def __init__(self) -> None:
         self.packed: dict[str, bytes] = {}
@@ -36,7 +36,7 @@ class Shared:
         return self.packed.get(key)
 
     def save(self, key: str, packed: bytes) -> None:
-        """See `workers.engine.interface.SharedContexts`. Called once a parse."""
+        """See `workers.engine.interface.SharedContexts`. Called once for each parse."""
         self.parses += 1
         self.packed[key] = packed
 
@@ -50,7 +50,7 @@ class Shared:
 
 
 def spec_for(project: Path, *args: str, env: Mapping[str, str] | None = None, **more: Any) -> RunSpec:
-    """A run of dbt's arguments in a project."""
+    """Specification of a run of dbt's arguments in a project."""
     return RunSpec(
         run_id=uuid.uuid4().hex[:12], args=args, cwd=str(project), project_dir=str(project),
         env={**os.environ, **(env or {})}, invocation_id=str(uuid.uuid4()), started_at=time.time(), **more,
@@ -59,7 +59,7 @@ def spec_for(project: Path, *args: str, env: Mapping[str, str] | None = None, **
 
 @dataclass
 class Ran:
-    """A run that was driven to its end."""
+    """A run that has ended."""
 
     finished: Finished
     plan: Plan | None = None
@@ -68,17 +68,17 @@ class Ran:
 
     @property
     def lines(self) -> list[str]:
-        """dbt's console."""
+        """Lines of dbt's console."""
         return [event.text for event in self.events if event.kind == LINE and event.stream != STDERR]
 
     @property
     def errors(self) -> list[str]:
-        """What the steps' code wrote on stderr."""
+        """Lines that the steps wrote to stderr."""
         return [event.text for event in self.events if event.stream == STDERR]
 
     @property
     def statuses(self) -> dict[str, str]:
-        """dbt's word for each entry of the run results, by the node's name."""
+        """Status of each entry of the run results, by node name."""
         entries = (self.finished.run_results or {}).get("results", [])
         parts = [(entry["unique_id"].split("."), entry["status"]) for entry in entries]
         return {part[3 if part[0] == "unit_test" else 2]: status for part, status in parts}
@@ -91,9 +91,9 @@ def drive(
     attempt: int = 1,
     previous: Mapping[str, Any] | None = None,
 ) -> Ran:
-    """Plan, start, every node after its parents, close: the steps in turn on each of the engines.
+    """Execute a run: plan, start, every node after its parents, close.
 
-    Results and facts go through JSON between steps, as they do in the ledger.
+    The engines take turns at the steps. Results and facts are encoded as JSON between steps, as in the ledger.
     """
     turn = itertools.cycle(engines if isinstance(engines, Sequence) else [engines])
     events: list[Event] = []
@@ -107,7 +107,6 @@ def drive(
         return replace_result(outcome)
 
     ran = Ran(Finished(return_code=2), events=events)
-    results: list[StepResult] = []
     try:
         ran.plan = plan = next(turn).plan(spec, events.append, previous=previous)
         facts = msgspec.json.decode(msgspec.json.encode(plan.facts), type=RunFacts)
@@ -119,8 +118,7 @@ def drive(
         waiting = {node.unique_id: set(node.parents) for node in plan.nodes}
         children = {node.unique_id: node.children for node in plan.nodes}
         ephemeral = {node.unique_id for node in plan.nodes if node.ephemeral}
-        skips: dict[str, str] = {}
-        numbers = itertools.count(1)
+        skips, numbers = dict[str, str](), itertools.count(1)
         stop = started.stop
         while waiting and stop is None:
             ready = min(name for name, parents in waiting.items() if not parents)
@@ -134,18 +132,12 @@ def drive(
                 )
             )  # fmt: skip
             ran.outcomes[ready] = outcome
-            results.append(outcome.result)
             stop = outcome.stop
             if outcome.blocks:
-                reached, skipped = list(children[ready]), set[str]()
-                while reached:
-                    child = reached.pop()
-                    if child not in skipped:  # a node may be reached by very many ways
-                        skipped.add(child)
-                        skips[child] = ready
-                        reached.extend(children[child])
+                skips.update(dict.fromkeys(_descendants(ready, children), ready))
             for parents in waiting.values():
                 parents.discard(ready)
+        results = [outcome.result for outcome in ran.outcomes.values()]
         ran.finished = next(turn).close(
             spec, facts, started.result, results, events.append, changes=changes, stop=stop
         )
@@ -154,7 +146,18 @@ def drive(
     return ran
 
 
+def _descendants(node: str, children: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    reached = list(children[node])
+    while reached:
+        child = reached.pop()
+        if child not in found:  # there may be many paths to a node
+            found.add(child)
+            reached.extend(children[child])
+    return found
+
+
 def replace_result(outcome: StepOutcome) -> StepOutcome:
-    """The outcome with its result as another process reads it."""
+    """Encode and decode the result, as it is passed between processes. Returns the outcome."""
     outcome.result = msgspec.json.decode(encode(outcome.result), type=StepResult)
     return outcome

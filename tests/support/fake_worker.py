@@ -1,4 +1,4 @@
-"""A worker that executes nothing: it plays the steps of runs on a ledger in fakeredis, by a script."""
+"""A worker without dbt: it executes the steps of runs on a ledger in fakeredis with scripted outcomes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from workers.runs import final_record
 from workers.runs.retry_policy import delay_before, may_retry
 
 Behaviour = Callable[[Claim], ErrorInfo | None]
-"""What a node does: None for success."""
+"""Outcome of a node: an error, or None for success."""
 
 
 class FakeWorker:
-    """Plays every run that is submitted in this process.
+    """Executes every run that is submitted in this process.
 
     Args:
-        nodes: what the project holds: name → names of its parents.
-        behaviour: name → what the node does; others succeed.
-        threads: how many steps at once.
+        nodes: nodes of the project: name → names of its parents.
+        behaviour: name → outcome of the node; other nodes succeed.
+        threads: number of steps that are executed at once.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FakeWorker:
 
     @contextmanager
     def running(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
-        """Clients of this process talk to it."""
+        """Connect the clients of this process to this worker, and execute runs in the block."""
         monkeypatch.setattr(client_module, "connect", lambda _, **__: self.redis())
         monkeypatch.setattr(RelayClient, "publish", lambda _, run_id, steps: self.publish(run_id, steps))
         for thread in self._threads:
@@ -79,11 +79,11 @@ class FakeWorker:
             assert self.failure is None, self.failure
 
     def register(self) -> None:
-        """Say which dbt it has: one whose options are packaged."""
+        """Register a worker with a dbt release whose options are packaged."""
         now = time.time()
-        hello = {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
+        entry = {"host": "fake", "pid": 1, "processes": 1, "version": "", "queue": QUEUE, "since": now,
                 "seen": now + 3600, "dbt": dbt_versions()[-1]}  # fmt: skip
-        self.redis().hset(self.ledger.keys.workers(), "fake:1", json.dumps(hello))
+        self.redis().hset(self.ledger.keys.workers(), "fake:1", json.dumps(entry))
 
     def _work(self) -> None:
         try:
@@ -92,15 +92,20 @@ class FakeWorker:
                 claim = self.ledger.claim(run_id, step, f"fake:{threading.get_ident()}")
                 if isinstance(claim, Claim):
                     self._step(claim)
-        except BaseException as error:  # noqa: BLE001 - the test shows it
+        except BaseException as error:  # noqa: BLE001 - raised in `running`
             self.failure = error
 
     def _step(self, claim: Claim) -> None:
-        play = {"@plan": self._plan, "@start": self._start, "@close": self._close, "@command": self._command}
-        self.publish(claim.run_id, play.get(claim.step, self._node)(claim))
+        methods = {
+            "@plan": self._plan,
+            "@start": self._start,
+            "@close": self._close,
+            "@command": self._command,
+        }
+        self.publish(claim.run_id, methods.get(claim.step, self._node)(claim))
 
     def log_line(self, claim: Claim, text: str) -> None:
-        """A line."""
+        """Publish a console line."""
         event = Event(
             kind=LINE, run_id=claim.run_id, node=claim.step, text=text, at=time.time(), worker="fake"
         )

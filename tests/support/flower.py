@@ -1,4 +1,4 @@
-"""A real Flower beside a pool of workers."""
+"""Starts a real Flower for a pool of workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.worker_pool import WorkerPool
 
 
 class Flower:
-    """What Flower's API says."""
+    """Client of Flower's API."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -35,7 +35,7 @@ class Flower:
         return [task for task in every.values() if run_id in str(task["args"])]
 
     def finished(self, run_id: str, name: str) -> list[dict[str, Any]]:
-        """The tasks of a run with that name that have ended."""
+        """The finished tasks of a run with a given name."""
         return [
             task for task in self.tasks(run_id)
             if task["name"] == name and task["state"] in {"SUCCESS", "FAILURE"}
@@ -44,7 +44,7 @@ class Flower:
 
 @contextmanager
 def flower_beside(pool: WorkerPool) -> Iterator[Flower]:
-    """``celery -A workers.app flower`` on a free port of 127.0.0.1, once it knows the workers."""
+    """Run ``celery -A workers.app flower`` on a free port of 127.0.0.1. It has seen the workers."""
     port = free_port()
     log = pool.directory / "flower.log"
     with log.open("wb") as file:

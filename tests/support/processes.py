@@ -1,4 +1,4 @@
-"""Small helpers for the servers that tests start."""
+"""Helpers for processes that tests start."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 
 def short_directory(prefix: str) -> Path:
-    """A fresh directory whose path is short enough for unix sockets (108 bytes in all)."""
+    """Create a directory whose path is short enough for unix sockets (108 bytes)."""
     parent = "/tmp" if os.access("/tmp", os.W_OK) else None
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
 
 
 def without_coverage(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """`environ` for processes whose coverage nobody needs: being traced doubles the time that dbt takes."""
+    """`environ` without coverage settings: in a traced process dbt takes twice as long."""
     return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
 
 
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def end_process(process: subprocess.Popen[bytes], signum: int, timeout: float) -> int:
-    """Sends `signum`, waits `timeout` seconds, then kills. Returns the exit code."""
+    """Send `signum`, wait `timeout` seconds, then kill. Returns the exit code."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signum)
@@ -44,14 +44,14 @@ def end_process(process: subprocess.Popen[bytes], signum: int, timeout: float) -
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> int:
-    """SIGKILL for a process started with ``start_new_session`` and for all it started."""
+    """Send SIGKILL to the process group of a process started with ``start_new_session``."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait(10)
 
 
 def tail(path: Path, lines: int = 80) -> str:
-    """The last lines of a log file, or a word that there is none."""
+    """The last lines of a log file, or the error of reading it."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""dbt projects for tests, always as a copy: dbt writes into the project it runs."""
+"""Copies dbt projects for tests, because dbt writes into a project."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "dbt"
 PROJECTS = ROOT / "tests" / "projects"
 
-_MADE_BY_DBT = shutil.ignore_patterns(
-    "target", "logs", "dbt_packages", ".user.yml", "*.duckdb", "*.duckdb.wal"
-)
+_GENERATED = shutil.ignore_patterns("target", "logs", "dbt_packages", ".user.yml", "*.duckdb", "*.duckdb.wal")
 
 
 def copy_project(name: str, destination: Path) -> Path:
-    """A copy of a project in `destination`, with its local packages installed. Returns `destination`.
+    """Copy a project to `destination` and install its local packages. Returns `destination`.
 
     Args:
         name: a folder of tests/projects, or ``demo`` for the project in dbt/.
         destination: must not exist yet, or be empty.
     """
     source = DEMO if name == "demo" else PROJECTS / name
-    shutil.copytree(source, destination, ignore=_MADE_BY_DBT, dirs_exist_ok=True)
+    shutil.copytree(source, destination, ignore=_GENERATED, dirs_exist_ok=True)
     install_local_packages(destination)
     return destination
 
 
 def install_local_packages(project: Path) -> None:
-    """What ``dbt deps`` does with ``local:`` packages: links under dbt_packages."""
+    """Link ``local:`` packages under dbt_packages, as ``dbt deps`` does."""
     packages = project / "packages.yml"
     if not packages.exists():
         return

@@ -1,4 +1,4 @@
-"""Small dbt projects that read vars while they are parsed, in every place that a project may."""
+"""Generates small dbt projects that read vars during parsing, in every place where that is possible."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ select * from {{ model }} where {{ column_name }} <= {{ limit }} and {{ var('v0'
 select * from {{ model }} where {{ column_name }} is null
 {% endtest %}
 """
-# each reads the var NAME; most of what they give is not kept by a parse, some is
+# Each reads the var NAME. Most do not change the parsed project; some do.
 SQL = (
     "-- {{ var('NAME', 1) }}",
     "-- {{ var('NAME') }}",
@@ -104,20 +104,20 @@ TESTS: tuple[Any, ...] = (
 
 
 class ReadingProject:
-    """A random project, from a seed, and random vars for it."""
+    """A random project and random vars for it, from a seed."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
 
     def values(self) -> dict[str, Any]:
-        """Vars of an invocation."""
+        """Random vars of an invocation."""
         chosen = {name: self._chance.choice(_VALUES) for name in NAMES if self._chance.random() < 0.7}
         if "which" in chosen:
             chosen["which"] = self._chance.choice(("leaf", "other"))
         return chosen
 
     def changed(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Other vars: one or two values changed, added or left out."""
+        """Copy of `values` with one or two vars changed, added or removed."""
         result = dict(values)
         for name in self._chance.sample(NAMES, self._chance.choice((1, 1, 2))):
             if name in result and self._chance.random() < 0.25:
@@ -234,7 +234,7 @@ class ReadingProject:
         return self._named(self._chance.choice(fitting)) + "\n"
 
     def _named(self, plain: Any) -> Any:
-        """`plain` with the name of a var in place of NAME."""
+        """Replace NAME in `plain` with the name of a random var."""
         if isinstance(plain, str):
             return plain.replace("NAME", self._chance.choice(NAMES[:3]))
         if isinstance(plain, dict):

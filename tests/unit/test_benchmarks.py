@@ -1,4 +1,4 @@
-"""The frame of the benchmarks: ways in turn, verdicts, and the page that is made of what was found."""
+"""Shared code of the benchmarks: measuring in turn, verdicts, and the rendered page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def outcome(name: str, **more: object) -> Outcome:
     )
 
 
-def test_every_round_begins_with_another_way() -> None:
+def test_every_round_starts_with_another_way() -> None:
     done: list[str] = []
 
     def way(name: str) -> Callable[[], None]:
@@ -36,7 +36,7 @@ def test_every_round_begins_with_another_way() -> None:
     assert sorted(done[:3]) == ["a", "b", "c"]
 
 
-def test_a_way_that_fails_is_left_out_and_told() -> None:
+def test_failed_way_is_skipped_and_recorded() -> None:
     calls: list[int] = []
 
     def fails() -> None:
@@ -53,7 +53,7 @@ def test_a_way_that_fails_is_left_out_and_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "met", "said"),
+    ("target", "met", "text"),
     [
         (at_most("k", "w", 60, 45.0, "ms"), True, "met, with 25 % to spare"),
         (at_most("k", "w", 60, 90.0, "ms"), False, "**missed**: 1.50 times too much"),
@@ -63,11 +63,11 @@ def test_a_way_that_fails_is_left_out_and_told() -> None:
         (at_most("k", "w", 60, None), None, "not measured"),
     ],
 )
-def test_a_verdict_says_by_how_much(target: object, met: bool | None, said: str) -> None:
-    assert (target.met, report.verdict(target)) == (met, said)
+def test_verdict_says_by_how_much(target: object, met: bool | None, text: str) -> None:
+    assert (target.met, report.verdict(target)) == (met, text)
 
 
-def test_the_page_has_every_figure_and_what_limits_it() -> None:
+def test_page_has_every_figure_and_its_limit() -> None:
     found = outcome(
         "one",
         tables=[Table("Times", ["a|b", "c"], [["x|y", 0.01234], [1000, None]])],
@@ -95,7 +95,7 @@ def test_the_page_has_every_figure_and_what_limits_it() -> None:
     assert "commit aaa" in page
 
 
-def test_what_is_not_measured_again_stays_unless_the_machine_is_another() -> None:
+def test_earlier_results_are_kept_if_the_machine_is_the_same() -> None:
     before = report.Results("make bench", [outcome("one"), outcome("two")])
     names = ["one", "two", "three"]
     again = outcome("two", title="new", machine={**MACHINE, "load": 9.0, "commit": "bbb"})
@@ -111,7 +111,7 @@ def test_what_is_not_measured_again_stays_unless_the_machine_is_another() -> Non
     assert report.merged(before, [], names).outcomes == before.outcomes
 
 
-def test_a_benchmark_that_fails_is_recorded_and_the_end_is_1(
+def test_failed_benchmark_is_recorded_and_the_exit_code_is_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(_: Options) -> Outcome:
@@ -122,7 +122,7 @@ def test_a_benchmark_that_fails_is_recorded_and_the_end_is_1(
     monkeypatch.setattr(
         command.importlib, "import_module", lambda name: type("M", (), {"bench": staticmethod(modules[name])})
     )
-    monkeypatch.setattr(command, "apart", command.measure)
+    monkeypatch.setattr(command, "in_own_process", command.measure)
     assert command.main(["--quick", "--out", str(tmp_path)]) == 1
     assert "failed: one" in capsys.readouterr().out
     page = (tmp_path / "RESULTS.md").read_text()
@@ -135,7 +135,7 @@ def test_a_benchmark_that_fails_is_recorded_and_the_end_is_1(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("models", [1, 7, 50, 203])
-def test_graphs_have_their_models_in_order(shape: str, models: int) -> None:
+def test_models_of_a_graph_follow_their_parents(shape: str, models: int) -> None:
     graph = SHAPES[shape](models)
     assert len(graph) == models
     assert all(parent < number for number, parents in enumerate(graph) for parent in parents)
@@ -143,7 +143,7 @@ def test_graphs_have_their_models_in_order(shape: str, models: int) -> None:
     assert graph == SHAPES[shape](models)
 
 
-def test_what_is_committed_is_of_one_piece_and_says_what_limits_each_figure_that_was_missed() -> None:
+def test_committed_results_are_rendered_and_every_missed_target_has_a_limit() -> None:
     results = msgspec.json.decode(RESULTS.read_bytes(), type=report.Results)
     missed = {target.key for each in results.outcomes for target in each.targets if target.met is False}
     assert missed <= set(report.limits())

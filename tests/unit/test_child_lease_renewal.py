@@ -30,7 +30,7 @@ LEASE = 60.0
 
 
 class World:
-    """A run of one node, claimed in a session by a process that does nothing."""
+    """A run with one node, which an idle process has claimed in a session."""
 
     def __init__(self) -> None:
         self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=int(LEASE * 1000))
@@ -59,7 +59,7 @@ class World:
         return session, node
 
     def post(self, *, until: float = 0.0, pid: int | None = None, fence: int | None = None) -> None:
-        """The process says what it holds, and until when it has renewed it (0.0: too long ago)."""
+        """Write the leases of the process, with their expiry (0.0: overdue)."""
         until = until or lease_clock() + LEASE / 2
         held = [
             Lease(self.run_id, *self.session.held, until),
@@ -68,7 +68,7 @@ class World:
         assert self.held.write(2, msgspec.msgpack.encode(HeldLeases(pid or self.process.pid, held)))
 
     def expire(self) -> None:
-        """Set the leases to a time in the past, as if nobody had renewed them."""
+        """Let the leases expire."""
         for step in (A, "@session"):
             self.ledger.client.zadd(self.ledger.keys.leases(), {f"{self.run_id} {step}": 1})
 
@@ -88,24 +88,24 @@ def world() -> Iterator[World]:
     made.process.communicate()
 
 
-def test_leases_of_process_that_is_late_are_renewed(world: World) -> None:
+def test_overdue_leases_of_pool_process_are_renewed(world: World) -> None:
     world.post()
     before = lease_clock()
     world.renewer.renew_overdue()
     assert world.are_renewed() == [True, True]
-    told = decode_leases(world.renewed.read(2))
-    assert set(told) == {(world.run_id, A, world.claim.fence), (world.run_id, *world.session.held)}
-    assert all(before + LEASE <= until <= lease_clock() + LEASE for until in told.values())
+    renewed = decode_leases(world.renewed.read(2))
+    assert set(renewed) == {(world.run_id, A, world.claim.fence), (world.run_id, *world.session.held)}
+    assert all(before + LEASE <= until <= lease_clock() + LEASE for until in renewed.values())
 
 
-def test_leases_of_process_that_renews_them_itself_are_left_alone(world: World) -> None:
+def test_leases_that_the_process_renewed_are_not_renewed_again(world: World) -> None:
     world.post(until=lease_clock() + LEASE)
     world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
     assert decode_leases(world.renewed.read(2)) == {}
 
 
-def test_one_renewal_of_the_main_process_lasts_until_the_next_is_due(world: World) -> None:
+def test_renewed_lease_is_not_renewed_again_before_it_is_due(world: World) -> None:
     world.post()
     world.renewer.renew_overdue()
     world.expire()
@@ -113,17 +113,17 @@ def test_one_renewal_of_the_main_process_lasts_until_the_next_is_due(world: Worl
     assert world.are_renewed() == [False, False]
 
 
-def test_leases_of_dead_process_run_out(world: World) -> None:
+def test_leases_of_dead_process_expire(world: World) -> None:
     world.post()
     world.process.kill()
     world.process.wait(30)
     world.renewer.renew_overdue()
-    world.post(pid=os.getppid())  # lives, and is no child of this process
+    world.post(pid=os.getppid())  # alive, but not a child of this process
     world.renewer.renew_overdue()
     assert world.are_renewed() == [False, False]
 
 
-def test_leases_of_zombie_run_out(world: World) -> None:
+def test_leases_of_zombie_process_expire(world: World) -> None:
     """The process has ended, and its parent has not waited for it yet."""
     world.post()
     world.process.kill()
@@ -133,7 +133,7 @@ def test_leases_of_zombie_run_out(world: World) -> None:
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["proc", "waitid"])
-def test_leases_of_stopped_process_run_out(world: World, tmp_path: Path, *, tells: bool) -> None:
+def test_leases_of_stopped_process_expire(world: World, tmp_path: Path, *, tells: bool) -> None:
     proc = Path("/proc") if tells else tmp_path
     world.renewer._can_execute = lambda pid: child_processes.can_execute(pid, proc)
     world.post()
@@ -148,7 +148,7 @@ def test_leases_of_stopped_process_run_out(world: World, tmp_path: Path, *, tell
 
 
 def test_lease_of_another_claim_is_not_renewed(world: World) -> None:
-    """The step was given to another process meanwhile; the note is of the claim before."""
+    """Another process has the step; the entry is of the earlier claim."""
     world.post(fence=world.claim.fence - 1)
     world.renewer.renew_overdue()
     assert world.are_renewed() == [False, True]
@@ -158,7 +158,7 @@ def test_lease_of_another_claim_is_not_renewed(world: World) -> None:
     assert world.are_renewed() == [False, True]
 
 
-def test_run_that_is_cancelled_does_not_wait_for_process_that_cannot_hear_of_it(world: World) -> None:
+def test_leases_of_blocked_process_expire_after_its_run_was_cancelled(world: World) -> None:
     world.ledger.cancel(world.run_id, "cancelled")
     world.post()
     world.renewer.renew_overdue()  # the answer is stop
@@ -173,7 +173,7 @@ def test_run_that_is_cancelled_does_not_wait_for_process_that_cannot_hear_of_it(
     assert world.are_renewed() == [True, True]
 
 
-def test_error_of_one_run_does_not_keep_others_from_renewal(world: World) -> None:
+def test_error_of_one_run_does_not_prevent_renewal_of_others(world: World) -> None:
     held = [Lease("20250101T000000-000000000000", A, 1), Lease(world.run_id, A, world.claim.fence)]
     assert world.held.write(0, msgspec.msgpack.encode(HeldLeases(world.process.pid, held)))
     world.ledger.client.set(world.ledger.keys.run("20250101T000000-000000000000"), "no hash")
@@ -181,15 +181,15 @@ def test_error_of_one_run_does_not_keep_others_from_renewal(world: World) -> Non
     assert world.are_renewed() == [True, False]
 
 
-def test_without_an_answer_of_the_server_nothing_is_counted_as_renewed(world: World) -> None:
+def test_lease_is_not_counted_as_renewed_without_answer(world: World) -> None:
     def away(*_: Any) -> list[str]:
         raise redis.TimeoutError("away")
 
     world.post()
-    beat, world.ledger.beat_many = world.ledger.beat_many, away  # type: ignore[method-assign]
+    beat_many, world.ledger.beat_many = world.ledger.beat_many, away  # type: ignore[method-assign]
     with pytest.raises(redis.TimeoutError):
         world.renewer.renew_overdue()
     assert decode_leases(world.renewed.read(2)) == {}
-    world.ledger.beat_many = beat  # type: ignore[method-assign]
+    world.ledger.beat_many = beat_many  # type: ignore[method-assign]
     world.renewer.renew_overdue()
     assert world.are_renewed() == [True, True]

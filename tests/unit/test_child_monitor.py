@@ -1,4 +1,4 @@
-"""What a parent finds out about its dead children, and what it does about them."""
+"""Detection of dead pool processes, and the errors of their nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GB = 2**30
 
 
 class Ledger:
-    """Gives back one step for every burial."""
+    """Returns one requeued step for each dead process."""
 
     def __init__(self) -> None:
         self.buried: list[tuple[str, Death]] = []
@@ -42,7 +42,7 @@ def monitor_of(ledger: Ledger, processes: list[Any], sent: list[Any]) -> ChildMo
     return made  # type: ignore[no-any-return]
 
 
-def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_dead_process_are_requeued_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "peak", lambda pid: pid * GB)
     kills = iter((3, 3, 4, 4))
     monkeypatch.setattr(memory, "kills", lambda: next(kills))
@@ -51,7 +51,7 @@ def test_what_a_dead_process_had_is_put_back_once(monkeypatch: pytest.MonkeyPatc
     monitor = monitor_of(ledger, processes, sent)
     monitor.check()
     assert ledger.buried == []
-    processes.pop(0).exitcode = -9  # the pool has forgotten it
+    processes.pop(0).exitcode = -9  # the pool no longer lists it
     monitor.check()
     monitor.check()
     [(owner, death)] = ledger.buried
@@ -98,15 +98,15 @@ def lost(died: Death | None) -> tuple[str, str]:
         (Death(code=0), "exit status 0", "os._exit"),
     ],
 )  # fmt: skip
-def test_the_error_says_what_it_died_of_and_what_to_do(died: Death | None, message: str, fix: str) -> None:
-    said, advice = lost(died)
-    assert said.startswith("model.p.a ended 3 worker processes; it is not tried again")
-    assert message in said
-    assert fix in advice
-    assert "DBT_RELAY_MAX_LOSSES" in advice
+def test_error_of_lost_process_has_cause_and_fix(died: Death | None, message: str, fix: str) -> None:
+    text, suggested_fix = lost(died)
+    assert text.startswith("model.p.a ended 3 worker processes; it is not tried again")
+    assert message in text
+    assert fix in suggested_fix
+    assert "DBT_RELAY_MAX_LOSSES" in suggested_fix
 
 
-def test_memory_is_read_from_the_kernels_files(tmp_path: Path) -> None:
+def test_memory_is_read_from_proc_and_cgroups(tmp_path: Path) -> None:
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
     (proc / "self").mkdir(parents=True)
     (proc / "7").mkdir()

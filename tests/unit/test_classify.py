@@ -1,4 +1,4 @@
-"""Classification from texts that dbt 1.11, DuckDB 1.5 and Postgres really gave, trimmed.
+"""Classification from texts that dbt 1.11, DuckDB 1.5 and Postgres print, shortened.
 
 What dbt gives on broken projects today is in tests/integration/test_error_categories.py; here is what
 cannot be brought about in a test, other wordings of the same, and the rules that decide between them.
@@ -74,7 +74,7 @@ TEXTS = [
     ("postgres", "Database Error in model a (models/a.sql)\n  cannot execute CREATE TABLE AS in a read-only transaction", "read_only"),
     ("postgres", "Database Error in model a (models/a.sql)\n  permission denied for schema errors", "permission_denied"),
     ("postgres", "Database Error in model a (models/a.sql)\n  must be owner of view orders", "permission_denied"),
-    # two sessions that make the same schema, table or grant at once
+    # two sessions create the same schema, table or grant at once
     (
         "postgres",
         (
@@ -102,8 +102,8 @@ TEXTS = [
     ("postgres", "Database Error in model a (models/a.sql)\n  numeric field overflow", "out_of_range"),
     ("postgres", ("Database Error\n  An earlier execution still holds connections to the server after 30 s of asking for their end "
      "(pg_stat_activity.pid 71, 72)"), "earlier_attempt_alive"),
-    ("postgres", "Database Error\n  model.p.a was given to another worker: this one was away for too long", "connection_lost"),
-    ("postgres", "Database Error in model a (models/a.sql)\n  something that nobody has seen before", "database_error"),
+    ("postgres", "Database Error\n  model.p.a was given to another worker: this worker did not renew its lease in time", "connection_lost"),
+    ("postgres", "Database Error in model a (models/a.sql)\n  an unknown error", "database_error"),
     # DuckDB
     ("duckdb", ('IO Error: Could not set lock on file "/data/x.duckdb": Conflicting lock is held in /usr/bin/python3.11 (PID 10239). '
      "See also https://duckdb.org/docs/stable/connect/concurrency"), "duckdb_file_locked"),
@@ -158,7 +158,7 @@ TEXTS = [
      "connection_refused"),
     ("duckdb", ('IO Error: Unable to connect to Postgres at "host=h": connection to server at "h", port 5 failed: FATAL:  password '
      'authentication failed for user "relay"'), "authentication_failed"),
-    # other warehouses, worded as their public documentation does
+    # other warehouses, from their public documentation
     ("snowflake", ("Database Error in model a (models/a.sql)\n  000904 (42000): SQL compilation error: error line 2 at position 4\n"
      "  invalid identifier 'NMAE'"), "missing_column"),
     ("snowflake", ("Database Error in model a (models/a.sql)\n  002003 (42S02): SQL compilation error:\n  Object 'DB.S.ORDERS' does not exist "
@@ -198,7 +198,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("adapter", "text", "code"), TEXTS)
-def test_a_text_alone_tells(adapter: str, text: str, code: str) -> None:
+def test_text_alone_determines_code(adapter: str, text: str, code: str) -> None:
     info = classify(Failure(message=text, adapter=adapter))
     assert info.code == code
     assert info.category == ERROR_CODES[code].category.value
@@ -209,9 +209,7 @@ def test_a_text_alone_tells(adapter: str, text: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("adapter", "text", "code"), [case for case in TEXTS if case[0] in {"duckdb", "postgres"}]
 )
-def test_the_two_that_are_tested_are_recognised_without_their_name(
-    adapter: str, text: str, code: str
-) -> None:
+def test_duckdb_and_postgres_texts_are_recognised_without_adapter(adapter: str, text: str, code: str) -> None:
     assert classify(Failure(message=text)).code == code
 
 
@@ -229,7 +227,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize(("exception", "code"), CLASSES)
-def test_a_drivers_exception_class_tells_in_any_language(exception: str, code: str) -> None:
+def test_driver_exception_class_determines_code_in_any_language(exception: str, code: str) -> None:
     text = "Database Error in model a (models/a.sql)\n  une erreur s'est produite"
     failure = Failure(
         message=text, exceptions=(*DATABASE, exception, "DatabaseError", "Error"), adapter="postgres"
@@ -266,7 +264,7 @@ def test_a_drivers_exception_class_tells_in_any_language(exception: str, code: s
         (("SomethingElse",), "internal", "DbtExecutionError"),
     ],
 )
-def test_an_exception_class_tells_without_any_text(
+def test_exception_class_determines_code_without_text(
     exceptions: tuple[str, ...], code: str, error_class: str
 ) -> None:
     info = classify(Failure(message="it went wrong", exceptions=exceptions))
@@ -274,7 +272,7 @@ def test_an_exception_class_tells_without_any_text(
     assert type(exception_of(info)).__name__ == error_class
 
 
-def test_what_dbt_met_in_jinja_is_not_the_databases() -> None:
+def test_jinja_error_is_not_a_database_error() -> None:
     text = "Compilation Error in model a (models/a.sql)\n  division by zero"
     info = classify(Failure(message=text, exceptions=(*COMPILATION, "ZeroDivisionError"), adapter="postgres"))
     assert (info.code, info.message) == ("compilation_error", "model a: division by zero")
@@ -287,7 +285,7 @@ def test_a_drivers_exception_under_a_compilation_error_does_not_count() -> None:
     )
 
 
-def test_sql_and_data_in_a_message_do_not_mislead() -> None:
+def test_sql_and_data_in_a_message_do_not_determine_code() -> None:
     text = (
         'Database Error in model a (models/a.sql)\n  syntax error at or near "form"\n'
         "  LINE 3: form t where note = 'deadlock detected, Connection reset by peer'\n          ^"
@@ -317,7 +315,7 @@ def test_sql_and_data_in_a_message_do_not_mislead() -> None:
         ("operation", "operation.shop.grant_all", "missing_column", "database"),
     ],
 )
-def test_a_node_of_its_own_kind_has_its_own_code(
+def test_sql_error_of_test_seed_snapshot_or_hook_has_its_own_code(
     resource_type: str, node: str, code: str, category: str
 ) -> None:
     text = 'Database Error\n  column "nmae" does not exist\n  HINT:  Perhaps you meant to reference the column "a.name".'
@@ -328,15 +326,15 @@ def test_a_node_of_its_own_kind_has_its_own_code(
 
 
 @pytest.mark.parametrize("resource_type", ["test", "snapshot", "seed", "operation"])
-def test_trouble_from_outside_keeps_its_code_whatever_the_node(resource_type: str) -> None:
+def test_error_outside_the_sql_keeps_its_code_for_any_resource_type(resource_type: str) -> None:
     text = "Database Error\n  server closed the connection unexpectedly"
     node = f"{resource_type}.shop.shop-on-run-start-0"
     info = classify(Failure(message=text, adapter="postgres", resource_type=resource_type, node=node))
     assert (info.code, info.retryable) == ("connection_lost", True)
 
 
-def test_an_error_that_dbt_raised_once_more_keeps_its_place() -> None:
-    """``dbt compile`` ends with the node's error inside another (dbt.task.runnable)."""
+def test_error_that_dbt_wrapped_keeps_its_node() -> None:
+    """``dbt compile`` wraps the error of the node in another one (dbt.task.runnable)."""
     inner = (
         "Runtime Error in model a (models/a.sql)\n  Catalog Error: Table with name nowhere does not exist!"
     )
@@ -345,7 +343,7 @@ def test_an_error_that_dbt_raised_once_more_keeps_its_place() -> None:
     assert info.message == 'model a: table or view "nowhere" does not exist'
 
 
-def test_a_hook_is_named_by_its_place() -> None:
+def test_hook_is_named_by_its_index() -> None:
     text = 'shop.on-run-end.2 failed, error:\n relation "audit" does not exist\nLINE 3: insert into audit select 1\n        ^'
     info = classify(Failure(message=text, adapter="postgres", resource_type="operation"))
     assert info.message == 'hook on-run-end 3: table or view "audit" does not exist'
@@ -353,7 +351,7 @@ def test_a_hook_is_named_by_its_place() -> None:
     assert "dbt_project.yml, hook on-run-end 3" in info.suggested_fix
 
 
-def test_a_hook_whose_error_nobody_knows() -> None:
+def test_hook_with_unknown_error() -> None:
     info = classify(Failure(message="shop.on-run-start.0 failed, error:\n no", resource_type="operation"))
     assert (info.code, info.suggested_fix) == (
         "hook_failed",
@@ -399,7 +397,7 @@ def python_failure(raised: str) -> Failure:
          'Candidate bindings: "salary"'), "python_model_error", 'model p: column "salry" does not exist'),
         ("_duckdb.InvalidInputException: Invalid Input Error: no such thing", "python_model_error",
          "model p: Invalid Input Error: no such thing"),
-        # not the warehouse's connection: nothing says that the model may be run twice
+        # not the connection to the warehouse: it is not known whether the model may be executed twice
         ("requests.exceptions.ConnectionError: Connection refused", "python_model_error",
          "model p: requests.exceptions.ConnectionError: Connection refused"),
     ],
@@ -411,7 +409,7 @@ def test_a_python_model(raised: str, code: str, message: str) -> None:
     assert info.sql_excerpt is None
 
 
-def test_a_traceback_that_is_not_of_this_code_gives_no_line() -> None:
+def test_traceback_of_other_code_has_no_line() -> None:
     failure = msgspec.structs.replace(
         python_failure("KeyError: 1"), raw_code="def model(dbt, session):\n    return 1"
     )
@@ -422,7 +420,7 @@ def test_a_traceback_that_is_not_of_this_code_gives_no_line() -> None:
     assert (classify(nothing).code, classify(nothing).line) == ("python_model_error", None)
 
 
-def test_a_python_model_elsewhere_is_one_by_its_language() -> None:
+def test_python_model_on_other_warehouse_is_known_by_language() -> None:
     failure = Failure(
         message="Database Error in model p (models/p.py)\n  100357: Python Interpreter Error", adapter="snowflake",
         language="python",
@@ -433,7 +431,7 @@ def test_a_python_model_elsewhere_is_one_by_its_language() -> None:
 # statuses
 
 
-def test_a_status_goes_before_everything() -> None:
+def test_status_takes_precedence() -> None:
     failure = Failure(
         message="Got 3 results, configured to fail if >2", status="fail", resource_type="test",
         node="test.shop.not_null_orders_id.7bc0a8af64", file="models/shop.yml", failures=3, exceptions=("KeyError",),
@@ -480,7 +478,7 @@ def test_batches() -> None:
     assert "dbt-relay retry" in none.suggested_fix
 
 
-def test_a_stale_source_and_one_that_could_not_be_asked() -> None:
+def test_stale_source_and_source_whose_freshness_failed() -> None:
     stale = Failure(
         message="", status="error", command="source", resource_type="source", node="source.shop.raw.orders"
     )
@@ -492,7 +490,7 @@ def test_a_stale_source_and_one_that_could_not_be_asked() -> None:
 
 
 def test_a_cancelled_node() -> None:
-    assert classify(Failure(message="somebody stopped it", status="cancelled")).category == "cancelled"
+    assert classify(Failure(message="stopped", status="cancelled")).category == "cancelled"
 
 
 # what to do
@@ -504,7 +502,7 @@ def missing(relation: str, **facts: object) -> str:
     return classify(msgspec.structs.replace(failure, **facts)).suggested_fix
 
 
-def test_a_missing_relation_that_the_project_makes_is_to_be_made_first() -> None:
+def test_fix_of_missing_relation_names_node_to_build_first() -> None:
     known = (
         "model.shop.stg_orders",
         "seed.shop.rates",
@@ -525,18 +523,18 @@ def test_a_missing_relation_that_the_project_makes_is_to_be_made_first() -> None
     )
 
 
-def test_a_missing_relation_of_a_source_is_to_be_loaded() -> None:
+def test_fix_of_missing_source_relation_is_to_load_it() -> None:
     fix = missing("events", raw_code="select * from {{ source('raw', 'events') }}", known_names=("events",))
     assert fix.startswith("Load the table of source raw.events first")
 
 
-def test_a_missing_relation_that_looks_like_another() -> None:
+def test_fix_of_missing_relation_proposes_similar_name() -> None:
     fix = missing("stg_ordres", known_names=("model.shop.stg_orders", "model.shop.customers"))
     assert fix.startswith("Did you mean 'stg_orders'? Use ref('stg_orders') in models/a.sql")
     assert "or create zzz first" in missing("zzz", known_names=("model.shop.stg_orders",))
 
 
-def test_a_missing_ref_has_its_nearest_names() -> None:
+def test_fix_of_missing_ref_proposes_similar_names() -> None:
     text = "Compilation Error\n  Model 'model.shop.a' (models/a.sql) depends on a node named 'custmers' which was not found"
     info = classify(Failure(message=text, known_names=("customers", "customer_totals", "orders")))
     assert info.suggested_fix.startswith("Did you mean 'customers' or 'customer_totals'?")
@@ -547,7 +545,7 @@ def test_a_missing_ref_has_its_nearest_names() -> None:
     )
 
 
-def test_a_missing_metric_is_no_model() -> None:
+def test_fix_of_missing_metric_proposes_no_model() -> None:
     text = "Compilation Error\n  Model 'model.shop.a' (models/a.sql) depends on a metric named 'x' which was not found"
     assert (
         classify(Failure(message=text)).suggested_fix
@@ -555,13 +553,13 @@ def test_a_missing_metric_is_no_model() -> None:
     )
 
 
-def test_a_missing_source_has_its_nearest_name() -> None:
+def test_fix_of_missing_source_proposes_similar_name() -> None:
     text = "Compilation Error\n  Model 'model.shop.a' (models/a.sql) depends on a source named 'raw.ordrs' which was not found"
     fix = classify(Failure(message=text, known_names=("source.shop.raw.orders",))).suggested_fix
     assert fix.startswith("Did you mean 'raw.orders'?")
 
 
-def test_a_missing_column_without_a_hint_names_where_to_look() -> None:
+def test_fix_of_missing_column_names_where_to_look() -> None:
     text = 'Database Error in model a (models/a.sql)\n  column "anual" does not exist'
     failure = Failure(message=text, adapter="postgres", raw_code="select anual from {{ ref('rates') }}")
     assert "`dbt-relay show --select rates --limit 1`" in classify(failure).suggested_fix
@@ -569,7 +567,7 @@ def test_a_missing_column_without_a_hint_names_where_to_look() -> None:
     assert alone == 'Correct "anual" in models/a.sql, or add the column to the table that it reads.'
 
 
-def test_postgres_hints_at_two_columns() -> None:
+def test_fix_has_both_columns_that_postgres_proposes() -> None:
     text = (
         'Database Error in model a (models/a.sql)\n  column "nam" does not exist\n'
         '  HINT:  Perhaps you meant to reference the column "a.name" or the column "b.names".'
@@ -581,19 +579,19 @@ def test_postgres_hints_at_two_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("adapter", "said"),
+    ("adapter", "text"),
     [
         ("bigquery", "Unrecognized name: nmae; Did you mean name? at [3:5]"),
         ("spark", ("[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column with name `nmae` cannot be resolved. Did you mean one of "
                   "the following? [`id`, `t`.`name`].")),
     ],
 )  # fmt: skip
-def test_other_warehouses_propose_columns_too(adapter: str, said: str) -> None:
-    text = f"Database Error in model a (models/a.sql)\n  {said}"
-    assert 'Did you mean "name"' in classify(Failure(message=text, adapter=adapter)).suggested_fix
+def test_other_warehouses_propose_columns_too(adapter: str, text: str) -> None:
+    message = f"Database Error in model a (models/a.sql)\n  {text}"
+    assert 'Did you mean "name"' in classify(Failure(message=message, adapter=adapter)).suggested_fix
 
 
-def test_a_column_is_marked_where_only_its_name_is_known() -> None:
+def test_excerpt_marks_column_by_name() -> None:
     text = 'Database Error in model a (models/a.sql)\n  column "nmae" does not exist'
     info = classify(Failure(message=text, adapter="postgres", compiled_code="select\n  nmae\nfrom t"))
     assert (info.line, info.sql_excerpt) == (2, "  1 | select\n> 2 |   nmae\n    |   ^\n  3 | from t")
@@ -615,8 +613,8 @@ def test_a_column_is_marked_where_only_its_name_is_known() -> None:
 def test_undefined_error_of_jinja_names_what_is_undefined(
     text: str, code: str, message: str, part: str
 ) -> None:
-    said = f"Compilation Error in model a (models/a.sql)\n  {text}\n"
-    error = classify(Failure(message=said, exceptions=("UndefinedMacroError", "CompilationError")))
+    whole = f"Compilation Error in model a (models/a.sql)\n  {text}\n"
+    error = classify(Failure(message=whole, exceptions=("UndefinedMacroError", "CompilationError")))
     assert error.code == code
     assert error.message.endswith(message)
     assert part in (error.suggested_fix or "")
@@ -774,11 +772,11 @@ def test_a_usage_text_keeps_the_command() -> None:
 
 def test_a_catalogue_race_is_known_from_its_class_and_its_index_alone() -> None:
     text = "Database Error\n  {}\n  DETAIL:  Key (nspname)=(racer) already exists."
-    said = 'duplicate key value violates unique constraint "{}"'
+    reason = 'duplicate key value violates unique constraint "{}"'
     exceptions = (*DATABASE, "UniqueViolation", "IntegrityError", "DatabaseError", "Error")
     codes = [
         classify(
-            Failure(message=text.format(said.format(index)), exceptions=exceptions, adapter="postgres")
+            Failure(message=text.format(reason.format(index)), exceptions=exceptions, adapter="postgres")
         ).code
         for index in ("pg_namespace_nspname_index", "orders_pkey")
     ]
@@ -821,7 +819,7 @@ def test_a_secret_is_masked_before_a_long_message_is_cut() -> None:
     assert info.message.endswith("x *****")
 
 
-def test_what_looks_like_a_credential_stays() -> None:
+def test_text_that_resembles_a_credential_is_not_masked() -> None:
     text = "Could not convert string 'password=abc https://me:pw@host' to INT32 where token = b.token"
     info = classify(Failure(message=f"Database Error\n  Conversion Error: {text}", adapter="duckdb"))
     assert text in info.message
@@ -831,7 +829,7 @@ def test_what_looks_like_a_credential_stays() -> None:
 # the tables
 
 
-def test_only_what_passes_by_itself_is_tried_again() -> None:
+def test_retryable_codes() -> None:
     assert {code for code, kind in ERROR_CODES.items() if kind.retryable} == PASSING
 
 
@@ -847,8 +845,8 @@ def test_every_category_has_a_code() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(ERROR_CODES))
-def test_every_fix_can_do_without_any_fact(code: str) -> None:
-    """A driver's class may tell the code while its text, in another language, tells nothing."""
+def test_every_fix_works_without_facts(code: str) -> None:
+    """A driver's class may determine the code while its text, in another language, has no facts."""
     for name, codes in {**DBT_EXCEPTIONS, **SQL_EXCEPTIONS}.items():
         if codes == (code,):
             info = classify(Failure(message="Database Error\n  ?", exceptions=(name,)))
@@ -886,7 +884,7 @@ def test_any_failure_can_be_classified(
     ["x", '"', "'", "a b ", "a\n", " ", '"a" ', "a: ", "a.", "a/", "http://a:", "(", "LINE 1: x\n", "[", "password ", "path '",
      "Model 'a.b' (c) ", "at path [", "function a(", "column a ", "Error: ", "Error in ", "06:21:32  ", "Failure in model a "],
 )  # fmt: skip
-def test_no_text_takes_long(piece: str) -> None:
+def test_classification_of_any_text_is_fast(piece: str) -> None:
     text = piece * (20_000 // len(piece))
     began = time.process_time()
     classify(Failure(message=text, exceptions=("TargetNotFoundError",)))

@@ -1,4 +1,4 @@
-"""What dbt 1.11 printed, and what its first failure is. The texts are dbt's own, paths shortened."""
+"""Classification of console output. The texts were printed by dbt 1.11; paths are shortened."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_stale_source() -> None:
     assert classify_text(STALE, "", 1).code == "source_stale"
 
 
-def test_what_stops_a_command() -> None:
+def test_error_that_aborts_a_command() -> None:
     info = classify_text(COMMAND, "", 2)
     assert (info.code, info.node, info.file) == ("missing_ref", "model.small.orders", "models/orders.sql")
 
@@ -153,20 +153,20 @@ def test_a_failed_operation() -> None:
     assert classify_text(OPERATION, "", 1).code == "missing_column"
 
 
-def test_usage_is_on_standard_error() -> None:
+def test_usage_error_on_stderr() -> None:
     info = classify_text("", USAGE, 2)
     assert (info.code, info.error_class) == ("unknown_option", "DbtUsageError")
     assert info.suggested_fix == "Did you mean --select?"
 
 
-def test_an_unknown_command_with_dbts_own_proposal() -> None:
-    said = "Usage: dbt [OPTIONS] [COMMAND] [ARGS]...\n\nError: No such command 'rnu'. Did you mean 'run'?\n"
-    assert classify_text("", said, 2).suggested_fix == "Did you mean run?"
+def test_fix_of_unknown_command_has_dbts_proposal() -> None:
+    output = "Usage: dbt [OPTIONS] [COMMAND] [ARGS]...\n\nError: No such command 'rnu'. Did you mean 'run'?\n"
+    assert classify_text("", output, 2).suggested_fix == "Did you mean run?"
 
 
 def test_a_project_that_is_not_there() -> None:
-    said = "Usage: dbt run [OPTIONS]\n\nError: Invalid value for '--project-dir': Path 'nowhere' does not exist.\n"
-    info = classify_text("", said, 2)
+    output = "Usage: dbt run [OPTIONS]\n\nError: Invalid value for '--project-dir': Path 'nowhere' does not exist.\n"
+    info = classify_text("", output, 2)
     assert (info.code, info.message) == ("no_project", "no dbt project at nowhere")
 
 
@@ -181,12 +181,12 @@ def test_lines_of_json() -> None:
 
 
 @pytest.mark.parametrize("line", ['{"info": 3}', "{not json", "[1]", '{"info": {"msg": 3}}'])
-def test_odd_lines_are_taken_as_they_are(line: str) -> None:
+def test_invalid_json_lines_are_kept(line: str) -> None:
     info = classify_text(line, "", 1)
     assert (info.code, info.message) == ("internal", f"dbt ended with exit code 1: {line}")
 
 
-def test_an_exceptions_own_text_is_enough() -> None:
+def test_text_of_an_exception_is_classified() -> None:
     text = "Database Error in model trouble (models/trouble.sql)\n  deadlock detected\n"
     info = classify_text(text, "", 1, adapter="postgres")
     assert (info.code, info.retryable) == ("deadlock", True)
@@ -194,13 +194,13 @@ def test_an_exceptions_own_text_is_enough() -> None:
 
 
 def test_a_bare_traceback() -> None:
-    said = (
+    output = (
         "Traceback (most recent call last):\n"
         '  File "x.py", line 1, in <module>\n'
         '_duckdb.IOException: IO Error: Could not set lock on file "a.duckdb": Conflicting lock is held in python '
         "(PID 7). See also https://duckdb.org/docs/stable/connect/concurrency\n"
     )
-    info = classify_text("", said, 1)
+    info = classify_text("", output, 1)
     assert (info.code, info.retryable) == ("duckdb_file_locked", True)
     assert "PID 7" in info.suggested_fix
 
@@ -219,18 +219,18 @@ def test_a_bare_traceback() -> None:
         (0, "internal", "internal"),
     ],
 )
-def test_where_nothing_was_said_the_exit_code_speaks(return_code: int, code: str, category: str) -> None:
+def test_exit_code_determines_code_without_output(return_code: int, code: str, category: str) -> None:
     info = classify_text("", "", return_code)
     assert (info.code, info.category, info.retryable) == (code, category, False)
     assert info.message
     assert info.suggested_fix
 
 
-def test_a_failure_that_was_printed_goes_before_the_exit_code() -> None:
+def test_printed_failure_takes_precedence_over_exit_code() -> None:
     assert classify_text(TEST, "", 137).code == "test_failed"
 
 
-def test_a_header_at_the_very_end_is_no_failure() -> None:
+def test_failure_header_without_text_is_ignored() -> None:
     assert classify_text("06:21:32  Failure in model a (models/a.sql)", "", 1).code == "internal"
 
 

@@ -1,4 +1,4 @@
-"""A server that refuses every write is away, and comes back."""
+"""Clients of a server that refuses every write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refuse(server: RedisServer) -> Iterator[Callable[[list[str]], None]]:
 
 
 @pytest.mark.parametrize("how", [REPLICA, NO_REPLICAS], ids=["a replica", "too few replicas"])
-def test_who_refuses_every_write_serves_nobody(
+def test_server_that_refuses_writes_counts_as_down(
     server: RedisServer, refuse: Callable[[list[str]], None], how: tuple[list[str], list[str]]
 ) -> None:
     with connect(server.url, patience=0) as client:
@@ -51,7 +51,7 @@ def test_who_refuses_every_write_serves_nobody(
         assert client.get("key") == b"before"
 
 
-def test_a_patient_client_writes_when_it_is_allowed_again(
+def test_client_retries_until_writes_are_accepted(
     server: RedisServer, refuse: Callable[[list[str]], None]
 ) -> None:
     refuse(NO_REPLICAS[0])
@@ -73,14 +73,14 @@ def test_a_patient_client_writes_when_it_is_allowed_again(
         assert client.get("key") == b"after"
 
 
-def test_other_answers_are_what_they_were(server: RedisServer) -> None:
+def test_other_errors_are_unchanged(server: RedisServer) -> None:
     with connect(server.url) as client:
         client.set("key", "text")
         with pytest.raises(redis.ResponseError, match="not an integer"):
             client.incr("key")
 
 
-def test_a_class_that_kombu_makes_for_one_channel_goes_with_it() -> None:
+def test_connection_class_of_a_channel_is_garbage_collected() -> None:
     class OfOneChannel(redis.Connection):
         pass
 

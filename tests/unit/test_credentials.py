@@ -1,4 +1,4 @@
-"""Masking replaces values that are known, and what stands in a URL where a password does."""
+"""Masking of known values, and of passwords in URLs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.contract.credentials import MASK, credentials_in, mask_url, names_c
         "create secret (type s3, key_id 'AKIA', secret 'abc')",
     ],
 )
-def test_what_is_not_given_stays(text: str) -> None:
+def test_unknown_values_are_not_masked(text: str) -> None:
     assert scrub(text) == text
     assert scrub(text, ["another value"]) == text
 
@@ -40,7 +40,7 @@ def test_given_values_are_masked_in_every_form() -> None:
         assert scrub(f"<{form}>", [secret]) == f"<{MASK}>"
 
 
-def test_the_longer_of_two_overlapping_secrets_goes_first() -> None:
+def test_longer_of_two_overlapping_secrets_is_masked_first() -> None:
     assert scrub("abcdef", ["abc", "abcdef"]) == MASK
 
 
@@ -54,7 +54,7 @@ def test_blank_secrets_mask_nothing() -> None:
 
 
 @given(secret=st.text(min_size=1).filter(str.strip), before=st.text(), after=st.text())
-def test_a_secret_never_comes_through(secret: str, before: str, after: str) -> None:
+def test_no_form_of_a_secret_remains(secret: str, before: str, after: str) -> None:
     if secret in MASK or (before + after) in MASK:
         return
     assert not any(secret in part for part in scrub(before + secret + after, [secret]).split(MASK))

@@ -1,4 +1,4 @@
-"""When a worker's steps have to end, as all processes of its pool see it."""
+"""The drain state of a worker, shared with its pool."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain, "_shared", mmap.mmap(-1, 9))
 
 
-def test_a_worker_that_nobody_stops_has_all_the_time() -> None:
+def test_worker_that_is_not_draining_has_no_time_limit() -> None:
     assert not drain.draining()
     assert drain.seconds_left() == math.inf
 
 
-def test_the_earlier_end_counts_and_time_does_not_run_below_zero() -> None:
+def test_earlier_drain_counts_and_seconds_left_is_not_negative() -> None:
     drain.drain(100)
     assert 0 < drain.seconds_left() <= 100
     drain.drain(500)
@@ -33,7 +33,7 @@ def test_the_earlier_end_counts_and_time_does_not_run_below_zero() -> None:
     assert drain.draining()
 
 
-def test_children_see_it() -> None:
+def test_forked_processes_see_the_drain() -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -48,13 +48,13 @@ def test_children_see_it() -> None:
 def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        remote_control, "os", SimpleNamespace(kill=lambda *said: sent.append(said), getpid=lambda: 7)
+        remote_control, "os", SimpleNamespace(kill=lambda *args: sent.append(args), getpid=lambda: 7)
     )
     return sent
 
 
 @pytest.mark.parametrize(("arguments", "seconds"), [({}, 60.0), ({"grace": None}, 60.0), ({"grace": 3}, 3.0)])
-def test_told_by_name_a_worker_stops_as_with_sigterm(
+def test_remote_control_drains_like_sigterm(
     signals: list[tuple[int, int]], arguments: dict[str, Any], seconds: float
 ) -> None:
     assert remote_control.drain_worker(None, **arguments) == {"ok": seconds}
@@ -63,7 +63,7 @@ def test_told_by_name_a_worker_stops_as_with_sigterm(
 
 
 @pytest.mark.parametrize("grace", [-1, "soon", [1]])
-def test_a_grace_that_is_none_is_refused(signals: list[tuple[int, int]], grace: Any) -> None:
+def test_invalid_grace_is_refused(signals: list[tuple[int, int]], grace: Any) -> None:
     assert "must be a number of seconds" in remote_control.drain_worker(None, grace=grace)["error"]
     assert not signals
     assert not drain.draining()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers.engine.patches.lazy_dict import Later
+from workers.engine.patches.lazy_dict import LazyDict
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
 
@@ -23,12 +23,12 @@ class Maker:
         return f"<{number}>"
 
 
-def both() -> tuple[Later, dict[str, Any], Maker]:
+def both() -> tuple[LazyDict, dict[str, Any], Maker]:
     maker = Maker()
-    later = Later()
+    later = LazyDict()
     later["two"] = "own"
     later["four"] = "<4>"
-    later.wait(NUMBERS, maker)
+    later.defer(NUMBERS, maker)
     return later, {"one": "<1>", "two": "own", "three": "<3>", "four": "<4>"}, maker
 
 
@@ -44,7 +44,7 @@ def test_a_value_is_made_once_when_it_is_looked_at() -> None:
     assert maker.made == [3]
     with pytest.raises(KeyError, match="none"):
         later["none"]
-    assert not Later()
+    assert not LazyDict()
 
 
 @pytest.mark.parametrize(

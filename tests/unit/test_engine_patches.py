@@ -36,9 +36,9 @@ from tests.support.untraced import parse_untraced
 from workers.contract.events import Event
 from workers.engine.execution.relation_cache import _recording
 from workers.engine.output.events import FilteringEventManager, LineSink
-from workers.engine.patches import registry, relations, templates, unchanging_macros
-from workers.engine.patches.events import _event_of_dbt
-from workers.engine.patches.graph import _subset_of_dbt
+from workers.engine.patches import frozen_macros, registry, relations, templates
+from workers.engine.patches.events import _dbt_init
+from workers.engine.patches.graph import _dbt_get_subset_graph
 
 parse_untraced()
 registry.apply()
@@ -84,7 +84,7 @@ def test_every_event_says_what_it_says_in_dbt() -> None:
             continue
         said = {field.name: value_for(field) for field in message.DESCRIPTOR.fields}
         theirs: Any = kind.__new__(kind)
-        _event_of_dbt(theirs, **said)
+        _dbt_init(theirs, **said)
         assert kind(**said).pb_msg == theirs.pb_msg, kind
         compared += 1
     assert compared > 150
@@ -100,7 +100,7 @@ def test_every_event_says_what_it_says_in_dbt() -> None:
 )
 def test_odd_values_of_an_event_are_read_as_in_dbt(said: dict[str, Any]) -> None:
     theirs: Any = SQLQuery.__new__(SQLQuery)
-    _event_of_dbt(theirs, **said)
+    _dbt_init(theirs, **said)
     assert SQLQuery(**said).pb_msg == theirs.pb_msg
 
 
@@ -205,7 +205,7 @@ def test_a_remembered_namespace_finds_what_dbts_does(package: str) -> None:
     ):  # fmt: skip
         manifest.macros[made.unique_id] = made
     plain = namespace(manifest, package)
-    unchanging_macros.remember_macros(manifest)
+    frozen_macros.freeze_macros(manifest)
     namespace(manifest, package)
     node = object()
     again = namespace(manifest, package, node)
@@ -257,7 +257,7 @@ def test_a_relation_is_found_as_dbt_finds_it(wanted: str) -> None:
     known = [relation("orders"), relation("CUSTOMERS", ours=True, quoted=False), relation("other")]
     adapter = Adapter()
     ours = outcome(lambda: adapter._make_match(known, "d", "main", wanted))
-    assert ours == outcome(lambda: relations._match_of_dbt(adapter, known, "d", "main", wanted))
+    assert ours == outcome(lambda: relations._dbt_make_match(adapter, known, "d", "main", wanted))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_relation_is_looked_up_in_the_cache_as_dbt_does(wanted: Any) -> None:
     adapter.cache.add(DuckDBRelation.create(database="d", schema="else", identifier="orders"))
     for database, schema in (("d", "main"), ("D", "Main"), ("d", "else")):
         ours = outcome(lambda: [adapter.get_relation(database, schema, wanted)])  # noqa: B023
-        assert ours == outcome(lambda: [relations._relation_of_dbt(adapter, database, schema, wanted)])  # noqa: B023
+        assert ours == outcome(lambda: [relations._dbt_get_relation(adapter, database, schema, wanted)])  # noqa: B023
     assert len(adapter.list_relations("d", "main")) == 4
 
 
@@ -320,7 +320,7 @@ def test_a_var_is_rendered_as_in_dbt() -> None:
     given = {"plain": "x", "jinja": "{{ word }}!", "number": 3, "list": ["{{ word }}"], "open": "{%"}
     for name in given:
         answers = []
-        for rendered in (Var.get_rendered_var, templates._rendered_var_of_dbt):
+        for rendered in (Var.get_rendered_var, templates._dbt_get_rendered_var):
             var = Var({"word": "w"}, given)
             answers.append(outcome(lambda: [SimpleNamespace(render=lambda: rendered(var, name))]))  # noqa: B023
         assert answers[0] == answers[1]
@@ -359,14 +359,14 @@ def test_schemas_of_a_project_are_those_that_dbt_finds() -> None:
     ]  # fmt: skip
     for adapter in (Adapter(), Adapter("other")):
         found = {str(each) for each in adapter._get_cache_schemas(nodes)}
-        assert found == {str(each) for each in relations._schemas_of_dbt(adapter, nodes)}
+        assert found == {str(each) for each in relations._dbt_get_cache_schemas(adapter, nodes)}
         assert len(found) == 3
 
 
 @pytest.mark.parametrize("selected", [{"b"}, {"a", "c"}, set()])
 def test_the_graph_of_what_is_selected_is_dbts(selected: set[Any]) -> None:
     graph = Graph(nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d")]))
-    ours, theirs = graph.get_subset_graph(selected).graph, _subset_of_dbt(graph, selected).graph
+    ours, theirs = graph.get_subset_graph(selected).graph, _dbt_get_subset_graph(graph, selected).graph
     assert (set(ours.nodes), set(ours.edges)) == (set(theirs.nodes), set(theirs.edges))
     ours.add_node("new")  # dbt's queue takes nodes out of it
     assert "new" not in graph.graph
@@ -375,7 +375,7 @@ def test_the_graph_of_what_is_selected_is_dbts(selected: set[Any]) -> None:
 def test_what_cannot_be_selected_is_dbts_to_say() -> None:
     graph = Graph(nx.DiGraph([("a", "b")]))
     assert outcome(lambda: graph.get_subset_graph([UniqueId("x")])) == outcome(
-        lambda: _subset_of_dbt(graph, [UniqueId("x")])
+        lambda: _dbt_get_subset_graph(graph, [UniqueId("x")])
     )
 
 

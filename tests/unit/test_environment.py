@@ -1,4 +1,4 @@
-"""Which of a remote caller's values reach a worker."""
+"""Selection of the environment values that a remote caller sends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_names_are_found_where_dbt_reads_them(tmp_path: Path) -> None:
     assert names_used([tmp_path]) == {"ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX"}
 
 
-def test_odd_files_do_no_harm(tmp_path: Path) -> None:
+def test_unreadable_and_binary_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.sql").write_bytes(b"\xff\xfe env_var('KEPT') \x00")
     (tmp_path / "huge.sql").write_bytes(b"x" * MAX_FILE_BYTES + b" env_var('HUGE')")
     (tmp_path / "folder.sql").mkdir()
@@ -50,7 +50,7 @@ def test_a_real_project() -> None:
     assert {"RELAY_TEST_DUCKDB", "PGHOST", "DBT_ENV_SECRET_PG_PASSWORD"} <= names_used([PROJECTS / "small"])
 
 
-def test_what_dbt_notes_in_its_artifacts_travels_though_no_project_names_it() -> None:
+def test_names_for_dbts_artifacts_are_sent_though_the_project_does_not_read_them() -> None:
     noted = names_noted({"DBT_ENV_CUSTOM_ENV_TEAM": "x", "DBT_TARGET": "x", "TEAM": "x"})
     assert noted == {"DBT_ENV_CUSTOM_ENV_TEAM"}
     assert allowed(dict.fromkeys(noted, "x"), DENY) == {"DBT_ENV_CUSTOM_ENV_TEAM": "x"}
@@ -70,7 +70,7 @@ def test_the_deny_list(name: str, kept: bool) -> None:
     assert denied(name, DENY) is not kept
 
 
-def test_secrets_are_kept_back_whatever_the_list_says() -> None:
+def test_secrets_are_never_sent() -> None:
     assert allowed({"DBT_ENV_SECRET_A": "x", "DBT_RELAY_QUEUE": "x", "PATH": "/bin"}, " , ") == {
         "PATH": "/bin"
     }
@@ -87,7 +87,7 @@ def test_names_are_found_in_a_profile_elsewhere_and_in_linked_packages(tmp_path:
     assert found == {"LINKED", "PROFILE"}
 
 
-def test_a_worker_hears_which_values_were_not_sent() -> None:
+def test_worker_receives_names_of_values_that_were_not_sent() -> None:
     environ = {
         "SENT": "1",
         "UNSENT": "2",
@@ -96,10 +96,10 @@ def test_a_worker_hears_which_values_were_not_sent() -> None:
         "DBT_RELAY_QUEUE": "5",
         "a\udcff": "6",
     }
-    told = encode_withheld(environ, ["SENT"], DENY)
-    assert not set(environ.values()) & set(told)
-    heard = withheld_by({NAMES: told, "SENT": "1"}, ["LEFT_OUT"])
-    assert heard == Withheld(
+    encoded = encode_withheld(environ, ["SENT"], DENY)
+    assert not set(environ.values()) & set(encoded)
+    withheld = withheld_by({NAMES: encoded, "SENT": "1"}, ["LEFT_OUT"])
+    assert withheld == Withheld(
         frozenset({"UNSENT"}), frozenset({"DB_PASSWORD", "DBT_ENV_SECRET_A", "LEFT_OUT"})
     )
     for other in ({}, {NAMES: "{"}, {NAMES: "[1]"}):  # an earlier release, a later one

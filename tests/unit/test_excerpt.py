@@ -35,7 +35,7 @@ def test_either_end_of_the_quote_may_be_cut() -> None:
     assert locate(SQL, Quoted(9, "    select employee_id, sal...", 24)) == (2, 24)
 
 
-def test_a_wrapper_on_the_first_or_the_last_line_does_not_hide_it() -> None:
+def test_line_is_found_though_dbts_wrapper_shares_it() -> None:
     sql = "select nmae from staff"
     assert locate(sql, Quoted(1, f"create view v as ({sql}", 25)) == (1, 7)
     assert locate(sql, Quoted(1, f"{sql}) as dbt_sbq", 7)) == (1, 7)
@@ -45,16 +45,16 @@ def test_of_equal_lines_it_is_the_first() -> None:
     assert locate("select a\nfrom t\nselect a", Quoted(9, "select a", 7)) == (1, 7)
 
 
-def test_a_line_that_is_not_of_this_sql_is_not_found() -> None:
+def test_line_of_other_sql_is_not_found() -> None:
     assert locate(SQL, Quoted(3, "insert into audit select 1", 12)) == (None, None)
     assert locate(SQL, Quoted(3, "  ", 0)) == (None, None)
     assert locate("", Quoted(3, "select 1", 0)) == (None, None)
 
 
-def test_without_a_quote_a_word_that_is_there_once_tells() -> None:
+def test_line_is_found_by_a_name_that_occurs_once() -> None:
     assert locate(SQL, None, "SALRY") == (2, 24)
-    assert locate(SQL, None, "payroll") == (None, None)  # there twice
-    assert locate(SQL, None, "employee") == (None, None)  # only a part of a word
+    assert locate(SQL, None, "payroll") == (None, None)  # occurs twice
+    assert locate(SQL, None, "employee") == (None, None)  # only part of a word
     assert locate(SQL, None) == (None, None)
 
 
@@ -98,6 +98,6 @@ def test_a_very_long_line_is_cut() -> None:
 
 
 @pytest.mark.parametrize("line", [0, 10, -1])
-def test_a_line_that_is_not_there_is_refused(line: int) -> None:
+def test_excerpt_of_missing_line_is_an_error(line: int) -> None:
     with pytest.raises(ValueError, match=f"line {line} of 9"):
         excerpt(SQL, line)

@@ -82,6 +82,7 @@ def test_first_ctrl_c_cancels_the_run_and_waits_for_its_end(
 
     def pressed() -> None:
         runs.append(the_run(worker))
+        wait_until(lambda: worker.ledger.fact(runs[0], "state") == "stopping")
         blocked.release.set()
 
     with pytest.raises(KeyboardInterrupt, match=r"run \S+ was cancelled"):

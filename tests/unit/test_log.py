@@ -1,4 +1,4 @@
-"""Structured lines: JSON for programs, text for people, and timed phases."""
+"""Structured log lines as JSON and as text, and timed phases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert plain == {
         "level": "info", "message": "run ended", "run": "r", "worker": "h:1", "state": "failed", "zero": 0,
     }  # fmt: skip
-    assert list(plain)[2:] == ["run", "worker", "state", "zero"]  # the known ones first
+    assert list(plain)[2:] == ["run", "worker", "state", "zero"]  # known fields come first
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,12 +44,12 @@ def test_exceptions_are_shown(name: str, capsys: pytest.CaptureFixture[str]) -> 
         raise ValueError("broken")
     except ValueError:
         log("oh", exc_info=True)
-    said = capsys.readouterr().err
-    assert "ValueError: broken" in said
-    assert "Traceback" in said
+    output = capsys.readouterr().err
+    assert "ValueError: broken" in output
+    assert "Traceback" in output
 
 
-def test_auto_is_json_where_nobody_sits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_format_is_json_without_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     log("x")
     assert json.loads(capsys.readouterr().err)["message"] == "x"
@@ -59,11 +59,11 @@ def test_levels(capsys: pytest.CaptureFixture[str]) -> None:
     configure("text", "warning")
     log("quiet")
     log("loud", level=logging.ERROR)
-    assert "quiet" not in (said := capsys.readouterr().err)
-    assert "loud" in said
+    assert "quiet" not in (output := capsys.readouterr().err)
+    assert "loud" in output
 
 
-def test_configuring_again_says_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_configuration_does_not_duplicate_lines(capsys: pytest.CaptureFixture[str]) -> None:
     configure("text")
     configure("text")
     log("once")

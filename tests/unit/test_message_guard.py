@@ -1,4 +1,4 @@
-"""What a worker's intake does beside refusing (`tests/integration/test_bad_messages.py` has that)."""
+"""Batches of events and the reused client. `tests/integration/test_bad_messages.py` tests the refusal of messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.supervision.message_guard import GuardedChannel, GuardedConsumer
 
 
 class Dispatcher:
-    """Counts what an event dispatcher is asked to send."""
+    """Counts the calls of an event dispatcher."""
 
     flushes = 0
 
@@ -34,7 +34,7 @@ def due(consumer: Any) -> list[Any]:
     return [each.entry for each in consumer.hub.timer.queue]
 
 
-def test_events_are_gathered(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_are_sent_in_batches(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message_guard, "EVENTS_SECONDS", 600.0)
     for _ in range(3):
         consumer.on_send_event_buffered()
@@ -44,23 +44,21 @@ def test_events_are_gathered(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert consumer.event_dispatcher.flushes == 1
 
 
-def test_after_they_went_out_the_next_ones_are_waited_for(
-    consumer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where the loop that should have sent them was corrupted down with its connection."""
+def test_next_batch_is_awaited_after_one_was_sent(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the connection of the event loop that should have sent them was lost."""
     monkeypatch.setattr(message_guard, "EVENTS_SECONDS", 0.0)
     consumer.on_send_event_buffered()
     consumer.on_send_event_buffered()
     assert len(due(consumer)) == 2
 
 
-def test_the_last_ones_go_out_before_the_end(consumer: Any) -> None:
+def test_buffered_events_are_sent_at_shutdown(consumer: Any) -> None:
     consumer.on_send_event_buffered()
     consumer.shutdown()
     assert consumer.event_dispatcher.flushes == 1
 
 
-def test_a_channel_keeps_the_client_that_it_sends_with(redis_server: Any) -> None:
+def test_channel_reuses_its_client(redis_server: Any) -> None:
     with Connection(redis_server.broker_url) as connection:
         connection.transport_cls = message_guard.GuardedTransport
         channel: Any = connection.default_channel
@@ -68,7 +66,7 @@ def test_a_channel_keeps_the_client_that_it_sends_with(redis_server: Any) -> Non
         with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
             assert first is second
             assert first.ping()
-            assert first is not channel.client  # which waits for messages
+            assert first is not channel.client  # the client that waits for messages
         channel._disconnect_pools()
         with channel.conn_or_acquire() as third:
             assert third is not first

@@ -1,4 +1,4 @@
-"""What travels is validated: nothing is guessed."""
+"""Validation of messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN = "20250101T000000-0123456789ab"
 
 
 def plain(**changes: Any) -> dict[str, Any]:
-    """A good request as JSON's types, with changes; None removes a field."""
+    """A valid request as JSON types, with changes; None removes a field."""
     fields: dict[str, Any] = json.loads(encode_request(request()))
     fields.update(changes)
     return {name: value for name, value in fields.items() if value is not None}
@@ -69,8 +69,8 @@ def test_fields_of_a_newer_release_are_ignored() -> None:
     )
 
 
-def test_fields_at_their_default_do_not_travel() -> None:
-    """A worker of a release that lacks a field takes every request that does not use it."""
+def test_default_fields_are_not_sent() -> None:
+    """A worker of a release without a field accepts every request that does not use it."""
     assert plain().keys() == {"run_id", "args", "cwd", "project_dir"}
 
 
@@ -80,7 +80,7 @@ def test_fields_at_their_default_do_not_travel() -> None:
         ({"env": {"": "x"}}, "env"),
         ({"env": {"A=B": "x"}}, "env"),
         ({"env": {"A": "x\0y"}}, "env"),
-        ({"version": 2}, "message version 2; this side speaks version 1: install the same dbt-relay release"),
+        ({"version": 2}, "message version 2; this side reads version 1: install the same dbt-relay release"),
         ({"version": 0}, "version"),
         ({"version": "1"}, "version"),
         ({"run_id": "../x"}, "run_id"),
@@ -106,12 +106,12 @@ def test_a_bad_request_is_refused_with_its_field(changes: dict[str, Any], reason
 
 
 @pytest.mark.parametrize("raw", [b"", b"nonsense", b"\xff\xfe", b"[]", b"null", b'"run"', b"{}"])
-def test_what_is_no_request_is_refused(raw: bytes) -> None:
+def test_invalid_request_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidMessageError, match="not a valid run request"):
         decode_request(raw)
 
 
-def test_a_huge_request_is_not_even_read() -> None:
+def test_too_large_request_is_refused_unread() -> None:
     with pytest.raises(
         InvalidMessageError, match=f"{MAX_REQUEST_BYTES + 1} bytes: at most {MAX_REQUEST_BYTES}"
     ):
@@ -184,7 +184,7 @@ BODY = [[RUN, "@plan"], {}, {"callbacks": None}]
         (HEADERS, [[], [], {}], "object"),
     ],
 )
-def test_what_celery_would_not_survive_is_seen(headers: Any, body: Any, reason: str | None) -> None:
+def test_messages_that_would_stop_celery_are_detected(headers: Any, body: Any, reason: str | None) -> None:
     problem = problem_with(headers, body)
     assert (problem is None) if reason is None else (problem is not None and reason in problem)
 
@@ -198,7 +198,7 @@ def test_what_celery_would_not_survive_is_seen(headers: Any, body: Any, reason: 
         ("test.shop.not_null_orders_id.cf6c17daed", "test not_null_orders_id"),
         ("test.shop.of_its_own", "test of_its_own"),
         ("unit_test.shop.orders.adds_up", "unit test orders.adds_up"),
-        ("model.shop.a.0123456789", "model a.0123456789"),  # a version, which is no hash
+        ("model.shop.a.0123456789", "model a.0123456789"),  # a version, not a hash
         ("@plan", None),
         ("@session", None),
         ("odd.id", None),
@@ -208,5 +208,5 @@ def test_the_task_of_a_node_is_shown_by_its_name(step: str, name: str | None) ->
     sent = json.loads(task_message("20250101T000000-0123456789ab", step, "q", 0))
     assert sent["headers"]["shadow"] == name
     assert sent["headers"]["argsrepr"] == f"({step!r}, '20250101T000000-0123456789ab')"
-    args, kwargs, _ = json.loads(base64.b64decode(sent["body"]))  # what workers of every release read
+    args, kwargs, _ = json.loads(base64.b64decode(sent["body"]))  # the part that workers of all releases read
     assert (args, kwargs) == (["20250101T000000-0123456789ab", step], {})

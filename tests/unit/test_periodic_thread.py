@@ -1,4 +1,4 @@
-"""A thread that looks again and again, whatever goes wrong."""
+"""Periodic threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.supervision.periodic_thread import PeriodicThread
 @pytest.mark.parametrize(
     ("error", "traced"), [(redis.ConnectionError("away"), False), (RuntimeError("not foreseen"), True)]
 )
-def test_they_outlive_an_error_and_say_it(
+def test_thread_continues_after_an_error_and_logs_it(
     error: Exception, traced: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure("json")
@@ -31,12 +31,12 @@ def test_they_outlive_an_error_and_say_it(
     wait_until(lambda: len(looks) > 2, 5)
     rounds.stop()
     assert not any(thread.name == "looking" for thread in threading.enumerate())
-    said = capsys.readouterr().err
-    assert said.count("could not look") == 1
-    assert str(error) in said
-    assert ("Traceback" in said) is traced
+    output = capsys.readouterr().err
+    assert output.count("could not look") == 1
+    assert str(error) in output
+    assert ("Traceback" in output) is traced
 
 
-def test_stopping_what_never_began_is_nothing() -> None:
+def test_stopping_a_thread_that_was_not_started_does_nothing() -> None:
     PeriodicThread("looking", lambda: None, interval=1, failed="", phase="").stop()
     assert not any(thread.name == "looking" for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""What a worker's copy of a project is compared with."""
+"""Comparison of a worker's copy of a project with the caller's."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def write(root: Path, name: str, text: str | None) -> None:
         ("notebooks/a.sql", "select 5", {}),
     ],
 )
-def test_what_counts(
+def test_differences_of_project_files(
     callers: Path, workers: Path, name: str, text: str | None, found: dict[str, str]
 ) -> None:
     write(workers, name, text)
     assert differences(str(workers), sent(callers)) == found
 
 
-def test_packages_count_where_both_have_some(callers: Path, workers: Path) -> None:
+def test_packages_are_compared_if_both_sides_have_some(callers: Path, workers: Path) -> None:
     write(workers, "dbt_packages/utils/dbt_project.yml", "version: 2")
     assert differences(str(workers), sent(callers), packages=False) == {}
     assert differences(str(workers), sent(callers)) == {"dbt_packages/utils/": "differs"}
@@ -114,7 +114,7 @@ def dangling(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [loop, not_utf8, dangling])
-def test_odd_files_are_the_same_on_both_sides(
+def test_unusual_files_are_equal_on_both_sides(
     callers: Path, workers: Path, make: Callable[[Path], None]
 ) -> None:
     for root in (callers, workers):
@@ -123,5 +123,5 @@ def test_odd_files_are_the_same_on_both_sides(
 
 
 @pytest.mark.parametrize("text", ["", "{", "0123456789", "\N{SNOWMAN}"])
-def test_what_another_release_sends_is_ignored(text: str) -> None:
+def test_copy_of_another_release_is_ignored(text: str) -> None:
     assert decode_copy(text) is None

@@ -1,4 +1,4 @@
-"""Ended runs leave nothing behind: neither when their time is up nor when they are purged."""
+"""Removal of ended runs: by expiry and by `purge`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BROKEN = ErrorInfo(
 
 
 class ServerWorker(FakeWorker):
-    """The fake worker on a real server."""
+    """The fake worker with a real Redis server."""
 
     def __init__(self, url: str, **options: object) -> None:
         self._url = url
@@ -68,7 +68,7 @@ def request(**fields: object) -> RunRequest:
 def behaviours(
     kinds: dict[str, str], cancel: Callable[[str], object]
 ) -> dict[str, Callable[[Claim], ErrorInfo | None]]:
-    """What node ``b`` of a run does, by the kind of the run."""
+    """The result of node ``b`` of a run, by the kind of the run."""
 
     def b(claim: Claim) -> ErrorInfo | None:
         kind = kinds.get(claim.run_id, "good")
@@ -135,7 +135,7 @@ def test_a_hundred_runs_leave_no_key(
     assert keyspace(client) == before
 
 
-def test_the_keys_of_ended_runs_go_when_their_time_is_up(
+def test_keys_of_ended_runs_expire(
     redis_server: RedisServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, abandoned = play(redis_server.url, monkeypatch, 10, 3600)
@@ -162,7 +162,7 @@ def ended_run(ledger: Ledger) -> str:
     return asked.run_id
 
 
-def test_what_is_young_or_going_is_kept(store: RunStore, client: redis.Redis) -> None:
+def test_recent_and_active_runs_are_kept(store: RunStore, client: redis.Redis) -> None:
     ledger = Ledger(client)
     old, young = ended_run(ledger), ended_run(ledger)
     client.hset(ledger.keys.run(old), "ended", ledger.server_time() - 3600)
@@ -176,7 +176,7 @@ def test_what_is_young_or_going_is_kept(store: RunStore, client: redis.Redis) ->
     assert purge(store) == Purged(recent=[young])
 
 
-def test_what_the_dead_left_is_removed(store: RunStore, client: redis.Redis) -> None:
+def test_leftovers_of_dead_processes_are_removed(store: RunStore, client: redis.Redis) -> None:
     ledger = Ledger(client)
     keys, now = ledger.keys, ledger.server_time()
     client.zadd(keys.leases(), {f"{new_run_id()} model.p.a": 1})
@@ -197,7 +197,7 @@ def test_what_the_dead_left_is_removed(store: RunStore, client: redis.Redis) -> 
     assert keyspace(client) == {keys.workers().encode(), keys.strays().encode()}
 
 
-def test_a_lock_in_use_is_left(client: redis.Redis, store: RunStore) -> None:
+def test_lock_in_use_is_kept(client: redis.Redis, store: RunStore) -> None:
     ledger = Ledger(client)
     run_id = request().run_id
     ledger.submit(RunRequest(run_id=run_id, args=("run",), cwd="/p", project_dir="/p"))

@@ -1,4 +1,4 @@
-"""What the reaper does about watches that ran out."""
+"""The reaper: overdue leases and watches, and when it waits for renewals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = "20250101T000000-0123456789ab"
 
 
 class Client:
-    """As much of Redis as the reaper asks."""
+    """The Redis commands that the reaper uses."""
 
     def __init__(self) -> None:
         self.run_id, self.uptime, self.waiting = "server1", 1000, 0
@@ -29,7 +29,7 @@ class Client:
 
 
 class Ledger:
-    """Has what it was given to find."""
+    """Returns the given watches."""
 
     lease_ms = 100
 
@@ -37,7 +37,7 @@ class Ledger:
         self.client = Client()
         self.watches: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
-        self.told_empty: bool | None = None
+        self.queue_was_empty: bool | None = None
         self.forgot = 0
         self.due: tuple[str, ...] = ()
         self.refused: redis.RedisError | None = None
@@ -56,7 +56,7 @@ class Ledger:
         return self.clock
 
     def overdue(self, *, queue_empty: bool) -> list[tuple[str, str]]:
-        self.told_empty = queue_empty
+        self.queue_was_empty = queue_empty
         time.sleep(self.slow)
         return [(RUN, step) for step in self.watches]
 
@@ -101,29 +101,31 @@ def test_a_lost_message_is_sent_again(ledger: Ledger, reaper: Reaper, published:
     assert reaper.sweep() == 1
     assert published == [(RUN, ("@plan",))]
     assert ledger.asked == ["@plan", "model.p.a"]
-    assert ledger.told_empty is True
+    assert ledger.queue_was_empty is True
 
 
-def test_a_deep_queue_is_said_to_be_one(ledger: Ledger, reaper: Reaper) -> None:
+def test_queue_with_messages_is_reported_to_ledger(ledger: Ledger, reaper: Reaper) -> None:
     ledger.client.waiting = 10
     ledger.watches = {"model.p.a": {"what": "nothing"}}
     assert reaper.sweep() == 0
-    assert ledger.told_empty is False
+    assert ledger.queue_was_empty is False
 
 
-def test_what_a_lost_worker_held_is_handed_out(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
+def test_step_of_lost_worker_is_requeued(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
     ledger.watches = {"model.p.a": {"what": "lost", "owner": "h:1", "publish": ("model.p.a", "model.p.b")}}
     assert reaper.sweep() == 1
     assert published == [(RUN, ("model.p.a", "model.p.b"))]
 
 
-def test_what_a_deadline_hands_out_is_sent(ledger: Ledger, reaper: Reaper, published: list[Any]) -> None:
+def test_steps_made_ready_by_a_deadline_are_published(
+    ledger: Ledger, reaper: Reaper, published: list[Any]
+) -> None:
     ledger.watches = {"@deadline": {"what": "deadline", "publish": ("@close",)}}
     assert reaper.sweep() == 1
     assert published == [(RUN, ("@close",))]
 
 
-def test_a_run_that_gets_the_warehouse_of_a_dead_session_is_sent(
+def test_run_waiting_for_warehouse_of_dead_session_is_published(
     reaper: Reaper, ledger: Ledger, published: list[Any]
 ) -> None:
     ledger.watches = {"@session": {"what": "nothing", "publish": (f"{RUN} @session",)}}
@@ -131,7 +133,7 @@ def test_a_run_that_gets_the_warehouse_of_a_dead_session_is_sent(
     assert published == [(RUN, (f"{RUN} @session",))]
 
 
-def test_what_was_ready_and_never_handed_out_is_found(
+def test_ready_step_that_was_not_published_is_published(
     ledger: Ledger, reaper: Reaper, published: list[Any]
 ) -> None:
     ledger.due = ("model.p.c",)
@@ -139,11 +141,11 @@ def test_what_was_ready_and_never_handed_out_is_found(
     assert published == [(RUN, ("model.p.c",))]
     assert ledger.forgot == 1
     ledger.due = ("model.p.d",)
-    assert reaper.sweep() == 0  # it looks for those less often
+    assert reaper.sweep() == 0  # every fifth sweep looks for these
     wait_until(lambda: reaper.sweep() == 1, 2)
 
 
-def test_after_a_restart_of_redis_the_living_may_renew_first(ledger: Ledger, reaper: Reaper) -> None:
+def test_reaper_waits_for_renewals_after_redis_restart(ledger: Ledger, reaper: Reaper) -> None:
     ledger.watches = {"@plan": {"what": "publish"}}
     assert reaper.sweep() == 1
     ledger.client.run_id = "server2"
@@ -153,16 +155,14 @@ def test_after_a_restart_of_redis_the_living_may_renew_first(ledger: Ledger, rea
     assert ledger.asked == ["@plan"]
 
 
-def test_a_server_that_is_up_for_less_than_a_lease_is_new_too(ledger: Ledger, reaper: Reaper) -> None:
+def test_reaper_waits_when_redis_is_up_for_less_than_a_lease(ledger: Ledger, reaper: Reaper) -> None:
     ledger.client.uptime = 0
     ledger.watches = {"@plan": {"what": "publish"}}
     assert reaper.sweep() == 0
     wait_until(lambda: reaper.sweep() == 1, 2)
 
 
-def test_after_a_server_that_kept_everybody_waiting_the_living_may_renew_first(
-    ledger: Ledger, reaper: Reaper
-) -> None:
+def test_reaper_waits_for_renewals_after_redis_did_not_answer(ledger: Ledger, reaper: Reaper) -> None:
     ledger.watches = {"model.p.a": {"what": "lost"}}
     ledger.slow = 0.04  # of a lease of 0.1 s
     assert reaper.sweep() == 0
@@ -172,9 +172,7 @@ def test_after_a_server_that_kept_everybody_waiting_the_living_may_renew_first(
     wait_until(lambda: reaper.sweep() == 1, 2)
 
 
-def test_after_a_server_that_refused_every_write_the_living_may_renew_first(
-    ledger: Ledger, reaper: Reaper
-) -> None:
+def test_reaper_waits_for_renewals_after_redis_refused_writes(ledger: Ledger, reaper: Reaper) -> None:
     ledger.watches = {"model.p.a": {"what": "lost"}}
     ledger.refused = WritesRefusedError("MISCONF cannot save")
     with pytest.raises(WritesRefusedError):
@@ -185,7 +183,7 @@ def test_after_a_server_that_refused_every_write_the_living_may_renew_first(
     wait_until(lambda: reaper.sweep() == 1, 2)
 
 
-def test_a_look_that_took_too_long_ends_the_sweep(ledger: Ledger, reaper: Reaper) -> None:
+def test_slow_answer_ends_the_sweep(ledger: Ledger, reaper: Reaper) -> None:
     ledger.watches = {"model.p.a": {"what": "late"}, "model.p.b": {"what": "lost"}}
     assert reaper.sweep() == 0
     assert ledger.asked == ["model.p.a"]
@@ -195,7 +193,7 @@ def test_a_look_that_took_too_long_ends_the_sweep(ledger: Ledger, reaper: Reaper
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the reaper reads as this machine's clock, seconds."""
+    """The reaper's clock of this machine, seconds."""
     now = [0.0]
     monkeypatch.setattr("workers.supervision.reaper.lease_clock", lambda: now[0])
     return now
@@ -204,7 +202,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize(
     "clocks", [(60.0, 60.0), (60.0, 0.0), (0.02, 3600.0)], ids=["both", "ours", "server"]
 )
-def test_after_a_pause_of_the_reaper_others_may_renew_first(
+def test_reaper_waits_for_renewals_after_its_own_pause(
     ledger: Ledger, reaper: Reaper, clock: list[float], clocks: tuple[float, float]
 ) -> None:
     """This process was stopped, perhaps with the whole machine, or the server's clock was set forward."""
@@ -213,14 +211,14 @@ def test_after_a_pause_of_the_reaper_others_may_renew_first(
     clock[0] += clocks[0]
     ledger.clock += clocks[1]
     assert reaper.sweep() == 0
-    clock[0] += 600  # and again, before anybody could have renewed
+    clock[0] += 600  # a second pause, before any worker could renew
     assert reaper.sweep() == 0
     assert ledger.asked == []
     clock[0] += 0.02
     assert reaper.sweep() == 1
 
 
-def test_reaper_that_is_starved_for_long_puts_back_all_the_same(
+def test_reaper_with_little_cpu_time_still_requeues(
     ledger: Ledger, reaper: Reaper, clock: list[float]
 ) -> None:
     ledger.watches = {"model.p.a": {"what": "lost"}}
@@ -231,7 +229,7 @@ def test_reaper_that_is_starved_for_long_puts_back_all_the_same(
     assert found == [1, *[0, 0, 1] * 4]
 
 
-def test_processes_that_lost_a_session_are_looked_at_after_the_leases(ledger: Ledger) -> None:
+def test_stale_lock_holders_are_ended_after_the_leases_were_checked(ledger: Ledger) -> None:
     strays: Any = SimpleNamespace(end=lambda: ledger.asked.append("strays"))
     made: Any = Reaper(ledger, lambda *_: None, queue="q", interval=0.02, strays=strays)  # type: ignore[arg-type]
     ledger.watches = {"@session": {"what": "nothing"}}

@@ -1,4 +1,4 @@
-"""Settings from the environment, and broker addresses in the forms that libraries want."""
+"""Settings from the environment, and formats of broker URLs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from workers.contract.errors import DbtUsageError
 from workers.contract.settings import Settings, celery_url, read_settings, redis_url, tls_options
 
 
-def test_without_any_there_are_the_defaults() -> None:
+def test_defaults() -> None:
     assert read_settings({}) == Settings()
     assert read_settings({"DBT_RELAY_QUEUE": ""}) == Settings()
 
@@ -24,7 +24,7 @@ def test_every_kind_of_value() -> None:
     assert (settings.embedded, settings.queue) == (True, "q")
 
 
-def test_redis_url_stands_in() -> None:
+def test_redis_url_is_the_fallback() -> None:
     assert read_settings({"REDIS_URL": "redis://a"}).broker_url == "redis://a"
     both = {"REDIS_URL": "redis://a", "DBT_RELAY_BROKER_URL": "redis://b"}
     assert read_settings(both).broker_url == "redis://b"
@@ -38,7 +38,7 @@ def test_redis_url_stands_in() -> None:
         ("NODE_TIME_LIMIT", "1h"), ("NODE_SOFT_TIME_LIMIT", "-1"), ("RUN_DEADLINE", "nan"),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_named(name: str, value: str) -> None:
+def test_invalid_value_is_named(name: str, value: str) -> None:
     with pytest.raises(DbtUsageError, match=f"DBT_RELAY_{name}='{value}'"):
         read_settings({f"DBT_RELAY_{name}": value})
 
@@ -47,7 +47,7 @@ def test_a_bad_value_is_named(name: str, value: str) -> None:
     ("url", "problem"),
     [
         ("localhost:6379", "it does not begin with redis://"),
-        ("http://localhost:6379", "http:// is no scheme of Redis"),
+        ("http://localhost:6379", "http:// is not a scheme of Redis"),
         ("amqp://guest@localhost//", "RabbitMQ is not supported"),
         ("sentinel://a:26379;sentinel://b:26379", "Sentinel is not supported"),
         ("redis://localhost:port", "host or port cannot be read"),
@@ -55,7 +55,7 @@ def test_a_bad_value_is_named(name: str, value: str) -> None:
         ("redis://localhost:0", "its port is 0"),
     ],
 )
-def test_an_address_that_is_none_is_refused_with_what_is_wrong(url: str, problem: str) -> None:
+def test_invalid_broker_url_is_refused_with_reason(url: str, problem: str) -> None:
     for name in ("DBT_RELAY_BROKER_URL", "REDIS_URL"):
         with pytest.raises(DbtUsageError, match=problem) as caught:
             read_settings({name: url})
@@ -88,7 +88,7 @@ def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.Monke
         ("rediss://h", "rediss://h"),
     ],
 )
-def test_addresses(celery: str, plain: str) -> None:
+def test_broker_url_formats(celery: str, plain: str) -> None:
     assert redis_url(celery) == plain
     assert celery_url(plain) == celery
     assert redis_url(plain) == plain
@@ -105,7 +105,7 @@ def test_addresses(celery: str, plain: str) -> None:
         "hidden",
     ],
 )
-def test_an_address_that_is_none_is_refused_and_not_shown(url: str) -> None:
+def test_invalid_broker_url_is_not_shown(url: str) -> None:
     for form in (redis_url, celery_url):
         with pytest.raises(DbtUsageError, match="percent-encode") as refused:
             form(url)

@@ -1,4 +1,4 @@
-"""What lists of runs show of a command line."""
+"""Command lines in lists of runs."""
 
 from __future__ import annotations
 

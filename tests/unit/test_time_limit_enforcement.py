@@ -1,4 +1,4 @@
-"""Ending the processes of nodes that took too long, and keeping their leases until then."""
+"""Enforcement of time limits by killing the process of the node."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ A, B = "model.p.a", "model.p.b"
 
 
 class World:
-    """A run of two nodes, the first claimed by a process that takes its time, in a session or not."""
+    """A run with two nodes, the first one claimed by a slow process, in a session or not."""
 
     def __init__(self, lock: str) -> None:
         self.ledger = Ledger(fakeredis.FakeRedis(), keys=Keys("test"), lease_ms=60_000)
@@ -73,7 +73,7 @@ class World:
         return granted
 
     def post(self, *, ran: float, hard: float = 5.0, pid: int | None = None) -> None:
-        """What the process says: it has run its node for `ran` seconds."""
+        """Write the entry of the process, which has executed its node for `ran` seconds."""
         now = time.monotonic()
         watched = TimedNode(
             pid=pid or self.process.pid, owner="h:1", claim=self.claim,
@@ -96,7 +96,7 @@ def make() -> Iterator[Callable[..., World]]:
         world.process.communicate()
 
 
-def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable[..., World]) -> None:
+def test_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable[..., World]) -> None:
     world = make()
     world.post(ran=6.2)
     world.enforcer.check()
@@ -111,7 +111,7 @@ def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable
     assert result.result["execution_time"] == pytest.approx(6.2, abs=1)
     (attempt,) = [each for each in world.ledger.attempts(world.run_id) if each.step == A]
     assert (attempt.worker, attempt.status) == ("h:1", "error")
-    assert isinstance(world.ledger.claim(world.run_id, A, "h:2"), Refusal)  # never again
+    assert isinstance(world.ledger.claim(world.run_id, A, "h:2"), Refusal)  # it is not retried
     below = world.ledger.claim(world.run_id, B, "h:2")
     assert isinstance(below, Claim)
     assert (below.skip, below.cause) == (True, A)
@@ -121,7 +121,7 @@ def test_a_node_past_its_limit_is_recorded_and_its_process_killed(make: Callable
 
 
 @pytest.mark.parametrize("more", [{"ran": 5.5}, {"ran": 99.0, "hard": 0.0}])
-def test_within_its_limit_nothing_happens(make: Callable[..., World], more: dict[str, float]) -> None:
+def test_process_within_its_limit_is_not_killed(make: Callable[..., World], more: dict[str, float]) -> None:
     world = make()
     world.post(**more)
     world.enforcer.check()
@@ -129,7 +129,7 @@ def test_within_its_limit_nothing_happens(make: Callable[..., World], more: dict
     assert world.ledger.result(world.run_id, A) is None
 
 
-def test_a_process_that_was_done_at_that_moment_lives(make: Callable[..., World]) -> None:
+def test_process_whose_node_just_ended_is_not_killed(make: Callable[..., World]) -> None:
     world = make()
     world.post(ran=7)
     finish = world.ledger.finish
@@ -143,19 +143,19 @@ def test_a_process_that_was_done_at_that_moment_lives(make: Callable[..., World]
     assert world.killed == []
 
 
-def test_a_process_whose_step_is_somebody_elses_is_killed_all_the_same(make: Callable[..., World]) -> None:
+def test_process_that_lost_its_step_is_killed_too(make: Callable[..., World]) -> None:
     world = make()
     world.ledger.client.zadd(world.ledger.keys.leases(), {f"{world.run_id} {A}": 1})
     assert world.ledger.reap(world.run_id, A)["what"] == "lost"
     world.post(ran=7)
     world.enforcer.check()
     assert len(world.killed) == 1
-    assert world.ledger.result(world.run_id, A) is None  # theirs counts
+    assert world.ledger.result(world.run_id, A) is None  # the other process has the step
     with pytest.raises(FenceLostError):
         world.ledger.finish(world.claim, Move(word="success"))
 
 
-def test_what_cannot_be_recorded_is_not_killed_yet(make: Callable[..., World]) -> None:
+def test_process_is_not_killed_before_its_node_is_recorded(make: Callable[..., World]) -> None:
     world = make()
     world.post(ran=7)
     finish = world.ledger.finish
@@ -172,19 +172,19 @@ def test_what_cannot_be_recorded_is_not_killed_yet(make: Callable[..., World]) -
     assert len(world.killed) == 1
 
 
-def test_the_note_of_a_dead_process_says_nothing(make: Callable[..., World]) -> None:
+def test_entry_of_dead_process_is_ignored(make: Callable[..., World]) -> None:
     world = make()
     world.process.kill()
     world.process.wait(30)
     world.post(ran=7)
     world.enforcer.check()
-    world.post(ran=7, pid=os.getppid())  # nor does that of somebody else's
+    world.post(ran=7, pid=os.getppid())  # nor does the entry of a process that is not a child
     world.enforcer.check()
     assert world.killed == []
     assert world.ledger.result(world.run_id, A) is None
 
 
-def test_nobody_is_killed_whose_node_could_not_be_recorded(make: Callable[..., World]) -> None:
+def test_process_is_not_killed_when_redis_is_unreachable(make: Callable[..., World]) -> None:
     world = make()
     finish = world.ledger.finish
 
@@ -201,14 +201,14 @@ def test_nobody_is_killed_whose_node_could_not_be_recorded(make: Callable[..., W
     assert len(world.killed) == 1
 
 
-def test_a_board_gives_whole_notes_only() -> None:
+def test_shared_table_returns_complete_entries_only() -> None:
     table = SharedTable(3)
     assert list(table.values()) == []
     assert table.write(0, b"first")
     assert table.write(2, b"third")
     assert table.write(0, b"1st")
     assert sorted(table.values()) == [b"1st", b"third"]
-    table._memory[2 * 16 * 1024 + 8] ^= 1  # in the middle of a write
+    table._memory[2 * 16 * 1024 + 8] ^= 1  # as if it were being written
     assert list(table.values()) == [b"1st"]
     table.clear(0)
     assert list(table.values()) == []

@@ -1,4 +1,4 @@
-"""How long a node may take: whose limit counts, and what is said when it passed."""
+"""Time limits of nodes: which limit counts, and the error text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels between producers and workers.
+"""What producers and workers share: messages, events, results, Redis keys, settings and errors.
 
-Imports nothing else of dbt-relay, and no dbt: both sides and every tool may import it.
+Imports neither dbt, nor Celery, nor any other package of dbt-relay.
 """

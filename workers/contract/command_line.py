@@ -1,7 +1,7 @@
 """The description of dbt's command line that workers publish and clients check against.
 
-One description for each dbt release: commands, options, arguments. Names and types alone, no help texts. The file
-``producer/dbt_cli/options.json`` has the same form. `engine.command_line` makes descriptions.
+There is one description for each dbt release: names and types of commands, options and arguments, without help texts.
+`engine.command_line` creates it. The file ``producer/dbt_cli/options.json`` has the same format.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import msgspec
 
 MAX_PACKED_BYTES = 256 * 1024
 MAX_BYTES = 2 * 1024 * 1024
-"""A description of dbt-core 1.12 has 35 KB, and 5 KB packed."""
+"""The description of dbt-core 1.12 has 35 KB, or 5 KB packed."""
 
 EXPIRY_SECONDS = 3600
-"""Workers renew it with each hello; after the last worker of a release it goes."""
+"""Time to live of a description. Workers renew it (`supervision.worker_registry`) as long as they run."""
 
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 Spelling = Annotated[str, msgspec.Meta(pattern=r"^--?[^\s=]{1,200}\Z")]
 
 
 class PathSpec(msgspec.Struct, frozen=True):
-    """What a path option takes (click.Path)."""
+    """Which paths a path option accepts (click.Path)."""
 
     exists: bool
     file: bool
@@ -52,7 +52,7 @@ class ArgumentSpec(msgspec.Struct, frozen=True):
 
 
 class CommandSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One command, or a group of them. `options`: keys of `CommandLine.options`."""
+    """One command or group of commands. `options`: keys of `CommandLine.options`."""
 
     options: tuple[Name, ...]
     arguments: tuple[ArgumentSpec, ...]
@@ -60,12 +60,12 @@ class CommandSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
-    """What one dbt release takes.
+    """The command line of one dbt release.
 
     Attributes:
-        dbt_versions: the release, or several whose descriptions were merged.
-        aliases: words of a command → the command that they mean.
-        commands: by its words; the root has none.
+        dbt_versions: the release, or several releases whose descriptions were merged.
+        aliases: alias of a command → the command.
+        commands: by name, ``docs generate``; the root command's name is empty.
         options: each option once, by its name; ``name~2`` where commands differ in it.
     """
 
@@ -87,16 +87,16 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack(plain: dict[str, Any]) -> bytes:
-    """A description as it lies in Redis.
+    """Encode a description for Redis.
 
     Raises:
-        msgspec.ValidationError: it is none.
+        msgspec.ValidationError: `plain` is not a description.
     """
     return zlib.compress(msgspec.json.encode(msgspec.convert(plain, CommandLine)))
 
 
 def unpack(packed: bytes) -> dict[str, Any] | None:
-    """The plain data of a description; None for anything else."""
+    """Decode a description from Redis. Returns None for anything else."""
     if len(packed) > MAX_PACKED_BYTES:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A Redis client that rides out a restart of the server."""
+"""Redis clients that keep trying while the server restarts, and the reasons why a connection fails."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from redis.retry import Retry
 
 from workers.contract.settings import redis_url
 
-_PASSING = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+_RETRYABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 _REFUSALS = ("MISCONF ", "READONLY ", "NOREPLICAS ", "MASTERDOWN ")
-"""How an answer begins by which a server refuses every write: it cannot save its data (``stop-writes-on-bgsave-error``,
-a full disk), it is a replica now, or has too few of them (``min-replicas-to-write``)."""
+"""Prefixes of the error with which a server refuses every write: it cannot save its data
+(``stop-writes-on-bgsave-error``, a full disk), it became a replica, or it has too few replicas
+(``min-replicas-to-write``)."""
 
 _REFUSAL_CLASSES = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
-"""redis-py's own, which leave the first word out."""
+"""redis-py's exceptions for some of these errors. It removes the prefix from their text."""
 
 
 class WritesRefusedError(redis.ConnectionError):
-    """The server refuses every write, whoever asks. It is away, as if it were down: its clients come again."""
+    """The server refuses every write. Clients treat it like a server that is down, and retry."""
 
 
 def detecting_refused_writes(base: Any) -> Any:
-    """A redis-py connection class by which a server that refuses every write is one that is away.
+    """Extend a redis-py connection class to raise `WritesRefusedError` where the server refuses every write.
 
-    redis-py has plain response errors for that, which nobody tries again.
+    redis-py raises a response error instead, which is not retried.
     """
 
-    class NoticingConnection(base):  # type: ignore[misc]
-        # redis-py counts a failed health check by address and port, which a unix socket has not (redis-py 3957)
+    class WriteCheckingConnection(base):  # type: ignore[misc]
+        # redis-py reports a failed health check with address and port, but a unix socket has no port (redis-py 3957)
         port = 0
 
         def _wrap_socket_with_ssl(self, sock: Any) -> Any:
-            # A server without TLS reads the handshake as the beginning of a command, and waits for the rest.
+            # A server without TLS takes the handshake for the beginning of a command, and waits for its end.
             before = sock.gettimeout()
             sock.settimeout(HANDSHAKE_SECONDS)
             try:
@@ -53,12 +54,15 @@ def detecting_refused_writes(base: Any) -> Any:
                     raise WritesRefusedError(text) from error
                 raise
 
-    return NoticingConnection
+    return WriteCheckingConnection
 
 
 def is_server_down(error: BaseException | None) -> bool:
-    """Whether an error says that the server is down, and not that the way to it is cut: nothing listens
-    at its address, it is still loading its data, or it refuses every write."""
+    """Whether an error proves that the server serves no client at all.
+
+    That is so if no server listens at the address, it is still loading its data, or it refuses every write. It is not
+    so after a timeout: the network between this client and the server may have failed.
+    """
     while error is not None:
         if isinstance(
             error, (redis.BusyLoadingError, WritesRefusedError, ConnectionRefusedError, FileNotFoundError)
@@ -75,9 +79,10 @@ LOGIN, CERTIFICATE, NO_TLS = "login", "certificate", "no tls"
 
 
 def connection_refusal(error: BaseException) -> str | None:
-    """Why a server that answers and this client do not come together: `LOGIN`, `CERTIFICATE` or `NO_TLS`.
+    """Return why a server that is up and this client cannot connect: `LOGIN`, `CERTIFICATE` or `NO_TLS`.
 
-    None: for another reason, such as a server that is away; waiting may help there.
+    Returns:
+        None for any other error, such as a server that is down. Then a retry may succeed.
     """
     text = str(error).lower()
     if isinstance(error, redis.AuthenticationError) or text.startswith(("noauth", "wrongpass")):
@@ -92,7 +97,7 @@ def connection_refusal(error: BaseException) -> str | None:
 
 
 class _Retry(Retry):
-    """redis-py's, which does not try again what a server refused: its AuthenticationError is a ConnectionError."""
+    """redis-py's retry policy, which does not retry a refused login: redis-py's AuthenticationError is a ConnectionError."""
 
     def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
         def fail_unless_refused(error: Exception, *more: Any) -> Any:
@@ -106,26 +111,27 @@ class _Retry(Retry):
 def connect(
     url: str, *, patience: float = 30.0, timeout: float = 30.0, refusals_pass: bool = False
 ) -> redis.Redis:
-    """A client for `url` (Celery's or redis-py's form).
+    """Create a Redis client.
 
     Args:
-        patience: seconds, about, that a call keeps trying while the server cannot be reached. Every
-            script of the ledger may be repeated safely.
-        timeout: seconds that one try waits for an answer.
-        refusals_pass: whether a refused login is tried again, too: an operator may be changing the password.
+        url: broker URL in Celery's or redis-py's format.
+        patience: seconds, roughly, for which a call is retried while the server cannot be reached. The ledger's
+            scripts may be repeated safely.
+        timeout: seconds that one attempt waits for an answer.
+        refusals_pass: whether a refused login is retried too: an operator may be changing the password.
 
     Raises:
         DbtUsageError: `url` is not a URL of a Redis server.
     """
     policy = Retry if refusals_pass else _Retry
-    # the first five take a second together, each further one takes one
+    # the first five attempts take one second in total, each further one takes one second
     attempts = 5 + max(0, int(patience) - 2)
     plain = redis_url(url)
     tcp = {} if plain.startswith("unix:") else {"socket_keepalive": True}
     client = redis.Redis.from_url(
         plain,
         retry=policy(ExponentialBackoff(cap=1.0, base=0.02), attempts if patience else 0),
-        retry_on_error=list(_PASSING),
+        retry_on_error=list(_RETRYABLE),
         health_check_interval=15,
         socket_connect_timeout=min(5.0, timeout),
         socket_timeout=timeout,

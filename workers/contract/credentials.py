@@ -1,8 +1,8 @@
-"""Replaces credentials, by exact value, in text that dbt-relay itself writes: errors, records and logs.
+"""Masks credentials, by exact value, in text that dbt-relay writes: errors, records and logs.
 
-Only values that are known to be credentials are looked for. Text of a project (SQL, rows, dbt's lines) is not
-searched for what looks like a password: that would change data. dbt masks the values of ``DBT_ENV_SECRET_*``
-there itself (`dbt_common.exceptions.base.scrub_secrets`), with the same mask.
+Only known credentials are masked. SQL, rows and dbt's lines are not searched for text that resembles a password: that
+would change data. In these, dbt itself masks the values of ``DBT_ENV_SECRET_*`` with the same mask
+(`dbt_common.exceptions.base.scrub_secrets`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _LINE_WORTH_MASKING = 8  # characters: a shorter line of a multi-line secret occ
 _CREDENTIAL_NAME = re.compile(r"pass|pwd|secret|token|key|private|credential|authorization", re.IGNORECASE)
 _FILE_NAME = re.compile(r"(?:path|file)$", re.IGNORECASE)
 
-# Both patterns are applied to URLs and to values of a profile only. Each match begins at a literal or at the
-# start of a word, so the search is linear.
+# Both patterns are applied to URLs and values of a profile only. Each match starts at a literal or a word boundary,
+# so the search is linear.
 _URL_PASSWORD = re.compile(r"(?<=://)(?P<before>[^/:@]*:)(?P<value>[^/]+)(?=@)")
 _PAIR = re.compile(r"\b(?P<before>(?P<name>\w+)=)(?P<value>'[^']*'|[^\s&;]+)")
 
@@ -44,19 +44,19 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def names_credential(name: str) -> bool:
-    """Whether a setting of this name holds a credential (``password``, ``motherduck_token``, ``key_id``), and not
-    the path of a file that does (``private_key_path``)."""
+    """Whether a setting of this name holds a credential (``password``, ``motherduck_token``, ``key_id``). The path of
+    a file with a credential (``private_key_path``) does not count."""
     return bool(_CREDENTIAL_NAME.search(name)) and not _FILE_NAME.search(name)
 
 
 def credentials_in(value: str) -> tuple[str, ...]:
-    """The passwords and tokens within a URL or a connection string.
+    """Find the passwords and tokens in a URL or a connection string.
 
     Args:
         value: such as ``redis://:PASSWORD@host``, ``md:db?motherduck_token=TOKEN``, ``host=x password=PASSWORD``.
 
     Returns:
-        Each as it is written, and decoded where it is URL-encoded.
+        Each one as written and, if it is URL-encoded, decoded.
     """
     found = [match["value"] for match in _URL_PASSWORD.finditer(value)]
     found += [match["value"].strip("'") for match in _PAIR.finditer(value) if names_credential(match["name"])]
@@ -64,7 +64,7 @@ def credentials_in(value: str) -> tuple[str, ...]:
 
 
 def mask_url(url: str) -> str:
-    """A URL that may be shown: its password, and credentials among its parameters, are replaced."""
+    """Replace the password and the credentials among the parameters of a URL, so that it may be shown."""
     url = _URL_PASSWORD.sub(rf"\g<before>{MASK}", url)
     return _PAIR.sub(
         lambda match: match["before"] + (MASK if names_credential(match["name"]) else match["value"]), url
@@ -73,7 +73,7 @@ def mask_url(url: str) -> str:
 
 @lru_cache(maxsize=64)
 def _forms(secrets: frozenset[str]) -> tuple[str, ...]:
-    """Every form in which a secret may be written, the longest first: one may be part of another."""
+    """Return every form in which a secret may be written, the longest first, as one may contain another."""
     forms = set()
     for secret in secrets:
         if not secret.strip():
@@ -86,5 +86,5 @@ def _forms(secrets: frozenset[str]) -> tuple[str, ...]:
 
 
 def escaped(text: str) -> str:
-    """`text` as UTF-8 can carry it: of bytes that are not UTF-8 (lone surrogates in Python), escapes."""
+    """Escape what UTF-8 cannot encode (lone surrogates, Python's representation of bytes that are not UTF-8)."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -1,8 +1,8 @@
-"""Which of a remote caller's environment values may reach a worker.
+"""Selects the values of a caller's environment that a worker receives, and encodes environments.
 
-An embedded worker sees all of its caller's environment. A remote one gets the values of the names that the
-project's and the profile's ``env_var`` calls use, dbt's own options, what dbt notes in its artifacts and the time zone,
-minus a deny-list. Of the other names it gets no value, but it knows that the caller has one (`Withheld`).
+An embedded worker receives the caller's whole environment. A remote worker receives these values, except for those on
+a deny-list: names in the ``env_var`` calls of the project and the profile, dbt's own options, names that dbt writes
+into its artifacts, and the time zone. Of other variables it receives the names only (`Withheld`).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from workers.contract.file_cache import FileCache
 _CALL = re.compile(r"""env_var\s*\(\s*(?:var\s*=\s*)?[\\'"]+([^\\'"]+)[\\'"]""")
 _SUFFIXES = frozenset({".sql", ".yml", ".yaml", ".py", ".md"})
 _NEVER = ("DBT_ENV_SECRET_*", "DBT_RELAY_*", "REDIS_URL")
-"""Secrets belong to the worker's own environment; broker settings to nobody's project."""
+"""Never sent: secrets belong into the worker's own environment, and broker settings are not for projects."""
 
-_NOTED = "DBT_ENV_CUSTOM_ENV_"
-"""dbt notes these in the metadata of events and artifacts (dbt_common.events.functions)."""
+_IN_ARTIFACTS = "DBT_ENV_CUSTOM_ENV_"
+"""dbt writes these into the metadata of events and artifacts (dbt_common.events.functions)."""
 
 CALLERS = "DBT_RELAY_CALLER_"
 NAMES = f"{CALLERS}NAMES"
-"""Travels as a value of the environment, as `surroundings` do: a worker of an older release ignores it."""
+"""The names of withheld values travel in this variable of the environment. Workers of older releases ignore it."""
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 
 class Withheld(msgspec.Struct, frozen=True):
-    """Names of the caller's environment whose values it did not send.
+    """Names of environment variables whose values the caller did not send.
 
     Attributes:
-        names: of values that nothing in the project's text asked for.
-        denied: of values that the deny-list covers.
+        names: names that do not occur in the project's text.
+        denied: names on the deny-list.
     """
 
     names: frozenset[str] = frozenset()
@@ -48,19 +48,26 @@ class Withheld(msgspec.Struct, frozen=True):
 
 
 def encode_withheld(environ: Iterable[str], sent: Iterable[str], deny: str) -> str:
-    """The names of an environment that are not `sent`, as a text. Those of dbt-relay's own settings, which no
-    project sees, and those that are not UTF-8 are left out."""
+    """Encode the names of the values that are not sent.
+
+    dbt-relay's own settings, which projects do not see, and names that are not UTF-8 are left out.
+
+    Args:
+        environ: names of the caller's environment.
+        sent: names whose values are sent.
+        deny: the deny-list (`denied`).
+    """
     rest = {name for name in environ if name.isprintable() and not name.startswith("DBT_RELAY_")} - {*sent}
     refused = {name for name in rest if denied(name, deny)}
     return json.dumps([sorted(rest - refused), sorted(refused)], ensure_ascii=False, separators=(",", ":"))
 
 
 def withheld_by(env: Mapping[str, str], left_out: Iterable[str]) -> Withheld:
-    """What did not reach a worker of its caller's environment.
+    """Return the names of the caller's environment whose values the worker did not receive or does not use.
 
     Args:
-        env: the values that came. What `encode_withheld` made is one; a caller of an earlier release sends none.
-        left_out: of these, the names that the worker's own deny-list covers.
+        env: the received values. One of them is `encode_withheld`'s, except from callers of earlier releases.
+        left_out: names of received values that the worker's own deny-list covers.
     """
     try:
         unsent, refused = msgspec.json.decode(env.get(NAMES, ""), type=tuple[frozenset[str], frozenset[str]])
@@ -70,20 +77,24 @@ def withheld_by(env: Mapping[str, str], left_out: Iterable[str]) -> Withheld:
 
 
 def names_used(places: Iterable[Path]) -> set[str]:
-    """Names in the ``env_var`` calls of every project file below `places`, which are folders or files. A file that
-    looks untouched since this process last read it is not read again."""
+    """Return the names in the ``env_var`` calls of every project file.
+
+    Args:
+        places: files, or folders to search. Unchanged files are not read again (`FileCache`).
+    """
     names: set[str] = set()
     for place in places:
         for path in (str(place),) if place.is_file() else _files(str(place)):
             try:
                 names.update(_names.value(path))
             except OSError:  # noqa: PERF203 - each file for itself
-                continue  # a file that cannot be read here is dbt's to complain about
+                continue  # dbt reports a file that cannot be read
     return names
 
 
 def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Project files below a folder. Links are followed, as `dbt deps` makes them for local packages, but not upwards."""
+    """Yield the project files below a folder. Symlinks are followed, as `dbt deps` creates them for local packages,
+    except to a folder above."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -108,29 +119,29 @@ _names = FileCache(_read)
 
 
 def names_noted(environ: Iterable[str]) -> set[str]:
-    """Those names of `environ` that dbt notes in its artifacts, whatever the project reads."""
-    return {name for name in environ if name.startswith(_NOTED)}
+    """Return the names that dbt writes into its artifacts, whether the project reads them or not."""
+    return {name for name in environ if name.startswith(_IN_ARTIFACTS)}
 
 
 def matching(environ: Iterable[str], patterns: str) -> set[str]:
-    """Those names of an environment that a list (names with ``*``, comma between) covers."""
+    """Return the names that match a comma-separated list of names, in which ``*`` is a wildcard."""
     asked = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     return {name for name in environ if any(fnmatchcase(name, pattern) for pattern in asked)}
 
 
 def denied(name: str, deny: str) -> bool:
-    """Whether a deny-list (names with ``*``, comma between) covers `name`."""
+    """Whether `name` is on a deny-list: comma-separated names, in which ``*`` is a wildcard. Case is ignored."""
     patterns = [pattern.strip() for pattern in deny.split(",") if pattern.strip()]
     return any(fnmatchcase(name.upper(), pattern.upper()) for pattern in (*_NEVER, *patterns))
 
 
 def allowed(env: Mapping[str, str], deny: str) -> dict[str, str]:
-    """`env` without what the deny-list covers."""
+    """Return `env` without the names on the deny-list."""
     return {name: value for name, value in env.items() if not denied(name, deny)}
 
 
 def zone_name(env: Mapping[str, str]) -> str | None:
-    """The time zone of this machine for a process with that environment, as a value of ``TZ``; None if unknown."""
+    """Return the time zone of a process with this environment, as a value of ``TZ``; None if unknown."""
     if "TZ" in env:
         return env["TZ"]
     with contextlib.suppress(OSError):
@@ -141,15 +152,15 @@ def zone_name(env: Mapping[str, str]) -> str | None:
 
 
 def encode_environment(env: Mapping[str, str]) -> bytes:
-    """JSON of an environment. Bytes that are not UTF-8 (lone surrogates in Python) stay what they are."""
+    """Encode an environment as JSON. Keeps bytes that are not UTF-8 (lone surrogates in Python)."""
     return json.dumps(dict(env)).encode()
 
 
 def decode_environment(raw: bytes) -> dict[str, str]:
-    """An environment from its JSON.
+    """Decode an environment from JSON.
 
     Raises:
-        ValueError: it is not the JSON of an environment.
+        ValueError: `raw` is not the JSON of an environment.
     """
     env = json.loads(raw)
     if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):

@@ -1,7 +1,7 @@
-"""What was worked out of a file, kept for as long as the file looks untouched.
+"""Caches a value computed from a file until the file changes: size, inode or time stamps.
 
-A file changed so recently that its time stamp could hide another change is always read (git's index calls
-such entries racy).
+A file that was changed less than `RACY_SECONDS` before it was read is read again: a further change may have left the
+same time stamp (git calls such index entries racy).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ RACY_SECONDS = 2.0
 
 
 class FileCache(Generic[T]):
-    """Values by path, for this process. `read` works one out."""
+    """Values by path, for this process. `read` computes the value of a path."""
 
     def __init__(self, read: Callable[[str], T]) -> None:
         self._read = read
         self._known: dict[str, tuple[tuple[int, int, int, int], float, T]] = {}
 
     def value(self, path: str) -> T:
-        """The value of a file as it is now.
+        """Return the value of the file's current content.
 
         Raises:
-            OSError: there is no such file; or whatever `read` raises.
+            OSError: the file does not exist. Exceptions of `read` are passed on.
         """
         stat, looked_at = os.stat(path), time.time()
         shape = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)

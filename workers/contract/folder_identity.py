@@ -1,4 +1,4 @@
-"""Whether two processes mean the same folder by a path, though perhaps in containers of their own."""
+"""Identifies a folder across processes and containers of one machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def folder_identity(folder: str | os.PathLike[str]) -> str:
-    """What tells a folder apart from all others: the running kernel, device and inode.
+    """Return a text that no other folder has: boot id of the kernel, device and inode.
 
-    Empty where that cannot be told (no Linux, no such folder).
+    Returns:
+        An empty string where that is unknown (not Linux, or no such folder).
     """
     try:
         stat = os.stat(folder)

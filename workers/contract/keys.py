@@ -1,8 +1,7 @@
-"""Task names, queue names and every Redis key that dbt-relay uses.
+"""Names of tasks, queues and Redis keys.
 
-Nothing else in the product writes a key by hand, so this file is also the list of what dbt-relay
-keeps in Redis. Every key of a run starts with ``relay:run:<run id>``; all of them expire together
-(`ledger.py`).
+All keys are built here, so this file lists what dbt-relay stores in Redis. The keys of a run start with
+``relay:run:<run id>`` and expire together (`ledger.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from collections.abc import Mapping
 from typing import Final
 
 QUEUE: Final = "dbt-relay"
-"""The queue that workers consume unless they are told otherwise."""
+"""Default of ``DBT_RELAY_QUEUE``."""
 
 QUEUE_LEVELS: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
-"""What follows a queue's name in the keys of its lists, one for each step of priority
-(kombu.transport.redis, ``priority_steps`` and ``sep``)."""
+"""Suffixes of a queue's lists in Redis, one for each priority step (kombu.transport.redis, ``priority_steps`` and
+``sep``)."""
 
 TASK_PLAN: Final = "relay.plan"
 TASK_START: Final = "relay.start"
@@ -30,7 +29,7 @@ TASK_COMMAND: Final = "relay.command"
 TASK_SESSION: Final = "relay.session"
 
 CONTROL_DRAIN: Final = "relay_drain"
-"""The command of Celery's remote control that stops a worker."""
+"""The remote control command (Celery) that drains a worker."""
 
 STEP_PLAN: Final = "@plan"
 STEP_START: Final = "@start"
@@ -40,10 +39,11 @@ STEP_COMMAND: Final = "@command"
 
 RUN_RESULTS: Final = "run_results.json"
 ARTIFACTS: Final = ("manifest.json", "semantic_manifest.json", "catalog.json", "sources.json", "index.html")
-"""What dbt leaves in a target folder beside `RUN_RESULTS`, and a caller on another machine gets."""
+"""Files of the target folder, beside `RUN_RESULTS`, that are returned to a caller on another machine."""
 
 SESSION: Final = "@session"
-"""What a message names that asks for a session: it is no step, and holds the warehouse for a run's steps."""
+"""Takes the place of a step in a message that starts a session. A session holds the warehouse's lock for a run's
+steps."""
 
 TASK_OF_STEP: Final = {
     SESSION: TASK_SESSION,
@@ -54,7 +54,7 @@ TASK_OF_STEP: Final = {
 }
 
 READ: Final = "read "
-"""What stands before the name of a file that a run opens to read it, and not to write."""
+"""Prefix of the name of a file that a run only reads."""
 
 RUN_ID_PATTERN: Final = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{12}\Z"
 STEP_ID_PATTERN: Final = r"^(@(plan|start|close|command)|[A-Za-z_]+\.[^\x00-\x1f/\\]{1,1000})\Z"
@@ -63,35 +63,38 @@ _RUN_ID = re.compile(RUN_ID_PATTERN)
 
 
 def warehouse_of_files(files: Mapping[str, bool]) -> str:
-    """The name of a single-process warehouse: the names of its files, one a line (`ledger/scripts/files.lua` reads it).
+    """Return the name of a single-process warehouse: the names of its files, one per line.
+
+    `ledger/scripts/files.lua` parses it.
 
     Args:
-        files: name -> whether it is opened for writing.
+        files: name -> whether the run writes the file.
     """
     return "\n".join(name if writes else READ + name for name, writes in sorted(files.items()))
 
 
 def files_of_warehouse(warehouse: str) -> tuple[str, ...]:
-    """The names of the files of a warehouse, in the order of its name."""
+    """Return the names of the files of a warehouse, in the order of its name."""
     return tuple(line.removeprefix(READ) for line in warehouse.split("\n"))
 
 
 def new_run_id(now: float | None = None) -> str:
-    """A run id that sorts by time of submission (UTC) and cannot be guessed."""
+    """Create a run id that sorts by time of submission (UTC) and cannot be guessed."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() if now is None else now))
     return f"{stamp}-{secrets.token_hex(6)}"
 
 
 def release_queue(queue: str, release: str) -> str:
-    """The queue beside `queue` that only its workers with that release of dbt consume.
+    """Return the queue that only the workers of `queue` with this dbt release consume.
 
-    A run's messages go to `queue`. A worker that has another dbt than the one that planned the run passes them on.
+    Messages of a run are sent to `queue`. A worker whose dbt release differs from that of the worker that planned the
+    run forwards them to this queue.
     """
     return f"{queue}@{release}"
 
 
 def submitted_at(run_id: str) -> float:
-    """When the run was submitted, seconds since the epoch; 0.0 where the id does not say."""
+    """Return the time of submission, seconds since the epoch; 0.0 if the id does not contain it."""
     try:
         return float(calendar.timegm(time.strptime(run_id[:15], "%Y%m%dT%H%M%S")))
     except ValueError:
@@ -99,29 +102,33 @@ def submitted_at(run_id: str) -> float:
 
 
 def is_run_id(text: str) -> bool:
-    """Whether `text` has the form of a run id (not whether such a run exists)."""
+    """Whether `text` has the format of a run id. The run need not exist."""
     return _RUN_ID.match(text) is not None
 
 
 def task_name(step: str) -> str:
-    """The Celery task that executes `step` (one of the ``@`` steps, or a dbt unique id)."""
+    """Return the Celery task that executes `step` (an ``@`` step, or dbt's unique id of a node)."""
     return TASK_OF_STEP.get(step, TASK_NODE)
 
 
 def addressed(run_id: str, step: str) -> tuple[str, str]:
-    """The run and step of an entry that a move of `run_id` gave to publish: its own steps, and those of other
-    runs that it called, ``<run> <step>`` (`ledger/scripts/prelude.lua`)."""
+    """Return run and step of an entry that a ledger script returned to publish (`ledger/scripts/prelude.lua`).
+
+    Args:
+        run_id: the run that the script was called for.
+        step: a step of this run, or ``<run> <step>`` for a step of another run.
+    """
     run, space, other = step.partition(" ")
     return (run, other) if space and is_run_id(run) else (run_id, step)
 
 
 def namespace() -> str:
-    """The first part of every key: ``relay``, or ``DBT_RELAY_NAMESPACE`` where several share a Redis."""
+    """Return the prefix of every key: ``DBT_RELAY_NAMESPACE``, or ``relay``."""
     return os.environ.get("DBT_RELAY_NAMESPACE", "relay")
 
 
 class Keys:
-    """Builders of Redis keys. Types in the comments are Redis types."""
+    """Builds Redis keys. A comment gives the key's Redis type and content."""
 
     def __init__(self, prefix: str | None = None) -> None:
         self.prefix = namespace() if prefix is None else prefix
@@ -160,7 +167,7 @@ class Keys:
     def events(self, run_id: str) -> str:  # stream: lines and node events
         return f"{self.run(run_id)}:events"
 
-    def log(self, run_id: str) -> str:  # stream: records of dbt's log file, which its reader removes
+    def log(self, run_id: str) -> str:  # stream: records of dbt's log file; its reader deletes them
         return f"{self.run(run_id)}:log"
 
     def publishers(self, run_id: str) -> str:  # hash: publisher -> last sequence number it wrote
@@ -170,14 +177,16 @@ class Keys:
         return f"{self.run(run_id)}:live"
 
     def of_run(self, run_id: str) -> list[str]:
-        """Every key of a run but its artifacts' (`artifact`) and its `log`, which expires by itself."""
+        """Return every key of a run except its artifacts (`artifact`) and its `log`, which expires by itself."""
         return [
             self.run(run_id), self.states(run_id), self.steps(run_id), self.children(run_id),
             self.waiting(run_id), self.ready(run_id), self.results(run_id), self.attempts(run_id),
             self.cache(run_id), self.events(run_id), self.publishers(run_id),
         ]  # fmt: skip
 
-    def wait_reported(self, run_id: str) -> str:  # string, for a minute: why the run waits was said
+    def wait_reported(
+        self, run_id: str
+    ) -> str:  # string, expires after a minute: the run's reason to wait was published
         return f"{self.run(run_id)}:told"
 
     # all runs
@@ -193,10 +202,10 @@ class Keys:
     def watches(self) -> str:  # sorted set: "<run> <step>" whose message should have been claimed by then, ms
         return f"{self.prefix}:watches"
 
-    def locks(self) -> str:  # what every lock's key begins with
+    def locks(self) -> str:  # prefix of every lock's key
         return f"{self.prefix}:lock:"
 
-    def lock(self, warehouse: str) -> str:  # hash: run, session and lease of who may write a file
+    def lock(self, warehouse: str) -> str:  # hash: run, session and lease of the writer of a file
         return f"{self.locks()}{warehouse}"
 
     def lock_readers(
@@ -216,16 +225,20 @@ class Keys:
     def relation_waiters(self, name: str) -> str:  # list: "<run> <step>" in order of arrival
         return self.lock_waiters(f"relation:{name}")
 
-    def relation_writer(self, name: str) -> str:  # string: the run that wrote it last, while others went on
+    def relation_writer(
+        self, name: str
+    ) -> str:  # string: the run that wrote it last while other runs were active
         return f"{self.relation(name)}:writer"
 
-    def turns(self) -> str:  # sorted set: runs whose steps are handed out, by when that began, ms
+    def turns(self) -> str:  # sorted set: runs that have a turn, by its start, ms
         return f"{self.prefix}:turns"
 
     def turns_line(self) -> str:  # sorted set: runs that wait for a turn, by priority and time
         return f"{self.turns()}:line"
 
-    def turns_rules(self) -> str:  # hash: how many turns there are, and how long one lasts while others wait
+    def turns_rules(
+        self,
+    ) -> str:  # hash: number of runs with a turn at once, and seconds of a turn while other runs wait
         return f"{self.turns()}:rules"
 
     def context(self, key: str) -> str:  # string: packed manifest of a parsed project
@@ -234,18 +247,18 @@ class Keys:
     def rejected(self) -> str:  # hash: reason -> number of messages refused
         return f"{self.prefix}:rejected"
 
-    def probe(self) -> str:  # is never there: deleting it shows whether the server takes writes
+    def probe(self) -> str:  # never exists: deleting it shows whether the server accepts writes
         return f"{self.prefix}:probe"
 
     def command_line(self, release: str) -> str:  # string: packed description of a dbt release's command line
         return f"{self.prefix}:command-line:{release}"
 
     def shared(self) -> dict[str, str]:
-        """Keys that all runs share, and their Redis types."""
+        """Return the keys that all runs share, and their Redis types."""
         return {
             self.active(): "zset", self.finished(): "zset", self.leases(): "zset", self.watches(): "zset",
             self.strays(): "hash", self.workers(): "hash", self.rejected(): "hash",
         }  # fmt: skip
 
-    def workers(self) -> str:  # hash: worker process -> JSON of what it says about itself
+    def workers(self) -> str:  # hash: worker -> JSON of its entry (`supervision.worker_registry`)
         return f"{self.prefix}:workers"

@@ -1,4 +1,4 @@
-"""One logging module: structured lines, text on a terminal and JSON elsewhere, and timed phases."""
+"""dbt-relay's log: structured lines, as text on a terminal and as JSON elsewhere."""
 
 from __future__ import annotations
 
@@ -38,12 +38,18 @@ class _Text(logging.Formatter):
 
 @functools.cache
 def own_stderr() -> TextIO:
-    """This process's stderr under a descriptor of its own: descriptor 2 is the caller's while a step executes."""
+    """Return this process's stderr with a descriptor of its own: during a step descriptor 2 is the caller's."""
     return os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
 
 
 def configure(format_name: str = "auto", level: str = "INFO", stream: TextIO | None = None) -> logging.Logger:
-    """Set up dbt-relay's logger on `stream` (default: stderr). Calling it again replaces what it set up."""
+    """Configure dbt-relay's logger. A second call replaces the handler of the first.
+
+    Args:
+        format_name: ``text``, ``json``, or ``auto`` (text on a terminal).
+        level: name of the lowest level that is logged.
+        stream: where to write; None: stderr.
+    """
     stream = stream or sys.stderr
     logger = logging.getLogger(NAME)
     text = format_name == "text" or (format_name == "auto" and stream.isatty())
@@ -56,7 +62,7 @@ def configure(format_name: str = "auto", level: str = "INFO", stream: TextIO | N
 
 
 def log(message: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
-    """One structured line. `fields` with no value are left out."""
+    """Log one structured line. Fields that are None or empty are left out."""
     kept = {name: value for name, value in fields.items() if value not in (None, "")}
     ordered = {name: kept.pop(name) for name in _FIELDS if name in kept} | kept
     logging.getLogger(NAME).log(level, message, extra={"fields": ordered}, exc_info=exc_info)
@@ -64,7 +70,7 @@ def log(message: str, *, level: int = logging.INFO, exc_info: bool = False, **fi
 
 @contextlib.contextmanager
 def phase(name: str, **fields: Any) -> Iterator[None]:
-    """Time a phase; its line says how many seconds it took and whether it raised."""
+    """Log how many seconds the block took, and whether it raised an exception."""
     began = time.perf_counter()
     try:
         yield

@@ -1,9 +1,9 @@
-"""What a producer submits, validated on both sides.
+"""The messages that producers send: the request of a run and the body of a Celery task. Both sides validate them.
 
 A message of another version, or with a value of the wrong type or size, is refused with a reason
-(`errors.InvalidMessageError`). A field that this release does not know is ignored: producers and workers are
-upgraded one after the other. A release that adds a field which older workers must not ignore raises `VERSION`.
-Fields at their default are not sent, so that workers of releases without them take the request.
+(`errors.InvalidMessageError`). Unknown fields are ignored, because producers and workers are upgraded one after the
+other. A release that adds a field which older workers must not ignore increments `VERSION`. Fields with their default
+value are not sent, so that older workers accept the request.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ VERSION = 1
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 NODE_COMMANDS = frozenset({"build", "run", "seed", "snapshot", "test"})
-"""Commands that become one task per node."""
+"""Commands that are executed as one task per node."""
 
 OTHER_COMMANDS = frozenset(
     {"clean", "clone", "compile", "debug", "deps", "docs", "init", "list", "ls", "parse", "retry",
      "run-operation", "show", "source"}
 )  # fmt: skip
-"""Commands that run whole, in one task."""
+"""Commands that are executed as one task."""
 
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Argument = Annotated[str, msgspec.Meta(max_length=1024 * 1024)]
 EnvName = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^=\x00]+\Z")]
 EnvValue = Annotated[str, msgspec.Meta(max_length=1024 * 1024, pattern=r"^[^\x00]*\Z")]
-"""What a process can have in its environment (environ(7))."""
+"""Names and values that the environment of a process can contain (environ(7))."""
 
 RunId = Annotated[str, msgspec.Meta(pattern=RUN_ID_PATTERN)]
 StepId = Annotated[str, msgspec.Meta(pattern=STEP_ID_PATTERN, max_length=1024)]
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How often and how soon a step that failed for a passing reason is tried again.
+    """Retries of a step that failed with a retryable error.
 
     Attributes:
-        max_attempts: executions of a step in all, the first included.
+        max_attempts: maximal number of attempts, including the first one.
         base_delay: seconds before the second attempt.
-        max_delay: seconds that no wait exceeds.
-        backoff_factor: by what each further wait grows.
-        jitter: whether Celery draws each wait at random between 0 and the computed one.
+        max_delay: maximal seconds before an attempt.
+        backoff_factor: factor by which the delay grows with each attempt.
+        jitter: whether each delay is a random number between 0 and the computed delay, as Celery's ``retry_jitter``.
     """
 
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
@@ -60,15 +60,15 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How long things may take, in seconds; 0 is without a limit.
+    """Time limits in seconds; 0 is unlimited.
 
-    A node's limits are of one execution, like Celery's of a task; a node's own (``meta: {dbt_relay:
-    {time_limit: 600}}``) go before the run's.
+    The limits of a node apply to one attempt, like Celery's time limits of a task. A node's own limits
+    (``meta: {dbt_relay: {time_limit: 600}}``) take precedence over the run's.
 
     Attributes:
-        soft_time_limit: then the node's queries are cancelled, and it fails as dbt lets it fail.
-        time_limit: a second after it the process that executes the node is killed, whatever it does.
-        deadline: of the run, from its submission: then it is cancelled.
+        soft_time_limit: of a node. When it passes, the node's queries are cancelled and dbt lets the node fail.
+        time_limit: of a node. One second after it passes, the process that executes the node is killed.
+        deadline: of the run, from its submission. When it passes, the run is cancelled.
     """
 
     soft_time_limit: Seconds = 0.0
@@ -77,28 +77,29 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class RunRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One dbt command, as its caller would have given it to dbt.
+    """The request of a run: one dbt command with its caller's working directory and environment.
 
     Attributes:
-        args: dbt's own arguments, ``["run", "--select", "x"]``.
-        command: dbt's command, ``docs generate``, told apart from global flags and option values by the
-            producer, which knows dbt's options; empty: the first argument.
-        cwd: absolute path of the caller's working directory; relative paths resolve against it.
-        project_dir: absolute path of the project, where the caller's dbt would find it.
-        env: environment values that the caller contributes to the worker's own.
-        env_file: a JSON file that holds the caller's whole environment, readable by its user alone
-            (the embedded stack: values never pass through Redis), or None.
-        return_artifacts: whether the caller cannot see the worker's files and wants run results
-            and manifest through Redis.
-        place: of the target folder (`place.folder_identity`), where there is one: a worker that leaves its files
-            in the same returns none.
-        required_models: model names that the project must have, or the run is refused with the
-            nearest names before any node runs (`DbtRunner.run_model`).
-        retry_of: the run whose failed and skipped nodes this one runs again; `command` is ``retry``.
-        priority: 0 goes first, 9 last, as Celery counts on Redis; 0 to 2, 3 to 5, 6 to 8 and 9 are equal.
-        limits: how long its nodes and the run itself may take.
+        args: dbt's arguments, ``["run", "--select", "x"]``.
+        command: dbt's command, ``docs generate``. The producer finds it among global options and their values. Empty:
+            the first argument.
+        cwd: absolute path of the caller's working directory. Relative paths start there.
+        project_dir: absolute path of the project on the caller's machine.
+        env: values of the caller's environment that are added to the worker's own.
+        env_file: a JSON file with the caller's whole environment, which only its user can read, or None. The embedded
+            stack uses it, so that values are not stored in Redis.
+        return_artifacts: whether the worker returns run results and manifest through Redis, for a caller that cannot
+            see its files.
+        place: identity of the caller's target folder (`folder_identity`), or empty. A worker that writes into this
+            folder returns no files.
+        required_models: names of models that the project must have. If one is missing, the run is refused with the
+            most similar names before any node starts (`DbtRunner.run_model`).
+        retry_of: the run whose failed and skipped nodes this run executes again; `command` is ``retry``.
+        priority: from 0 (first) to 9 (last), as in Celery with Redis; 0 to 2, 3 to 5, 6 to 8 and 9 are equal.
+        limits: time limits of the run and its nodes.
         debug: whether dbt events below console level are published too.
-        file_log: whether the caller writes dbt's log file, and so reads its records (`names.Keys.log`).
+        file_log: whether the caller writes dbt's log file and reads its records (`Keys.log`).
+        submitted_at: seconds since the epoch, UTC.
     """
 
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
@@ -124,12 +125,12 @@ class RunRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def first_word(self) -> str:
-        """The first word of the command: ``docs`` of ``docs generate``."""
+        """The first word of the command, such as ``docs`` of ``docs generate``."""
         return (self.command or self.args[0]).partition(" ")[0]
 
 
 class StepTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of every Celery task: a hint that a step of a run may be ready. The ledger decides."""
+    """The body of every Celery task: a step of a run that may be ready. The ledger decides whether it is executed."""
 
     run_id: RunId
     step: StepId
@@ -140,10 +141,10 @@ _request_decoder = msgspec.json.Decoder(RunRequest)
 
 
 def encode_request(request: RunRequest) -> bytes:
-    """JSON of a request.
+    """Encode a request as JSON.
 
     Raises:
-        DbtUsageError: a text in it is not UTF-8, as a path or an environment value may be.
+        DbtUsageError: a path, an argument or an environment value is not UTF-8.
     """
     try:
         return msgspec.json.encode(request)
@@ -162,7 +163,7 @@ def _not_utf8(request: RunRequest) -> DbtUsageError:
         for text in texts
         if escaped(text) != text
     ]
-    message = f"What is sent to a worker must be UTF-8. This is not: {', '.join(named)}."
+    message = f"Everything that is sent to a worker must be UTF-8. This is not: {', '.join(named)}."
     return DbtUsageError(
         message,
         ErrorInfo(
@@ -173,10 +174,10 @@ def _not_utf8(request: RunRequest) -> DbtUsageError:
 
 
 def decode_request(raw: bytes | str) -> RunRequest:
-    """A request from its JSON.
+    """Decode a request from JSON.
 
     Raises:
-        InvalidMessageError: not JSON, of another version, too large, or not a `RunRequest`.
+        InvalidMessageError: it is not JSON, not a `RunRequest`, too large, or of another version.
     """
     size = len(raw)
     if size > MAX_REQUEST_BYTES:
@@ -198,16 +199,16 @@ def _with_version(raw: bytes | str, reason: str) -> str:
     if version == VERSION:
         return reason
     return (
-        f"{reason} (message version {version!r}; this side speaks version {VERSION}: "
+        f"{reason} (message version {version!r}; this side reads version {VERSION}: "
         "install the same dbt-relay release on producers and workers)"
     )
 
 
 def step_task(run_id: object, step: object, version: object = 1) -> StepTask:
-    """The validated body of a Celery task.
+    """Validate the body of a Celery task.
 
     Raises:
-        InvalidMessageError: a run id, step or version that no producer of this release sends.
+        InvalidMessageError: run id, step or version are not of the format that this release sends.
     """
     try:
         return msgspec.convert({"run_id": run_id, "step": step, "version": version}, StepTask)

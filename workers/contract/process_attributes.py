@@ -1,7 +1,7 @@
-"""What a dbt process inherits from its caller beside arguments, working directory and environment.
+"""Umask and resource limits of the caller's process, which a dbt process would inherit.
 
-It travels as further values of the environment that a caller sends. A worker of an older release
-removes every ``DBT_RELAY_*`` value before dbt sees the environment, so it ignores what it does not know.
+They travel as ``DBT_RELAY_CALLER_*`` values of the caller's environment. Workers of older releases ignore them: they
+remove every ``DBT_RELAY_*`` value before dbt sees the environment.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ UMASK = "DBT_RELAY_CALLER_UMASK"
 LIMITS = "DBT_RELAY_CALLER_LIMITS"
 
 SOFT_LIMITS = ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_STACK")
-"""Resource limits that a step takes over. The others count what the warm process has used for earlier runs."""
+"""Resource limits that are set for a step. The others would count what the worker process used for earlier runs."""
 
 
 class ProcessAttributes(msgspec.Struct, frozen=True, kw_only=True):
-    """Inherited attributes of a process that are neither arguments nor environment.
+    """Umask and resource limits of a process.
 
     Attributes:
-        umask: the file mode creation mask, or None: the worker's own.
-        limits: soft resource limits by name (`SOFT_LIMITS`); -1 is without a limit.
+        umask: the file mode creation mask; None: the worker's own.
+        limits: soft resource limits by name (`SOFT_LIMITS`); -1 is unlimited.
     """
 
     umask: int | None = None
@@ -35,8 +35,8 @@ class ProcessAttributes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_process_attributes() -> dict[str, str]:
-    """Umask and resource limits of this process, as values of an environment."""
-    import resource  # Windows has none, and may only submit to a broker
+    """Encode umask and resource limits of this process as values of an environment."""
+    import resource  # not on Windows, which can only submit runs to a broker
 
     limits = {name: resource.getrlimit(getattr(resource, name))[0] for name in SOFT_LIMITS}
     return {UMASK: f"{_umask():04o}", LIMITS: json.dumps(limits)}
@@ -47,14 +47,14 @@ def _umask() -> int:
         found = re.search(r"^Umask:\s+([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
         if found:
             return int(found[1], 8)
-    # elsewhere it can only be read by setting it; a file made meanwhile must not be open to others
+    # elsewhere the umask can only be read by setting it; files created in between must not be readable by others
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
 
 
 def decode_process_attributes(env: Mapping[str, str]) -> ProcessAttributes:
-    """What `encode_process_attributes` put into an environment; a value that cannot be read counts as not there."""
+    """Decode what `encode_process_attributes` added to an environment. Invalid values are ignored."""
     umask: int | None = None
     limits: dict[str, int] = {}
     with contextlib.suppress(ValueError):

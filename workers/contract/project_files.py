@@ -1,7 +1,7 @@
-"""Whether a worker's copy of a dbt project has the same files as its caller's.
+"""Compares a worker's copy of a dbt project with its caller's copy.
 
-The caller sends a digest of each file, and the names of the folders that dbt reads. It travels as a value of the
-environment, as `surroundings` do: a worker of an older release ignores it.
+The caller sends a digest of each file and the names of the folders that dbt reads, in a variable of the environment.
+Workers of older releases ignore it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROOT_FILES = (
     "vars.yml",
     ".dbtignore",
 )
-"""Not ``profiles.yml``: a worker may have a profile of its own. Not ``package-lock.yml``: `dbt deps` writes it."""
+"""``profiles.yml`` is left out because a worker may have its own, ``package-lock.yml`` because `dbt deps` writes it."""
 
 _SUFFIXES = frozenset({".sql", ".py", ".yml", ".yaml", ".csv", ".md", ".json", ".ipynb", ".jinja"})
 
@@ -44,17 +44,17 @@ _FOLDERS = {
 """Settings of dbt_project.yml with dbt's defaults (dbt.config.project.PartialProject)."""
 
 _MAX_SIZE = 768 * 1024
-"""Bytes of the value that travels. The digests of a larger project are sent by folder."""
+"""Maximal bytes of the variable. A larger project is sent with one digest per folder."""
 
 
 class Copy(msgspec.Struct, frozen=True, kw_only=True):
-    """A copy of a project.
+    """The files of one copy of a project.
 
     Attributes:
-        place: of its folder (`place.folder_identity`).
-        folders: relative paths that dbt reads files from.
+        place: identity of its folder (`folder_identity`).
+        folders: relative paths of the folders that dbt reads.
         packages: relative path of the folder of installed packages.
-        files: digests by relative path; a folder's name ends with ``/``, and its digest covers its files.
+        files: digests by relative path. The name of a folder ends with ``/``; its digest covers its files.
     """
 
     place: str
@@ -64,7 +64,7 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _read(path: str) -> bytes:
-    """A digest of a file, the same with either kind of line ends."""
+    """Return a digest of a file that does not depend on its kind of line ends."""
     return hashlib.blake2b(Path(path).read_bytes().replace(b"\r\n", b"\n"), digest_size=8).digest()
 
 
@@ -72,7 +72,7 @@ _digests = FileCache(_read)
 
 
 def _walk(folder: str, name: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Path and relative name of each project file below a folder. A link that leads upwards is not followed."""
+    """Yield path and relative name of each project file below a folder. A symlink to a folder above is not followed."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -88,7 +88,7 @@ def _walk(folder: str, name: str, above: tuple[str, ...] = ()) -> Iterator[tuple
                 yield from _walk(entry.path, f"{name}{entry.name}/", (*above, real))
 
 
-def _hex(path: str) -> str:
+def _digest(path: str) -> str:
     try:
         return _digests.value(path).hex()
     except OSError:
@@ -97,15 +97,15 @@ def _hex(path: str) -> str:
 
 def _files_of(root: str, folders: Sequence[str]) -> dict[str, str]:
     found = {name: os.path.join(root, name) for name in _ROOT_FILES}
-    digests = {name: _hex(path) for name, path in found.items() if os.path.isfile(path)}
+    digests = {name: _digest(path) for name, path in found.items() if os.path.isfile(path)}
     for folder in folders:
         for path, name in _walk(os.path.join(root, folder), f"{folder}/"):
             if name not in digests:
-                digests[name] = _hex(path)
+                digests[name] = _digest(path)
     return digests
 
 
-def _together(digests: Mapping[str, str]) -> str:
+def _digest_of_digests(digests: Mapping[str, str]) -> str:
     lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.blake2b(os.fsencode(lines), digest_size=8).hexdigest()
 
@@ -114,34 +114,35 @@ def _by_folder(digests: Mapping[str, str]) -> dict[str, str]:
     folders: dict[str, dict[str, str]] = {}
     for name, digest in digests.items():
         folders.setdefault(f"{os.path.dirname(name)}/", {})[name] = digest
-    return {folder: _together(files) for folder, files in folders.items()}
+    return {folder: _digest_of_digests(files) for folder, files in folders.items()}
 
 
 def _packages_of(root: str, packages: str) -> dict[str, str]:
-    """One digest for each installed package."""
+    """Return one digest for each installed package."""
     above, found = os.path.join(root, packages), {}
     try:
         names = sorted(entry.name for entry in os.scandir(above) if entry.is_dir())
     except OSError:
         return {}
     for name in names:
-        files = {each: _hex(path) for path, each in _walk(os.path.join(above, name), "")}
-        found[f"{packages}/{name}/"] = _together(files)
+        files = {each: _digest(path) for path, each in _walk(os.path.join(above, name), "")}
+        found[f"{packages}/{name}/"] = _digest_of_digests(files)
     return found
 
 
 def _relative(paths: object) -> list[str]:
-    """Those of configured paths that can be looked at without dbt: relative, with no Jinja, in the project."""
+    """Return the configured paths that can be read without dbt: relative, without Jinja, in the project."""
     given = paths if isinstance(paths, list) else [paths]
     names = [os.path.normpath(path) for path in given if isinstance(path, str) and "{{" not in path]
     return [name for name in names if not os.path.isabs(name) and not name.startswith("..")]
 
 
 def copy_of(root: str, config: Mapping[str, Any]) -> Copy:
-    """The project in a folder.
+    """Describe the project in a folder.
 
     Args:
-        config: its ``dbt_project.yml`` as YAML gives it.
+        root: path of the folder.
+        config: the content of its ``dbt_project.yml``.
     """
     folders = sorted(
         {name for key, default in _FOLDERS.items() for name in _relative(config.get(key, default))}
@@ -152,7 +153,7 @@ def copy_of(root: str, config: Mapping[str, Any]) -> Copy:
 
 
 def encode_copy(copy: Copy) -> str:
-    """A copy as text, within the size that may travel."""
+    """Encode a copy as text of limited size."""
     text = _encoded(copy)
     if len(text) > _MAX_SIZE:
         packages = {name: digest for name, digest in copy.files.items() if name.endswith("/")}
@@ -170,7 +171,7 @@ def _encoded(copy: Copy) -> str:
 
 
 def decode_copy(text: str) -> Copy | None:
-    """A copy from its text; None where it cannot be read, as from another release."""
+    """Decode a copy. Returns None for a text that this release cannot read."""
     try:
         return msgspec.json.decode(zlib.decompress(base64.b85decode(text)), type=Copy)
     except (ValueError, zlib.error, binascii.Error, msgspec.DecodeError):
@@ -178,15 +179,17 @@ def decode_copy(text: str) -> Copy | None:
 
 
 def differences(root: str, callers: Copy, *, packages: bool = True) -> dict[str, str]:
-    """How the project in a folder of this machine differs from its caller's.
+    """Compare the project in a folder of this machine with its caller's copy.
 
     Args:
-        packages: whether installed packages count. They count only where both sides have installed some: dbt itself
-            refuses to run without them.
+        root: path of the folder.
+        callers: the caller's copy.
+        packages: whether to compare installed packages. They are compared only if both sides have some: without them
+            dbt itself refuses to run.
 
     Returns:
-        By name of file or folder what is wrong with it: ``differs``, ``missing here`` or ``only here``; empty where
-        both are the same, or are one folder.
+        Name of file or folder -> ``differs``, ``missing here`` or ``only here``. Empty if both copies are equal or
+        are the same folder.
     """
     if callers.place and callers.place == folder_identity(root):
         return {}

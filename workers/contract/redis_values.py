@@ -1,4 +1,4 @@
-"""Tolerant reading of what is in Redis: a newer release or another program may have written it."""
+"""Reads values from Redis that another release or another program may have written."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import msgspec
 Value = TypeVar("Value")
 
 MAX_UNPACKED: Final = 1024 * 1024 * 1024
-"""Bytes that anything stored may unpack to. A manifest of 10,000 nodes has about a tenth of it."""
+"""Maximal bytes of an unpacked value. A manifest of 10,000 nodes has about a tenth of it."""
 
 
 class UnpackError(ValueError):
-    """Stored bytes are not what was packed, or unpack to more than is accepted."""
+    """Stored bytes are not zlib data, or unpack to more bytes than is accepted."""
 
 
 def text_of(raw: bytes | None) -> str:
-    """Bytes as text; what is not UTF-8 is escaped, so that it can be shown."""
+    """Decode a text. Bytes that are not UTF-8 are escaped."""
     return "" if raw is None else raw.decode(errors="backslashreplace")
 
 
 def number_of(raw: Any) -> float:
-    """A stored number; 0.0 where it is none."""
+    """Decode a number; 0.0 for anything else."""
     try:
         number = float(raw)
     except (TypeError, ValueError):
         return 0.0
-    return number if number - number == 0 else 0.0  # neither infinite nor NaN
+    return number if number - number == 0 else 0.0  # 0.0 for infinity and NaN
 
 
 def value_of(raw: bytes, kind: type[Value]) -> Value | None:
-    """A stored JSON value of a type, or None where it is not one."""
+    """Decode a JSON value of a type; None for anything else."""
     try:
         return msgspec.json.decode(raw, type=kind, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -45,18 +45,19 @@ def is_wrong_type(error: Exception) -> bool:
 
 
 def is_damaged(error: Exception) -> bool:
-    """Whether a script of ours failed at what it found: a key of another type, text that is no JSON, no number."""
+    """Whether a ledger script failed because of stored data: a key of another type, invalid JSON, not a number."""
     return is_wrong_type(error) or "user_script" in str(error)
 
 
 def unpack(packed: bytes, limit: int = MAX_UNPACKED) -> bytes:
-    """Decompress what was compressed with zlib.
+    """Decompress zlib data.
 
     Args:
-        limit: bytes that the result may have.
+        packed: the data.
+        limit: maximal bytes of the result.
 
     Raises:
-        UnpackError: it is not zlib data, is cut off, or is larger than `limit`.
+        UnpackError: `packed` is not zlib data, is truncated, or unpacks to more than `limit` bytes.
     """
     engine = zlib.decompressobj()
     try:
@@ -64,6 +65,9 @@ def unpack(packed: bytes, limit: int = MAX_UNPACKED) -> bytes:
     except zlib.error as error:
         raise UnpackError(f"not compressed by dbt-relay: {error}") from error
     if not engine.eof:
-        more = "more than the accepted" if engine.unconsumed_tail else "fewer than the promised"
-        raise UnpackError(f"unpacks to {more} bytes")
+        raise UnpackError(
+            f"unpacks to more than {limit} bytes"
+            if engine.unconsumed_tail
+            else "the compressed data is truncated"
+        )
     return raw

@@ -1,4 +1,4 @@
-"""What comes back: attempts, nodes, runs, and the states they pass through."""
+"""Results of runs, nodes and attempts, and the states of runs and steps."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ import msgspec
 from workers.contract.errors import ErrorInfo
 
 # States of a step in the ledger.
-BLOCKED: Final = "blocked"  # waits for parents
-READY: Final = "ready"  # may be handed out
-QUEUED: Final = "queued"  # a message for it was handed out
+BLOCKED: Final = "blocked"  # waits for its parents
+READY: Final = "ready"  # may be queued
+QUEUED: Final = "queued"  # its message is on the queue
 RUNNING: Final = "running"  # claimed: it has an owner, a fence and a lease
-RETRYING: Final = "retrying"  # failed for a passing reason, waits for its next attempt
-WAITING: Final = (
-    "waiting"  # for its relation, which another run is writing, or for a file that another program has open
-)
-DONE: Final = "done"  # finished, whatever the result
+RETRYING: Final = "retrying"  # failed with a retryable error, waits for its next attempt
+WAITING: Final = "waiting"  # until another run has written its relation, or another program has closed a file
+DONE: Final = "done"  # finished, with any result
 STEP_STATES: Final = frozenset({BLOCKED, READY, QUEUED, RUNNING, RETRYING, WAITING, DONE})
 
 # States of a run in the ledger.
 RUN_ACTIVE: Final = "active"
-RUN_STOPPING: Final = "stopping"  # fail-fast or cancel: nothing further starts but the close
+RUN_STOPPING: Final = "stopping"  # fail-fast or cancelled: only the close step still starts
 RUN_SUCCEEDED: Final = "succeeded"
 RUN_FAILED: Final = "failed"
 RUN_CANCELLED: Final = "cancelled"
@@ -35,7 +33,7 @@ BAD_STATUSES: Final = frozenset({"error", "fail", "skipped", "partial success", 
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One execution of a step. Times are seconds since the epoch, UTC."""
+    """One attempt to execute a step. Times are seconds since the epoch, UTC."""
 
     step: str
     number: int
@@ -47,19 +45,19 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one dbt node.
+    """The result of one dbt node.
 
     Attributes:
-        unique_id: dbt's, ``model.project.name``.
-        status: dbt's word: success, error, skipped, pass, fail, warn, no-op, partial success.
-        message: dbt's, ``OK`` or the error text.
-        execution_time: seconds, as dbt counts them (0 for a skipped node).
-        failures: failing rows of a test.
-        started_at, finished_at: seconds since the epoch, UTC; 0 when it never ran.
-        worker: who executed it, ``host:pid``.
+        unique_id: dbt's unique id, ``model.project.name``.
+        status: dbt's status: success, error, skipped, pass, fail, warn, no-op, partial success.
+        message: dbt's message: ``OK`` or the error text.
+        execution_time: seconds, as dbt measures them (0 for a skipped node).
+        failures: number of failing rows of a test.
+        started_at, finished_at: seconds since the epoch, UTC; 0 if it was not executed.
+        worker: the worker process that executed it, ``host:pid``.
         run_result: the node's entry in dbt's run_results.json.
-        error: classified, or None.
-        attempts: every execution, in order.
+        error: the classified error, or None.
+        attempts: every attempt, in order.
     """
 
     unique_id: str
@@ -78,28 +76,28 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def success(self) -> bool:
-        """Whether dbt counts the node as good (success, pass, warn, no-op)."""
+        """Whether dbt counts the node as successful (success, pass, warn, no-op)."""
         return self.status in GOOD_STATUSES
 
 
 @dataclass
 class DbtResult:
-    """What a dbt command gave.
+    """The result of a dbt command.
 
     Attributes:
-        success: as dbt's exit code 0 means it.
+        success: whether `return_code` is 0.
         stdout: dbt's console lines, in order.
         stderr: what the run's code wrote on stderr, then why the run failed, if it did; usually empty.
-        execution_time: seconds from submit to result.
-        return_code: dbt's: 0 good, 1 a node failed or was skipped, 2 dbt could not do it.
+        execution_time: seconds from submission to result.
+        return_code: dbt's exit code: 0 success, 1 a node failed or was skipped, 2 the command failed.
         command: the whole command, ``["dbt", "run", …]``.
-        nodes: one entry a node, in the order of dbt's run results.
+        run_id: the run's id.
+        nodes: one result per node, in the order of dbt's run results.
         error: the first error, classified, or None.
         run_results: dbt's run_results.json as a dict, or None where the command writes none.
-        attempts: every execution of the steps around the nodes, in order: plan, start and close, or
-            a command that runs whole. Those of a node are in its `NodeResult`.
-        warnings: what dbt-relay has to say about a run that went on after a worker was lost: hooks, or a
-            command, that may have been executed twice. Also in `stderr`.
+        attempts: every attempt of the steps that are not nodes, in order: plan, start and close, or a command that
+            is executed as one task. The attempts of a node are in its `NodeResult`.
+        warnings: after the loss of a worker: hooks, or a command, that may have been executed twice. Also in `stderr`.
     """
 
     success: bool
@@ -116,7 +114,7 @@ class DbtResult:
     warnings: tuple[str, ...] = ()
 
     def asdict(self) -> dict[str, Any]:
-        """Everything in it as dicts, lists and plain values, as JSON has them. (`dataclasses.asdict` leaves nodes,
-        attempts and errors as objects.)"""
+        """Convert to dicts, lists and plain values, as in JSON. `dataclasses.asdict` would keep nodes, attempts and
+        errors as objects."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain

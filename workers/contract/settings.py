@@ -1,4 +1,4 @@
-"""Settings from the environment, validated. One place for both sides; prefix ``DBT_RELAY_``."""
+"""dbt-relay's settings: environment variables with the prefix ``DBT_RELAY_``."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting, by its environment variable without the prefix, in lower case.
+    """The settings. Each field is an environment variable, in lower case and without the prefix.
 
     Attributes:
-        broker_url: Redis, in Celery's or redis-py's form; empty: the embedded stack.
-        namespace: the first part of every Redis key.
+        broker_url: URL of Redis in Celery's or redis-py's format; empty: the embedded stack.
+        namespace: prefix of every Redis key.
         queue: the Celery queue.
-        lease_seconds: how long a claim lasts without a beat.
-        reap_seconds: how often a worker looks for lost work.
-        result_ttl: seconds that a finished run stays readable; what the worker that ends it says counts.
-        session_seconds: for how long a run on a single-process warehouse keeps a worker process that
-            others wait for. It keeps the warehouse.
-        drain_seconds: for how long a worker that is told to stop lets go on what it executes; what is not
-            done then is handed back, and another worker begins it anew.
-        priority: of runs that are submitted: 0 goes first, 9 last, as Celery counts on Redis.
-        node_soft_time_limit, node_time_limit, run_deadline: of runs that are submitted, in seconds; 0 is
-            without a limit (`messages.Limits`).
-        relation_locks: what becomes of a node whose relation another run is writing: it waits (``wait``), it
-            ends as an error (``refuse``), or both write (``off``). The worker that plans a run decides.
-        max_losses: executions of one node that may end with their worker before it is given up.
-        process_memory: MB that a worker process may have used before another one takes its place, once it is
-            between two tasks; 0 is its share of what the machine or the container has.
-        contexts: parsed projects that a worker process keeps.
-        env_deny: names (``*`` allowed, comma between) that a remote caller neither sends nor, where the worker's
-            setting says so, has taken: secrets, and what makes programs load or start other programs.
-        env_send: names (``*`` allowed, comma between) that a remote caller sends, beside those that are found in the
-            text of the project and its profile; `env_deny` goes before it.
+        lease_seconds: seconds after which a lease expires if it is not renewed.
+        reap_seconds: seconds between two sweeps of a worker's reaper.
+        result_ttl: seconds for which an ended run is kept. The setting of the worker that ends it counts.
+        session_seconds: seconds for which a run on a single-process warehouse keeps a worker process while other
+            runs wait for one. The run keeps the warehouse's lock.
+        drain_seconds: seconds for which a stopping worker continues its steps. Then it hands back unfinished steps,
+            and another worker starts them again.
+        priority: of submitted runs: from 0 (first) to 9 (last), as in Celery with Redis.
+        node_soft_time_limit, node_time_limit, run_deadline: of submitted runs, in seconds; 0 is unlimited
+            (`messages.Limits`).
+        relation_locks: for a node whose relation another run is writing: ``wait``, ``refuse`` (the node fails), or
+            ``off`` (both write). The setting of the worker that plans the run counts.
+        max_losses: number of attempts of a node that may end with the loss of their worker before the node fails.
+        process_memory: MB of memory that a worker process may use. Above, it is replaced between two tasks. 0 is its
+            share of the memory of the machine or container.
+        contexts: number of parsed projects that a worker process keeps.
+        env_deny: comma-separated names (``*`` is a wildcard) of values that a remote caller does not send and a worker
+            does not accept: secrets, and variables that make programs load or start other programs.
+        env_send: comma-separated names (``*`` is a wildcard) of values that a remote caller sends beside those that the
+            project and its profile read; `env_deny` takes precedence.
         project_check: whether a worker compares its copy of the project with the caller's (``on``, ``off``).
-        project_dir: where the project lies on this worker when callers name another path.
-        runtime_dir: where the embedded stack keeps its socket and state.
+        project_dir: path of the project on this worker, where it differs from the caller's.
+        runtime_dir: folder of the embedded stack's socket and state.
         embedded: set by the embedded stack for its workers.
-        patches: which functions of dbt a worker replaces: empty for all, ``off`` for none of those that are there for
-            speed, or names of patches to leave out, comma between.
+        patches: the functions of dbt that a worker replaces: all (empty), only those that are not for speed (``off``),
+            or all but these comma-separated patches.
         log_format: ``text``, ``json`` or ``auto`` (text on a terminal).
-        log_level: of dbt-relay's own log.
+        log_level: lowest level of dbt-relay's log.
     """
 
     broker_url: str = ""
@@ -88,10 +88,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment. ``REDIS_URL`` stands in for ``DBT_RELAY_BROKER_URL``.
+    """Read the settings from the environment. ``REDIS_URL`` counts where ``DBT_RELAY_BROKER_URL`` is not set.
 
     Raises:
-        DbtUsageError: a value of the wrong type or range, with its name.
+        DbtUsageError: a value has the wrong type or range. The text names the variable.
     """
     environ = os.environ if environ is None else environ
     fields = {field.name for field in msgspec.structs.fields(Settings)}
@@ -124,19 +124,21 @@ _NOT_SUPPORTED = {
 
 
 def checked_broker_url(url: str, name: str = f"{PREFIX}BROKER_URL (or REDIS_URL)") -> str:
-    """A broker URL that can be used.
+    """Return a valid broker URL unchanged.
 
     Args:
-        name: where it was given, for the error.
+        url: the URL.
+        name: the variable that contains it, for the error text.
 
     Raises:
-        DbtUsageError: it is none. Neither the URL nor urllib's text is shown: both may have a part of the password.
+        DbtUsageError: the URL is not valid. The text contains neither the URL nor urllib's error: both may contain
+            part of the password.
     """
     scheme, found, _ = url.partition("://")
     if not found:
         problem = "it does not begin with redis://"
     elif scheme not in _SCHEMES:
-        problem = _NOT_SUPPORTED.get(scheme, f"{scheme}:// is no scheme of Redis")
+        problem = _NOT_SUPPORTED.get(scheme, f"{scheme}:// is not a scheme of Redis")
     else:
         try:
             port = urlsplit(url).port
@@ -152,9 +154,9 @@ def checked_broker_url(url: str, name: str = f"{PREFIX}BROKER_URL (or REDIS_URL)
 
 
 def tls_options(url: str) -> dict[str, str] | None:
-    """TLS options of a ``rediss://`` URL, by redis-py's names; None for a URL without TLS.
+    """Return the TLS options of a ``rediss://`` URL by redis-py's names; None for a URL without TLS.
 
-    Certificates are verified unless the URL says ``ssl_cert_reqs=none``: kombu's default is not to.
+    Certificates are verified unless the URL contains ``ssl_cert_reqs=none``. kombu does not verify them by default.
     """
     if not url.startswith("rediss://"):
         return None
@@ -163,10 +165,10 @@ def tls_options(url: str) -> dict[str, str] | None:
 
 
 def redis_url(url: str) -> str:
-    """A broker URL as redis-py takes it (``redis+socket:///path?virtual_host=0`` becomes ``unix://``).
+    """Convert a broker URL to redis-py's format (``redis+socket:///path?virtual_host=0`` becomes ``unix://``).
 
     Raises:
-        DbtUsageError: it is not a URL of a Redis server. The text does not show it.
+        DbtUsageError: the URL is not valid (`checked_broker_url`).
     """
     checked_broker_url(url)
     if url.startswith("redis+socket://"):
@@ -175,10 +177,10 @@ def redis_url(url: str) -> str:
 
 
 def celery_url(url: str) -> str:
-    """A broker URL as Celery takes it; the options of TLS are given beside it (`tls_options`).
+    """Convert a broker URL to Celery's format, without its TLS options (`tls_options`).
 
     Raises:
-        DbtUsageError: see `checked_broker_url`.
+        DbtUsageError: the URL is not valid (`checked_broker_url`).
     """
     checked_broker_url(url)
     if url.startswith("unix://"):

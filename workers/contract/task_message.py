@@ -1,6 +1,6 @@
-"""A Celery task message as it lies in Redis, without Celery: importing kombu alone takes a tenth of a second.
+"""Creates Celery task messages without Celery, whose import is slow (kombu alone takes 0.1 s).
 
-The form is docs.celeryq.dev, "Message protocol", version 2, in kombu's envelope
+The format is version 2 of Celery's message protocol (docs.celeryq.dev, "Message protocol") in kombu's envelope
 (kombu.transport.virtual.base, ``prepare_message``).
 """
 
@@ -17,25 +17,25 @@ import uuid
 from workers.contract.keys import QUEUE_LEVELS, task_name
 
 _FIRST_OF_LEVEL = (0, 3, 6, 9)
-"""The priorities that the lists of `QUEUE_LEVELS` begin with (kombu.transport.redis, ``PRIORITY_STEPS``)."""
+"""The lowest priority number of each list of `QUEUE_LEVELS` (kombu.transport.redis, ``PRIORITY_STEPS``)."""
 
 
 _HASH_OF_TEST = re.compile(r"\.[0-9a-f]{10}\Z")
-"""What dbt adds to the id of a generic test (dbt.parser.generic_test_builders)."""
+"""The hash at the end of the unique id of a generic test (dbt.parser.generic_test_builders)."""
 
 
 def queue_key(queue: str, priority: int) -> str:
-    """The Redis list of a queue that messages of a priority (0 to 9) are in."""
+    """Return the Redis list of a queue for messages of a priority (0 to 9)."""
     return queue + QUEUE_LEVELS[bisect.bisect(_FIRST_OF_LEVEL, priority) - 1]
 
 
 def shown_name(step: str) -> str | None:
-    """What Flower and Celery's log call the task of a node: ``model orders``, as dbt names it on the console.
+    """Return the name of a node's task in Flower and Celery's log: ``model orders``, as dbt prints it.
 
-    It is the message's ``shadow`` (docs.celeryq.dev, "Message protocol"); the task itself keeps its name.
+    It is the header ``shadow`` of the message (docs.celeryq.dev, "Message protocol"). The task keeps its own name.
 
     Returns:
-        None for a step that is no node: its task has a name of its own.
+        None for a step that is not a node: its task's own name is shown.
     """
     if step.startswith("@") or step.count(".") < 2:
         return None
@@ -46,7 +46,7 @@ def shown_name(step: str) -> str | None:
 
 
 def shown_args(run_id: str, step: str) -> str:
-    """What Flower shows as the arguments of a task: the node first, whose name a narrow column leaves visible."""
+    """Return the arguments of a task as Flower shows them: the node first, so that a narrow column shows its name."""
     return repr((step, run_id))
 
 
@@ -59,10 +59,14 @@ def task_message(
     root_id: str | None = None,
     parent_id: str | None = None,
 ) -> bytes:
-    """The message that asks a worker for a step of a run.
+    """Create the message that makes a worker execute a step.
 
     Args:
-        root_id, parent_id: of the Celery task that sends it, where one does (Flower shows them).
+        run_id: the run.
+        step: the step.
+        queue: the Celery queue.
+        priority: of the run, 0 to 9.
+        root_id, parent_id: ids of the Celery task that sends the message, if any. Flower shows them.
     """
     identity, args = str(uuid.uuid4()), (run_id, step)
     body = [args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]

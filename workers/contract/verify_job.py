@@ -1,4 +1,4 @@
-"""What ``dbt-relay verify`` tells the program that compares (`workers.verify`)."""
+"""The job that ``dbt-relay verify`` gives to the program that compares both sides (`workers.verify`)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import msgspec
 
 
 class VerifyCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One dbt command of the sequence.
+    """One dbt command to compare.
 
     Attributes:
-        args: dbt's arguments, as they are to be given in a copy of the project.
-        target_path: the folder of its artifacts, relative to the project.
-        reads_profile: whether dbt reads the profile for it.
+        args: dbt's arguments in a copy of the project.
+        target_path: dbt's target folder, relative to the project.
+        reads_profile: whether the command reads the profile.
     """
 
     args: tuple[str, ...]
@@ -20,15 +20,15 @@ class VerifyCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class VerifyJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to compare, and how. JSON, on the standard input of ``python -m workers.verify``.
+    """The commands to compare, and how. JSON on the standard input of ``python -m workers.verify``.
 
     Attributes:
         project_dir: absolute path of the project.
-        commands: in their order, at least one.
-        broker_url: where dbt-relay's commands go; empty: plain dbt runs on both copies.
-        workers: worker processes that listen there, for the report.
-        measured: columns that are compared by what stands in `workers.verify.compare.Allowance`.
-        keep: leave the copies where they are.
+        commands: at least one command, in order.
+        broker_url: broker of dbt-relay's side; empty: plain dbt is executed on both copies.
+        workers: number of worker processes of this broker, for the report.
+        measured: columns that are compared as `workers.verify.compare.Allowance` says.
+        keep: do not remove the copies.
     """
 
     project_dir: str
@@ -40,4 +40,4 @@ class VerifyJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 EQUAL, DIFFERENT, REFUSED = 0, 1, 2
-"""How a comparison ends: exit codes."""
+"""Exit codes of the comparison."""

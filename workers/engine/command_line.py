@@ -28,7 +28,7 @@ KIND_OF_TYPE = {
 
 
 def describe_option(option: click.Option) -> dict[str, Any]:
-    """One option as plain data; keys that would be empty are left out."""
+    """Describe one option as JSON-compatible data. Empty keys are left out."""
     spec: dict[str, Any] = {"opts": list(option.opts)}
     if option.secondary_opts:
         spec["off"] = list(option.secondary_opts)
@@ -38,8 +38,8 @@ def describe_option(option: click.Option) -> dict[str, Any]:
         name = option.type.name
         if multi:
             spec["multi"] = True
-        if not (multi and name not in KIND_OF_TYPE):  # `type=tuple`: any words
-            kind = KIND_OF_TYPE.get(name, "text")  # a type of a later release: dbt judges the value
+        if not (multi and name not in KIND_OF_TYPE):  # `type=tuple` accepts any words
+            kind = KIND_OF_TYPE.get(name, "text")  # a type of a later release: dbt checks the value
     spec["kind"] = kind
     if isinstance(option.type, click.Choice):
         spec["choices"] = [str(choice) for choice in option.type.choices]
@@ -57,7 +57,7 @@ def describe_option(option: click.Option) -> dict[str, Any]:
 
 
 def describe_command(command: click.Command) -> dict[str, Any]:
-    """One command (or group of them) as plain data."""
+    """Describe one command or group as JSON-compatible data."""
     entry: dict[str, Any] = {"options": {}, "arguments": []}
     if isinstance(command, click.Group):
         entry["group"] = True
@@ -70,8 +70,11 @@ def describe_command(command: click.Command) -> dict[str, Any]:
 
 
 def describe_dbt() -> dict[str, Any]:
-    """Every command of the installed dbt-core by its words (the root under an empty string), and aliases, with the
-    options of each command beside it."""
+    """Describe all commands of the installed dbt-core.
+
+    Returns:
+        ``commands`` by their words (the root under an empty string), each with its options, and their ``aliases``.
+    """
     commands: dict[str, Any] = {"": describe_command(cli)}
     aliases: dict[str, str] = {}
 
@@ -79,7 +82,7 @@ def describe_dbt() -> dict[str, Any]:
         own = {id(command.callback): name for name, command in group.commands.items() if not command.hidden}
         for name, command in group.commands.items():
             path = f"{words} {name}".strip()
-            if command.hidden:  # dbt hides its aliases and nothing else
+            if command.hidden:  # dbt hides only aliases
                 aliases[path] = f"{words} {own[id(command.callback)]}".strip()
                 continue
             commands[path] = describe_command(command)
@@ -91,7 +94,7 @@ def describe_dbt() -> dict[str, Any]:
 
 
 def pack(described: dict[str, Any]) -> dict[str, Any]:
-    """The form of the file: each option once, commands name them by id (its name, or ``name~2``)."""
+    """Convert to the form of the file: each option once; commands list the ids of options (name, or ``name~2``)."""
     table: dict[str, dict[str, Any]] = {}
     packed: dict[str, Any] = {}
     for path, entry in described["commands"].items():

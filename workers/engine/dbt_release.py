@@ -1,4 +1,4 @@
-"""Which dbt this process has."""
+"""The installed releases of dbt-core and its adapters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def release() -> str:
 
 
 def adapters() -> dict[str, str]:
-    """The installed adapters by name, each with its release; as ``dbt --version`` finds them."""
+    """The installed adapters by name, each with its release, as ``dbt --version`` lists them."""
     found: dict[str, str] = {}
     for module in pkgutil.iter_modules(dbt.adapters.__path__):
         try:
             about = importlib.import_module(f"dbt.adapters.{module.name}.__version__")
         except ImportError:
-            continue  # a part of dbt-adapters, or an adapter without a release
+            continue  # a module of dbt-adapters, or an adapter without a release
         found[module.name] = str(getattr(about, "version", ""))
     return found

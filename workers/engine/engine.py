@@ -1,4 +1,4 @@
-"""The engine's one door: plan, start, node, close and command, over this process's warm contexts."""
+"""Executes the steps of runs with warm, in-process dbt: plan, start, node, close and command."""
 
 from __future__ import annotations
 
@@ -52,19 +52,24 @@ from workers.engine.warehouse import fencing
 from workers.engine.warehouse.concurrency import cancel_queries, close_warehouse, duckdb_is_open, warehouse_of
 from workers.engine.warehouse.fencing import StepExecution
 
-MAX_VIEWS = 8
+MIN_RUNS = 8
+"""A process keeps the state of at least so many runs."""
 
 
 class CommandFailedError(Exception):
-    """dbt gave the command up (exit code 2). `finished` is how the run ends."""
+    """dbt ended the command with exit code 2.
+
+    Attributes:
+        finished: the end of the run.
+    """
 
     def __init__(self, finished: Finished) -> None:
-        super().__init__(finished.error.message if finished.error else "dbt gave the command up")
+        super().__init__(finished.error.message if finished.error else "dbt ended the command")
         self.finished = finished
 
 
 class Engine:
-    """dbt in this process. One step at a time: dbt's own state is the process's."""
+    """dbt in this process. It executes one step at a time, because dbt keeps its state in module variables."""
 
     def __init__(
         self,
@@ -75,12 +80,15 @@ class Engine:
     ) -> None:
         """
         Args:
-            exiting: whether the process was told to end: a SystemExit is not dbt's then.
+            shared: where processes share parsed manifests.
+            worker: name of this process, in results and events.
+            contexts: how many parsed projects to keep, at most.
+            exiting: whether the process was told to end. A SystemExit does not come from dbt then.
         """
         self._exiting = exiting
         self._contexts = ContextStore(shared, contexts)
-        self._views: OrderedDict[str, RunState] = OrderedDict()
-        self._most_views = max(MAX_VIEWS, contexts)
+        self._runs: OrderedDict[str, RunState] = OrderedDict()
+        self._max_runs = max(MIN_RUNS, contexts)
         self._worker = worker
 
     # -- steps -------------------------------------------------------------------------------------
@@ -88,56 +96,57 @@ class Engine:
     def plan(
         self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: PreviousResults | None = None
     ) -> Plan:
-        """Parse if anything changed, and let dbt select.
+        """Parse the project if anything changed, and select nodes with dbt.
 
         Args:
-            previous: run results of an earlier run, of which this one repeats what failed.
+            spec: the run.
+            emit: called with each event.
+            attempt: number of this execution of the step, from 1.
+            previous: run results of an earlier run, whose failed nodes this run repeats.
 
         Raises:
             CommandFailedError: dbt refuses project, profile, arguments or selection.
         """
-        with self._step(spec, "@plan", emit, attempt) as seen:
+        with self._step(spec, "@plan", emit, attempt) as full_spec:
             try:
-                with (
-                    self._sink.buffered_until_success(),
-                    redirect_stdout(io.StringIO()),
-                ):  # the whole command prints the same again
-                    click_context, flags = parse_flags(seen.args)
+                # the whole command prints the same again
+                with self._sink.buffered_until_success(), redirect_stdout(io.StringIO()):
+                    click_context, flags = parse_flags(full_spec.args)
             except (DbtUsageException, click.exceptions.Exit, click.Abort):
-                return _whole("dbt prints its own answer to the arguments: help, a version, or what is wrong")
+                return _whole("dbt answers the arguments itself: help, a version, or an error")
             if previous is not None and previous_command(previous) not in TASKS:
                 use_flags(flags)
                 warehouse = warehouse_of(read_configuration(click_context))
-                return _whole("what is repeated is not made of nodes", warehouse)
+                return _whole("the repeated command does not consist of nodes", warehouse)
             self._sink.configure(flags)
             use_flags(flags)
             preflight(click_context, flags)
-            console, retry, again = flags, None, frozenset[str]()
+            console, retry, node_ids = flags, None, frozenset[str]()
             if previous is not None:
-                retry, again = plan_retry(flags, previous)
+                retry, node_ids = plan_retry(flags, previous)
                 click_context, flags = parse_flags(arguments(click_context, flags, retry))
                 discard_reported_deprecations(flags)
                 use_flags(flags)
             with missing_values_at_end():
-                context, config = self._contexts.open(seen, click_context, flags)
+                context, config = self._contexts.open(full_spec, click_context, flags)
             with uncollected():
-                view = build_run_state(seen.run_id, flags, config, context, console)
-                self._keep(view)
-                check_models(view.manifest, config, seen.required_models)
-                return make_plan(view, retry, again)
+                run = build_run_state(full_spec.run_id, flags, config, context, console)
+                self._keep(run)
+                check_models(run.manifest, config, full_spec.required_models)
+                return make_plan(run, retry, node_ids)
 
     def start(self, spec: RunSpec, facts: RunFacts, emit: OnEvent, attempt: int = 1) -> StepOutcome:
-        """What dbt does once before the first node.
+        """Do what dbt does once before the first node: schemas, relation cache, on-run-start hooks.
 
         Raises:
-            CommandFailedError: as dbt gives a command up whose schemas or hooks cannot be made.
+            CommandFailedError: dbt cannot create a schema or execute a hook.
         """
-        with self._step(spec, "@start", emit, attempt) as seen:
-            view = self._view(seen, facts)
-            view.templates.begin(view.copy_hooks)
+        with self._step(spec, "@start", emit, attempt) as full_spec:
+            run = self._run_state(full_spec, facts)
+            run.templates.begin(run.copy_hooks)
             with uncollected():
-                outcome = start_run(view)
-            outcome.cache += view.recorder.take_changes() + view.templates.take_changes()
+                outcome = start_run(run)
+            outcome.cache += run.recorder.take_changes() + run.templates.take_changes()
             return outcome
 
     def node(
@@ -158,24 +167,29 @@ class Engine:
         """Execute or skip one node.
 
         Args:
-            changes: the run's relation cache changes from a position on.
-            stale: another run may have made or dropped the node's relation since this one began.
-            time_limit_message: what to say where the node took longer than it may.
+            unique_id: dbt's id of the node.
+            index: dbt's number of the node in the run.
+            changes: returns the changes of the run's relation cache from a position on.
+            attempt: number of this execution of the step, from 1.
+            skip: a parent failed.
+            stale: another run may have created or dropped the node's relation since this run began.
+            cause: the result because of which the node is skipped.
+            time_limit_message: returns the error text once the node has exceeded its time limit, else None.
 
         Raises:
             CommandFailedError: the worker's project is not the one that was planned.
         """
-        with self._step(spec, unique_id, emit, attempt) as seen:
-            view = self._view(seen, facts)
+        with self._step(spec, unique_id, emit, attempt) as full_spec:
+            run = self._run_state(full_spec, facts)
             refreshed: tuple[str, ...] = ()
-            told = view.recorder.replay(changes(view.recorder.position))
-            view.templates.begin(lambda: (unique_id, *view.inlined_models), told)
+            template_changes = run.recorder.replay(changes(run.recorder.position))
+            run.templates.begin(lambda: (unique_id, *run.inlined_models), template_changes)
             if (attempt > 1 or stale) and not skip:
-                refreshed = (self._refresh_cache(view),)
+                refreshed = (self._refresh_cache(run),)
             outcome = execute_node(
-                view, unique_id, index, skip=skip, cause=cause, time_limit_message=time_limit_message
+                run, unique_id, index, skip=skip, cause=cause, time_limit_message=time_limit_message
             )
-            outcome.cache = refreshed + view.recorder.take_changes() + view.templates.take_changes()
+            outcome.cache = refreshed + run.recorder.take_changes() + run.templates.take_changes()
             outcome.result.worker = self._worker
             return outcome
 
@@ -191,12 +205,19 @@ class Engine:
         stop: str | None = None,
         attempt: int = 1,
     ) -> Finished:
-        """What dbt does once after the last node."""
-        with self._step(spec, "@close", emit, attempt) as seen:
-            view = self._view(seen, facts)
-            view.templates.begin(tuple, view.recorder.replay(changes(view.recorder.position)))
-            finished = close_run(view, started, results, stop=stop)
-            postflight(view.console.WHICH, view.console, spec.started_at, success=not finished.return_code)
+        """Do what dbt does once after the last node: on-run-end hooks, summary, artifacts.
+
+        Args:
+            started: result of the start step; None if there was nothing to run.
+            results: results of all nodes, in the order in which they finished.
+            changes: see `node`.
+            stop: ``fail_fast``, or why the run was cancelled; None otherwise.
+        """
+        with self._step(spec, "@close", emit, attempt) as full_spec:
+            run = self._run_state(full_spec, facts)
+            run.templates.begin(tuple, run.recorder.replay(changes(run.recorder.position)))
+            finished = close_run(run, started, results, stop=stop)
+            postflight(run.console.WHICH, run.console, spec.started_at, success=not finished.return_code)
             return finished
 
     def command(
@@ -207,14 +228,14 @@ class Engine:
         attempt: int = 1,
         previous: PreviousResults | None = None,
     ) -> Finished:
-        """Execute a command whole. `previous`: see `plan`."""
-        with self._step(spec, "@command", emit, attempt) as seen:
-            return commands.execute_command(seen, command, self._sink, previous, exiting=self._exiting)
+        """Execute a whole command in this process. `previous`: see `plan`."""
+        with self._step(spec, "@command", emit, attempt) as full_spec:
+            return commands.execute_command(full_spec, command, self._sink, previous, exiting=self._exiting)
 
     def warehouse(self, spec: RunSpec, command: str) -> str | None:
         """The single-process warehouse that a whole command needs, or None.
 
-        Arguments, a project or a profile that dbt refuses need none: the command reports the error.
+        Also None where dbt refuses arguments, project or profile: the command reports the error.
         """
         if command in commands.WITHOUT_WAREHOUSE:
             return None
@@ -224,7 +245,7 @@ class Engine:
                 use_flags(flags)
                 config = read_configuration(click_context)
                 return warehouse_of(config)
-            except Exception:  # noqa: BLE001 - whatever it is, the command meets it again and reports it
+            except Exception:  # noqa: BLE001 - the command meets the same error and reports it
                 return None
             except SystemExit:
                 if self._exiting():
@@ -233,7 +254,7 @@ class Engine:
 
     @contextmanager
     def fenced(self, execution: StepExecution) -> Iterator[None]:
-        """What is executed within belongs to this execution, at the warehouse too (`fencing`)."""
+        """Fence the connections of the step that is executed within (`warehouse.fencing`)."""
         with fencing.fenced(execution):
             yield
 
@@ -241,29 +262,29 @@ class Engine:
 
     def cancel(self) -> None:
         """Interrupt the queries of the step that is executing. Called from another thread."""
-        for view in list(self._views.values()):
-            if view.pool is not None:
-                view.pool.close()  # dbt then begins no further batch
+        for run in list(self._runs.values()):
+            if run.pool is not None:
+                run.pool.close()  # dbt begins no further batch then
         cancel_queries()
 
     def has_files_open(self) -> bool:
-        """Whether this process has the DuckDB files of a run open by now."""
+        """Whether this process has a DuckDB file of a run open."""
         return duckdb_is_open()
 
     def release(self) -> None:
-        """Close every connection: a DuckDB file is free for others afterwards."""
+        """Close all connections, so that other processes can open the DuckDB file."""
         close_warehouse()
 
     def forget(self, run_id: str) -> None:
-        """Drop what this process holds of a run (its next step starts from the ledger)."""
-        self._views.pop(run_id, None)
+        """Drop the state of a run in this process. Its next step starts from the ledger."""
+        self._runs.pop(run_id, None)
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _view(self, spec: RunSpec, facts: RunFacts) -> RunState:
-        view = self._views.get(spec.run_id)
-        if view is None:
-            with self._sink.muted():  # the plan said it
+    def _run_state(self, spec: RunSpec, facts: RunFacts) -> RunState:
+        run = self._runs.get(spec.run_id)
+        if run is None:
+            with self._sink.muted():  # the plan step logged the same
                 click_context, flags = parse_flags(spec.args)
                 discard_reported_deprecations(flags)
                 console = flags
@@ -272,37 +293,37 @@ class Engine:
                     discard_reported_deprecations(flags)
                 use_flags(flags)
                 context, config = self._contexts.attach(spec, click_context, flags, facts.context_key)
-                view = build_run_state(spec.run_id, flags, config, context, console)
-                self._keep(view)
-        self._sink.configure(view.console)
-        view.use()
-        if view.facts is None:
-            with self._sink.muted():  # the start step says it
-                view.apply_plan(facts)
-        elif facts.began and not view.facts.began:
-            view.facts = facts
-        return view
+                run = build_run_state(spec.run_id, flags, config, context, console)
+                self._keep(run)
+        self._sink.configure(run.console)
+        run.use()
+        if run.facts is None:
+            with self._sink.muted():  # the start step logs the same
+                run.apply_plan(facts)
+        elif facts.began and not run.facts.began:
+            run.facts = facts
+        return run
 
-    def _keep(self, view: RunState) -> None:
-        self._views[view.run_id] = view
-        self._views.move_to_end(view.run_id)
-        while len(self._views) > self._most_views:
-            self._views.popitem(last=False)
+    def _keep(self, run: RunState) -> None:
+        self._runs[run.run_id] = run
+        self._runs.move_to_end(run.run_id)
+        while len(self._runs) > self._max_runs:
+            self._runs.popitem(last=False)
 
-    def _refresh_cache(self, view: RunState) -> str:
-        """Ask the warehouse: whoever tried before may have died in the middle of its changes, and what
-        another run did is in nobody's cache."""
-        adapter = view.context.adapter
+    def _refresh_cache(self, run: RunState) -> str:
+        """Fill the cache from the warehouse: an earlier attempt may have died amid its changes, and no cache has the
+        changes of another run."""
+        adapter = run.context.adapter
         with adapter.connection_named("master"):
-            view.recorder.cache.clear()
-            view.task.populate_adapter_cache(adapter)
-        return view.recorder.snapshot()
+            run.recorder.cache.clear()
+            run.task.populate_adapter_cache(adapter)
+        return run.recorder.snapshot()
 
-    def _leave_manifest(self, spec: RunSpec) -> None:
-        """dbt wrote its manifest when it had parsed, long before it gave the command up."""
-        view = self._views.get(spec.run_id)
-        if view is not None and view.flags.WRITE_JSON:
-            write_manifest(view, set())
+    def _write_parsed_manifest(self, spec: RunSpec) -> None:
+        """Write the manifest of a failed command: dbt writes it right after parsing."""
+        run = self._runs.get(spec.run_id)
+        if run is not None and run.flags.WRITE_JSON:
+            write_manifest(run, set())
 
     @contextmanager
     def _step(self, spec: RunSpec, step: str, emit: OnEvent, attempt: int) -> Iterator[RunSpec]:
@@ -311,12 +332,12 @@ class Engine:
             worker=self._worker,
         )  # fmt: skip
         try:
-            with dbt_invocation(spec, self._sink) as seen:
+            with dbt_invocation(spec, self._sink) as full_spec:
                 try:
-                    yield seen
+                    yield full_spec
                 except CommandFailedError:
                     raise
-                except click.UsageError as error:  # click says it on stderr, and so does our caller
+                except click.UsageError as error:  # click prints it to stderr, and so does the producer
                     raise CommandFailedError(self._finished(error, spec)) from error
                 except (DbtUsageError, ProjectMismatchError) as error:
                     self._sink.line(f"Error: {error}", level="error")
@@ -328,14 +349,14 @@ class Engine:
                     fire_event(MainEncounteredError(exc=str(error)))
                     if not isinstance(error, DbtBaseException):
                         fire_event(MainStackTrace(stack_trace=traceback.format_exc()))
-                    self._leave_manifest(spec)
+                    self._write_parsed_manifest(spec)
                     flags = self._sink.flags
                     postflight(getattr(flags, "WHICH", ""), flags, spec.started_at, success=False)
                     raise CommandFailedError(self._finished(error, spec)) from error
                 finally:
                     template_calls.leave()
         except OSError as error:
-            # the caller's working directory is not on this machine
+            # this worker cannot enter the caller's working directory, or cannot read its .env file
             self._sink.line(f"Error: {error}", level="error")
             raise CommandFailedError(self._finished(error, spec)) from error
 
@@ -348,10 +369,10 @@ class Engine:
     def _finished(self, error: BaseException, spec: RunSpec) -> Finished:
         info: ErrorInfo = classify_command(error, next(iter(spec.args), ""))
         finished = Finished(return_code=2, error=info)
-        view = self._views.get(spec.run_id)
-        if view is not None and view.run_results is not None:
-            finished.run_results = view.run_results
-            finished.target_path = view.config.project_target_path
+        run = self._runs.get(spec.run_id)
+        if run is not None and run.run_results is not None:
+            finished.run_results = run.run_results
+            finished.target_path = run.config.project_target_path
         return finished
 
 

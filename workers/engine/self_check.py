@@ -1,6 +1,6 @@
 """What the engine needs of dbt's internals, checked when a worker starts (`startup.prepare`).
 
-Names that a module of the engine imports at its top are not listed: importing the engine checks those.
+`NAMES` lists only what the engine reads while it executes: importing the engine checks the names that it imports.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ NAMES: Final = (
     "dbt_common.invocation:_INVOCATION_ID",
     "dbt_common.invocation:_INVOCATION_STARTED_AT",
 )
-"""Names of dbt that a step asks for while it executes."""
+"""Functions and attributes of dbt that a step uses while it executes."""
 
 
 def complaint() -> str | None:
-    """What the installed dbt lacks, as a text for the person who starts the worker; None where it lacks nothing."""
+    """Why the engine cannot drive the installed dbt, as a text for the person who starts the worker; None if it can."""
     try:
         importlib.import_module("workers.engine.engine")
     except (ImportError, AttributeError) as error:
@@ -74,7 +74,7 @@ def complaint() -> str | None:
 
 
 def refusal(lacks: str) -> str:
-    """The text for the person who starts the worker."""
+    """The error text for the person who starts the worker, with what dbt lacks and what to do."""
     try:
         release = version("dbt-core")
     except PackageNotFoundError:
@@ -87,12 +87,12 @@ def refusal(lacks: str) -> str:
 
 
 def _opens_by_manager() -> bool:
-    """Whether dbt asks a connection manager's own attribute `open` for a new connection (`fencing` replaces it)."""
+    """Whether dbt opens connections with the attribute `open` of a connection manager (`fencing` replaces it)."""
     from dbt.adapters.base import BaseConnectionManager
     from dbt.mp_context import get_mp_context
 
     class Manager(BaseConnectionManager):
-        """As much of a connection manager as naming a connection needs."""
+        """A connection manager that can name connections."""
 
         TYPE = "relay_check"
 
@@ -108,7 +108,7 @@ def _opens_by_manager() -> bool:
         manager: Any = Manager(SimpleNamespace(credentials=None), get_mp_context())  # type: ignore[abstract]
         manager.open = record
         _ = manager.set_connection_name("relay_check").handle
-    except Exception:  # noqa: BLE001 - whatever it is, dbt does it in another way
+    except Exception:  # noqa: BLE001 - any failure means that dbt does it in another way
         return False
     return len(opened) == 1
 
@@ -135,6 +135,6 @@ def _templates_call_by_environment() -> bool:
             "{% do found.append(1) %}{% set space.attribute = 1 %}"
         )
         template.render({"found": [], "space": Recorded()})
-    except Exception:  # noqa: BLE001 - whatever it is, templates are executed in another way
+    except Exception:  # noqa: BLE001 - any failure means that templates are executed in another way
         return False
     return seen == ["append", "attribute"]

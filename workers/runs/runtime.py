@@ -119,7 +119,7 @@ class Runtime:
         impatient = connect(url, patience=0, timeout=settings.lease_seconds / 3)
         self.leases = LeaseRenewer(
             Ledger(impatient, keys=keys, lease_ms=lease_ms), self.engine.cancel, too_long=TimeLimitError,
-            note=_note, post=_post_leases, renewed=lambda: decode_leases(renewed_leases.read(_slot())),
+            publish_node=_note, publish_leases=_post_leases, renewed=lambda: decode_leases(renewed_leases.read(_slot())),
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
         self.next_step = NextStep()

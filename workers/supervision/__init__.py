@@ -1,1 +1,1 @@
-"""Keeps workers and their processes in order: leases, time limits, dead processes, drain."""
+"""Supervision of workers and their pool processes: leases, time limits, lost processes, drain, memory, messages."""

@@ -1,14 +1,12 @@
-"""Renews leases, also for pool processes that cannot do it themselves at the moment.
+"""Renews leases of pool processes that cannot renew them at the moment, from the worker's main process.
 
-A pool process renews its leases from a thread (`workers.supervision.lease_renewal`). That thread needs Python's global lock
-(GIL), and one long call into C keeps it: a regular expression, the garbage collection of a large project, the
-compilation of a large template. On a busy machine a second of computing takes many seconds. So each pool
-process writes into shared memory which leases it holds, and the worker's main process renews those that were
+A pool process renews its leases from a thread (`workers.supervision.lease_renewal`). This thread needs Python's global
+lock (GIL), and a long call into C holds it: a regular expression, garbage collection of a large project, compilation of
+a large template. So each pool process writes its leases into shared memory, and the main process renews those that were
 not renewed in time.
 
-The main process renews a lease only while the process that holds it is its child, has not ended and is not
-stopped. The lease carries the fence of its claim, so the ledger refuses to renew what was finished, given back
-or given to another process meanwhile.
+The main process renews a lease only while its holder is its child, has not ended and is not stopped. The ledger refuses
+the renewal if the step was finished, handed back or given to another process: the lease carries the fence of its claim.
 """
 
 from __future__ import annotations
@@ -30,14 +28,14 @@ from workers.supervision.shared_table import SharedTable
 T = TypeVar("T")
 
 Key = tuple[str, str, int]
-"""Run, step and fence: one claim."""
+"""Run, step and fence of a claim."""
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
     """The lease of one claim.
 
     Attributes:
-        until: nobody else can be given the step before that, by `lease_clock`; 0.0: unknown.
+        until: the lease does not expire before that time of `lease_clock`; 0.0: unknown.
     """
 
     run_id: str
@@ -47,26 +45,26 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def key(self) -> Key:
-        """The claim."""
+        """Run, step and fence."""
         return (self.run_id, self.step, self.fence)
 
 
 class HeldLeases(msgspec.Struct, frozen=True, array_like=True):
-    """The leases that a pool process holds."""
+    """The leases of a pool process."""
 
     pid: int
     leases: list[Lease] = []
 
 
 held_leases = SharedTable(item_bytes=4096)
-"""`HeldLeases` of each pool process of this worker; the pool process writes it."""
+"""`HeldLeases` of each pool process of this worker, written by the pool process."""
 
 renewed_leases = SharedTable(item_bytes=4096)
-"""The `Lease`s of each pool process that the main process renewed last; the main process writes it."""
+"""List of `Lease` of each pool process, written by the main process after it renewed them."""
 
 
 def interval_of(lease_ms: int) -> float:
-    """Seconds between two renewals. A second at most, because a renewal also tells of a cancelled run."""
+    """Return the seconds between two renewals: one second at most, because the answer also says that a run is cancelled."""
     return min(1.0, lease_ms / 3000)
 
 
@@ -74,11 +72,13 @@ def renew(ledger: Ledger, run_id: str, held: Iterable[tuple[str, int]]) -> tuple
     """Renew leases of a run.
 
     Args:
+        ledger: the ledger.
+        run_id: the run.
         held: step and fence of each claim.
 
     Returns:
-        ``ok``, ``lost`` or ``stop`` for each, and until when, by `lease_clock`, nobody else can be given those
-        that are not lost.
+        ``ok``, ``lost`` or ``stop`` for each claim, and the time of `lease_clock` before which the leases that are not
+        lost do not expire.
 
     Raises:
         redis.RedisError: the server cannot be reached.
@@ -88,24 +88,25 @@ def renew(ledger: Ledger, run_id: str, held: Iterable[tuple[str, int]]) -> tuple
 
 
 def _unless_down(ask: Callable[[], T], otherwise: T) -> T:
-    """What the server answers. While it is down it gives the steps to nobody, so they count as renewed."""
+    """Call the server, or return `otherwise` if it is down: then no process can be given the steps, so they count as
+    renewed."""
     try:
         return ask()
     except redis.RedisError as error:
         if not is_server_down(error):
             raise
-        log("beat failed", error=str(error), phase="beat")
+        log("leases not renewed", error=str(error), phase="beat")
         return otherwise
 
 
 def decode_leases(note: bytes | None) -> dict[Key, float]:
-    """Until when each lease of a note in `renewed_leases` lasts."""
+    """Decode an entry of `renewed_leases` into the expiry of each lease (`Lease.until`)."""
     leases = msgspec.msgpack.decode(note, type=list[Lease]) if note else []
     return {lease.key: lease.until for lease in leases}
 
 
 class ChildLeaseRenewer:
-    """Renews leases for the pool processes of this worker, in rounds of `interval` (seconds)."""
+    """Renews overdue leases of this worker's pool processes. Call `renew_overdue` every `interval` seconds."""
 
     def __init__(
         self,
@@ -117,25 +118,27 @@ class ChildLeaseRenewer:
     ) -> None:
         """
         Args:
-            ledger: over a client that gives up early: the other leases must not wait.
-            can_execute: whether the process of that id lives and is not stopped.
+            ledger: its client must have a short timeout, so that one renewal does not delay the others.
+            held: the leases of the pool processes.
+            renewed: where to write what was renewed.
+            can_execute: whether the process with this id has not ended and is not stopped.
         """
         self._ledger, self._held, self._renewed = ledger, held, renewed
         self._can_execute = can_execute
         self._until: dict[Key, float] = {}
-        self._over: set[Key] = set()  # answered lost: finished, or another process's
-        self._stopping: set[Key] = set()  # answered stop
+        self._lost: set[Key] = set()  # finished, or given to another process
+        self._stopping: set[Key] = set()  # the process has to end the step
         self.interval = interval_of(ledger.lease_ms) / 2
 
     def renew_overdue(self) -> None:
-        """Renew what was not renewed for one and a half intervals.
+        """Renew the leases that their process did not renew for one and a half of its intervals.
 
         Raises:
-            redis.RedisError: the server cannot be reached; the next look tries again.
+            redis.RedisError: the server cannot be reached; the next call tries again.
         """
         processes = {slot: msgspec.msgpack.decode(note, type=HeldLeases) for slot, note in self._held.items()}
         present = {lease.key for process in processes.values() for lease in process.leases}
-        self._over &= present
+        self._lost &= present
         self._stopping &= present
         self._until = {key: until for key, until in self._until.items() if key in present}
         due = [
@@ -151,15 +154,15 @@ class ChildLeaseRenewer:
             self._renewed.write(slot, msgspec.msgpack.encode(mine))
 
     def _due(self, process: HeldLeases) -> dict[str, list[Lease]]:
-        """What to renew for a process, by run."""
+        """Return the leases of a process to renew, by run."""
         if any(lease.key in self._stopping for lease in process.leases):
-            # It has to end this step. If it cannot, its leases run out together, its session's too, and the run
-            # ends elsewhere.
+            # The process has to end this step. If it cannot, all its leases expire, including its session's, and
+            # another worker ends the run.
             return {}
         early = lease_clock() + self._ledger.lease_ms / 1000 - 3 * self.interval
         due: dict[str, list[Lease]] = {}
         for lease in process.leases:
-            if max(lease.until, self._until.get(lease.key, 0.0)) < early and lease.key not in self._over:
+            if max(lease.until, self._until.get(lease.key, 0.0)) < early and lease.key not in self._lost:
                 due.setdefault(lease.run_id, []).append(lease)
         return due
 
@@ -168,12 +171,12 @@ class ChildLeaseRenewer:
         asked = [(run_id, [(each.step, each.fence) for each in leases]) for _, run_id, leases in due]
         down: list[list[str] | redis.ResponseError] = [["ok"] * len(leases) for _, _, leases in due]
         answers = _unless_down(lambda: self._ledger.beat_many(asked), down)
-        for (_, run_id, leases), words in zip(due, answers, strict=True):
-            if isinstance(words, redis.ResponseError):
-                log("lease not renewed", level=logging.WARNING, run=run_id, error=str(words), phase="beat")
+        for (_, run_id, leases), answer in zip(due, answers, strict=True):
+            if isinstance(answer, redis.ResponseError):
+                log("lease not renewed", level=logging.WARNING, run=run_id, error=str(answer), phase="beat")
                 continue
-            for lease, word in zip(leases, words, strict=True):
-                if word == "ok":
+            for lease, status in zip(leases, answer, strict=True):
+                if status == "ok":
                     self._until[lease.key] = until
                 else:
-                    (self._stopping if word == "stop" else self._over).add(lease.key)
+                    (self._stopping if status == "stop" else self._lost).add(lease.key)

@@ -1,7 +1,7 @@
-"""Notices that a process of this worker's pool died, says what of, and puts back what it executed.
+"""Detects that a pool process of this worker died, records the cause, and requeues its steps.
 
-A lease would run out too, but the parent knows at once, and knows more: the signal, and how much memory
-the process had. Celery itself waits ten seconds before it gives a lost process's task up (billiard.pool).
+The reaper would requeue them too when their leases expire. The main process knows at once, and also knows the signal
+and the memory use. Celery itself waits ten seconds before it gives up the task of a lost process (billiard.pool).
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ Publish = Callable[[str, Sequence[str]], None]
 
 
 class ChildMonitor:
-    """Looks at the pool's processes, in rounds of `INTERVAL` (seconds).
+    """Reports dead pool processes to the ledger. Call `check` every `INTERVAL` seconds.
 
     Args:
-        processes: gives the pool's present ones, each with a ``pid`` and an ``exitcode`` (None: alive).
+        ledger: the ledger.
+        publish: publishes the steps of a run.
+        processes: returns the pool's current processes, each with a ``pid`` and an ``exitcode`` (None: alive).
     """
 
     INTERVAL = 0.5
@@ -35,10 +37,10 @@ class ChildMonitor:
         self._kills = memory.kills()
 
     def check(self) -> None:
-        """Look once.
+        """Report the processes that died since the last call.
 
         Raises:
-            redis.RedisError: what could not be reported is, at the next look.
+            redis.RedisError: some could not be reported; the next call reports them.
         """
         for process in self._processes():
             self._known[process.pid] = process

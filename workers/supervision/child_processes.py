@@ -1,4 +1,4 @@
-"""What a worker's main process can tell about its pool processes without asking them."""
+"""The state of pool processes, as the worker's main process can read it from the operating system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def is_ours(pid: int) -> bool:
-    """Whether a process is this one, or a child of it that has not ended.
+    """Whether a process is the current process, or a child of it that has not ended.
 
     Args:
         pid: process id.
@@ -24,13 +24,13 @@ def is_ours(pid: int) -> bool:
 
 
 def can_execute(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether a process is ours, has not ended, and is not stopped (SIGSTOP, a debugger).
+    """Whether a process is ours (`is_ours`) and not stopped (SIGSTOP, a debugger).
 
-    Where the system does not tell whether it is stopped, the answer is False.
+    Returns False where the system does not say whether it is stopped.
 
     Args:
         pid: process id.
-        proc: where Linux describes its processes (proc_pid_stat(5)).
+        proc: folder of Linux' process information (proc_pid_stat(5)).
     """
     if pid == os.getpid():
         return True

@@ -1,4 +1,5 @@
-"""Whether this worker is stopping, and until when its steps may go on: said by its parent, seen by its pool."""
+"""The drain state of this worker, in memory shared by its main process and its pool: whether it is stopping, and when
+its steps must end."""
 
 from __future__ import annotations
 
@@ -14,23 +15,20 @@ _shared = mmap.mmap(
 
 
 def drain(grace: float) -> None:
-    """Start no further step, and hand back after `grace` seconds what is not done by then.
-
-    Called again, the earlier end counts.
-    """
-    # one clock for all processes of a machine (clock_gettime(2), CLOCK_MONOTONIC)
+    """Start no further steps, and hand back unfinished steps after `grace` seconds. A later call cannot extend this."""
+    # CLOCK_MONOTONIC (clock_gettime(2)) is the same in all processes of a machine
     until = min(time.monotonic() + grace, time.monotonic() + seconds_left())
     _UNTIL.pack_into(_shared, 1, until)
     _shared[0] = 1
 
 
 def draining() -> bool:
-    """Whether `drain` was called in this process or in the one it was forked from."""
+    """Whether `drain` was called, in this process or in the process that it was forked from."""
     return _shared[0] != 0
 
 
 def seconds_left() -> float:
-    """How long steps may still go on: infinite while nobody stops the worker, never negative."""
+    """Return the seconds for which steps may continue: infinite if the worker is not draining, never negative."""
     if not draining():
         return math.inf
     (until,) = _UNTIL.unpack_from(_shared, 1)

@@ -1,4 +1,4 @@
-"""What a process used of memory, and what it may use: from Linux' own files; elsewhere little is known."""
+"""Memory use and memory limits of processes, from Linux' ``/proc`` and cgroups. Mostly unknown on other systems."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _NO_LIMIT = 1 << 60
-"""Version 1 of cgroups writes "no limit" as a number near 2**63."""
+"""Version 1 of cgroups represents "no limit" by a number near 2**63."""
 
 
 def peak(pid: int, proc: Path = Path("/proc")) -> int:
-    """The most that a process had resident so far (proc(5), VmHWM), bytes; 0 where that cannot be told."""
+    """Return the peak resident memory of a process (proc(5), VmHWM) in bytes; 0 if unknown."""
     with contextlib.suppress(OSError):
         found = re.search(r"^VmHWM:\s+(\d+) kB", (proc / str(pid) / "status").read_text(), re.MULTILINE)
         if found:
@@ -22,14 +22,13 @@ def peak(pid: int, proc: Path = Path("/proc")) -> int:
 
 
 def limit(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """What all processes of this worker may use together, bytes: its container's limit (cgroups(7)), or the
-    machine's memory."""
+    """Return the memory limit of this worker in bytes: that of its container (cgroups(7)), or the machine's memory."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_group_limits(proc, groups)])
 
 
 def share(processes: int) -> int:
-    """What each of so many processes may use, bytes, so that a tenth of it all is left for the rest."""
+    """Return the bytes that each of `processes` processes may use. A tenth of the limit is left for other processes."""
     return limit() * 9 // 10 // max(1, processes)
 
 
@@ -52,7 +51,7 @@ def _group_limits(proc: Path, groups: Path) -> Iterator[int]:
 
 
 def kills(proc: Path = Path("/proc")) -> int:
-    """How many processes of this machine the kernel ended so far because memory ran out (``/proc/vmstat``)."""
+    """Return how many processes of this machine the kernel has killed because memory ran out (``/proc/vmstat``)."""
     with contextlib.suppress(OSError):
         found = re.search(r"^oom_kill (\d+)$", (proc / "vmstat").read_text(), re.MULTILINE)
         if found:
@@ -61,5 +60,5 @@ def kills(proc: Path = Path("/proc")) -> int:
 
 
 def readable(size: int) -> str:
-    """``3.9 GB``."""
+    """Format bytes, such as ``3.9 GB``."""
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -1,8 +1,8 @@
-"""What a worker takes from its queue: garbage is refused with a reason, and the worker goes on.
+"""Refuses invalid messages on a worker's queue, with a reason, so that they do not stop the worker.
 
-Celery refuses a task that it does not know and a body that it cannot decode; a body that decodes to
-something else than a task, or a queue entry that is no message at all, ends its consumer
-(celery.worker.request.Request, kombu.transport.redis.Channel._brpop_read) and with it the worker.
+Celery itself refuses unknown tasks and bodies that it cannot decode. A body that is not a task, or a queue entry that is
+not a message, stops its consumer (celery.worker.request.Request, kombu.transport.redis.Channel._brpop_read) and so the
+worker.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from workers.contract.log import log
 
 
 class _Headers(msgspec.Struct):
-    """Headers of a task that Celery acts on (docs.celeryq.dev, "Message protocol", version 2). None of ours
-    expires: Celery would drop it without a word."""
+    """The headers of a task that Celery uses (docs.celeryq.dev, "Message protocol", version 2). ``expires`` is not
+    accepted: Celery drops expired messages silently, and dbt-relay's never expire."""
 
     task: str
     id: str
@@ -46,7 +46,7 @@ class _Headers(msgspec.Struct):
 
 
 class _Embed(msgspec.Struct, forbid_unknown_fields=True):
-    """Messages that a task would send when it has ended: none of ours has any."""
+    """Messages that Celery sends when a task has ended. dbt-relay's tasks have none."""
 
     callbacks: None = None
     errbacks: None = None
@@ -64,19 +64,19 @@ _counters: list[Callable[[str], None]] = []
 
 
 def count_with(counter: Callable[[str], None]) -> None:
-    """Tell `counter` each reason for which something was refused."""
+    """Set the function that is called with the reason of each refused message."""
     _counters[:] = [counter]
 
 
 def refuse(reason: str) -> None:
-    """Log and count something that was on the queue."""
+    """Log and count a refused message."""
     log("message refused", reason=reason, phase="intake")
     for counter in _counters:
         counter(reason)
 
 
 def problem_with(headers: Any, payload: Any) -> str | None:
-    """Why a decoded message is no task that Celery could handle, or None."""
+    """Return why a decoded message is not a task that Celery can handle, or None if it is one."""
     try:
         msgspec.convert(headers, _Headers)
         msgspec.convert(payload, _Body)
@@ -86,29 +86,29 @@ def problem_with(headers: Any, payload: Any) -> str | None:
 
 
 EVENTS_SECONDS = 0.05
-"""For how long events for Flower are gathered, at most; two dozen of them go at once."""
+"""Seconds for which events for Flower are buffered before they are sent together."""
 
 
 class GuardedConsumer(Consumer):  # type: ignore[misc]
-    """Celery's, but for messages that it would not survive, and events that it would send one by one."""
+    """Celery's consumer, which refuses invalid messages and sends events in batches."""
 
     _flush_at = 0.0
 
     def on_send_event_buffered(self) -> None:
-        """Celery's sends events at each turn of its loop: two or three times a task, which is more than a third of
-        what this process does for one. They carry the time of what they tell."""
+        """Send buffered events after `EVENTS_SECONDS`. Celery's consumer sends them in each iteration of its loop: two or
+        three times per task, more than a third of this process's work for a task. Events contain their time."""
         now = time.monotonic()
         if self.hub and now >= self._flush_at:
             self._flush_at = now + EVENTS_SECONDS
             self.hub.call_later(EVENTS_SECONDS, self._flush_events)
 
     def shutdown(self) -> None:
-        """Celery's, after what was gathered."""
+        """Send the buffered events, then shut down as Celery does."""
         self._flush_events()
         super().shutdown()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
-        """Celery's handler behind a check."""
+        """Return Celery's handler, preceded by a check of the message."""
         handle: Callable[[Any], Any] = super().create_task_handler(*args, **options)
 
         def check(message: Any) -> None:
@@ -116,9 +116,9 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
                 reason = self._problem_with(message)
                 if reason is None:
                     handle(message)
-            except (OSError, redis.RedisError, OperationalError):  # the broker's, not the message's
+            except (OSError, redis.RedisError, OperationalError):  # errors of the broker
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the message's fault
+            except Exception as error:  # noqa: BLE001 - any other error comes from the message
                 reason = f"not a task message: {type(error).__name__}: {error}"
             if reason is not None:
                 if (
@@ -132,10 +132,10 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
     def _problem_with(self, message: Any) -> str | None:
         reason = problem_with(message.headers, message.payload)
         task = None if reason else self.app.tasks.get(message.headers["task"])
-        if task is None:  # Celery's own words for a task that nobody knows
+        if task is None:  # Celery handles unknown tasks: `on_unknown_task`
             return reason
-        if task.name.startswith("celery."):  # the canvas' own, which run whatever tasks they are given
-            return f"unknown task {task.name!r}: Celery's own are not for this queue"
+        if task.name.startswith("celery."):  # tasks of Celery's canvas execute any task in their arguments
+            return f"unknown task {task.name!r}: Celery's built-in tasks are not accepted"
         args, kwargs, _ = message.payload
         try:
             inspect.signature(task.run).bind(*args, **kwargs)
@@ -144,37 +144,36 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
         return None
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
-        """Celery's, and counted."""
+        """Count the message, then handle it as Celery does."""
         refuse(f"unknown task {str(message.headers['task'])[:100]!r}")
         super().on_unknown_task(body, message, exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
-        """Celery's, and counted."""
+        """Count the message, then handle it as Celery does."""
         refuse(f"not a valid task message: {exc}")
         super().on_invalid_task(body, message, exc)
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
-        """Celery's, and counted."""
+        """Count the message, then handle it as Celery does."""
         refuse(f"not a task message: {type(exc).__name__}: {exc}")
         super().on_decode_error(message, exc)
 
 
 _NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, redis.DataError)
-"""What kombu raises for an entry that it cannot take apart, or whose delivery tag Redis does not take."""
+"""What kombu raises for an entry that it cannot parse, or whose delivery tag Redis does not accept."""
 
-
-_NEVER_AGAIN = Retry(NoBackoff(), 0)
+_NO_RETRY = Retry(NoBackoff(), 0)
 
 
 class CompressedMessageError(ValueError):
-    """A message says that its body is compressed. None of ours is, and a few kilobytes may unpack to gigabytes."""
+    """The body of a message is compressed. dbt-relay sends none, and a few kilobytes may unpack to gigabytes."""
 
 
 _COMPRESSED = "its body is compressed, which no message of dbt-relay is"
 
 
 class PlainMessage(virtual.Message):
-    """kombu's message, which is never decompressed: kombu does it when it makes the object, without a limit."""
+    """kombu's message without decompression: kombu's constructor decompresses the body without a size limit."""
 
     def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
         headers = payload.get("headers") if isinstance(payload, dict) else None
@@ -182,13 +181,17 @@ class PlainMessage(virtual.Message):
             try:
                 raise CompressedMessageError(_COMPRESSED)  # noqa: TRY301 - for its traceback
             except CompressedMessageError:
-                self.errors = [sys.exc_info()]  # as kombu notes them; it leaves the body as it is then
+                self.errors = [
+                    sys.exc_info()
+                ]  # kombu's list of errors; if it is not empty, kombu keeps the body as it is
         super().__init__(payload, channel=channel, **options)  # type: ignore[no-untyped-call]
 
 
 class GuardedChannel(kombu_redis.Channel):
-    """kombu's, but for queue entries that are no messages. They are gone with the read. A server that refuses
-    every write is away."""
+    """kombu's Redis channel, which refuses queue entries that are not messages: they were removed when they were read.
+
+    It treats a server that refuses every write like a server that is down.
+    """
 
     Message = PlainMessage
     _sender: Any = None
@@ -198,7 +201,7 @@ class GuardedChannel(kombu_redis.Channel):
         return {**params, "connection_class": detecting_refused_writes(params["connection_class"])}
 
     def _create_client(self, asynchronous: bool = False) -> Any:
-        # kombu makes one for each command that it sends; they differ in nothing
+        # kombu creates a client for each command; one client is enough
         if asynchronous:
             return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
         if self._sender is None or self._sender.connection_pool is not self.pool:
@@ -206,15 +209,15 @@ class GuardedChannel(kombu_redis.Channel):
         return self._sender
 
     def _receive_one(self, client: Any) -> Any:
-        # After a reset redis-py would connect anew and wait there, without a limit, for what remote control says
-        # next (redis.client.PubSub._execute): the worker's event loop with it, which takes no message meanwhile.
-        # With the error, kombu and Celery connect again.
-        client.connection.retry = _NEVER_AGAIN
+        # After a connection reset redis-py would reconnect and wait without a limit for the next message of remote
+        # control (redis.client.PubSub._execute). That would block the worker's event loop. Without a retry, the error
+        # reaches kombu and Celery, which reconnect.
+        client.connection.retry = _NO_RETRY
         try:
             return super()._receive_one(client)  # type: ignore[no-untyped-call]
         except (
             _NO_MESSAGE
-        ) as error:  # published to remote control; Celery would take it for a lost connection
+        ) as error:  # invalid message to remote control, which Celery would take for a lost connection
             refuse(f"not a message: {type(error).__name__}: {error}")
             return None
 
@@ -224,8 +227,10 @@ class GuardedChannel(kombu_redis.Channel):
         except _NO_MESSAGE as error:
             refuse(f"not a message: {type(error).__name__}: {error}")
             return True
-        except redis.OutOfMemoryError:  # kombu notes what it took: the reaper sends the message again
-            log("Redis is full, a message was left to the reaper", level=logging.WARNING, phase="intake")
+        except (
+            redis.OutOfMemoryError
+        ):  # kombu cannot store the message as unacknowledged; the reaper sends it again
+            log("Redis is full, the reaper will send a message again", level=logging.WARNING, phase="intake")
             return True
 
 
@@ -236,17 +241,20 @@ class GuardedTransport(kombu_redis.Transport):
 
 
 class PasswordMaskingConnection(Connection):
-    """kombu's, whose host of a unix socket is the whole address, its password included; workers tell it
-    to whoever asks for their statistics (Flower does)."""
+    """kombu's connection, which masks the password in its description.
+
+    For a unix socket, kombu's host name is the whole URL with the password. Workers publish it in their statistics,
+    which Flower shows.
+    """
 
     def info(self) -> Any:
-        """What may be told of the connection."""
-        told: Any = super().info()  # type: ignore[no-untyped-call]
-        told["hostname"] = mask_url(str(told.get("hostname") or ""))
-        return told
+        """Return kombu's description of the connection, with the password masked."""
+        info: Any = super().info()  # type: ignore[no-untyped-call]
+        info["hostname"] = mask_url(str(info.get("hostname") or ""))
+        return info
 
 
 class PasswordMaskingAMQP(AMQP):  # type: ignore[misc]
-    """Celery's, with `PasswordMaskingConnection`."""
+    """Celery's AMQP helper with `PasswordMaskingConnection`."""
 
     Connection = PasswordMaskingConnection

@@ -1,7 +1,7 @@
-"""Something that is looked at again and again, in a thread that outlives whatever goes wrong there.
+"""A background thread that calls a function periodically and continues after exceptions.
 
-Its users (reaper, warden, timekeeper, presence, the guard of the leases) look once per call and keep what
-they could not do for their next look.
+The functions (of the reaper, the child monitor, the time limit enforcer, the worker registration and the lease renewer)
+do one round per call. What fails in one round is done in the next.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from workers.contract.log import log
 
 
 class PeriodicThread:
-    """Calls `look` every `interval` seconds.
+    """Calls `work` every `interval` seconds.
 
     Args:
-        name: the thread's.
+        name: name of the thread.
+        work: the function.
         interval: seconds.
-        failed: what to say of a look that raised; errors that are not Redis' are said with their traceback.
-        phase: the log line's.
+        failed: log message for a call that raised an exception. Exceptions other than Redis' are logged with traceback.
+        phase: field `phase` of the log line.
     """
 
     def __init__(
-        self, name: str, look: Callable[[], object], *, interval: float, failed: str, phase: str
+        self, name: str, work: Callable[[], object], *, interval: float, failed: str, phase: str
     ) -> None:
-        self._look, self._interval, self._failed, self._phase = look, interval, failed, phase
+        self._work, self._interval, self._failed, self._phase = work, interval, failed, phase
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin; the first look is after the first interval."""
+        """Start the thread. The first call follows after one interval."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; waits up to ten seconds for a look that is under way."""
+        """Stop the thread. Waits up to ten seconds for the current call."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(self._interval):
             try:
-                self._look()
+                self._work()
             except Exception as error:  # noqa: BLE001, PERF203 - the thread must not end
                 log(self._failed, phase=self._phase, error=str(error),
                     exc_info=not isinstance(error, redis.RedisError))  # fmt: skip

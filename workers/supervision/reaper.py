@@ -1,11 +1,12 @@
-"""Finds work whose worker died or whose message was lost, and puts it back.
+"""Requeues steps whose lease expired because their worker died, and sends lost messages again.
 
-Every worker has one, in a thread of its main process; any number may run at once, since each move is
-one script of the ledger. After Redis came back from a restart, or from a time in which it answered
-nobody or refused every write, it waits for as long as a lease lasts, so that whoever is alive can renew first.
+Every worker has a reaper, in a thread of its main process. Any number of reapers may run at once: each change of state
+is one ledger script.
 
-It waits for half a lease after a pause of its own, or a jump of the server's clock: what stopped this process may
-have stopped the machine with everybody who renews leases.
+A reaper must not requeue a step whose worker is alive but could not renew the lease. So it waits for the time of one
+lease after Redis restarted, did not answer, or refused every write: live workers renew their leases in this time. It
+waits for half a lease after a pause of its own process or a jump of the server's clock: the whole machine, with the
+workers on it, may have been paused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ Publish = Callable[[str, Sequence[str]], None]
 
 
 class Reaper:
-    """Looks at overdue watches, in rounds of `interval` seconds."""
+    """Processes overdue leases and watches. Call `sweep` every `interval` seconds.
+
+    Args:
+        ledger: the ledger.
+        publish: publishes the steps of a run.
+        queue: the Celery queue.
+        interval: seconds between two sweeps.
+        strays: ends stale lock holders on this host; None: nothing is ended.
+    """
 
     def __init__(
         self,
@@ -40,16 +49,19 @@ class Reaper:
     ) -> None:
         self._ledger, self._publish = ledger, publish
         self._queue, self._interval, self._strays = queue, interval, strays
-        self._server: str | None = None
-        self._quiet = 0.0  # seconds for which this reaper has still to run before it puts anything back
+        self._server_id: str | None = None  # Redis' id of the server process
+        self._wait = 0.0  # seconds of running time before this reaper requeues steps again
         self._clocks: tuple[float, float] | None = None  # this machine's and the server's at the last sweep
         self._last_dispatch = 0.0
 
     def sweep(self) -> int:
-        """Look once; how many steps were put back or published again.
+        """Process what is overdue.
+
+        Returns:
+            How many steps were requeued or published again.
 
         Raises:
-            redis.RedisError: nothing is lost by that; the next sweep finds it.
+            redis.RedisError: the rest is left to the next sweep.
         """
         try:
             return self._sweep()
@@ -57,18 +69,18 @@ class Reaper:
             if is_wrong_type(error) and (removed := self._ledger.remove_wrong_types()):
                 log("keys of another type were removed", level=logging.WARNING, keys=removed, phase="reap")
                 return 0
-            self._wait_for_renewals("server was away")
+            self._wait_for_renewals("server was down")
             raise
         except redis.RedisError:
-            self._wait_for_renewals("server was away")
+            self._wait_for_renewals("server was down")
             raise
 
     def _sweep(self) -> int:
         began = time.monotonic()
-        self._ledger.try_a_write()  # who cannot write could not renew a lease either
+        self._ledger.try_a_write()  # if the server refuses writes, no worker can renew a lease
         now = self._ledger.server_time()
-        self._look_at_the_clocks(now)
-        if self._server_is_fresh():
+        self._check_clocks(now)
+        if self._must_wait():
             return 0
         moved, now_ms = 0, int(now * 1000)
         empty = self._ledger.queue_length(self._queue) == 0
@@ -77,7 +89,7 @@ class Reaper:
             self._wait_for_renewals("server was slow")
             return 0
         for run_id, step in overdue:
-            moved += self._try_to_look(run_id, step, now_ms)
+            moved += self._try_to_reap(run_id, step, now_ms)
             if self._is_waiting():
                 return moved
         if self._strays is not None:
@@ -85,7 +97,7 @@ class Reaper:
         if time.monotonic() - self._last_dispatch > 5 * self._interval:
             self._last_dispatch = time.monotonic()
             self._ledger.forget_dead_workers()
-            # nothing should be found here: each move hands out what it made ready
+            # a safety net: each ledger script publishes the steps that it made ready
             for run_id in self._ledger.some_active_runs():
                 moved += self._dispatch(run_id)
         return moved
@@ -99,10 +111,10 @@ class Reaper:
         self._publish(run_id, steps)
         return len(steps)
 
-    def _try_to_look(self, run_id: str, step: str, looked_ms: int) -> int:
-        """Look at one step. A run whose state is damaged delays no other."""
+    def _try_to_reap(self, run_id: str, step: str, looked_ms: int) -> int:
+        """Process one overdue step. A run whose state is damaged does not delay other runs."""
         try:
-            return self._look(run_id, step, looked_ms)
+            return self._reap(run_id, step, looked_ms)
         except redis.ResponseError as error:
             self._skip(error, run_id, step)
             self._ledger.look_later(run_id, step)
@@ -112,14 +124,14 @@ class Reaper:
         """Log that the state of a run is damaged.
 
         Raises:
-            redis.ResponseError: it is the server's, not the run's.
+            redis.ResponseError: the error comes from the server, not from the run's state.
         """
         if isinstance(error, redis.OutOfMemoryError) or not is_damaged(error):
             raise error
         log("the state of a run is damaged, `dbt-relay purge RUN --force` removes it", level=logging.WARNING,
             run=run_id, node=step, error=str(error)[:200], phase="reap")  # fmt: skip
 
-    def _look(self, run_id: str, step: str, looked_ms: int) -> int:
+    def _reap(self, run_id: str, step: str, looked_ms: int) -> int:
         answer = self._ledger.reap(run_id, step, looked_ms)
         what = answer["what"]
         if what == "late":
@@ -136,32 +148,34 @@ class Reaper:
         self._publish(run_id, answer["publish"])
         return int(what != "nothing")
 
-    def _server_is_fresh(self) -> bool:
+    def _must_wait(self) -> bool:
+        """Whether to requeue nothing now, because the server restarted or workers need time to renew their leases."""
         info: Any = self._ledger.client.info("server")
-        if info["run_id"] != self._server:
-            known = self._server is not None
-            self._server = info["run_id"]
+        if info["run_id"] != self._server_id:
+            known = self._server_id is not None
+            self._server_id = info["run_id"]
             if known or info["uptime_in_seconds"] < self._ledger.lease_ms / 1000:
                 self._wait_for_renewals("server restarted")
         return self._is_waiting()
 
-    def _look_at_the_clocks(self, server_time: float) -> None:
-        """Count how long this reaper was running, and wait for renewals where it was not for a while."""
+    def _check_clocks(self, server_time: float) -> None:
+        """Measure how long this reaper ran since the last sweep, and start to wait if it was paused in between."""
         now, before = (lease_clock(), server_time), self._clocks
         self._clocks = now
         if before is None:
             return
-        away = max(now[0] - before[0], now[1] - before[1])
-        was_quiet = self._is_waiting()
-        # After a pause nobody knows how much of it the others were running: it counts as two sweeps. So a reaper
-        # that is starved for long waits too, but not for ever.
-        self._quiet -= min(max(0.0, away), 2 * self._interval)
-        if not was_quiet and away > self._interval + self._ledger.lease_ms / 3000:
-            self._wait_for_renewals("this reaper was away", self._ledger.lease_ms / 2000)
+        elapsed = max(now[0] - before[0], now[1] - before[1])
+        was_waiting = self._is_waiting()
+        # During a pause of this reaper, other workers may have been paused too, so they may not have renewed their
+        # leases. The time since the last sweep counts as two intervals at most. So a reaper that gets little CPU time
+        # waits longer, but not forever.
+        self._wait -= min(max(0.0, elapsed), 2 * self._interval)
+        if not was_waiting and elapsed > self._interval + self._ledger.lease_ms / 3000:
+            self._wait_for_renewals("this reaper was paused", self._ledger.lease_ms / 2000)
 
     def _wait_for_renewals(self, why: str, seconds: float | None = None) -> None:
-        self._quiet = self._ledger.lease_ms / 1000 if seconds is None else seconds
+        self._wait = self._ledger.lease_ms / 1000 if seconds is None else seconds
         log(f"{why}, waiting for renewals", phase="reap")
 
     def _is_waiting(self) -> bool:
-        return self._quiet > 0
+        return self._wait > 0

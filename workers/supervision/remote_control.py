@@ -1,4 +1,4 @@
-"""What a worker does when it is told by name, through Celery's remote control."""
+"""Commands of Celery's remote control that dbt-relay adds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from workers.supervision.drain import drain
 
 @control_command(name=CONTROL_DRAIN)  # type: ignore[untyped-decorator]
 def drain_worker(_state: Any, grace: float | None = None, **_: Any) -> dict[str, Any]:
-    """Stop, as SIGTERM does it. The answer is on its way before the worker leaves its event loop.
+    """Drain this worker, as SIGTERM does. The worker sends its answer before it leaves its event loop.
 
     Args:
-        grace: seconds; None: this worker's own setting.
+        grace: seconds for which steps may continue; None: ``DBT_RELAY_DRAIN_SECONDS`` of the worker.
     """
     if isinstance(grace, (int, float)) and grace >= 0:
         seconds = float(grace)

@@ -1,6 +1,6 @@
-"""Shared-memory tables with one note for each pool process, for the worker's main process and its pool.
+"""Shared-memory tables with one entry for each pool process, for the worker's main process and its pool.
 
-A process that keeps Python's global lock (GIL) can answer nobody. What it wrote here before can still be read.
+A pool process that holds Python's global lock (GIL) cannot answer messages. Other processes can still read its entry.
 """
 
 from __future__ import annotations
@@ -12,53 +12,54 @@ from collections.abc import Iterator
 
 SLOTS = 256
 _ITEM_BYTES = 16 * 1024
-_HEAD = struct.Struct("<II")  # length and checksum: a reader may come in the middle of a write
+_HEAD = struct.Struct("<II")  # length and checksum, which detects an entry that is being written
 
 
 class SharedTable:
-    """A note for each process of the pool, by its place in the pool. One process writes each note."""
+    """A table with one entry per slot. The slot is the process's index in the pool; one process writes each entry."""
 
     def __init__(self, slots: int = SLOTS, item_bytes: int = _ITEM_BYTES) -> None:
         self._slots, self._item = slots, item_bytes
-        # anonymous and shared: the pool's children are forked
+        # an anonymous shared mapping: forked pool processes inherit it
         self._memory = mmap.mmap(-1, slots * item_bytes)
 
-    def write(self, slot: int, note: bytes) -> bool:
-        """Write a process's note over its last one; whether there is room for it."""
-        if not 0 <= slot < self._slots or len(note) > self._item - _HEAD.size:
+    def write(self, slot: int, entry: bytes) -> bool:
+        """Replace the entry of a slot. Returns False if the slot does not exist or the entry is too large."""
+        if not 0 <= slot < self._slots or len(entry) > self._item - _HEAD.size:
             return False
         start = slot * self._item
-        self._memory[start + _HEAD.size : start + _HEAD.size + len(note)] = note
-        _HEAD.pack_into(self._memory, start, len(note), zlib.crc32(note))
+        self._memory[start + _HEAD.size : start + _HEAD.size + len(entry)] = entry
+        _HEAD.pack_into(self._memory, start, len(entry), zlib.crc32(entry))
         return True
 
     def clear(self, slot: int) -> None:
-        """Take a process's note away."""
+        """Remove the entry of a slot."""
         if 0 <= slot < self._slots:
             _HEAD.pack_into(self._memory, slot * self._item, 0, 0)
 
     def read(self, slot: int) -> bytes | None:
-        """The note of a process, or None where there is none or it is being written at this moment."""
+        """Return the entry of a slot, or None if it has no entry or the entry is being written."""
         if not 0 <= slot < self._slots:
             return None
         start = slot * self._item
         length, checksum = _HEAD.unpack_from(self._memory, start)
         if not 0 < length <= self._item - _HEAD.size:
             return None
-        note = self._memory[start + _HEAD.size : start + _HEAD.size + length]
-        return note if zlib.crc32(note) == checksum else None
+        entry = self._memory[start + _HEAD.size : start + _HEAD.size + length]
+        return entry if zlib.crc32(entry) == checksum else None
 
     def items(self) -> Iterator[tuple[int, bytes]]:
-        """Place in the pool and note of each process that has a whole one at this moment."""
+        """Yield slot and entry, except for entries that are being written."""
         for slot in range(self._slots):
-            note = self.read(slot)
-            if note is not None:
-                yield slot, note
+            entry = self.read(slot)
+            if entry is not None:
+                yield slot, entry
 
     def values(self) -> Iterator[bytes]:
-        """Every note that is whole at this moment."""
-        return (note for _, note in self.items())
+        """Yield the entries, except for those that are being written."""
+        return (entry for _, entry in self.items())
 
 
 timed_nodes = SharedTable()
-"""What each pool process of this worker executes under a time limit (`workers.supervision.time_limit_enforcement`)."""
+"""`TimedNode` of each pool process of this worker that executes a node with a time limit, written by the pool process
+(`workers.supervision.time_limit_enforcement`)."""

@@ -1,9 +1,9 @@
-"""Ends a process whose node runs past its time limit and heeds nobody: a model that keeps the GIL, or that
-catches what is raised in it.
+"""Kills a pool process whose node runs past its time limit and does not react to cancellation: a model that holds the
+GIL, or that catches the exception raised in it.
 
-Every worker has one, in a thread of its main process, and knows from the board (`workers.supervision.shared_table`) what its
-processes execute. The node's result is recorded first, under the process's own fence, and the process
-killed then: so the node ends once, and never runs again for its limit. Until then the main process renews the
+Every worker has an enforcer, in a thread of its main process. It reads from shared memory (`shared_table.timed_nodes`)
+which nodes the pool processes execute. It records the node's result first, with the fence of the process, and then kills
+the process. So the node ends once and is not retried because of its limit. Until then the main process renews the
 leases of a process that cannot do it itself (`workers.supervision.child_lease_renewal`).
 """
 
@@ -29,13 +29,16 @@ from workers.supervision.time_limits import GRACE, NodeLimits
 
 
 class TimedNode(msgspec.Struct, kw_only=True):
-    """A node that a process executes, and may for so long.
+    """A node with time limits that a pool process executes.
 
     Attributes:
-        owner: the process's name, ``host:pid``.
-        began: seconds since the epoch, UTC.
-        since: when it began, by the machine's monotonic clock.
-        fail_fast: whether its failure ends its run.
+        pid: id of the process.
+        owner: name of the process, ``host:pid``.
+        claim: the node's claim.
+        limits: the node's time limits.
+        began: start of the execution, seconds since the epoch, UTC.
+        since: start of the execution, by the machine's monotonic clock.
+        fail_fast: whether the node's failure ends its run.
     """
 
     pid: int
@@ -48,12 +51,12 @@ class TimedNode(msgspec.Struct, kw_only=True):
 
     @property
     def execution(self) -> tuple[int, str, str, int]:
-        """What no other execution shares."""
+        """Identifies this execution of the node."""
         return (self.pid, self.claim.run_id, self.claim.step, self.claim.fence)
 
 
 class TimeLimitEnforcer:
-    """Looks at what the processes of this worker execute, in rounds of `INTERVAL` (seconds)."""
+    """Enforces the time limits of the nodes that this worker's pool executes. Call `check` every `INTERVAL` seconds."""
 
     INTERVAL = 0.25
 
@@ -61,55 +64,60 @@ class TimeLimitEnforcer:
         self,
         ledger: Ledger,
         publish: Callable[[str, Sequence[str]], None],
-        notes: Callable[[], Iterable[bytes]],
+        timed_nodes: Callable[[], Iterable[bytes]],
         *,
         kill: Callable[[int, int], None] = os.kill,
     ) -> None:
-        self._ledger, self._publish, self._notes, self._kill = ledger, publish, notes, kill
+        """
+        Args:
+            ledger: the ledger.
+            publish: publishes the steps of a run.
+            timed_nodes: returns the JSON of each `TimedNode` of this worker's pool processes.
+            kill: sends a signal to a process.
+        """
+        self._ledger, self._publish, self._timed_nodes, self._kill = ledger, publish, timed_nodes, kill
         self._ended: dict[int, TimedNode] = {}
 
     def check(self) -> None:
-        """Look once.
+        """End the nodes whose time limit passed more than `GRACE` ago.
 
         Raises:
-            redis.RedisError: nobody is killed whose node could not be recorded; the next look tries again.
+            redis.RedisError: a result could not be recorded, so the process was not killed; the next call tries again.
         """
-        for watched in self._watched():
+        for node in self._nodes():
             now = time.monotonic()
-            ended = self._ended.get(watched.pid)
-            if not watched.limits.hard or not is_ours(watched.pid):
+            ended = self._ended.get(node.pid)
+            if not node.limits.hard or not is_ours(node.pid):
                 continue
-            if ended is not None and ended.execution == watched.execution:
+            if ended is not None and ended.execution == node.execution:
                 continue
-            if now - watched.since >= watched.limits.hard + GRACE:
-                self._end(watched, now - watched.since)
+            if now - node.since >= node.limits.hard + GRACE:
+                self._end(node, now - node.since)
         for pid in [pid for pid in self._ended if not is_ours(pid)]:
-            del self._ended[pid]  # what else it held is put back by `workers.supervision.child_monitor`
+            del self._ended[
+                pid
+            ]  # `workers.supervision.child_monitor` requeues the other steps of the process
 
-    def _watched(self) -> list[TimedNode]:
-        return [msgspec.json.decode(note, type=TimedNode) for note in self._notes()]
+    def _nodes(self) -> list[TimedNode]:
+        return [msgspec.json.decode(entry, type=TimedNode) for entry in self._timed_nodes()]
 
-    def _end(self, watched: TimedNode, elapsed: float) -> None:
-        claim = watched.claim
-        outcome = final_record.over_limit(claim, watched.limits.passed(elapsed), watched.owner, watched.began)
+    def _end(self, node: TimedNode, elapsed: float) -> None:
+        claim = node.claim
+        outcome = final_record.over_limit(claim, node.limits.passed(elapsed), node.owner, node.began)
         result = outcome.result
         attempt = Attempt(
-            step=claim.step, number=claim.tries, worker=watched.owner, started_at=watched.began,
+            step=claim.step, number=claim.tries, worker=node.owner, started_at=node.began,
             finished_at=time.time(), status=result.status, error=result.error,
         )  # fmt: skip
-        move = Move(word=result.status, blocks=True, stop="fail_fast" if watched.fail_fast else None)
-        with contextlib.suppress(FenceLostError):  # it is somebody else's by now: a process too many
+        move = Move(word=result.status, blocks=True, stop="fail_fast" if node.fail_fast else None)
+        with contextlib.suppress(FenceLostError):  # another process has the step: kill this one all the same
             self._publish(
                 claim.run_id, self._ledger.finish(claim, move, result=encode(result), attempt=attempt)
             )
-        if all(each.execution != watched.execution for each in self._watched()):
-            return  # it was done at this very moment
-        log("time limit passed, killing its process", level=logging.WARNING, run=claim.run_id,
-            node=claim.step, pid=watched.pid, seconds=round(elapsed, 1), phase="limits")  # fmt: skip
-        self._ended[watched.pid] = watched
+        if all(each.execution != node.execution for each in self._nodes()):
+            return  # the node ended in the meantime
+        log("time limit passed, killing the process", level=logging.WARNING, run=claim.run_id,
+            node=claim.step, pid=node.pid, seconds=round(elapsed, 1), phase="limits")  # fmt: skip
+        self._ended[node.pid] = node
         with contextlib.suppress(ProcessLookupError):
-            self._kill(watched.pid, signal.SIGKILL)
-
-
-def no_note(_: TimedNode | None) -> None:
-    """Where nobody is to be told."""
+            self._kill(node.pid, signal.SIGKILL)

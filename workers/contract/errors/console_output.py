@@ -26,11 +26,11 @@ _HEADER = re.compile(r"^[A-Z][A-Za-z ]*? Error(?: in \w+ \S+(?: \([^)\n]*\))?)?$
 _LAST_LINE_OF_TRACEBACK = re.compile(
     r"^(?:[A-Za-z_][\w.]*\.)?(?P<text>\w+(?:Error|Exception|Interrupt)(?:: .*)?)$", re.MULTILINE
 )
-_WORDED = re.compile(
+_REPORTED = re.compile(
     r"\b(?P<kind>Compilation|Database) Error(?P<place> in \w+ \S+(?: \([^)]*\))?(?=[:\n]))?:?\s*(?P<rest>.*)",
     re.DOTALL,
 )
-_TEST_WORDED = re.compile(r"^.*\btests? failed\b.*$", re.IGNORECASE | re.MULTILINE)
+_TEST_REPORTED = re.compile(r"^.*\btests? failed\b.*$", re.IGNORECASE | re.MULTILINE)
 
 
 class ConsoleFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,10 +60,10 @@ def first_failure(stdout: str, stderr: str) -> ConsoleFailure | None:
         if found is not None:
             return found
     for text in (stderr, stdout):
-        found = _unframed(_COLOUR.sub("", text))
+        found = _exception_text(_COLOUR.sub("", text))
         if found is not None:
             return found
-    return _worded(_COLOUR.sub("", stderr)) or _worded(_COLOUR.sub("", stdout))
+    return _reported_by_program(_COLOUR.sub("", stderr)) or _reported_by_program(_COLOUR.sub("", stdout))
 
 
 def _entries(text: str) -> list[str]:
@@ -122,7 +122,7 @@ def _usage(text: str) -> ConsoleFailure | None:
     return ConsoleFailure(message=f"Usage Error\n  {found['text'].strip()}")
 
 
-def _unframed(text: str) -> ConsoleFailure | None:
+def _exception_text(text: str) -> ConsoleFailure | None:
     """Find a failure in text that is not console output: the text of a dbt exception, or a Python traceback."""
     header = _HEADER.search(text)
     if header is not None:
@@ -135,13 +135,13 @@ def _unframed(text: str) -> ConsoleFailure | None:
     return None
 
 
-def _worded(text: str) -> ConsoleFailure | None:
+def _reported_by_program(text: str) -> ConsoleFailure | None:
     """Find another program's report of a dbt failure: ``dbt failed: Database Error: …``, ``1 test failed``."""
-    found = _WORDED.search(text)
+    found = _REPORTED.search(text)
     if found is not None:
         header = f"{found['kind']} Error{found['place'] or ''}"
         return ConsoleFailure(message=f"{header}\n  {found['rest'].strip()}")
-    failed = _TEST_WORDED.search(text)
+    failed = _TEST_REPORTED.search(text)
     return (
         None if failed is None else ConsoleFailure(message=failed[0].strip(), status="fail", resource="test")
     )

@@ -96,9 +96,9 @@ def dbt_invocation(spec: RunSpec, sink: LineSink) -> Iterator[RunSpec]:
         sys.argv = ["dbt", *spec.args]  # dbt's invocation_command
         thread.name = MAIN_THREAD if sink.step.startswith("@") else NODE_THREAD
         try:
-            loaded = _begin_invocation(spec)
+            full_spec = _begin_invocation(spec)
             get_event_manager().callbacks.append(sink)
-            yield loaded
+            yield full_spec
         finally:
             sink.flush_records()
             cleanup_event_logger()

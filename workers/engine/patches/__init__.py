@@ -1,1 +1,1 @@
-"""The functions of dbt and its libraries that a worker replaces. `catalog` lists them; `registry` puts them in place."""
+"""Functions of dbt and its libraries that a worker replaces: listed in `catalog`, put in place by `registry`."""

@@ -48,6 +48,41 @@ _MACRO_CONTEXT = (
     "dbt.context.macros:MacroNamespaceBuilder", "dbt.context.macros:MacroNamespace",
 )  # fmt: skip
 
+_LOADER = "dbt.parser.manifest:ManifestLoader"
+_MANIFEST = "dbt.contracts.graph.manifest:Manifest"
+_PARSER = (
+    # where a parse begins, decides whether it is partial, and ends
+    "dbt.cli.requires:setup_manifest", f"{_LOADER}.load", f"{_LOADER}.build_manifest_state_check",
+    f"{_LOADER}.is_partial_parsable", f"{_LOADER}.read_manifest_for_partial_parse",
+    f"{_LOADER}.write_manifest_for_partial_parse", f"{_LOADER}.safe_update_project_parser_files_partially",
+    f"{_LOADER}.parse_project", "dbt.parser.partial:PartialParsing.build_env_vars_to_files",
+    "dbt.parser.partial:PartialParsing.handle_schema_file_changes",
+    # files, entries of YAML files, nodes, tests, hooks
+    "dbt.parser.read_files:load_source_file", "dbt.parser.base:ConfiguredParser", "dbt.parser.hooks:HookParser",
+    "dbt.parser.snapshots:SnapshotParser._create_parsetime_node", "dbt.parser.sources:SourcePatcher.parse_source",
+    "dbt.parser.schemas:SchemaParser.parse_file", "dbt.parser.schemas:YamlReader",
+    "dbt.parser.schema_generic_tests:SchemaGenericTestParser",
+    # what looks at vars, and at a node's config
+    "dbt.context.base:Var", "dbt.context.context_config:ContextConfig", "dbt.context.context_config:fqn_search",
+    "dbt.context.providers:generate_test_context", "dbt.clients.jinja:add_rendered_test_kwargs",
+    "dbt.clients.jinja:get_rendered", "jinja2.runtime:Context.resolve_or_missing",
+    "jinja2.sandbox:SandboxedEnvironment.getattr", "jinja2.sandbox:SandboxedEnvironment.getitem",
+    # what a parse adds to the manifest, and links in it
+    *(f"{_MANIFEST}.{name}" for name in (
+        "add_node_nofile", "add_disabled_nofile", "add_source", "add_exposure", "add_unit_test",
+        "build_parent_and_child_maps", "build_flat_graph",
+    )),
+    f"{_LOADER}.process_refs", f"{_LOADER}.process_sources", f"{_LOADER}.process_docs",
+    *(f"dbt.parser.manifest:{name}" for name in (
+        "_process_refs", "_process_sources_for_node", "_process_sources_for_exposure",
+        "_process_docs_for_node", "_process_docs_for_source", "_process_docs_for_exposure",
+    )),
+    # what dbt warns of
+    "dbt.deprecations:DBTDeprecation.show", "dbt.deprecations:warn",
+    "dbt_common.events.event_manager:EventManager.fire_event",
+)  # fmt: skip
+"""What `project.partial_reparse` and its neighbours call, wrap or repeat of dbt's parser."""
+
 CATALOG: Final = (
     Patch(
         name="events", target="dbt_common.events.base_types:BaseEvent.__init__",
@@ -145,15 +180,7 @@ CATALOG: Final = (
     ),
     Patch(
         name="changed-vars",
-        repeats=(
-            "dbt.parser.manifest:ManifestLoader.load", "dbt.parser.manifest:ManifestLoader.build_manifest_state_check",
-            "dbt.parser.manifest:ManifestLoader.is_partial_parsable",
-            "dbt.parser.manifest:ManifestLoader.safe_update_project_parser_files_partially",
-            "dbt.parser.base:ConfiguredParser", "dbt.parser.schemas:SchemaParser.parse_file",
-            "dbt.parser.schemas:YamlReader", "dbt.parser.schema_generic_tests:SchemaGenericTestParser",
-            "dbt.context.context_config:ContextConfig", "dbt.parser.partial:PartialParsing.build_env_vars_to_files",
-            "dbt.parser.partial:PartialParsing.handle_schema_file_changes", "dbt.context.base:Var",
-        ),
+        repeats=_PARSER,
         reason="dbt parses the whole project when --vars differ; the engine keeps what read no changed var",
     ),
 )  # fmt: skip

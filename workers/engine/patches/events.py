@@ -1,4 +1,4 @@
-"""Events of dbt, made by protobuf's own constructor."""
+"""Creates dbt's events with protobuf's constructor."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 from dbt_common.events.base_types import BaseEvent
 
-_event_of_dbt = BaseEvent.__init__
+_dbt_init = BaseEvent.__init__
 
 
 def make_event(self: BaseEvent, *args: Any, **kwargs: Any) -> None:
-    """An event from its fields, by protobuf's own constructor (some 40 times as fast) where that cannot
-    differ from the reading of JSON that dbt takes the way by."""
+    """Create the protobuf message of an event with protobuf's constructor, about 40 times as fast as dbt's way
+    through JSON. dbt's way is taken for values with which the two could differ."""
     for name in ("base_msg", "msg"):
         if name in kwargs:
             kwargs[name] = str(kwargs[name])
     made = None
     if not args and _is_plain(kwargs):
-        # what it does not take, dbt may, or it says what is wrong
+        # where it fails, dbt's way succeeds or raises dbt's error
         with contextlib.suppress(Exception):
             made = getattr(self.PROTO_TYPES_MODULE, type(self).__name__)(**kwargs)
     if made is None:
-        _event_of_dbt(self, *args, **kwargs)
+        _dbt_init(self, *args, **kwargs)
     else:
         self.pb_msg = made
 
 
 def _is_plain(value: Any) -> bool:
-    """Values of which both make the same: no bool (an int to one of them), no dates, no huge numbers."""
+    """Whether both ways create the same: no bool (an int for one of them), no dates, no huge numbers."""
     kind = type(value)
     if kind is str or value is None:
         return True

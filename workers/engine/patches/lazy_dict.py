@@ -1,81 +1,82 @@
-"""A dict whose values are made when somebody looks at them."""
+"""A dict that creates its values when they are read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_NOTHING: Mapping[str, Any] = {}
+_EMPTY: Mapping[str, Any] = {}
 
 
-class Later(dict[str, Any]):
-    """A dict that makes a value when its key is first looked up, and all of them before anybody could tell.
+class LazyDict(dict[str, Any]):
+    """A dict that creates a value when its key is first looked up. Otherwise it behaves like a dict.
 
-    Looking up a key, asking whether there is one and setting one is done without making others. Whatever sees
-    more than one entry (iteration, copies, comparison) or removes one first makes what is not made yet.
+    A lookup, a test for a key and an assignment create no other value. Operations that read several entries (iteration,
+    copies, comparison) or remove one first create all values that are still missing.
     """
 
-    __slots__ = ("_make", "_waiting")
+    __slots__ = ("_make", "_pending")
 
-    _waiting: Mapping[str, Any]
+    _pending: Mapping[str, Any]
     _make: Callable[[Any], Any]
 
-    def __init__(self, waiting: Mapping[str, Any] = _NOTHING, make: Callable[[Any], Any] = str) -> None:
+    def __init__(self, pending: Mapping[str, Any] = _EMPTY, make: Callable[[Any], Any] = str) -> None:
         super().__init__()
-        self.wait(waiting, make)
+        self.defer(pending, make)
 
-    def wait(self, waiting: Mapping[str, Any], make: Callable[[Any], Any]) -> None:
-        """Have these keys, in this order, and of those that are not set yet make the values of what `waiting` says."""
-        self._waiting, self._make = waiting, make
+    def defer(self, pending: Mapping[str, Any], make: Callable[[Any], Any]) -> None:
+        """Add these keys, in this order. A missing value is created by calling `make` with the key's value in `pending`."""
+        self._pending, self._make = pending, make
 
-    def snapshot(self) -> Later:
-        """A copy that makes its own values later."""
-        copy = Later(self._waiting, self._make)
-        dict.update(copy, self._made())
+    def snapshot(self) -> LazyDict:
+        """Return a copy that creates its missing values itself."""
+        copy = LazyDict(self._pending, self._make)
+        dict.update(copy, self._created())
         return copy
 
     def names(self) -> set[str]:
-        """All keys, with nothing made."""
-        return {*self._made(), *self._waiting}
+        """All keys; creates no value."""
+        return {*self._created(), *self._pending}
 
-    def _made(self) -> dict[str, Any]:
-        return dict(dict.items(self))  # a copy by dict itself asks for `keys`
+    def _created(self) -> dict[str, Any]:
+        return dict(dict.items(self))  # dict(self) would call `keys`
 
-    def _all(self) -> None:
-        if self._waiting:
-            known = self._made()
-            made = {
-                key: known[key] if key in known else self._make(what) for key, what in self._waiting.items()
+    def _create_all(self) -> None:
+        if self._pending:
+            known = self._created()
+            created = {
+                key: known[key] if key in known else self._make(source)
+                for key, source in self._pending.items()
             }
-            made.update(known)
-            self._waiting = _NOTHING
+            created.update(known)
+            self._pending = _EMPTY
             dict.clear(self)
-            dict.update(self, made)
+            dict.update(self, created)
 
     def __missing__(self, key: str) -> Any:
-        made = self._make(self._waiting[key])
-        dict.__setitem__(self, key, made)
-        return made
+        created = self._make(self._pending[key])
+        dict.__setitem__(self, key, created)
+        return created
 
     def __contains__(self, key: object) -> bool:
-        return dict.__contains__(self, key) or key in self._waiting
+        return dict.__contains__(self, key) or key in self._pending
 
     def __bool__(self) -> bool:
-        return bool(dict.__len__(self) or self._waiting)
+        return bool(dict.__len__(self) or self._pending)
 
     def get(self, key: str, default: Any = None) -> Any:
         """See `dict.get`."""
-        return self[key] if key in self else default  # noqa: SIM401 - that is this method
+        return self[key] if key in self else default  # noqa: SIM401 - this is that method
 
     def __reduce_ex__(self, _: Any) -> Any:
         return dict, (self.copy(),)
 
 
-def _all_first(name: str) -> Callable[..., Any]:
+def _create_all_first(name: str) -> Callable[..., Any]:
     of_dict = getattr(dict, name)
 
-    def method(self: Later, *args: Any, **kwargs: Any) -> Any:
-        self._all()
+    def method(self: LazyDict, *args: Any, **kwargs: Any) -> Any:
+        self._create_all()
         return of_dict(self, *args, **kwargs)
 
     method.__name__ = name
@@ -85,4 +86,4 @@ def _all_first(name: str) -> Callable[..., Any]:
 
 for _name in ("__iter__", "__len__", "__reversed__", "__repr__", "__eq__", "__ne__", "__or__", "__ror__", "__delitem__",
               "keys", "values", "items", "copy", "pop", "popitem", "setdefault", "clear"):  # fmt: skip
-    setattr(Later, _name, _all_first(_name))
+    setattr(LazyDict, _name, _create_all_first(_name))

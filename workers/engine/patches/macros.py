@@ -1,9 +1,8 @@
-"""Macro namespaces from a layout that is made once a manifest.
+"""Builds the macro namespaces of a context from a layout that is computed once per manifest.
 
-dbt sorts all macros of a project (some five hundred, most of them its own) into the namespaces of each
-context that it renders with: about a dozen times around one model. What goes where depends on the
-manifest and on the node's package alone, so it is remembered with a parsed manifest; a context gets
-generators of its own, as in dbt, which carry its variables: of those macros that are looked for in it.
+dbt sorts all macros of a project (about 500, most of them dbt's own) into the namespaces of each context: about a dozen
+times around one model. Their order depends only on the manifest and on the node's package, so it is kept with the parsed
+manifest. A context gets its own macro generators, as in dbt, but only for macros that are looked up in it.
 """
 
 from __future__ import annotations
@@ -14,20 +13,22 @@ from dbt.clients.jinja import MacroGenerator
 from dbt.context.macros import MacroNamespace, MacroNamespaceBuilder
 from dbt.contracts.graph.nodes import Macro
 
-from workers.engine.patches.lazy_dict import Later
-from workers.engine.patches.unchanging_macros import UnchangingMacros
+from workers.engine.patches.frozen_macros import FrozenMacros
+from workers.engine.patches.lazy_dict import LazyDict
 
 _PARTS = ("global_namespace", "local_namespace", "global_project_namespace")
 
 
 class _Layout:
-    """Which macro is found under which name of which namespace, as dbt's own builder says.
+    """Which macro each name of each namespace refers to, as dbt's own builder decides.
 
     Attributes:
-        parts: of each namespace, a macro's place in `macros` by name.
-        names: of everything that dbt moves from the namespaces into a context: a macro's place, the name of a
-            package, or `_INTERNAL`.
-        contexts: by kind of context, what is in one (`rendering.Contents`).
+        macros: all macros.
+        parts: for each namespace of `_PARTS`, the index in `macros` by name.
+        packages: the same for each package.
+        names: for each name that dbt copies from the namespaces into a context: an index, the name of a package, or
+            `_INTERNAL` (dbt's own macros).
+        contexts: the entries of each kind of context (`rendering.Contents`).
     """
 
     def __init__(self, made: MacroNamespace) -> None:
@@ -62,7 +63,7 @@ _INTERNAL = ""
 
 
 class Namespace(MacroNamespace):
-    """dbt's namespace; a macro's generator is made when the macro is looked for."""
+    """dbt's namespace, which creates a macro's generator when the macro is looked up."""
 
     def __init__(self, layout: _Layout, builder: MacroNamespaceBuilder, ctx: dict[str, Any]) -> None:
         self.layout = layout
@@ -76,23 +77,23 @@ class Namespace(MacroNamespace):
             return known
 
         self.generator = generator
-        roots, local, internal = (Later(part, generator) for part in layout.parts)
-        packages: Any = {package: Later(names, generator) for package, names in layout.packages.items()}
+        roots, local, internal = (LazyDict(part, generator) for part in layout.parts)
+        packages: Any = {package: LazyDict(names, generator) for package, names in layout.packages.items()}
         super().__init__(roots, local, internal, packages)
 
     def of_context(self, what: int | str) -> Any:
-        """What `_Layout.names` says."""
+        """The entry of a context for a value of `_Layout.names`."""
         if type(what) is int:
             return self.generator(what)
         return self.global_project_namespace if what == _INTERNAL else self.packages[str(what)]
 
 
-_built_by_dbt = MacroNamespaceBuilder.build_namespace
+_dbt_build_namespace = MacroNamespaceBuilder.build_namespace
 
 
 def layout_of(builder: MacroNamespaceBuilder, macros_by_package: Any) -> _Layout | None:
-    """The layout of a builder's namespaces, or None where the macros may change."""
-    if not isinstance(macros_by_package, UnchangingMacros):
+    """The layout of a builder's namespaces; None where the macros may change (`frozen_macros`)."""
+    if not isinstance(macros_by_package, FrozenMacros):
         return None
     key = (builder.root_package, builder.search_package, tuple(builder.internal_package_names_order))
     layout = macros_by_package.layouts.get(key)
@@ -101,14 +102,15 @@ def layout_of(builder: MacroNamespaceBuilder, macros_by_package: Any) -> _Layout
             builder.root_package, builder.search_package, builder.thread_ctx,
             builder.internal_package_names_order,
         )  # fmt: skip
-        layout = macros_by_package.layouts[key] = _Layout(_built_by_dbt(fresh, macros_by_package, {}))
+        layout = macros_by_package.layouts[key] = _Layout(_dbt_build_namespace(fresh, macros_by_package, {}))
     return layout
 
 
 def build_namespace(
     builder: MacroNamespaceBuilder, macros_by_package: dict[str, dict[str, Macro]], ctx: dict[str, Any]
 ) -> MacroNamespace:
+    """Build the namespaces from a layout where the macros cannot change."""
     layout = layout_of(builder, macros_by_package)
     if layout is None:
-        return _built_by_dbt(builder, macros_by_package, ctx)
+        return _dbt_build_namespace(builder, macros_by_package, ctx)
     return layout.namespace(builder, ctx)

@@ -19,7 +19,7 @@ from workers.contract.errors import DbtUsageError
 from workers.engine.patches.catalog import CATALOG, NEEDED, Patch
 
 DIGESTS: Final = Path(__file__).with_name("digests.json")
-"""Per patch: digests of the source that it was tested with, each with the releases that have this source.
+"""The digests of the source that each patch was tested with, and the releases that have this source.
 ``scripts/patch_digests.py`` writes the file."""
 
 OFF: Final = "off"
@@ -28,8 +28,13 @@ ON, DISABLED, UNKNOWN, NOT_NEEDED = "on", "disabled", "unknown source", "not nee
 
 
 class State(msgspec.Struct, frozen=True):
-    """Whether a patch is in place: `ON`, `DISABLED` (by the setting), `UNKNOWN` (the installed source is not one that was
-    tested) or `NOT_NEEDED` (by this release of dbt-core)."""
+    """Whether a patch is in place.
+
+    Attributes:
+        name: of the patch.
+        state: `ON`, `DISABLED` (by the setting), `UNKNOWN` (the installed source was not tested) or `NOT_NEEDED` (by
+            the installed release of dbt-core).
+    """
 
     name: str
     state: str
@@ -46,7 +51,7 @@ def install_needed(when: str) -> None:
 
 
 def apply(setting: str = "", catalog: Iterable[Patch] = CATALOG) -> None:
-    """Put the patches in place. A patch that was decided on before in this process stays as it is.
+    """Put the patches in place. Patches of an earlier call in this process stay as they are.
 
     Args:
         setting: empty for all patches, ``off`` for none, or names of patches to leave out, comma between
@@ -70,7 +75,7 @@ def enabled(name: str) -> bool:
 
 
 def states() -> tuple[State, ...]:
-    """What was decided of each patch in this process."""
+    """The state of each patch in this process."""
     return tuple(_states.values())
 
 
@@ -80,7 +85,7 @@ def disabled() -> tuple[str, ...]:
 
 
 def skipped() -> tuple[str, ...]:
-    """Names of the patches that were left out because the installed source is not one that was tested."""
+    """Names of the patches that were left out because the installed source was not tested."""
     return tuple(each.name for each in _states.values() if each.state == UNKNOWN)
 
 
@@ -92,10 +97,10 @@ def known_digests() -> Mapping[str, Mapping[str, list[str]]]:
 
 
 def digest_of(patch: Patch) -> str | None:
-    """A digest of the installed source of what a patch replaces and repeats.
+    """A digest of the installed source of the functions that a patch replaces and repeats.
 
     Returns:
-        16 hexadecimal digits; None where a name does not exist or has no source on this machine.
+        16 hexadecimal digits; None where a function does not exist or its source is not installed.
     """
     total = hashlib.blake2b(digest_size=8)
     try:
@@ -124,14 +129,14 @@ def resolve(name: str) -> Any:
     """The object of a dotted name with a colon after its module: ``dbt.graph:Graph.get_subset_graph``.
 
     Raises:
-        ImportError, AttributeError: there is none.
+        ImportError, AttributeError: it does not exist.
     """
     owner, attribute = _owner(name)
     return getattr(owner, attribute)
 
 
 def exists(name: str) -> bool:
-    """Whether `resolve` finds something."""
+    """Whether `resolve` finds the object."""
     try:
         resolve(name)
     except (ImportError, AttributeError):
@@ -157,7 +162,7 @@ def _applied(patch: Patch, known: Mapping[str, Mapping[str, list[str]]]) -> str:
         return ON
     try:
         owner, attribute = _owner(patch.target)
-        getattr(owner, attribute)  # never set what dbt does not have
+        getattr(owner, attribute)  # do not add a function that dbt does not have
         setattr(owner, attribute, resolve(patch.replacement))
     except (ImportError, AttributeError):
         return UNKNOWN

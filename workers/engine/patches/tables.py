@@ -1,4 +1,4 @@
-"""Empty tables, and the constants of the library that reads dates."""
+"""Reuses agate's empty table and the constants of parsedatetime."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def _no_rows() -> agate.Table:
 
 
 def empty_table() -> agate.Table:
-    """dbt makes one of each statement that it wants no rows of, and agate all of its type tests for each."""
+    """Return a copy of one empty table. dbt creates one for each statement without rows, and agate its type tests for each."""
     return copy.copy(_no_rows())
 
 
 _local = threading.local()
-_constants_of_library = parsedatetime.Constants
+_library_constants = parsedatetime.Constants
 
 
 def constants(*args: Any, **kwargs: Any) -> Any:
-    """agate makes them for each type of each table that it reads, and dbt a table of each answer."""
+    """Return the constants of a locale, created once per thread. agate creates them for each column type of each table."""
     if args or set(kwargs) - {"localeID"}:
-        return _constants_of_library(*args, **kwargs)
+        return _library_constants(*args, **kwargs)
     known = _local.__dict__.setdefault("constants", {})
     locale = kwargs.get("localeID")
     if locale not in known:
-        known[locale] = _constants_of_library(localeID=locale)
+        known[locale] = _library_constants(localeID=locale)
     return known[locale]

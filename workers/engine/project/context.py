@@ -26,8 +26,8 @@ from workers.contract.log import log
 from workers.contract.redis_values import text_of, unpack
 from workers.engine.caller.missing_environment import current_environment
 from workers.engine.interface import RunSpec, SharedContexts
+from workers.engine.patches.frozen_macros import freeze_macros
 from workers.engine.patches.registry import enabled
-from workers.engine.patches.unchanging_macros import remember_macros
 from workers.engine.project.configuration import check_manifest, read_configuration, without_warnings
 from workers.engine.project.graph_files import LinkedGraph
 from workers.engine.project.keys import ReadSet, family_of, key_of, read_set_of
@@ -175,7 +175,7 @@ class ContextStore:
             )
             return None
         manifest.build_flat_graph()
-        remember_macros(manifest)
+        freeze_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=None,
             manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),
@@ -238,7 +238,7 @@ class ContextStore:
     def _made(self, key: str, manifest: Manifest, config: RuntimeConfig) -> Context:
         copy_shared_containers(manifest)
         self._shared.save(key, pack(manifest))
-        remember_macros(manifest)
+        freeze_macros(manifest)
         return Context(
             key=key, parsed_as=key, manifest=manifest, adapter=_fenced_adapter(config),
             manifest_file=ManifestFile(manifest), graph_index=GraphIndex(manifest.flat_graph),

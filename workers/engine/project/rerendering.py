@@ -21,7 +21,7 @@ from dbt.contracts.graph.manifest import Manifest, ParsingInfo
 from dbt.parser.read_files import load_source_file
 from dbt.parser.search import FileBlock
 
-from workers.engine.patches.unchanging_macros import remember_macros
+from workers.engine.patches.frozen_macros import freeze_macros
 from workers.engine.project.parse_reads import OF_THE_NODE, ChangedFileError, Recorder, Seen
 from workers.engine.project.parse_units import Unit
 
@@ -36,7 +36,7 @@ class Prober:
         self._parsed, self._config, self._recorder = parsed, config, recorder
         self._scratch = Manifest(macros=parsed.macros, metadata=parsed.metadata)
         self._scratch._parsing_info = ParsingInfo()
-        remember_macros(self._scratch)
+        freeze_macros(self._scratch)
         self._parsers: dict[tuple[str, str], Any] = {}
         internal = get_adapter_package_names(config.credentials.type)
         self._resolver = MacroResolver(parsed.macros, config.project_name, internal)

@@ -54,7 +54,7 @@ def as_parsed() -> Iterator[None]:
         yield
 
 
-_call_of_jinja: Callable[..., Any] = MacroFuzzEnvironment.call
+_jinja_call: Callable[..., Any] = MacroFuzzEnvironment.call
 
 
 def call(self: Any, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -72,22 +72,22 @@ def call(self: Any, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> 
         if kind is MethodDescriptorType and args and isinstance(args[0], (dict, list, set)):
             bound = called.__get__(args[0])  # `dict.update(graph, …)`
             return _Executing.state.record(args[0], called.__name__, bound, args[1:], kwargs)
-    return _call_of_jinja(self, context, called, *args, **kwargs)
+    return _jinja_call(self, context, called, *args, **kwargs)
 
 
 _ADDED_BY_JINJA = ("_loop_vars", "_block_vars")
 """Arguments that compiled templates add to calls within loops and blocks; jinja2.runtime.Context.call removes them."""
 
 
-_set_of_jinja = Namespace.__setitem__
+_jinja_setitem = Namespace.__setitem__
 
 
 def set_attribute(self: Namespace, name: str, value: Any) -> None:
     """Set an attribute of a Jinja namespace, recorded where the run keeps the namespace."""
     if _Executing.state is not None and _Executing.state.knows(self):
-        _Executing.state.record(self, SET, lambda *both: _set_of_jinja(self, *both), (name, value), {})
+        _Executing.state.record(self, SET, lambda *both: _jinja_setitem(self, *both), (name, value), {})
     else:
-        _set_of_jinja(self, name, value)
+        _jinja_setitem(self, name, value)
 
 
 def install() -> None:

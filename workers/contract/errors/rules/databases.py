@@ -85,7 +85,7 @@ _OURS: Final = make_rules(
             r"\(pg_stat_activity\.pid (?P<pids>[\d, ]+)\)"
         ),
     ),
-    ("connection_lost", r"was given to another worker: this one was away for too long"),
+    ("connection_lost", r"was given to another worker: this "),
 )
 """Texts of the errors that `engine.warehouse.fencing` raises."""
 

@@ -70,7 +70,7 @@ DBT_EXCEPTIONS: Final[dict[str, tuple[str, ...]]] = {
     # set by classify_text for an exit code
     "CommandNotFound": ("dbt_not_found",),
     "ProcessKilled": ("process_killed",),
-    # ours, Celery's and Python's
+    # of dbt-relay, Celery and Python
     "DbtUsageError": ("usage_error",),
     "KeyboardInterrupt": ("cancelled",),
     "DbtCancelledError": ("cancelled",),
