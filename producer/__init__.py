@@ -1,4 +1,4 @@
-"""The producer side of dbt-relay: submit dbt commands, watch them, get classified results.
+"""The producer side of dbt-relay: submits dbt commands, watches them, returns classified results.
 
 from producer import DbtRunner
 
@@ -76,7 +76,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first used: the command line must start without all of them."""
+    """Import a public name on first use, so that the command line starts quickly."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

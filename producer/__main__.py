@@ -1,4 +1,4 @@
-"""``python -m producer`` is ``dbt-relay``."""
+"""``python -m producer`` runs ``dbt-relay``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keywords of a call that say how it runs, checked before anything is queued: threads, attempts, limits."""
+"""Checks the keywords ``threads``, ``retry``, ``max_attempts`` and ``limits`` of a call before anything is queued."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from producer.usage_errors import usage_error
 from workers.contract.messages import Limits, RetryPolicy
 
 Retry = RetryPolicy | bool | int
-"""What callers give as `retry`: a policy; whether passing failures are tried again; or how many attempts there are in
-all, the first included."""
+"""The keyword ``retry``: a policy; whether transient failures are retried; or the number of attempts in all, including
+the first."""
 
 Checked = TypeVar("Checked", RetryPolicy, Limits)
 
 
 def checked_threads(threads: Any) -> int | None:
-    """`threads` where it is a number of threads, None where none was given.
+    """Return `threads`.
 
     Raises:
-        DbtUsageError: it is no whole number from 1 on.
+        DbtUsageError: it is neither None nor a whole number of at least 1.
     """
     if threads is None or (isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1):
         return threads
     raise usage_error(
         "invalid_threads",
         f"threads is {threads!r}: it must be a whole number of at least 1.",
-        "It says how many nodes of a run may execute at once, as dbt's --threads does.",
+        "It is the number of nodes of a run that may execute at once, as dbt's --threads.",
     )
 
 
 def retry_policy(
     retry: Any, max_attempts: Any = None, *, default: RetryPolicy | None = None
 ) -> RetryPolicy | None:
-    """The retry policy of a call, or None where nothing was given.
+    """Return the retry policy of a call; None where neither argument nor a default is given.
 
     Args:
         retry: a `Retry`, or None.
         max_attempts: executions of a node in all, in place of the policy's.
-        default: the policy that holds where `retry` does not say another.
+        default: the policy where `retry` is None or True; its other fields hold for a number of attempts.
 
     Raises:
-        DbtUsageError: one of them is of another type or out of its range, or they contradict each other.
+        DbtUsageError: an argument has an invalid type or value, or they contradict each other.
     """
     if max_attempts is not None and (retry is False or _is_number(retry)):
         raise usage_error(
             "contradicting_retry",
-            f"retry={retry!r} and max_attempts={max_attempts!r} both say how often a node is tried.",
+            f"retry={retry!r} and max_attempts={max_attempts!r} both set the number of attempts.",
             "Give one of them.",
         )
     if retry is None:
@@ -65,7 +65,7 @@ def retry_policy(
             "invalid_retry",
             f"retry is {retry!r}, of type {type(retry).__name__}: it must be True, False, a number of attempts or a "
             "RetryPolicy.",
-            "retry=False tries each node once, retry=5 up to five times, retry=RetryPolicy(base_delay=10) says more.",
+            "retry=False executes each node once, retry=5 up to five times, retry=RetryPolicy(base_delay=10) sets delays.",
         )
     if max_attempts is not None:
         policy = _with_attempts(policy, max_attempts)
@@ -73,7 +73,7 @@ def retry_policy(
 
 
 def checked_limits(limits: Any) -> Limits | None:
-    """`limits` where they can be those of a run, None where none were given. Raises DbtUsageError otherwise."""
+    """Return `limits`. Raises DbtUsageError unless they are None or valid `Limits`."""
     if limits is None or isinstance(limits, Limits):
         return None if limits is None else _checked("limits", limits)
     raise usage_error(
@@ -92,11 +92,11 @@ def _with_attempts(policy: RetryPolicy | None, attempts: int) -> RetryPolicy:
 
 
 def _checked(keyword: str, value: Checked) -> Checked:
-    """`value` as a worker will read it. msgspec checks what it decodes, and not what Python code constructs."""
+    """Check `value` as a worker's decoder will: msgspec does not check what Python code constructs."""
     try:
         return msgspec.convert(msgspec.structs.asdict(value), type(value))
     except msgspec.ValidationError as error:
         raise usage_error(
             f"invalid_{keyword}", f"{keyword} is {value!r}, which is not valid: {error}.",
-            "The field that it names is out of its range, or of another type.",
+            "The named field has a value out of range, or of another type.",
         ) from None  # fmt: skip

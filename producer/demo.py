@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from producer import DbtRunner
+from producer.broker import configured_broker
 from producer.display.live_view import LiveView, PlainView, short_name, status_style, view_for
 from producer.display.report import WIDTH_OF_A_FILE, print_result, summary
-from producer.embedded.runtime_dirs import configured_broker
 from workers.contract.events import Event
 from workers.contract.results import DbtResult, NodeResult
 
@@ -156,7 +157,5 @@ def _cell(column: str, value: Any) -> str:
     return str(value)
 
 
-if __name__ == "__main__":
-    from producer.cli.main import main
-
-    sys.exit(main(["demo", *sys.argv[1:]]))
+if __name__ == "__main__":  # the process becomes the command, which reads the options
+    os.execv(sys.executable, [sys.executable, "-m", "producer", "demo", *sys.argv[1:]])  # noqa: S606

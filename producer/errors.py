@@ -1,4 +1,4 @@
-"""The errors under the names that callers know, and what dbt's console text says of a failure."""
+"""Public names of the errors, and the classification of dbt's console text."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ from workers.contract.errors.console_output import first_failure
 
 
 def classify_dbt_error(stdout: str | None, stderr: str | None, return_code: int | None) -> DbtError:
-    """The exception that stands for a failed dbt command, from its console text alone.
+    """Classify a failed dbt command by its console text and exit code.
 
     Args:
         stdout, stderr: None where they were not captured.
-        return_code: dbt's exit code: 1 a node failed, 2 dbt could not do it; None where it is not known.
+        return_code: dbt's exit code: 1 for a failed node, 2 for any other error; None where it is not known.
 
     Returns:
-        a plain `DbtError` where neither the text nor the exit code says what kind of failure it is.
+        the exception, ready to raise; a plain `DbtError` where neither the text nor the exit code identifies the kind
+        of failure.
     """
     out, err = stdout or "", stderr or ""
     info = classify_text(out, err, return_code)

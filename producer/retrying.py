@@ -1,4 +1,4 @@
-"""Trying a whole call again. Workers retry each node by themselves; this is for callers' own loops."""
+"""Retries of a whole call, for callers' own loops. Workers retry single nodes by themselves."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ def retry_with_backoff(
     *,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Result:
-    """Call `func` until it succeeds, fails for good, or was called `max_attempts` times.
+    """Call `func` until it succeeds, fails permanently, or was called `max_attempts` times.
 
-    It is called again after a `DbtResult` whose error is retryable, a raised `DbtError` that is, a raised
-    `DbtExecutionError` that nothing is known about, and a `ConnectionError`; anything else is returned or raised at
-    once. Waits are in seconds and grow by `backoff_factor` up to
-    `max_delay`.
+    It is called again after a `DbtResult` with a retryable error, a retryable `DbtError`, a `DbtExecutionError` without
+    `info`, and a `ConnectionError`. Any other result is returned, and any other exception raised, at once.
+
+    Args:
+        max_attempts: calls in all.
+        base_delay: seconds before the second call.
+        max_delay: upper limit of a delay, in seconds.
+        backoff_factor: by which each delay is longer than the one before.
+        sleep: called with each delay.
 
     Raises:
         ValueError: `max_attempts` is less than 1.
-        whatever `func` raised last.
+        the exception of the last call.
     """
     if max_attempts < 1:
         raise ValueError(f"max_attempts must be at least 1, not {max_attempts}")
@@ -40,23 +45,23 @@ def retry_with_backoff(
         try:
             result = func()
         except (DbtError, ConnectionError) as error:
-            if last or not _may_pass_raised(error):
+            if last or not _is_retryable_exception(error):
                 raise
         else:
-            if last or not _may_pass(result):
+            if last or not _is_retryable_result(result):
                 return result
         sleep(min(delay, max_delay))
         delay *= backoff_factor
     raise AssertionError("unreachable")
 
 
-def _may_pass_raised(error: DbtError | ConnectionError) -> bool:
+def _is_retryable_exception(error: DbtError | ConnectionError) -> bool:
     if isinstance(error, (ConnectionError, BrokerUnavailableError)):
         return True
     return isinstance(error, DbtExecutionError) if error.info is None else error.retryable
 
 
-def _may_pass(result: object) -> bool:
+def _is_retryable_result(result: object) -> bool:
     return (
         isinstance(result, DbtResult)
         and not result.success

@@ -1,21 +1,20 @@
-"""Refusing what cannot work, before anything is queued."""
+"""Errors of commands that are refused before anything is queued."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from workers.contract.errors import Category, DbtUsageError, ErrorInfo
 
 
 def usage_error(code: str, message: str, fix: str = "", *, detail: str = "") -> DbtUsageError:
-    """A `DbtUsageError`, ready to raise. Its text is the message and, on a line of its own, the fix.
+    """Build a `DbtUsageError`. Its text is the message and, on a second line, the fix.
 
     Args:
-        code: a stable word for the exact kind of mistake.
+        code: stable identifier of the mistake.
         message: what is wrong, one sentence.
-        fix: what to do about it.
-        detail: dbt's usage lines, where dbt would print them above the message.
+        fix: how to correct it.
+        detail: dbt's usage lines, where dbt prints them above the message.
     """
     info = ErrorInfo(
         code=code,
@@ -29,12 +28,14 @@ def usage_error(code: str, message: str, fix: str = "", *, detail: str = "") -> 
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the `known` words that look like `word`, best first."""
+    """Return up to three of the `known` words that are similar to `word`, best first."""
+    from difflib import get_close_matches  # only errors need it
+
     return get_close_matches(word, sorted(set(known)))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'a'?`` with a leading space, as click words it; empty when nothing is near."""
+    """Format `` Did you mean 'a'?`` as click does, with a leading space; empty where no word is similar."""
     found = nearest(word, known)
     if not found:
         return ""

@@ -1,1 +1,1 @@
-"""The ``dbt-relay`` command: one file for each command."""
+"""The ``dbt-relay`` command line. Only ``producer.__main__`` imports it."""

@@ -1,4 +1,4 @@
-"""What dbt-relay's own commands share: the broker they talk to, and how they write things."""
+"""Shared by dbt-relay's own commands: the client of their broker, and formats of their output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from producer.cli.help import OWN_COMMANDS
-from producer.embedded import stack as embedded
+from producer.stacks import running_broker
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo
 from workers.contract.settings import read_settings
 
@@ -17,25 +17,23 @@ if TYPE_CHECKING:
 
 
 def about(name: str, more: str = "") -> str:
-    """The help of one of our commands: what the list of all says, as a sentence."""
+    """Return the help of a command: its line in the list of commands, as a sentence."""
     text = OWN_COMMANDS[name] + more
     return f"{text[0].upper()}{text[1:]}."
 
 
 def client() -> RelayClient:
-    """The configured broker's, or the warm stack's. Raises RelayError when there is neither."""
+    """Return a client of the configured broker, or of the warm stack. Raises RelayError when there is neither."""
     return client_of(broker_url(os.environ))
 
 
 def client_if_any() -> RelayClient | None:
-    """`client`, or None where there is neither."""
-    if embedded.configured_broker(os.environ) or embedded.find_running(os.environ):
-        return client()
-    return None
+    """Return a client as `client` does; None where there is no broker."""
+    return client() if running_broker(os.environ) else None
 
 
 def client_of(url: str) -> RelayClient:
-    """A client of the broker at `url`, with the settings of the environment."""
+    """Return a client of the broker at `url`, with the settings of the environment."""
     from producer.client import RelayClient
 
     settings = read_settings(os.environ)
@@ -43,13 +41,10 @@ def client_of(url: str) -> RelayClient:
 
 
 def broker_url(environ: Mapping[str, str]) -> str:
-    """The configured broker, or that of the warm stack. Raises BrokerUnavailableError when there is neither."""
-    url = embedded.configured_broker(environ)
+    """Return the configured broker, or the warm stack's. Raises BrokerUnavailableError when there is neither."""
+    url = running_broker(environ)
     if url:
         return url
-    warm = embedded.find_running(environ)
-    if warm is not None:
-        return warm.broker_url
     message = "no broker is configured, and dbt-relay is not up"
     raise BrokerUnavailableError(
         message,
@@ -64,16 +59,16 @@ def broker_url(environ: Mapping[str, str]) -> str:
 
 
 def check_login(url: str) -> None:
-    """Try to log in to a server. One that is not there is no error: Celery waits for it.
+    """Log in to a server. One that cannot be reached is no error: Celery waits for it.
 
     Raises:
-        BrokerUnavailableError: the server answers, and refuses: Celery would try again for ever.
+        BrokerUnavailableError: the server refuses the login: Celery would try again forever.
     """
-    from producer.connection_errors import ANSWERED, reaching
+    from producer.client.broker_errors import ANSWERED, BrokerErrors
     from workers.contract.connection import connect
 
     try:
-        with reaching(url), connect(url, patience=0, timeout=3) as server:
+        with BrokerErrors(url), connect(url, patience=0, timeout=3) as server:
             server.ping()
     except BrokerUnavailableError as error:
         if error.info is not None and error.info.code in ANSWERED:
@@ -81,10 +76,10 @@ def check_login(url: str) -> None:
 
 
 def processes(number: int) -> str:
-    """``2 worker processes``."""
+    """Format a number: ``2 worker processes``."""
     return f"{number} worker process{'' if number == 1 else 'es'}"
 
 
 def moment(seconds: float) -> str:
-    """A time (seconds since the epoch) in the local zone; empty for 0."""
+    """Format a time (seconds since the epoch) in the local zone; empty for 0."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""

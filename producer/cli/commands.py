@@ -1,4 +1,4 @@
-"""dbt-relay's own commands, put together. Loaded for them alone: click takes its time to import."""
+"""dbt-relay's own commands as one click group. A dbt command does not import it: click takes time to import."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 import click
 
-from producer.cli import drain, purge, runs, verify
-from producer.cli import stack as cli_stack
+from producer.cli import demo, drain, flower, purge, runs, stack, verify, worker
 
 COMMANDS: tuple[click.Command, ...] = (
-    cli_stack.up,
-    cli_stack.down,
-    cli_stack.status,
-    cli_stack.worker,
-    cli_stack.flower,
+    stack.up,
+    stack.down,
+    stack.status,
+    worker.worker,
+    flower.flower,
     runs.runs,
     runs.watch,
     runs.result,
@@ -22,7 +21,7 @@ COMMANDS: tuple[click.Command, ...] = (
     drain.drain,
     purge.purge,
     verify.verify,
-    runs.demo,
+    demo.demo,
 )
 
 group = click.Group(
@@ -32,16 +31,16 @@ group = click.Group(
 
 
 def run_own(words: Sequence[str]) -> int:
-    """Run one of dbt-relay's own commands; its exit code, 2 when the words are not understood.
+    """Run one of dbt-relay's own commands and return its exit code; 2 for invalid arguments.
 
     Raises:
-        DbtError: it could not be done.
+        DbtError: the command failed.
     """
     try:
         code = group.main(args=list(words), prog_name="dbt-relay", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort as error:  # click's for a Ctrl-C, which says what was interrupted
+    except click.Abort as error:  # click replaces KeyboardInterrupt, whose text says what was interrupted
         raise (error.__cause__ or KeyboardInterrupt()) from None
     return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""What ``--help`` and ``--version`` say: plain text, made without click or rich."""
+"""The texts of ``--help`` and ``--version``, without click and rich."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from collections.abc import Mapping
 from producer.dbt_cli.options import Option, Table, packaged
 
 OWN_COMMANDS = {
-    "up": "start the private Redis and warm workers, and keep them",
-    "down": "stop them",
-    "status": "say what is running, here or on the configured broker",
+    "up": "start the warm stack: a private Redis and workers that stay between commands",
+    "down": "stop the warm stack",
+    "status": "show workers and active runs, of the configured broker or the warm stack",
     "worker": "start a worker on the configured broker",
-    "drain": "stop workers: they finish or hand back what they execute",
-    "flower": "start Flower, the web page that shows tasks and workers",
+    "drain": "stop workers after they have finished or requeued their steps",
+    "flower": "start Flower, the web page of tasks and workers",
     "runs": "list runs",
     "watch": "follow a run from its first line",
-    "result": "show what became of a run: nodes, times, errors, fixes",
-    "cancel": "stop a run",
-    "purge": "remove ended runs and what dead workers left",
+    "result": "show the result of a run: nodes, times, errors, fixes",
+    "cancel": "cancel a run",
+    "purge": "remove ended runs, and keys that dead workers left",
     "verify": "compare with plain dbt: same commands, two copies of project and warehouse",
     "demo": "simulate three years with the project in ./dbt",
 }
-"""Commands that are not dbt's, each with what it does."""
+"""dbt-relay's own commands, with their help."""
 
 DBT_COMMANDS = {
-    "build": "seeds, models, snapshots and tests, in order",
-    "clean": "remove what clean-targets names",
+    "build": "run seeds, models, snapshots and tests, in order",
+    "clean": "remove the folders of clean-targets",
     "clone": "clone relations of another state",
-    "compile": "write the SQL of nodes, and run none",
+    "compile": "write the SQL of nodes without running it",
     "debug": "check project, profile and connection",
     "deps": "install packages",
     "docs generate": "write the documentation",
-    "init": "make a new project",
+    "init": "create a project",
     "list": "list nodes (also ls)",
     "parse": "parse the project",
-    "retry": "run again what failed in the command before, or in the run that is named",
-    "run": "models",
-    "run-operation": "call a macro",
+    "retry": "run failed and skipped nodes again, of the previous command or of RUN",
+    "run": "run models",
+    "run-operation": "run a macro",
     "seed": "load CSV files",
     "show": "print rows of a node or a query",
-    "snapshot": "take snapshots",
-    "source freshness": "check how old sources are",
-    "test": "tests",
+    "snapshot": "run snapshots",
+    "source freshness": "check the age of sources",
+    "test": "run tests",
 }
-"""dbt's commands, each with what it does; ``docs serve`` is not for a worker."""
+"""dbt's commands, with their help. ``docs serve`` is missing: workers do not run it."""
 
 _METAVARS = {
     "text": "TEXT",
@@ -57,19 +57,19 @@ _METAVARS = {
 
 
 def root_help() -> str:
-    """The text of ``dbt-relay --help``."""
+    """Return the text of ``dbt-relay --help``."""
     return "\n".join(
         [
             "Usage: dbt-relay [OPTIONS] COMMAND [ARGS]...",
             "",
-            "  Runs dbt commands on warm workers, one task per node. Takes dbt's own arguments and gives",
-            "  dbt's own lines, exit code and artifacts: put dbt-relay where dbt stood.",
+            "  Runs dbt commands on warm workers, one task per node. Accepts dbt's arguments, prints dbt's",
+            "  lines, and returns dbt's exit code and artifacts: use dbt-relay in place of dbt.",
             "",
-            "  Commands go to DBT_RELAY_BROKER_URL or REDIS_URL where one is set, else to the stack of",
-            "  `dbt-relay up`, else to a private one that ends with the command.",
+            "  Commands go to DBT_RELAY_BROKER_URL or REDIS_URL where one is set, else to the warm stack of",
+            "  `dbt-relay up`, else to a private stack that ends with the command.",
             "",
-            "  Ctrl-C cancels the run and waits for its end; a second one does not wait. Time limits in seconds:",
-            "  DBT_RELAY_NODE_SOFT_TIME_LIMIT and DBT_RELAY_NODE_TIME_LIMIT for each node,",
+            "  Ctrl-C cancels the run and waits for its end; a second Ctrl-C does not wait. Time limits in",
+            "  seconds: DBT_RELAY_NODE_SOFT_TIME_LIMIT and DBT_RELAY_NODE_TIME_LIMIT for each node,",
             "  DBT_RELAY_RUN_DEADLINE for the run, from its submission.",
             "",
             "dbt's commands:",
@@ -79,18 +79,19 @@ def root_help() -> str:
             *_table(OWN_COMMANDS),
             "",
             "Options:",
-            "  -h, --help     this text; after a command, its options",
-            "  -V, --version  the version",
-            "  dbt's global options, such as --debug or --target, may stand before its command.",
+            "  -h, --help     print this text; after a command, its options",
+            "  -V, --version  print the version",
+            "  dbt's global options, such as --debug or --target, can precede its command.",
         ]
     )
 
 
 def command_help(words: str, table: Table | None = None) -> str:
-    """The text of ``--help`` after a dbt command, or after a group such as ``docs``.
+    """Return the text of ``--help`` of a dbt command, or of a group such as ``docs``.
 
     Args:
-        table: the options of dbt; the packaged ones where none is given.
+        words: the command.
+        table: dbt's options; default the packaged ones.
     """
     table = table or packaged()
     try:
@@ -102,17 +103,15 @@ def command_help(words: str, table: Table | None = None) -> str:
         lines += ["Commands:", *(f"  {word}" for word in sorted(table.subcommands(words)))]
         return "\n".join(lines)
     if words in DBT_COMMANDS:
-        lines += [f"  dbt's own command ({DBT_COMMANDS[words]}), run on warm workers.", ""]
+        lines += [f"  dbt's command ({DBT_COMMANDS[words]}), executed by warm workers.", ""]
     if words == "retry":
         lines[0] += " [RUN]"
         lines += [
-            "  RUN is a run id of `dbt-relay runs`, the beginning of one, or `latest`: what failed and was",
-            "  skipped in that run is run again. Without it, dbt looks into the target folder.",
+            "  RUN is a run id of `dbt-relay runs`, the beginning of one, or `latest`. Without it, dbt reads",
+            "  the previous results from the target folder.",
             "",
         ]
-    lines.append(
-        f"Options (those of dbt-core {' and '.join(_series(table))}; dbt's documentation says what each does:"
-    )
+    lines.append(f"Options (of dbt-core {' and '.join(_series(table))}; dbt's documentation describes them:")
     lines.append("https://docs.getdbt.com/reference/dbt-commands):")
     for option in spec.options:
         if not option.hidden:
@@ -121,21 +120,21 @@ def command_help(words: str, table: Table | None = None) -> str:
 
 
 def version_text(environ: Mapping[str, str]) -> str:
-    """The text of ``--version``: of dbt-relay, and of the dbt that its workers have."""
+    """Return the text of ``--version``: the releases of dbt-relay and of its workers' dbt."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from producer.dbt_cli.tables import installations
+    from producer.worker_tables import installations
 
     try:
         own = version("dbt-relay")
     except PackageNotFoundError:
         own = "from a source tree"
-    known = f"understands the commands of dbt-core {', '.join(_series(packaged()))}"
+    known = f"accepts the commands of dbt-core {', '.join(_series(packaged()))}"
     return "\n".join([f"dbt-relay {own}", known, *installations(environ)])
 
 
 def _series(table: Table) -> list[str]:
-    """``1.10``, ``1.11``: the releases whose options are known."""
+    """List the release lines whose options are known: ``1.10``, ``1.11``."""
     return [".".join(release.split(".")[:2]) for release in table.dbt_versions()]
 
 

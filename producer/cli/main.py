@@ -1,7 +1,7 @@
-"""``dbt-relay``: dbt's twin on the command line, and a few commands of its own.
+"""``dbt-relay``: runs dbt's commands on workers, and commands of its own.
 
-A dbt command must start in a few tenths of a second: this path imports neither dbt nor Celery, click
-nor rich. What is dbt-relay's own lies in `cli_commands`.
+A dbt command must start in a few tenths of a second, so this path imports neither dbt nor Celery, click nor rich.
+`producer.cli.commands` has dbt-relay's own commands.
 """
 
 from __future__ import annotations
@@ -16,37 +16,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from producer.cli.console import describe_error, print_error, print_line, working_directory
 from producer.cli.help import OWN_COMMANDS, command_help, root_help, version_text
-from producer.dbt_cli.options import subcommands
 from producer.following.streams import is_refusal, open_missing, redirect_to_null, say, write
-from producer.usage_errors import did_you_mean, usage_error
-from workers.contract.errors import DbtError, DbtUsageError, ErrorInfo
+from workers.contract.errors import DbtError
 
 if TYPE_CHECKING:
-    from producer.dbt_cli.arguments import Invocation
+    from producer.dbt_cli.invocation import Invocation
     from workers.contract.results import DbtResult
 
 EXIT_ABORTED = 1
-"""click's, which is dbt's, for a Ctrl-C before the command was under way."""
+"""dbt's (and click's) exit code for a Ctrl-C before the command was submitted."""
 
 EXIT_REFUSED = 2
-"""dbt's for a usage error, and for everything that is no failed node (dbt.utils.ExitCodes.UnhandledError);
-a run that Ctrl-C stopped ends with it, too."""
+"""dbt's exit code for usage errors and all other errors outside of nodes (dbt.utils.ExitCodes.UnhandledError); also
+of a run that Ctrl-C cancelled."""
 
 EXIT_DETACHED = 130
-"""The run goes on to its end without its caller: the second Ctrl-C."""
+"""The second Ctrl-C: the caller has left, and the run ends without it."""
 
 SIGNALS_THAT_CANCEL = ("SIGTERM", "SIGHUP")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``dbt-relay`` with `argv` (default: the process' own arguments); the exit code."""
+    """Run ``dbt-relay`` and return its exit code.
+
+    Args:
+        argv: the arguments; default those of this process.
+    """
     if argv is None:
-        _begin()
+        _pause_garbage_collection()
         open_missing()
     words = list(sys.argv[1:] if argv is None else argv)
-    _lenient(sys.stdout)
-    _lenient(sys.stderr)
+    _escape_unencodable(sys.stdout)
+    _escape_unencodable(sys.stderr)
     try:
         if not words:
             say(sys.stderr, root_help())
@@ -54,62 +57,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] in OWN_COMMANDS:
             from producer.cli.commands import run_own
 
-            _loaded()
+            _resume_garbage_collection()
             return run_own(words)
         return run_dbt(words)
     except DbtError as error:
-        report_error(error, words)
+        print_error(error, words)
         return EXIT_REFUSED
     except KeyboardInterrupt as error:
-        return _interrupted(error)
+        return _print_interrupt(error)
     except OSError as error:
         if not is_refusal(error):
             raise
         redirect_to_null(sys.stdout)
-        return _not_printed(error)
+        say(sys.stderr, f"Error: stdout cannot be written: {error.strerror}")
+        return EXIT_ABORTED
     finally:
-        _loaded()
+        _resume_garbage_collection()
 
 
-_loading: list[bool] = []
+_paused: list[bool] = []
 
 
-def _begin() -> None:
-    """The process is this command's alone: while it imports, nothing becomes garbage, and the collector's looks
-    for some took a quarter of its start."""
+def _pause_garbage_collection() -> None:
+    """Disable the garbage collector while modules are imported: nothing becomes garbage, and it took a quarter of
+    the start-up time."""
     if gc.isenabled():
         gc.disable()
-        _loading.append(True)
+        _paused.append(True)
 
 
-def _loaded() -> None:
-    """From here on what is made may become garbage; what was imported stays, and is not looked at again."""
-    if _loading:
-        _loading.clear()
+def _resume_garbage_collection() -> None:
+    """Enable the garbage collector again, without the objects of imported modules."""
+    if _paused:
+        _paused.clear()
         gc.freeze()
         gc.enable()
 
 
 def run_dbt(words: Sequence[str]) -> int:
-    """Run a dbt command line and print dbt's lines as they come; dbt's exit code.
+    """Run a dbt command line, print dbt's lines as they arrive, and return dbt's exit code.
 
     Raises:
         DbtUsageError: dbt would refuse it; nothing was queued.
-        RelayError: no server, no worker.
-        KeyboardInterrupt: Ctrl-C; the run was cancelled, and with a second one not waited for.
+        RelayError: Redis cannot be reached, or no worker is connected.
+        KeyboardInterrupt: Ctrl-C cancelled the run. After a second Ctrl-C, the run's end was not awaited.
     """
-    from producer.dbt_cli.arguments import check_project, parse_invocation
-    from producer.dbt_cli.tables import judged
+    from producer.dbt_cli.project import check_project
 
     environ = dict(os.environ)
     cwd = working_directory()
     if "retry" in words:
-        from producer.retry_run import named_run
+        from producer.cli.retry import named_run
+        from producer.dbt_cli.tables import read_with_tables
+        from producer.worker_tables import worker_tables
 
-        named = judged(lambda table: named_run(words, table), environ)
+        named = read_with_tables(lambda table: named_run(words, table), lambda: worker_tables(environ))
         if named is not None:
             return _retry_run(*named, environ)
-    invocation = judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
+    invocation = _parse(words, cwd, environ)
     if invocation.wants_help:
         text = command_help(invocation.command, invocation.table) if invocation.command else root_help()
         write(sys.stdout, f"{text}\n")
@@ -120,136 +125,95 @@ def run_dbt(words: Sequence[str]) -> int:
     check_project(invocation, cwd=cwd, environ=environ)
     from producer.session import run_invocation
 
-    _loaded()
-    return _told(
+    _resume_garbage_collection()
+    return _exit_code(
         lambda: run_invocation(invocation, cwd=cwd, environ=environ, on_line=print_line),
-        quiet=_wants_only_dbts_lines(invocation),
+        quiet=_prints_only_dbt(invocation),
+    )
+
+
+def _parse(words: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> Invocation:
+    from producer.dbt_cli.arguments import parse_invocation
+    from producer.dbt_cli.tables import read_with_tables
+    from producer.worker_tables import worker_tables
+
+    return read_with_tables(
+        lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table),
+        lambda: worker_tables(environ),
     )
 
 
 def _retry_run(run: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """``dbt-relay retry RUN``: what failed and was skipped in a run, once more."""
+    """``dbt-relay retry RUN``: run the failed and skipped nodes of a run again."""
     from producer.cli import broker
-    from producer.cli.runs import find_run, is_kept
-    from producer.dbt_cli.arguments import parse_invocation
-    from producer.dbt_cli.tables import judged
+    from producer.cli.known_runs import find_run, is_kept
     from producer.session import retry_run
 
-    _loaded()
-    cwd = working_directory()
-    invocation = judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
-    run_id = find_run(broker.client_if_any(), run, ended=True)
+    _resume_garbage_collection()
+    invocation = _parse(words, working_directory(), environ)
+    run_id = find_run(broker.client_if_any(), run, one_off=True)
     if not is_kept(run_id):
-        broker.client()  # says what is missing
-    return _told(
+        broker.client()  # raises the error for a missing broker
+    return _exit_code(
         lambda: retry_run(run_id, words, environ=environ, on_line=print_line),
-        quiet=_wants_only_dbts_lines(invocation),
+        quiet=_prints_only_dbt(invocation),
     )
 
 
-def _told(carry: Callable[[], DbtResult], *, quiet: bool) -> int:
-    """The exit code of a command that is carried through, with what there is to say about a failure."""
-    with _termination_cancels() as heard:
+def _exit_code(execute: Callable[[], DbtResult], *, quiet: bool) -> int:
+    """Execute a command and return its exit code. Explains a failure on stderr unless `quiet`."""
+    with _termination_cancels() as received:
         try:
-            result = carry()
+            result = execute()
         except KeyboardInterrupt as error:
-            if not heard:
+            if not received:
                 raise
             say(sys.stderr, f"dbt-relay: {str(error) or 'terminated'}")
-            return 128 + heard[0]
+            return 128 + received[0]
     if not result.success and not quiet:
         _explain(result)
     return result.return_code
 
 
-def working_directory() -> Path:
-    """The caller's working directory, as dbt takes it. Raises DbtUsageError when it was removed."""
-    try:
-        return Path.cwd()
-    except OSError as error:
-        raise usage_error(
-            "no_working_directory",
-            f"The working directory cannot be used: {error.strerror}",
-            "Change to the folder of your dbt project.",
-        ) from None
-
-
-def print_line(line: str) -> None:
-    """One line of dbt on stdout, at once. A stdout that takes nothing (closed, full, ``| head``) does not stop the
-    run, as it does not stop dbt's."""
-    say(sys.stdout, line)
-
-
-def report_error(error: DbtError, words: Sequence[str] = ()) -> None:
-    """Print an error on stderr: dbt's usage lines where there are some, what happened, what to do."""
-    info = error.info
-    if info is None:
-        say(sys.stderr, f"Error: {error}")
-        return
-    message, fix = info.message, info.suggested_fix
-    if info.code == "unknown_command" and words:
-        near = did_you_mean(words[0], (*subcommands(""), *OWN_COMMANDS))
-        if near and message.startswith(f"No such command {words[0]!r}."):
-            message, fix = f"No such command {words[0]!r}.{near}", ""
-    if not isinstance(error, DbtUsageError):
-        message, detail = str(error), ""  # its text is whole
-    else:
-        detail = info.detail
-    lines = [detail, ""] if detail else []
-    lines.append(f"Error: {message}")
-    if fix and fix not in message:
-        lines.append(fix)
-    say(sys.stderr, "\n".join(lines))
-
-
 def _explain(result: DbtResult) -> None:
-    """What dbt-relay knows of a failure beyond dbt's own lines, on stderr."""
+    """Print the classified error of a failed command on stderr."""
     if result.error is None:
         return
     say(sys.stderr, f"dbt-relay: {describe_error(result.error)}")
     others = sum(node.error is not None for node in result.nodes) - 1
     if others > 0:
-        from producer.cli.runs import is_kept
+        from producer.cli.known_runs import is_kept
 
         shown = f"; `dbt-relay result {result.run_id}` shows all of them" if is_kept(result.run_id) else ""
         say(sys.stderr, f"dbt-relay: {others} more{shown}")
 
 
-def describe_error(error: ErrorInfo) -> str:
-    """A classified error in a line or two: code, place, what happened, what to do."""
-    text = error.code
-    if error.node:
-        text += f" in {error.node}"
-    if error.file:
-        text += f" ({error.file}" + (f", line {error.line})" if error.line else ")")
-    if error.attempts > 1:
-        text += f" after {error.attempts} attempts"
-    text += f": {' '.join(error.message.split())}"
-    return f"{text}\n  Fix: {error.suggested_fix}" if error.suggested_fix else text
-
-
-def _wants_only_dbts_lines(invocation: Invocation) -> bool:
+def _prints_only_dbt(invocation: Invocation) -> bool:
     options = invocation.options
     return bool(options.get("quiet")) or options.get("log_format") == "json"
 
 
-def _interrupted(error: KeyboardInterrupt) -> int:
-    said = str(error)
-    if not said:
+def _print_interrupt(error: KeyboardInterrupt) -> int:
+    """Print what Ctrl-C did, and return the exit code."""
+    text = str(error)
+    if not text:
         say(sys.stderr, "Aborted!")
         return EXIT_ABORTED
-    say(sys.stderr, f"dbt-relay: {said}")
-    return EXIT_DETACHED if said.startswith("left") else EXIT_REFUSED
+    say(sys.stderr, f"dbt-relay: {text}")
+    return EXIT_DETACHED if text.startswith("left") else EXIT_REFUSED
 
 
 @contextmanager
 def _termination_cancels() -> Iterator[list[int]]:
-    """While it lasts, SIGTERM and SIGHUP do what Ctrl-C does: dbt's own process would have died of them,
-    and its run with it. Gives the numbers of those that came."""
-    heard: list[int] = []
+    """Let SIGTERM and SIGHUP act as Ctrl-C: they would have ended dbt's process, and its run.
 
-    def hear(number: int, frame: object) -> None:  # noqa: ARG001
-        heard.append(number)
+    Yields:
+        the numbers of the signals that were received.
+    """
+    received: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001
+        received.append(number)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
@@ -259,21 +223,16 @@ def _termination_cancels() -> Iterator[list[int]]:
         for name in SIGNALS_THAT_CANCEL:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
-                previous[number] = signal.signal(number, hear)
+                previous[number] = signal.signal(number, on_signal)
     try:
-        yield heard
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _lenient(stream: TextIO | None) -> None:
-    """Print what the terminal's encoding lacks as escapes instead of failing."""
+def _escape_unencodable(stream: TextIO | None) -> None:
+    """Print characters that the terminal's encoding lacks as escapes, instead of failing."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
-
-
-def _not_printed(error: OSError) -> int:
-    say(sys.stderr, f"Error: stdout cannot be written: {error.strerror}")
-    return EXIT_ABORTED

@@ -1,4 +1,4 @@
-"""``dbt-relay runs``, ``watch``, ``result``, ``cancel`` and ``demo``."""
+"""``dbt-relay runs``, ``watch``, ``result`` and ``cancel``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from producer.cli import broker
-from producer.kept_runs import kept_run, kept_summaries
-from producer.usage_errors import did_you_mean, usage_error
-from workers.contract.keys import is_run_id
+from producer.cli.console import print_line
+from producer.cli.known_runs import find_run, known_runs
+from producer.following.kept_runs import kept_run
+from producer.usage_errors import usage_error
 
 if TYPE_CHECKING:
-    from producer.client import RelayClient, RunSummary
     from workers.contract.results import DbtResult
 
 EXIT_ENDED_ALREADY = 1
-LATEST = "latest"
 
 RUN = click.argument("run", metavar="RUN")
 
@@ -35,7 +33,7 @@ def runs(limit: int) -> None:
 
     known = known_runs(broker.client_if_any())
     if not known:
-        broker.client()  # says what is missing where nobody can be asked
+        broker.client()  # raises the error for a missing broker
         click.echo("No runs are known.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -59,15 +57,14 @@ def runs(limit: int) -> None:
 
 @click.command("watch", help=broker.about("watch", "; ends with the run's exit code"))
 @RUN
-@click.option("--plain", is_flag=True, help="Lines alone, also on a terminal.")
+@click.option("--plain", is_flag=True, help="Print only dbt's lines, also on a terminal.")
 def watch(run: str, plain: bool) -> int:
-    from producer.cli.main import print_line
     from producer.display.live_view import view_for
     from producer.following.follow import EventReader
     from workers.contract.events import LINE, MISSING, STDERR, Event
 
     client = broker.client_if_any()
-    run_id = find_run(client, run, ended=True)
+    run_id = find_run(client, run, one_off=True)
     kept = kept_run(os.environ, run_id)
     if kept is not None:
         for line in kept.lines:
@@ -94,15 +91,15 @@ def watch(run: str, plain: bool) -> int:
 
 @click.command("result", help=broker.about("result", "; ends with the run's exit code"))
 @RUN
-@click.option("--json", "as_json", is_flag=True, help="As JSON, dbt's lines and run results included.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with dbt's lines and run results.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
-    help="Seconds to wait for the run to end. Default: as long as it takes.",
+    help="Seconds to wait for the end of the run. Default: no limit.",
 )
 def result(run: str, as_json: bool, timeout: float | None) -> int:
     client = broker.client_if_any()
-    run_id = find_run(client, run, ended=True)
+    run_id = find_run(client, run, one_off=True)
     kept = kept_run(os.environ, run_id)
     try:
         with _left_running(run_id):
@@ -123,80 +120,21 @@ def result(run: str, as_json: bool, timeout: float | None) -> int:
 @click.option("--reason", default="cancelled from the command line", show_default=True)
 def cancel(run: str, reason: str) -> int:
     client = broker.client_if_any()
-    run_id = find_run(client, run, ended=True)
+    run_id = find_run(client, run, one_off=True)
     if kept_run(os.environ, run_id) is None and (client or broker.client()).cancel(run_id, reason):
-        click.echo(f"Cancelling {run_id}: nodes that have not begun will not begin.")
+        click.echo(f"Cancelling {run_id}: nodes that have not started will not start.")
         return 0
-    click.echo(f"{run_id} has ended already, or is being cancelled.")
+    click.echo(f"{run_id} has ended, or is being cancelled.")
     return EXIT_ENDED_ALREADY
-
-
-@click.command("demo", help=broker.about("demo"))
-@click.option("--project", type=click.Path(exists=True, file_okay=False), default="dbt", show_default=True)
-@click.option("--first-year", type=click.IntRange(2025, 2034), default=2025, show_default=True)
-@click.option("--last-year", type=click.IntRange(2025, 2034), default=2027, show_default=True)
-@click.option(
-    "--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes."
-)
-def demo(project: str, first_year: int, last_year: int, workers: int) -> int:
-    from producer.demo import run_demo
-
-    if last_year < first_year:
-        raise click.BadParameter("the last year is before the first one", param_hint="--last-year")
-    return run_demo(Path(project), range(first_year, last_year + 1), workers=workers)
 
 
 @contextmanager
 def _left_running(run_id: str) -> Iterator[None]:
-    """Ctrl-C while only looking on says that the run goes on."""
+    """Let Ctrl-C end only the command: its message says how to stop the run."""
     try:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"left {run_id} alone; `dbt-relay cancel {run_id}` stops it") from None
-
-
-def known_runs(client: RelayClient | None) -> list[RunSummary]:
-    """Runs of the broker, where there is one, and those of private stacks that ended; the newest first."""
-    runs = {run.run_id: run for run in (*kept_summaries(os.environ), *(client.runs() if client else ()))}
-    return [runs[run_id] for run_id in sorted(runs, reverse=True)]
-
-
-def is_kept(run_id: str) -> bool:
-    """Whether ``dbt-relay result`` can find the run of a command that has just ended."""
-    return broker.client_if_any() is not None or kept_run(os.environ, run_id) is not None
-
-
-def find_run(client: RelayClient | None, text: str, *, ended: bool = False) -> str:
-    """The run that `text` names: a run id, the beginning of one, or ``latest``.
-
-    Args:
-        ended: whether it may be one of a private stack that ended.
-
-    Raises:
-        DbtUsageError: none, or several, with the nearest ones.
-    """
-    if is_run_id(text):
-        return text
-    from producer.client import UNREADABLE
-
-    known = known_runs(client) if ended else client.runs() if client else []
-    ids = [run.run_id for run in known]
-    readable = [run.run_id for run in known if run.state != UNREADABLE]
-    found = readable[:1] if text == LATEST else [run_id for run_id in ids if run_id.startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    if not ids:
-        raise usage_error("no_such_run", f"There is no run {text!r}: no runs are known.")
-    if found:
-        raise usage_error(
-            "ambiguous_run", f"{len(found)} runs begin with {text!r}.", f"Such as {found[0]} and {found[1]}."
-        )
-    hint = did_you_mean(text, ids)
-    raise usage_error(
-        "no_such_run",
-        f"There is no run {text!r}.{hint}",
-        f"`dbt-relay runs` lists them; {LATEST!r} is the newest.",
-    )
 
 
 def _json(found: DbtResult) -> str:

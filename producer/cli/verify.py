@@ -1,7 +1,7 @@
-"""``dbt-relay verify``: does dbt-relay give what plain dbt gives, on this project?
+"""``dbt-relay verify``: compares dbt-relay with plain dbt on a project.
 
-What compares needs dbt and a warehouse's driver, so it is a program of the worker's side
-(`workers.verify`); this is its door: the commands are read and checked, a private stack is started.
+Checks the commands, starts a private stack, and starts `workers.verify`. That program compares: it needs dbt and the
+warehouse's driver, so it belongs to the workers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import click
 import msgspec
 
 from producer.cli import broker
-from producer.cli import stack as cli_stack
+from producer.cli.console import working_directory
+from producer.cli.programs import require
 from producer.cli.verify_job import job_of, own_environment
 from producer.embedded.stack import EmbeddedStack
 from producer.usage_errors import usage_error
@@ -32,43 +33,45 @@ THEN = "--then"
     help=broker.about("verify")
     + """
 
-    DBT_ARGS are those of a dbt command; more commands follow after --then, and start from what those
-    before them left:
+    DBT_ARGS is a dbt command. Further commands follow after --then; each starts from the state that the
+    commands before it left:
 
     \b
         dbt-relay verify build --select +orders
         dbt-relay verify seed --then run --vars '{year: 2025}' --then test
 
-    Each runs twice, on copies of the project and of its warehouse (DuckDB files, or a Postgres
-    database), with plain dbt and with dbt-relay on worker processes of its own. Ends with 0 when
-    everything is equal, 1 when something differs, 2 when it could not be compared.""",
+    Each command runs twice, on copies of the project and of its warehouse (DuckDB files or a Postgres
+    database): with plain dbt, and with dbt-relay on worker processes of its own. Exit code 0: equal;
+    1: different; 2: the comparison failed.""",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
     default=2,
     show_default=True,
-    help="Worker processes of dbt-relay.",
+    help="Number of dbt-relay's worker processes.",
 )
 @click.option(
     "--measured",
     metavar="COLUMN",
     multiple=True,
-    help="A column of measurements or random values: compared by where it is null and by how many "
-    "different values it has. May be given again.",
+    help="A column of measurements or random values: only its nulls and its number of distinct values are "
+    "compared. Can be repeated.",
 )
-@click.option("--plain-twice", is_flag=True, help="Plain dbt on both copies: does it equal itself?")
-@click.option("--keep", is_flag=True, help="Leave project copies and DuckDB files, and say where they are.")
+@click.option(
+    "--plain-twice", is_flag=True, help="Run plain dbt on both copies, to see whether it is deterministic."
+)
+@click.option(
+    "--keep", is_flag=True, help="Keep the copies of project and DuckDB files, and print their paths."
+)
 @click.argument("dbt_args", nargs=-1, type=click.UNPROCESSED)
 def verify(
     workers: int, measured: tuple[str, ...], plain_twice: bool, keep: bool, dbt_args: tuple[str, ...]
 ) -> int:
-    from producer.cli.main import working_directory
-
     job, environ = job_of(
         commands_of(dbt_args), cwd=working_directory(), environ=os.environ, measured=measured, keep=keep
     )
-    cli_stack.needs("dbt.adapters", "dbt-core and an adapter", "dbt-relay[worker]")
+    require("dbt.adapters", "dbt-core and an adapter", "dbt-relay[worker]")
     if plain_twice:
         return _compare(job, environ)
     with EmbeddedStack(workers=workers, environ=own_environment(environ, os.environ)) as stack:
@@ -79,10 +82,10 @@ def verify(
 
 
 def commands_of(words: Sequence[str]) -> list[list[str]]:
-    """The commands that `words` are, ``--then`` between.
+    """Split words at each ``--then`` into commands.
 
     Raises:
-        DbtUsageError: there is none, or nothing on one side of a ``--then``.
+        DbtUsageError: a command is empty.
     """
     commands: list[list[str]] = [[]]
     for word in words:
@@ -101,13 +104,13 @@ def commands_of(words: Sequence[str]) -> list[list[str]]:
 
 
 def _compare(job: VerifyJob, environ: Mapping[str, str]) -> int:
-    """Start the program that compares, and wait for it; its exit code."""
+    """Run `workers.verify` and return its exit code."""
     process = subprocess.Popen(
         [sys.executable, "-m", "workers.verify"], cwd=Path(job.project_dir), env=environ,
         stdin=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert process.stdin is not None  # noqa: S101
-    with process.stdin as lifeline:  # it stops when this closes, whatever becomes of us
+    with process.stdin as lifeline:  # the program stops when this pipe closes, even if this process is killed
         lifeline.write(msgspec.json.encode(job) + b"\n")
         lifeline.flush()
         try:

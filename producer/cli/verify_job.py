@@ -1,4 +1,4 @@
-"""The commands of ``dbt-relay verify``, made fit for a copy of the project."""
+"""Adapts the commands of ``dbt-relay verify`` to a copy of the project."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from producer.dbt_cli.arguments import (
-    Invocation,
+from producer.dbt_cli.arguments import parse_invocation
+from producer.dbt_cli.invocation import Invocation
+from producer.dbt_cli.project import (
+    COMMANDS_WITHOUT_PROFILE,
     check_project,
-    parse_invocation,
     profiles_dir,
     project_dir,
     target_path,
 )
-from producer.dbt_cli.project import COMMANDS_WITHOUT_PROFILE
 from producer.dbt_cli.words import read_words
 from producer.usage_errors import usage_error
 from workers.contract.verify_job import VerifyCommand, VerifyJob
 
-_OURS = frozenset({"project_dir", "profiles_dir", "log_path", "partial_parse_file_path"})
-"""Options that a copy has its own value of."""
+_REMOVED = frozenset({"project_dir", "profiles_dir", "log_path", "partial_parse_file_path"})
+"""Options for which a copy has its own value."""
 
 _PREFIXES = ("DBT_", "DBT_ENGINE_")
 
@@ -34,11 +34,13 @@ def job_of(
     measured: Sequence[str] = (),
     keep: bool = False,
 ) -> tuple[VerifyJob, dict[str, str]]:
-    """What to compare, and the environment for it.
+    """Build the job of `workers.verify`, and its environment.
 
     Args:
         commands: dbt's arguments of each command.
-        cwd: where the user stands: relative paths and the search for the project start there.
+        cwd: working directory: relative paths and the search for the project start there.
+        measured: names of columns with measurements or random values.
+        keep: whether the copies are kept.
 
     Raises:
         DbtUsageError: dbt would refuse a command, or it cannot be compared.
@@ -53,7 +55,7 @@ def job_of(
     if len(projects) > 1 or len(profiles) > 1:
         raise usage_error(
             "several_projects",
-            f"These commands are about several projects or profiles: "
+            "These commands use several projects or profiles: "
             f"{', '.join(str(each) for each in sorted(projects | profiles))}.",
             "Verify them one by one.",
         )
@@ -77,32 +79,37 @@ def job_of(
 
 
 def own_environment(environ: Mapping[str, str], tuned: Mapping[str, str]) -> dict[str, str]:
-    """Of the workers: the environment of the comparison, none of dbt-relay's settings but where it keeps state."""
+    """Return the environment of the private stack's workers: without dbt-relay's settings, except its runtime folder.
+
+    Args:
+        environ: environment of the comparison.
+        tuned: environment of this process.
+    """
     kept = {name: value for name, value in environ.items() if not name.startswith("DBT_RELAY_")}
     kept.pop("REDIS_URL", None)
-    kept["DO_NOT_TRACK"] = "1"  # as the commands themselves have it
+    kept["DO_NOT_TRACK"] = "1"  # as for the commands themselves
     folder = tuned.get("DBT_RELAY_RUNTIME_DIR")
     return {**kept, "DBT_RELAY_RUNTIME_DIR": folder} if folder else kept
 
 
 _PATHS = frozenset({"state", "defer_state", "deprecated_state"})
-"""Options whose relative values start at the user's working directory."""
+"""Options whose relative paths start at the working directory."""
 
 
 def _check_command(invocation: Invocation) -> None:
     if not invocation.command:
         raise usage_error(
             "no_dbt_command",
-            f"verify runs dbt commands: {' '.join(invocation.args)} is none that runs.",
-            "Write one such as: dbt-relay verify build",
+            f"verify runs dbt commands, and {' '.join(invocation.args)} is not one.",
+            "For example: dbt-relay verify build",
         )
     if invocation.wants_help or invocation.wants_version:
         raise usage_error(
             "no_dbt_command",
-            f"verify does not show help: dbt-relay {' '.join(invocation.args)} does.",
+            f"verify does not print help. Use: dbt-relay {' '.join(invocation.args)}",
         )
     if invocation.command == "init":
-        raise usage_error("no_comparison", "`init` makes a new project: there is none to compare yet.")
+        raise usage_error("no_comparison", "`init` makes a new project: there is nothing to compare yet.")
 
 
 def _command(
@@ -113,7 +120,7 @@ def _command(
         raise usage_error(
             "target_path_outside",
             f"The target path {target} is outside the project: both sides would write the same files.",
-            "Give one inside the project with --target-path.",
+            "Name one inside the project with --target-path.",
         )
     return VerifyCommand(
         args=tuple(_arguments(invocation, project=project, cwd=cwd)),
@@ -123,12 +130,12 @@ def _command(
 
 
 def _arguments(invocation: Invocation, *, project: Path, cwd: Path) -> list[str]:
-    """The words for a process that stands in a copy of the project."""
+    """Rewrite the arguments for a process whose working directory is a copy of the project."""
     words = list(invocation.args)
     given = [each for level in read_words(invocation.args) for each in level.given]
     for each in sorted(given, key=lambda one: one.start, reverse=True):
         name, value = each.option.name, each.value
-        if name in _OURS:
+        if name in _REMOVED:
             words[each.start : each.end] = []
         elif name in _PATHS:
             words[each.start : each.end] = [max(each.option.opts, key=len), _in_a_copy(value, project, cwd)]
@@ -140,6 +147,6 @@ def _arguments(invocation: Invocation, *, project: Path, cwd: Path) -> list[str]
 
 
 def _in_a_copy(value: Any, project: Path, cwd: Path) -> str:
-    """A path from a copy's folder: the copy's own file where it is inside the project, else the user's."""
+    """Convert a path: relative to the copy where it is inside the project, else absolute."""
     path = Path(os.path.normpath(cwd / str(value)))
     return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)

@@ -1,1 +1,1 @@
-"""dbt's command line, read without dbt."""
+"""Parses dbt's command line without dbt."""

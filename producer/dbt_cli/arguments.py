@@ -1,19 +1,17 @@
-"""dbt's command line without dbt: what a list of arguments means, or why dbt would refuse it.
+"""Parses dbt's command line without dbt, and refuses what dbt would refuse.
 
-Judged by a table of dbt's options (`producer.dbt_cli.options`). Nothing here runs anything. Rules that
-need the whole flag set or the project, such as ``--select`` together with ``--inline``, stay with
-dbt on the worker.
+Uses a table of dbt's options (`producer.dbt_cli.options`). The worker's dbt checks rules that need all flags or the
+project, such as ``--select`` together with ``--inline``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import HELP, VERSION, Command, Option, Table, packaged
-from producer.dbt_cli.project import Project, check_project, profiles_dir, project_dir, target_path
 from producer.dbt_cli.tables import OF_THE_TABLE
 from producer.dbt_cli.values import convert
 from producer.dbt_cli.vars import checked_vars, checked_year, dump_vars, load_mapping, merge_vars
@@ -21,79 +19,85 @@ from producer.dbt_cli.words import Level, check_arguments, checked_words, read_w
 from producer.usage_errors import usage_error
 from workers.contract.errors import DbtUsageError
 
-__all__ = [
-    "Invocation",
-    "Project",
-    "check_project",
-    "parse_invocation",
-    "profiles_dir",
-    "project_dir",
-    "target_path",
-    "with_vars",
-]
-
-
-@dataclass(frozen=True)
-class Invocation:
-    """A dbt command line, understood.
-
-    Attributes:
-        args: dbt's arguments as given, without the word ``dbt``.
-        command: ``build``, ``docs generate``, …, aliases resolved (``ls`` is ``list``); empty for
-            ``--help`` and ``--version`` alone.
-        options: values by dbt's parameter name, for what was given on the command line or by an
-            environment variable that dbt reads; arguments (``macro``) too. ``help`` or ``version`` is
-            True, and nothing else was looked at, when one of them was asked for.
-        environment: which environment variable gave an option its value.
-        table: by which it was understood.
-    """
-
-    args: tuple[str, ...]
-    command: str
-    options: Mapping[str, Any]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    table: Table = field(default_factory=packaged, compare=False, repr=False)
-
-    @property
-    def wants_help(self) -> bool:
-        """Whether ``--help`` was among the arguments."""
-        return bool(self.options.get(HELP))
-
-    @property
-    def wants_version(self) -> bool:
-        """Whether ``--version`` was among the arguments."""
-        return bool(self.options.get(VERSION))
-
 
 def parse_invocation(
     args: Sequence[str], *, environ: Mapping[str, str], cwd: Path, table: Table | None = None
 ) -> Invocation:
-    """What dbt would make of `args` in the directory `cwd` with the environment `environ`.
+    """Parse dbt's arguments as dbt would.
 
     Args:
-        table: dbt's commands and options; the packaged ones where none is given.
+        args: without the word ``dbt``.
+        environ: environment variables, of which dbt reads some as options.
+        cwd: working directory, where relative paths start.
+        table: dbt's commands and options; default the packaged ones.
 
     Raises:
-        DbtUsageError: dbt would refuse them; the text says why, with the nearest names.
+        DbtUsageError: dbt would refuse them; the text has the reason and the nearest names.
     """
     words, table = checked_words(args), table or packaged()
     levels = read_words(words, table)
     name = levels[-1].command.words
     for level in levels:
         for eager in (HELP, VERSION):
-            if level.asked_for(eager):
+            if level.has(eager):
                 return Invocation(words, level.command.words, {eager: True}, table=table)
     if not table.lenient:
         check_arguments(levels[-1])
     options: dict[str, Any] = {}
     environment: dict[str, str] = {}
     for level in levels:
-        _take_given(level, cwd, options, lenient=table.lenient)
+        _read_given(level, cwd, options, lenient=table.lenient)
     for level in levels:
-        _take_environment(level, environ, cwd, options, environment, lenient=table.lenient)
+        _read_environment(level, environ, cwd, options, environment, lenient=table.lenient)
     last = levels[-1]
     options.update(zip((argument for argument, _ in last.command.arguments), last.positional, strict=False))
     return Invocation(words, name, options, environment, table)
+
+
+def parse_with_threads(
+    args: Sequence[str],
+    threads: int | None,
+    default: int | None = None,
+    *,
+    environ: Mapping[str, str],
+    cwd: Path,
+    table: Table | None = None,
+) -> Invocation:
+    """Parse dbt's arguments, and add ``--threads`` where the command has this option and none was given.
+
+    Args:
+        threads: the value to add; it overrides ``DBT_THREADS``.
+        default: the value to add where `threads` is None and the environment has none.
+
+    Raises:
+        DbtUsageError: as `parse_invocation`; or the command line has another number than `threads`.
+    """
+    invocation = parse_invocation(args, environ=environ, cwd=cwd, table=table)
+    number = _threads_to_add(invocation, threads, default)
+    if number is None:
+        return invocation
+    end = list(args).index("--") if "--" in args else len(args)
+    args = [*args[:end], "--threads", str(number), *args[end:]]
+    return parse_invocation(args, environ=environ, cwd=cwd, table=table)
+
+
+def _threads_to_add(invocation: Invocation, threads: int | None, default: int | None) -> int | None:
+    table, name = invocation.table, invocation.command
+    if name not in table.command_names() or not any(
+        option.name == "threads" for option in table.command(name).options
+    ):
+        return None
+    given = invocation.options.get("threads")
+    if given is None:
+        return threads or default
+    if "threads" in invocation.environment:  # DBT_THREADS, which the command line overrides
+        return threads
+    if threads is not None and given != threads:
+        raise usage_error(
+            "contradicting_threads", f"The command has --threads {given}, and threads={threads} was given too.",
+            "Give one of them.",
+        )  # fmt: skip
+    return None
 
 
 def with_vars(
@@ -103,13 +107,14 @@ def with_vars(
     *,
     table: Table | None = None,
 ) -> list[str]:
-    """`args` with `simulation_year` and `dbt_vars` put into their ``--vars``; the rest stays as it is.
+    """Merge `simulation_year` and `dbt_vars` into the ``--vars`` of `args`.
 
     Args:
-        table: as of `parse_invocation`.
+        simulation_year: becomes the var of that name.
+        table: as in `parse_invocation`.
 
     Raises:
-        DbtUsageError: two of the three places give different values for a var, or one is malformed.
+        DbtUsageError: the three sources have different values for a var, or one is malformed.
     """
     words = checked_words(args)
     levels = read_words(words, table)
@@ -122,18 +127,18 @@ def with_vars(
     if not sources:
         return list(words)
     given = [one for level in levels for one in level.given if one.option.name == "vars"]
-    if given:  # the last one counts, as in dbt
+    if given:  # dbt reads the last one
         sources.append(("--vars", load_mapping(given[-1].value, "--vars")))
     text = dump_vars(merge_vars(sources))
     if given:
         return [*words[: given[-1].start], "--vars", text, *words[given[-1].end :]]
-    at = levels[-1].terminator  # what follows it is positional
+    at = levels[-1].terminator  # words after ``--`` are positional
     at = len(words) if at is None else at
     return [*words[:at], "--vars", text, *words[at:]]
 
 
-def _take_given(level: Level, cwd: Path, options: dict[str, Any], *, lenient: bool) -> None:
-    """Values of the command line; an option given at two levels is refused, as dbt.cli.flags.Flags does."""
+def _read_given(level: Level, cwd: Path, options: dict[str, Any], *, lenient: bool) -> None:
+    """Read the options of the command line. One given at two levels is refused, as dbt.cli.flags.Flags does."""
     raw: dict[Option, Any] = {}
     for given in level.given:
         option = given.option
@@ -153,7 +158,7 @@ def _take_given(level: Level, cwd: Path, options: dict[str, Any], *, lenient: bo
         options[option.name] = _converted(option, value, where, cwd, level.command.usage(), lenient=lenient)
 
 
-def _take_environment(
+def _read_environment(
     level: Level,
     environ: Mapping[str, str],
     cwd: Path,
@@ -162,7 +167,7 @@ def _take_environment(
     *,
     lenient: bool,
 ) -> None:
-    """Values of environment variables that dbt reads, for options that the command line leaves open."""
+    """Read environment variables of options that the command line does not have."""
     for option, variable in _variables(level.command, environ):
         if option.name in options:
             continue
@@ -173,7 +178,7 @@ def _take_environment(
 
 
 def _converted(option: Option, raw: Any, where: str, cwd: Path, usage: str, *, lenient: bool) -> Any:
-    """`option_values.convert`; with `lenient`, a value that another dbt may take stays as it is."""
+    """Convert a value; with `lenient`, a value that another release may accept stays text."""
     try:
         return convert(option, raw, where, cwd, usage)
     except DbtUsageError as error:
@@ -185,6 +190,6 @@ def _converted(option: Option, raw: Any, where: str, cwd: Path, usage: str, *, l
 def _variables(spec: Command, environ: Mapping[str, str]) -> Iterator[tuple[Option, str]]:
     for option in spec.options:
         for variable in option.env:
-            if environ.get(variable):  # click takes an empty one as unset
+            if environ.get(variable):  # for click, an empty one is unset
                 yield option, variable
                 break

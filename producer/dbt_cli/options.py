@@ -1,8 +1,7 @@
-"""What dbt's command line knows: commands, options, arguments.
+"""Tables of dbt's commands, options and arguments.
 
-The packaged table is ``options.json``, which ``scripts/generate_dbt_options.py`` writes from dbt's own click
-commands, so the producer needs no dbt to judge a command line. Workers publish such a table of their own dbt
-(`producer.dbt_cli.tables`).
+The packaged table is ``options.json``. ``scripts/generate_dbt_options.py`` generates it from dbt's click commands, so
+the producer needs no dbt. Workers publish the table of their own dbt (`producer.worker_tables`).
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ class Option:
     Attributes:
         name: dbt's parameter name, ``full_refresh``.
         opts: spellings, ``--full-refresh`` and ``-f``.
-        off: spellings that switch a flag off, ``--no-defer``.
+        off: spellings that turn a flag off, ``--no-defer``.
         kind: flag, bool, text, int, choice, datetime, path or yaml.
-        multi: whether it takes all words up to the next option (dbt.cli.options.MultiOption).
-        choices: what a choice may be.
-        case_sensitive: whether a choice must be spelled as in `choices`.
+        multi: whether its values are all words up to the next option (dbt.cli.options.MultiOption).
+        choices: the values of a choice.
+        case_sensitive: whether the case of a choice matters.
         must_exist, file_ok, dir_ok: of a path (click.Path).
-        env: environment variables that give its value, first one first.
-        hidden: whether dbt's help leaves it out.
+        env: environment variables that set it, in dbt's order.
+        hidden: whether dbt's help omits it.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Option:
 
     @property
     def takes_value(self) -> bool:
-        """Whether a value must follow it."""
+        """Whether it needs a value."""
         return self.kind != "flag"
 
 
@@ -61,7 +60,7 @@ class Command:
     Attributes:
         words: ``build``, ``docs generate``; empty for dbt itself.
         options: its options, ``--help`` included.
-        arguments: positional ones: name and whether dbt insists on it.
+        arguments: positional arguments: name, and whether it is required.
         group: whether a sub-command must follow.
     """
 
@@ -71,7 +70,7 @@ class Command:
     group: bool
 
     def usage(self) -> str:
-        """The two lines that dbt prints above a usage error."""
+        """Format the two lines that dbt prints above a usage error."""
         name = f"dbt-relay {self.words}".strip()
         if self.group:
             tail = "COMMAND [ARGS]..."
@@ -82,14 +81,14 @@ class Command:
 
 _HELP_OPTION = Option(HELP, ("--help", "-h"), kind="flag")
 _LIKE_ANY = "compile"
-"""A command that no table has is read with the options of this one: those that most commands share."""
+"""A command that a lenient table lacks is read with this command's options, which most commands share."""
 
 
 class Table:
     """The command line of one dbt release, or of several that were merged.
 
     Attributes:
-        lenient: whether what the table lacks is passed on, for the worker's dbt to judge, and not refused.
+        lenient: whether unknown commands and options are passed on to the worker's dbt instead of refused.
     """
 
     def __init__(self, data: Mapping[str, Any], *, lenient: bool = False) -> None:
@@ -97,16 +96,16 @@ class Table:
         self._commands: dict[str, Command] = {}
 
     def as_lenient(self) -> Table:
-        """The same table, which passes on what it lacks."""
+        """Return a copy that passes on unknown commands and options."""
         return Table(self._data, lenient=True)
 
     def dbt_versions(self) -> tuple[str, ...]:
-        """The releases of dbt-core whose options it has, oldest first."""
+        """List the releases of dbt-core whose options the table has, oldest first."""
         return tuple(self._data["dbt_versions"])
 
     def covers(self, release: str) -> bool:
-        """Whether the table has all that a release of dbt-core takes: it is one of its releases, or an earlier patch
-        of one. (A patch may add an option, and removes none.)"""
+        """Whether the table has every option of a release of dbt-core: one of its releases, or an earlier patch of
+        one. A patch release may add options, and removes none."""
         series, patch = _series_and_patch(release)
         known = [_series_and_patch(each) for each in self.dbt_versions()]
         return release in self.dbt_versions() or any(
@@ -115,22 +114,22 @@ class Table:
         )
 
     def command_names(self) -> tuple[str, ...]:
-        """Every command that can be run, without aliases: ``build``, ``docs generate``, …"""
+        """List the commands that can be run, without aliases: ``build``, ``docs generate``, …"""
         return tuple(name for name, entry in self._data["commands"].items() if not entry.get("group"))
 
     def variables(self) -> frozenset[str]:
-        """Environment variables that dbt takes options from."""
+        """List the environment variables that set options."""
         return frozenset(name for option in self._data["options"].values() for name in option.get("env", ()))
 
     def subcommands(self, group: str) -> Mapping[str, str]:
-        """The words that may follow `group` (empty for dbt itself), aliases included, and the command each means."""
+        """Map each word that may follow `group` (empty for dbt itself), aliases included, to its command."""
         known = {name: name for name in self._data["commands"] if name} | dict(self._data["aliases"])
         prefix = f"{group} " if group else ""
         found = {name[len(prefix) :]: meant for name, meant in known.items() if name.startswith(prefix)}
         return {word: meant for word, meant in found.items() if " " not in word}
 
     def command(self, words: str) -> Command:
-        """The command of that name (no alias). Raises KeyError for one that the table lacks."""
+        """Return the command of this name, which is not an alias. Raises KeyError where the table lacks it."""
         found = self._commands.get(words)
         if found is None:
             entry = self._data["commands"][words]
@@ -141,12 +140,12 @@ class Table:
         return found
 
     def unknown_command(self, words: str) -> Command:
-        """What stands for a command that the table lacks."""
+        """Return a command for a name that the table lacks, with the most common options."""
         like = self.command(_LIKE_ANY) if _LIKE_ANY in self._data["commands"] else self.command("")
         return replace(like, words=words, arguments=(), group=False)
 
     def spelled(self, spelling: str) -> Option | None:
-        """An option that any command spells so."""
+        """Return an option with this spelling, of any command; None where there is none."""
         for key, spec in self._data["options"].items():
             if spelling in spec["opts"] or spelling in spec.get("off", ()):
                 return _option(key.partition("~")[0], spec)
@@ -160,23 +159,23 @@ def _series_and_patch(release: str) -> tuple[str, int | None]:
 
 @lru_cache(maxsize=1)
 def packaged() -> Table:
-    """The table that dbt-relay was installed with."""
+    """Return the table of this release of dbt-relay."""
     with Path(__file__).with_name("options.json").open("rb") as file:
         return Table(json.load(file))
 
 
 def dbt_versions() -> tuple[str, ...]:
-    """The releases of dbt-core whose options are packaged, oldest first."""
+    """See `Table.dbt_versions`; of the packaged table."""
     return packaged().dbt_versions()
 
 
 def command_names() -> tuple[str, ...]:
-    """Every packaged command that can be run, without aliases: ``build``, ``docs generate``, …"""
+    """See `Table.command_names`; of the packaged table."""
     return packaged().command_names()
 
 
 def variables() -> frozenset[str]:
-    """Environment variables that dbt takes options from, as far as they are packaged."""
+    """See `Table.variables`; of the packaged table."""
     return packaged().variables()
 
 

@@ -1,4 +1,4 @@
-"""Where the project, its profile and its artifacts are, as dbt finds them, and whether they can be used."""
+"""Finds the project, its profile and its artifacts as dbt does, and checks them before a command is submitted."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from producer.broker import configured_broker
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import command_names
 from producer.dbt_cli.vars import load_yaml
-from producer.embedded.runtime_dirs import configured_broker
 from producer.usage_errors import did_you_mean, usage_error
 from workers.contract.errors import DbtUsageError
-
-if TYPE_CHECKING:
-    from producer.dbt_cli.arguments import Invocation
 
 PROJECT_FILE = "dbt_project.yml"
 PROFILES_FILE = "profiles.yml"
 
 COMMANDS_WITHOUT_PROFILE = frozenset({"clean", "deps", "init"})
-"""dbt.cli.main: those that are not decorated with ``requires.profile``; ``debug`` reports by itself."""
+"""Commands of dbt.cli.main without the decorator ``requires.profile``."""
 
 _ENV_VAR = re.compile(
     r"""\s*\{\{-?\s*env_var\(\s*(['"])(?P<name>\w+)\1\s*(?:,\s*(['"])(?P<default>[^'"]*)\3\s*)?\)\s*-?\}\}\s*"""
@@ -34,10 +32,10 @@ class Project:
     """A project that was found and can be read.
 
     Attributes:
-        directory: absolute, holds ``dbt_project.yml``.
-        config: that file as YAML gives it, nothing rendered.
-        profile: name of the profile, or None where only dbt can tell, or none is needed.
-        target: name of the target, or None where only dbt can tell, or none is needed.
+        directory: absolute path of the folder with ``dbt_project.yml``.
+        config: content of that file, not rendered.
+        profile: name of the profile; None where only dbt can render it, or the command needs none.
+        target: name of the target; None as for `profile`.
     """
 
     directory: Path
@@ -47,8 +45,8 @@ class Project:
 
 
 def project_dir(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> Path:  # noqa: ARG001
-    """Absolute path of the project: ``--project-dir`` or ``DBT_PROJECT_DIR``, else the nearest folder from
-    `cwd` upwards that holds ``dbt_project.yml``, else `cwd` (dbt.cli.resolvers.default_project_dir)."""
+    """Return the absolute path of the project: ``--project-dir`` or ``DBT_PROJECT_DIR``, else the nearest folder from
+    `cwd` upwards with a ``dbt_project.yml``, else `cwd` (dbt.cli.resolvers.default_project_dir)."""
     given = invocation.options.get("project_dir")
     if given is not None:
         return _absolute(cwd, given)
@@ -59,8 +57,8 @@ def project_dir(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -
 
 
 def profiles_dir(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> Path:
-    """Absolute path of the folder where dbt looks for ``profiles.yml``: ``--profiles-dir`` or
-    ``DBT_PROFILES_DIR``, else `cwd` if it has one, else ``~/.dbt`` (dbt.cli.resolvers.default_profiles_dir)."""
+    """Return the absolute path of the folder of ``profiles.yml``: ``--profiles-dir`` or ``DBT_PROFILES_DIR``, else
+    `cwd` if it has the file, else ``~/.dbt`` (dbt.cli.resolvers.default_profiles_dir)."""
     given = invocation.options.get("profiles_dir")
     if given is not None:
         return _absolute(cwd, given)
@@ -71,8 +69,8 @@ def profiles_dir(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) 
 
 
 def target_path(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> Path:
-    """Absolute path of the folder for artifacts: ``--target-path`` or ``DBT_TARGET_PATH``, else ``target-path``
-    of the project file, else ``target``; relative to the project (dbt.config.project)."""
+    """Return the absolute path of the folder for artifacts: ``--target-path`` or ``DBT_TARGET_PATH``, else
+    ``target-path`` of the project file, else ``target``; relative to the project (dbt.config.project)."""
     directory = project_dir(invocation, cwd, environ)
     given = invocation.options.get("target_path")
     if given is None:
@@ -85,8 +83,8 @@ def target_path(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -
 
 
 def log_folder(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> Path:
-    """Absolute path of the folder of ``dbt.log``: ``--log-path`` or ``DBT_LOG_PATH``, else ``log-path`` of the project
-    file, not rendered and relative to the project, else ``logs`` (dbt.cli.resolvers.default_log_path)."""
+    """Return the absolute path of the folder of ``dbt.log``: ``--log-path`` or ``DBT_LOG_PATH``, else ``log-path`` of
+    the project file, not rendered and relative to the project, else ``logs`` (dbt.cli.resolvers.default_log_path)."""
     given = invocation.options.get("log_path")
     if given is not None:
         return _absolute(cwd, given)
@@ -99,7 +97,7 @@ def log_folder(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) ->
 
 
 def project_flags(invocation: Invocation, cwd: Path, environ: Mapping[str, str]) -> Mapping[str, Any]:
-    """``flags`` of the project file; none where it cannot be read."""
+    """Return ``flags`` of the project file; empty where it cannot be read."""
     try:
         flags = _read_project(project_dir(invocation, cwd, environ), cwd).get("flags")
     except DbtUsageError:
@@ -108,7 +106,7 @@ def project_flags(invocation: Invocation, cwd: Path, environ: Mapping[str, str])
 
 
 def render(text: str, environ: Mapping[str, str]) -> str | None:
-    """`text` with a lone ``{{ env_var('NAME', 'default') }}`` replaced; None where only dbt can render it."""
+    """Render a text that is one ``{{ env_var('NAME', 'default') }}``, or has no Jinja; None where only dbt can."""
     found = _ENV_VAR.fullmatch(text)
     if found:
         return environ.get(found["name"], found["default"])
@@ -116,13 +114,13 @@ def render(text: str, environ: Mapping[str, str]) -> str | None:
 
 
 def check_project(invocation: Invocation, *, cwd: Path, environ: Mapping[str, str]) -> Project:
-    """The project that `invocation` is about, after a look at what dbt would stumble over first.
+    """Find the project of a command, and check what dbt would check first.
 
-    ``debug`` is dbt's own look at all this and is not anticipated.
+    Does not check for ``debug``, which reports such problems itself, nor for ``init``.
 
     Raises:
-        DbtUsageError: no project, no profile, or a command that needs a terminal or never ends; the
-            text says what to do.
+        DbtUsageError: there is no project or profile; or the command needs a terminal, or never ends. The text
+            has a fix.
     """
     _check_unattended(invocation)
     directory = project_dir(invocation, cwd, environ)
@@ -147,15 +145,15 @@ def _check_unattended(invocation: Invocation) -> None:
     if invocation.command == "docs serve":
         raise usage_error(
             "needs_terminal",
-            "`docs serve` is a web server that never ends: a worker does not run it.",
-            "Make the pages with `docs generate --static`, and open target/static_index.html.",
+            "`docs serve` is a web server that never ends: workers do not run it.",
+            "Generate the pages with `docs generate --static`, and open target/static_index.html.",
         )
     if invocation.command == "init" and not (
         options.get("skip_profile_setup") and options.get("project_name")
     ):
         raise usage_error(
             "needs_terminal",
-            "`init` asks questions, and a worker has nobody to ask.",
+            "`init` asks questions, and a worker has no terminal.",
             "Write `init --skip-profile-setup my_project`, or run dbt itself.",
         )
 
@@ -172,7 +170,7 @@ def _read_project(directory: Path, cwd: Path) -> Mapping[str, Any]:
 
 
 def project_config(directory: Path) -> Mapping[str, Any] | None:
-    """A folder's ``dbt_project.yml`` as YAML gives it, or None where it has none that can be read."""
+    """Return the content of a folder's ``dbt_project.yml``, not rendered; None where it cannot be read."""
     try:
         return _read_project(directory, directory)
     except DbtUsageError:
@@ -207,14 +205,14 @@ def _profile_of_project(config: Mapping[str, Any], directory: Path, environ: Map
 def _check_profile(
     profile: str, invocation: Invocation, path: Path, environ: Mapping[str, str]
 ) -> str | None:
-    """The name of the target, where it can be told without rendering Jinja. Raises DbtUsageError."""
+    """Return the name of the target, where it needs no rendering. Raises DbtUsageError for an unknown one."""
     if not path.is_file():
         if configured_broker(environ):
-            return None  # the workers have a profile of their own
+            return None  # the workers have their own profiles
         raise usage_error(
             "no_profiles_file",
             f"Could not find profile named {profile!r}: there is no {path}",
-            f"Write {PROFILES_FILE} there, or name its folder with --profiles-dir or DBT_PROFILES_DIR.",
+            "Create it, or name another folder with --profiles-dir or DBT_PROFILES_DIR.",
         )
     profiles = _read_mapping(path, "invalid_profiles_file")
     names = [str(name) for name in profiles if name != "config"]
@@ -250,5 +248,5 @@ def _check_profile(
 
 
 def _absolute(base: Path, path: str) -> Path:
-    """`path` from `base`, without ``..`` and links left as they are: os.path.normpath, which dbt uses."""
+    """Join the paths, without ``..``. Symbolic links are not resolved: dbt uses os.path.normpath, too."""
     return Path(os.path.normpath(base.absolute() / path))

@@ -1,6 +1,6 @@
-"""Values of dbt's options: from the words of a command line or environment variable to what they mean.
+"""Converts the text of dbt's options to values.
 
-Mirrors the types of click and of dbt.cli.option_types, and words their errors like them.
+Mirrors the types of click and of dbt.cli.option_types, with the same error texts.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 
 
 def convert(option: Option, raw: Any, where: str, cwd: Path, usage: str) -> Any:
-    """The value of `option` that `raw` means.
+    """Convert the text of an option.
 
     Args:
-        option: of which option.
-        raw: text, or a list of texts for an option that takes many, or a bool for a flag.
-        where: what the error calls the option, quotes and environment variable included.
+        raw: text; a list of texts for an option with several values; or a bool for a flag.
+        where: the option's name in the error, with quotes and environment variable.
         cwd: where relative paths start.
         usage: dbt's usage lines, for the error.
 
     Raises:
-        DbtUsageError: the value is none that dbt accepts.
+        DbtUsageError: dbt does not accept the value.
     """
     if isinstance(raw, bool):
         return raw
@@ -80,7 +79,7 @@ def _boolean(text: str) -> bool:
 def _moment(text: str) -> datetime:
     for form in DATE_FORMATS:
         with suppress(ValueError):
-            return datetime.strptime(text, form)  # noqa: DTZ007 - dbt takes them without a zone, too
+            return datetime.strptime(text, form)  # noqa: DTZ007 - dbt accepts them without a time zone
     raise ValueError(f"{text!r} does not match the formats {', '.join(map(repr, DATE_FORMATS))}.")
 
 
@@ -93,7 +92,7 @@ def _choice(text: str, choices: Sequence[str], case_sensitive: bool) -> str:
 
 
 def _path(option: Option, text: str, cwd: Path) -> str:
-    path = cwd / text if text else text  # an empty path is none: not the folder itself
+    path = cwd / text if text else text  # an empty path is not the folder itself
     noun = "File" if not option.dir_ok else "Directory" if not option.file_ok else "Path"
     try:
         mode = os.stat(path).st_mode

@@ -1,4 +1,4 @@
-"""dbt's ``--vars``: read, put together from several places, written back."""
+"""dbt's ``--vars``: parses them, merges several sources, and writes them back."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import yaml
 from producer.usage_errors import usage_error
 from workers.contract.credentials import MASK
 
-try:  # dbt.clients.yaml_helper prefers the same one; it is ten times faster
+try:  # dbt.clients.yaml_helper prefers it too; it is ten times faster
     from yaml import CSafeLoader as SafeLoader
 except ImportError:  # pragma: no cover - a PyYAML built without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
 EXCERPT = 60
-"""Characters shown on each side of a mistake."""
+"""Characters that an error text shows on each side of a mistake."""
 
 MAX_DEPTH = 200
-"""Lists and mappings within each other. libyaml recurses: at some 100,000 it takes the process down."""
+"""Levels of nested lists and mappings. libyaml recurses: at about 100,000 levels it crashes the process."""
 
 
 def load_yaml(text: str) -> Any:
-    """What YAML `text` holds, read as dbt reads it (YAML 1.1, safe).
+    """Parse YAML as dbt does (YAML 1.1, safe loader).
 
     Raises:
-        ValueError: not YAML; the text says what is wrong and shows where.
+        ValueError: it is not YAML; the text has the reason and the position.
     """
     try:
         _check_depth(text)
-        return yaml.load(text, Loader=SafeLoader)  # a safe one, whichever of the two
+        return yaml.load(text, Loader=SafeLoader)  # both are safe
     except yaml.MarkedYAMLError as error:
         raise ValueError(_describe(text, error)) from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise ValueError(" ".join(str(error).split())) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        # PyYAML's own constructors of dates, numbers and the like raise these: 2025-13-45
-        raise ValueError(f"something in it cannot be read: {error}") from None
+        # PyYAML's constructors of dates and numbers raise these: 2025-13-45
+        raise ValueError(f"a value in it cannot be read: {error}") from None
 
 
 def _check_depth(text: str) -> None:
-    """Raise ValueError for what is nested too deeply; reads twice only what could be."""
+    """Raise ValueError for text that is nested too deeply. Parses only text with enough brackets and dashes."""
     if sum(text.count(opening) for opening in ("[", "{", "- ", "? ")) <= MAX_DEPTH:
         return
     depth = 0
@@ -51,7 +51,7 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise ValueError(f"more than {MAX_DEPTH} lists and mappings within each other")
+                raise ValueError(f"more than {MAX_DEPTH} levels of nested lists and mappings")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -61,7 +61,7 @@ def _describe(text: str, error: yaml.MarkedYAMLError) -> str:
     problem = " ".join((error.problem or error.context or "it cannot be read").split())
     lines = text.splitlines() or [""]
     row, column = mark.line, mark.column
-    if row >= len(lines):  # the end of the text, which libyaml puts on a line of its own
+    if row >= len(lines):  # libyaml reports the end of the text on a line of its own
         row, column = len(lines) - 1, len(lines[-1])
     start = max(0, column - EXCERPT)
     excerpt = lines[row][start : column + EXCERPT]
@@ -70,10 +70,10 @@ def _describe(text: str, error: yaml.MarkedYAMLError) -> str:
 
 
 def load_mapping(text: str, option: str) -> dict[Any, Any]:
-    """The mapping that a YAML option such as ``--vars`` holds; dbt.config.utils.parse_cli_yaml_string.
+    """Parse the mapping of a YAML option such as ``--vars`` (dbt.config.utils.parse_cli_yaml_string).
 
     Raises:
-        DbtUsageError: not YAML, or something else than a mapping.
+        DbtUsageError: it is not YAML, or not a mapping.
     """
     try:
         value = load_yaml(text)
@@ -88,7 +88,7 @@ def load_mapping(text: str, option: str) -> dict[Any, Any]:
     what = "nothing" if value is None else f"a {_kind(value)}"
     hint = f'Write {option} as a mapping, such as {option} \'{{"key": "value"}}\'.'
     if isinstance(value, str) and ":" in value:
-        hint += " YAML wants a space after the colon."
+        hint += " YAML needs a space after the colon."
     raise usage_error(
         "not_a_mapping",
         f"Invalid value for '{option}': a mapping is needed, and {_clip(text)!r} is {what}.",
@@ -106,7 +106,7 @@ def _clip(text: str) -> str:
 
 
 def checked_year(value: object) -> int:
-    """A simulation year as given by a caller. Raises DbtUsageError unless it is a whole number."""
+    """Return `value`. Raises DbtUsageError unless it is a whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise usage_error(
             "invalid_simulation_year",
@@ -116,7 +116,7 @@ def checked_year(value: object) -> int:
 
 
 def checked_vars(value: object) -> dict[str, Any]:
-    """dbt_vars as given by a caller. Raises DbtUsageError unless it is a mapping with names as keys."""
+    """Copy `value` to a dict. Raises DbtUsageError unless it is a mapping with text keys."""
     if not isinstance(value, Mapping):
         raise usage_error(
             "invalid_dbt_vars",
@@ -131,10 +131,13 @@ def checked_vars(value: object) -> dict[str, Any]:
 
 
 def merge_vars(sources: Iterable[tuple[str, Mapping[Any, Any]]]) -> dict[Any, Any]:
-    """One mapping out of several, each with the name of where it came from.
+    """Merge several mappings.
+
+    Args:
+        sources: name of the source, for error texts, and its mapping.
 
     Raises:
-        DbtUsageError: two of them give different values for a key.
+        DbtUsageError: two sources have different values for a key.
     """
     merged: dict[Any, Any] = {}
     origin: dict[Any, str] = {}
@@ -145,7 +148,7 @@ def merge_vars(sources: Iterable[tuple[str, Mapping[Any, Any]]]) -> dict[Any, An
                 raise usage_error(
                     "contradicting_vars",
                     f"The var {key!r} is {merged[key]!r} in {origin[key]} and {value!r} in {source}.",
-                    f"Give {key!r} once, or the same value in both places.",
+                    f"Set {key!r} in one place, or to the same value in both.",
                 )
             merged[key] = value
             origin.setdefault(key, source)
@@ -153,7 +156,7 @@ def merge_vars(sources: Iterable[tuple[str, Mapping[Any, Any]]]) -> dict[Any, An
 
 
 def _plain(value: Any) -> Any:
-    """`value` with tuples as lists and any mapping as a dict: what YAML can say."""
+    """Convert tuples to lists and mappings to dicts, which YAML can represent."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -162,18 +165,17 @@ def _plain(value: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal and of the same type: a macro that prints it sees no difference (1 and True and 1.0 differ)."""
+    """Whether values are equal and of the same type: a macro prints 1, True and 1.0 differently."""
     return type(one) is type(other) and bool(one == other)
 
 
 def dump_vars(values: Mapping[Any, Any]) -> str:
-    """One line that dbt reads back as `values`: JSON, or YAML where JSON would not come back the same.
+    """Format vars as one line that dbt parses back to `values`: as JSON, or as YAML where JSON would differ.
 
-    dbt reads it as YAML 1.1, to which ``1e-05`` is text, and dates and keys that are numbers have no
-    JSON at all.
+    dbt parses YAML 1.1, where ``1e-05`` is text; JSON has no dates and no numeric keys.
 
     Raises:
-        DbtUsageError: a value that neither can say.
+        DbtUsageError: neither format can represent a value.
     """
     try:
         text = json.dumps(values, ensure_ascii=False)
@@ -194,7 +196,7 @@ def _representable(key: Any, value: Any) -> None:
         raise usage_error(
             "invalid_dbt_vars",
             f"The var {key!r} holds a {type(value).__name__} that cannot be written as YAML: {_clip(repr(value))}.",
-            "Give vars as text, numbers, true/false, dates, None, lists and mappings of those.",
+            "Use text, numbers, true/false, dates, None, and lists and mappings of those.",
         ) from None
 
 
@@ -202,11 +204,7 @@ _SECRET_NAME = re.compile(r"pass|pwd|secret|token|api_?key|private|credential", 
 
 
 def shown_args(args: Sequence[str]) -> list[str]:
-    """dbt's arguments for people who list runs: values of ``--vars`` whose names sound like secrets are masked.
-
-    Args:
-        args: as they were submitted.
-    """
+    """Mask secrets in dbt's arguments for display: values of ``--vars`` whose names look like those of secrets."""
     shown: list[str] = []
     for word in args:
         option, equals, value = word.partition("=")

@@ -1,11 +1,11 @@
-"""The words of a dbt command line: which are options with their values, which are not.
+"""Splits the words of a dbt command line into commands, options with their values, and positional arguments.
 
-Mirrors click's parser and dbt's MultiOption (click.parser, dbt.cli.options): ``--select a b`` takes
-all words up to the next option, ``--select --vars`` takes ``--vars`` as its value, options of dbt
-itself may stand before the command.
+Mirrors click's parser and dbt's MultiOption (click.parser, dbt.cli.options). The values of ``--select a b`` are all
+words up to the next option. The value of ``--select --vars`` is ``--vars``. Options of dbt itself may precede the
+command.
 
-A lenient table passes on what it lacks. The value of an option that no table has is guessed: what follows ``=``,
-else all words up to the next option; before the command, one word that is no command.
+A lenient table passes unknown options on. Their value is guessed: the text after ``=``, else all words up to the next
+option. Before the command, it is one word that is not a command.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from workers.contract.errors import DbtUsageError
 
 MAX_WORDS = 4096
 MAX_WORD_LENGTH = 1024 * 1024
-"""What a run request carries (workers.contract.messages)."""
+"""Limits of a run request (workers.contract.messages)."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """An option on the command line: its words are ``args[start:end]``."""
+    """An option on the command line, with the words ``args[start:end]``."""
 
     option: Option
     value: Any
@@ -36,19 +36,19 @@ class Given:
 
 @dataclass
 class Level:
-    """One command of the line (dbt, ``docs``, ``generate``) and what was given to it."""
+    """One command of the line (dbt, ``docs``, ``generate``) with its options and positional arguments."""
 
     command: Command
     given: list[Given] = field(default_factory=list)
     positional: list[str] = field(default_factory=list)
-    terminator: int | None = None  # where a ``--`` ends its options
+    terminator: int | None = None  # position of the ``--`` that ends its options
 
-    def asked_for(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
         return any(given.option.name == name for given in self.given)
 
 
 def checked_words(args: Sequence[str]) -> tuple[str, ...]:
-    """`args` as a tuple of texts. Raises DbtUsageError for what cannot be a list of words."""
+    """Convert `args` to a tuple of texts. Raises DbtUsageError where they are not a list of words."""
     if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
         raise usage_error(
             "arguments_not_a_list",
@@ -74,17 +74,20 @@ def checked_words(args: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_words(words: tuple[str, ...], table: Table | None = None) -> list[Level]:
-    """The levels of a command line, from dbt down to the command; stops where help or version is asked for.
+    """Read the levels of a command line, from dbt down to the command. Stops at ``--help`` and ``--version``.
 
     Args:
-        table: dbt's commands and options; the packaged ones where none is given.
+        table: dbt's commands and options; default the packaged ones.
+
+    Raises:
+        DbtUsageError: a command or an option is unknown, or a value is missing.
     """
     table = table or packaged()
     levels = [Level(table.command(""))]
     at = _scan(words, 0, levels[0], table)
     while True:
         level = levels[-1]
-        if not level.command.group or level.asked_for(HELP) or level.asked_for(VERSION):
+        if not level.command.group or level.has(HELP) or level.has(VERSION):
             return levels
         if at >= len(words):
             raise _missing_command(level.command, table)
@@ -116,7 +119,7 @@ def _unknown_command(group: Command, word: str, table: Table) -> DbtUsageError:
 
 
 def _scan(words: tuple[str, ...], at: int, level: Level, table: Table) -> int:
-    """Read the words of one command into `level`; returns where the rest starts (click.parser._OptionParser)."""
+    """Read the words of one command into `level`. Returns the position after them (click.parser._OptionParser)."""
     spellings = {
         spelled: option for option in level.command.options for spelled in (*option.opts, *option.off)
     }
@@ -154,7 +157,7 @@ class _Scanner:
         spelled, equals, attached = word.partition("=")
         option = self.spellings.get(spelled)
         if option is None and self.table.lenient and len(spelled) > 2 and spelled.startswith("--"):
-            option = self.table.spelled(spelled)  # another command has it: it is read as there
+            option = self.table.spelled(spelled)  # of another command
             if option is None:
                 self._pass_on(alone=bool(equals))
                 return
@@ -172,7 +175,7 @@ class _Scanner:
             self._take_letters(word, start)
 
     def _pass_on(self, *, alone: bool) -> None:
-        """Leave the words of an option that no table has to dbt."""
+        """Skip the words of an unknown option: the worker's dbt reads them."""
         if alone or self.at >= len(self.words):
             return
         if self.level.command.group:
@@ -203,7 +206,7 @@ class _Scanner:
                 if self.table.lenient:
                     return
                 raise self._error("missing_value", f"Option {spelled!r} requires an argument.")
-            attached = self.words[self.at]  # even when it looks like an option, as in click
+            attached = self.words[self.at]  # even one that looks like an option, as in click
             self.at += 1
         if not option.multi:
             self._add(option, attached, start)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 from producer.embedded.errors import server_error, setup_error, worker_error
 from producer.embedded.guardian import GROUP_GONE_SECONDS, SERVER_STOP_SECONDS, tail
 from producer.embedded.server import ask
+from producer.embedded.stack_info import StackInfo
 
 if TYPE_CHECKING:
-    from producer.embedded.launch import StackInfo
     from workers.contract.errors import RelayError
 
 

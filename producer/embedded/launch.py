@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import subprocess
@@ -11,13 +10,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from producer.embedded import guardian as guardian_program
 from producer.embedded.errors import server_error, setup_error
 from producer.embedded.handle import Handle, failure_error
 from producer.embedded.runtime_dirs import StackDir
-from producer.embedded.server import broker_url, find_server, redis_url, server_command, socket_of
+from producer.embedded.server import broker_url, find_server, redis_url, server_command
+from producer.embedded.stack_info import StackInfo
 
 if TYPE_CHECKING:
     from workers.contract.errors import RelayError
@@ -29,41 +29,6 @@ START_SECONDS = guardian_program.SERVER_START_SECONDS + 5.0
 
 # Celery reads these: the worker would use another broker or load another configuration.
 _MISLEADING = ("BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE", "WORKDIR")
-
-
-@dataclasses.dataclass(frozen=True)
-class StackInfo:
-    """A running embedded stack.
-
-    Attributes:
-        broker_url: for Celery, ``redis+socket://…``.
-        redis_url: for redis-py, ``unix://…``.
-        runtime_dir: folder with logs (``worker.log``, ``server.log``, ``guardian.log``) and state; private to the user.
-        pid: of the guardian. SIGTERM to it ends the stack.
-        server: path of the server's binary.
-        workers: number of worker processes.
-        started_at: seconds since the epoch.
-        version: of the dbt-relay that started it.
-    """
-
-    broker_url: str
-    redis_url: str
-    runtime_dir: Path
-    pid: int
-    server: str
-    workers: int
-    started_at: float
-    version: str
-
-    @property
-    def socket(self) -> str:
-        """Path of the server's unix socket."""
-        return socket_of(self.redis_url)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> StackInfo:
-        """Read the guardian's ``stack.json``. Raises TypeError or KeyError for other data."""
-        return cls(**{**data, "runtime_dir": Path(data["runtime_dir"])})
 
 
 def queue_of(environ: Mapping[str, str]) -> str:

@@ -37,22 +37,6 @@ OVERRIDE = "DBT_RELAY_RUNTIME_DIR"
 _FIX = f"Set {OVERRIDE} to a folder on a local disk that belongs to you and that only you can write."
 
 
-def configured_broker(environ: Mapping[str, str] | None = None) -> str | None:
-    """The configured broker: ``DBT_RELAY_BROKER_URL``, or ``REDIS_URL``; None when neither is set.
-
-    Raises:
-        DbtUsageError: the value is not a broker URL.
-    """
-    environ = os.environ if environ is None else environ
-    for name in ("DBT_RELAY_BROKER_URL", "REDIS_URL"):
-        url = environ.get(name, "").strip()
-        if url:
-            from workers.contract.settings import checked_broker_url
-
-            return checked_broker_url(url, name)
-    return None
-
-
 @dataclass(frozen=True)
 class StackDir:
     """The locked folders of one stack.

@@ -19,21 +19,20 @@ from types import TracebackType
 from producer.embedded.errors import setup_error
 from producer.embedded.handle import Handle, check, wait_for_worker
 from producer.embedded.launch import (
-    StackInfo,
     checked_workers,
     default_workers,
     launch,
     namespace_of,
     worker_command,
 )
-from producer.embedded.runtime_dirs import configured_broker, new_stack_dir
+from producer.embedded.runtime_dirs import new_stack_dir
+from producer.embedded.stack_info import StackInfo
 from producer.embedded.warm_stack import StackStatus, down, find_running, status, up
 
 __all__ = [
     "EmbeddedStack",
     "StackInfo",
     "StackStatus",
-    "configured_broker",
     "down",
     "find_running",
     "shared_stack",

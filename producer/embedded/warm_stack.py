@@ -22,7 +22,6 @@ from producer.embedded.handle import (
     wait_for_worker,
 )
 from producer.embedded.launch import (
-    StackInfo,
     checked_workers,
     default_workers,
     grace,
@@ -31,6 +30,7 @@ from producer.embedded.launch import (
     queue_of,
 )
 from producer.embedded.server import ask
+from producer.embedded.stack_info import StackInfo
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.project import log_folder, project_flags
 from producer.usage_errors import usage_error
 from workers.contract.errors import BrokerUnavailableError
@@ -23,7 +24,6 @@ from workers.contract.events import decode_records
 
 if TYPE_CHECKING:
     from producer.client import RelayClient
-    from producer.dbt_cli.arguments import Invocation
 
 MAX_BYTES = 10 * 1024 * 1024
 """dbt's default of ``--log-file-max-bytes``."""

@@ -12,16 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-from producer.client import Record, RelayClient, Said, result_of
+from producer.client import ConsoleLines, Record, RelayClient, result_of
 from producer.following.streams import say
+from producer.stacks import Stack
 from workers.contract.errors import BrokerUnavailableError, Category, ErrorInfo, NoWorkerError, RelayError
 from workers.contract.events import Event
 from workers.contract.results import RUN_TERMINAL, DbtResult
-
-if TYPE_CHECKING:
-    from producer.session import Stack
 
 IDLE_SECONDS = 2.0
 NO_WORKER_SECONDS = 60.0
@@ -56,7 +53,7 @@ class EventReader:
             RelayError: there is no such run, or Redis cannot be reached.
             Exception: raised by `on_event` or `on_idle`.
         """
-        said = Said()
+        console = ConsoleLines()
         self._thread.start()
         while True:
             try:
@@ -68,8 +65,9 @@ class EventReader:
             if isinstance(item, BaseException):
                 raise item
             if not isinstance(item, Event):
-                return result_of(*item, said.lines, said.errors, said.missing)
-            said.take(item)
+                request, last, facts = item
+                return result_of(request, last, facts, console)
+            console.add(item)
             if on_event is not None:
                 on_event(item)
 

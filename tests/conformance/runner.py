@@ -15,7 +15,8 @@ from dbt.cli.exceptions import DbtUsageException
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt_common.events.functions import get_capture_stream
 
-from producer.dbt_cli import arguments
+from producer.dbt_cli.arguments import parse_invocation
+from producer.dbt_cli.project import target_path
 from producer.runner import DbtRunner
 from tests.conformance import rebuilt
 from tests.conformance.clock import set_clock
@@ -107,8 +108,8 @@ def _print_line(line: str) -> None:
 
 
 def _as_dbt(words: list[str], result: DbtResult) -> dbtRunnerResult:
-    invocation = arguments.parse_invocation(words, environ=os.environ, cwd=Path.cwd())
-    target = arguments.target_path(invocation, Path.cwd(), os.environ)
+    invocation = parse_invocation(words, environ=os.environ, cwd=Path.cwd())
+    target = target_path(invocation, Path.cwd(), os.environ)
     if result.return_code == 2 and result.error is not None:
         return dbtRunnerResult(success=False, exception=rebuilt.exception(result.error))
     return dbtRunnerResult(success=result.success, result=_value(invocation.command, result, target))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import redis
 
+from producer.cli.known_runs import find_run
 from producer.cli.main import main
-from producer.cli.runs import find_run
 from producer.client import UNREADABLE, RelayClient
 from tests.support.redis_server import RedisServer
 from tests.support.runs import client, runner

@@ -13,8 +13,8 @@ import fakeredis
 import msgspec
 import pytest
 
-from producer import client as client_module
 from producer.client import RelayClient
+from producer.client import relay_client as client_module
 from producer.dbt_cli.options import dbt_versions
 from workers.contract.errors import ErrorInfo
 from workers.contract.events import LINE, Event, encode_event

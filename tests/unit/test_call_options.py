@@ -1,4 +1,4 @@
-"""What a call says about itself: threads, attempts, limits, the folder; and the public names that it works with."""
+"""Keywords of a call: threads, attempts, limits and working_dir; and the public results and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Submit = Callable[..., RunRequest]
 
 @pytest.fixture
 def submit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Submit]:
-    """What a command of a runner with `options` submits; `call` are keywords of the call."""
+    """Returns the request of a command: `options` are keywords of the runner, `call` those of the call."""
     with ExitStack() as stack:
         worker = stack.enter_context(FakeWorker({"a": ()}).running(monkeypatch))
 
@@ -72,7 +72,7 @@ SLOW = RetryPolicy(max_attempts=7, base_delay=9)
         ({"retry": False}, {"max_attempts": 4}, RetryPolicy(max_attempts=4)),
     ],
 )
-def test_attempts_of_a_call(submit: Submit, options: Any, call: Any, policy: RetryPolicy) -> None:
+def test_retry_policy_of_a_call(submit: Submit, options: Any, call: Any, policy: RetryPolicy) -> None:
     assert submit(options, call).retry == policy
 
 
@@ -96,7 +96,7 @@ def test_attempts_of_a_call(submit: Submit, options: Any, call: Any, policy: Ret
         ({"threads": "4"}, "threads is '4'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_the_runner_and_by_the_call(keywords: Any, text: str) -> None:
+def test_invalid_keywords_are_refused_by_runner_and_call(keywords: Any, text: str) -> None:
     with pytest.raises(DbtUsageError, match=text):
         DbtRunner(PROJECT, **keywords)
     with pytest.raises(DbtUsageError, match=text):
@@ -106,13 +106,16 @@ def test_what_cannot_be_meant_is_refused_by_the_runner_and_by_the_call(keywords:
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
-        ({"retry": False, "max_attempts": 3}, "retry=False and max_attempts=3 both say"),
-        ({"retry": 2, "max_attempts": 3}, "retry=2 and max_attempts=3 both say"),
+        (
+            {"retry": False, "max_attempts": 3},
+            "retry=False and max_attempts=3 both set the number of attempts",
+        ),
+        ({"retry": 2, "max_attempts": 3}, "retry=2 and max_attempts=3 both set the number of attempts"),
         ({"max_attempts": 0}, r"at `\$.max_attempts`"),
         ({"max_attempts": "3"}, r"Expected `int`, got `str` - at `\$.max_attempts`"),
     ],
 )
-def test_attempts_that_contradict_each_other_are_refused(keywords: Any, text: str) -> None:
+def test_contradicting_attempts_are_refused(keywords: Any, text: str) -> None:
     with pytest.raises(DbtUsageError, match=text):
         DbtRunner(PROJECT).execute_command(["run"], **keywords)
 
@@ -128,12 +131,14 @@ def test_attempts_that_contradict_each_other_are_refused(keywords: Any, text: st
         ({}, {"threads": 3}, ("clean",), ("clean",)),
     ],
 )
-def test_threads_of_a_call(submit: Submit, options: Any, call: Any, args: Any, sent: Any) -> None:
+def test_threads_of_a_call_are_added_to_the_command(
+    submit: Submit, options: Any, call: Any, args: Any, sent: Any
+) -> None:
     assert submit(options, call, args).args == sent
 
 
-def test_threads_that_contradict_the_command_are_refused() -> None:
-    with pytest.raises(DbtUsageError, match="The command says --threads 3, and threads=8 was given too"):
+def test_threads_that_contradict_the_command_line_are_refused() -> None:
+    with pytest.raises(DbtUsageError, match="The command has --threads 3, and threads=8 was given too"):
         DbtRunner(PROJECT).execute_command(["run", "--threads", "3"], threads=8)
 
 
@@ -145,14 +150,14 @@ PROFILE = "shop: {target: dev, outputs: {dev: {type: duckdb}}}\n"
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A folder that is a project."""
+    """A folder with a project."""
     (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
     (tmp_path / "profiles.yml").write_text(PROFILE)
     return tmp_path
 
 
 @pytest.mark.parametrize("beside", ["nothing", "a folder dbt that is no project"])
-def test_a_folder_that_is_itself_the_project_is_used(
+def test_current_folder_is_used_where_it_is_the_project(
     beside: str, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if beside != "nothing":
@@ -165,7 +170,7 @@ def test_a_folder_that_is_itself_the_project_is_used(
     assert (request.cwd, request.project_dir) == (str(shop), str(shop))
 
 
-def test_a_folder_without_any_project_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_project_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         DbtUsageError, match=f"No dbt_project.yml found at expected path {tmp_path}/dbt_project.yml"
@@ -173,11 +178,11 @@ def test_a_folder_without_any_project_is_named(tmp_path: Path, monkeypatch: pyte
         DbtRunner().execute_command(["run"])
 
 
-def test_a_given_folder_that_is_not_there_is_named(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project above it is not what was asked for."""
+def test_missing_working_dir_is_named(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project in its parent folder is not used."""
     monkeypatch.chdir(shop)
     with pytest.raises(
-        DbtUsageError, match=f"There is no folder {shop}/elsewhere, which DbtRunner was given"
+        DbtUsageError, match=f"There is no folder {shop}/elsewhere, the working_dir of this DbtRunner"
     ):
         DbtRunner("elsewhere").execute_command(["run"])
 
@@ -185,7 +190,7 @@ def test_a_given_folder_that_is_not_there_is_named(shop: Path, monkeypatch: pyte
 # Results and errors
 
 
-def test_a_result_is_made_of_its_six_fields() -> None:
+def test_result_can_be_built_from_its_six_fields() -> None:
     named = DbtResult(
         success=True, stdout="a\n", stderr="", execution_time=1.5, return_code=0, command=["dbt", "run"]
     )
@@ -210,7 +215,7 @@ def test_a_result_is_made_of_its_six_fields() -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_what_a_call_raises_is_tried_again_where_it_may_pass(error: Exception, calls: int) -> None:
+def test_call_is_repeated_for_transient_exceptions(error: Exception, calls: int) -> None:
     made: list[int] = []
 
     def call() -> None:
@@ -235,7 +240,7 @@ def test_what_a_call_raises_is_tried_again_where_it_may_pass(error: Exception, c
         ("test failed", "", DbtDataQualityError),
     ],
 )
-def test_a_wording_decides_whatever_the_exit_code(
+def test_error_text_is_classified_with_any_exit_code(
     stdout: str | None, stderr: str | None, kind: type[DbtError], return_code: int | None
 ) -> None:
     assert isinstance(classify_dbt_error(stdout, stderr, return_code), kind)
@@ -243,7 +248,7 @@ def test_a_wording_decides_whatever_the_exit_code(
 
 @pytest.mark.parametrize("texts", [("", ""), (None, None), ("all is well", "what was that")])
 @pytest.mark.parametrize("return_code", [0, 1, None])
-def test_what_nothing_is_known_about_is_a_plain_error(texts: Any, return_code: int | None) -> None:
+def test_unclassified_failure_is_a_plain_error(texts: Any, return_code: int | None) -> None:
     error = classify_dbt_error(*texts, return_code)
     assert type(error) is DbtError
     assert error.info is not None

@@ -1,4 +1,4 @@
-"""The command line: what it hands to dbt-relay, what it prints, how it ends."""
+"""The command line: parsing, output, exit codes, signals and dbt-relay's own commands."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import pytest
 import producer.session
 from producer.cli import broker, commands
 from producer.cli import main as cli
+from producer.cli.console import describe_error
 from producer.cli.help import DBT_COMMANDS, OWN_COMMANDS, command_help
 from producer.client import Record, RunSummary, WorkerInfo
 from producer.dbt_cli import arguments
-from producer.dbt_cli.arguments import Invocation
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import command_names
 from producer.embedded import stack as embedded
 from workers.contract.errors import BrokerUnavailableError, DbtUsageError, ErrorInfo, NoWorkerError
@@ -62,7 +63,7 @@ def result(return_code: int = 0, **fields: Any) -> DbtResult:
 
 @dataclass
 class Session:
-    """Stands for `producer.session.run_invocation`: says `lines`, does `act`, gives `answer`."""
+    """In place of `producer.session.run_invocation`: prints `lines`, calls `act`, returns `answer`."""
 
     lines: list[str] = field(default_factory=list)
     answer: DbtResult = field(default_factory=result)
@@ -96,7 +97,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Session:
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a sound project, no broker, no stack."""
+    """A valid project as working directory, without a broker or a stack."""
     for name in os.environ:
         if name.startswith(("DBT_", "REDIS_URL")):
             monkeypatch.delenv(name)
@@ -110,7 +111,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ---------------------------------------------------------------- dbt's twin
 
 
-def test_a_dbt_command_prints_dbts_lines_and_ends_with_dbts_code(
+def test_dbt_command_prints_dbts_lines_and_returns_dbts_exit_code(
     session: Session, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_PATH", "x.duckdb")
@@ -126,7 +127,7 @@ def test_a_dbt_command_prints_dbts_lines_and_ends_with_dbts_code(
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("code", [1, 2])
-def test_a_failure_is_explained_on_stderr(
+def test_failure_is_explained_on_stderr(
     session: Session,
     capsys: pytest.CaptureFixture[str],
     code: int,
@@ -154,7 +155,7 @@ def test_a_failure_is_explained_on_stderr(
 
 
 @pytest.mark.parametrize("words", [["--quiet", "run"], ["run", "--log-format", "json"]])
-def test_who_wants_nothing_but_dbts_lines_gets_nothing_else(
+def test_quiet_and_json_output_have_only_dbts_lines(
     session: Session, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     session.answer = result(1, error=BROKEN)
@@ -162,7 +163,7 @@ def test_who_wants_nothing_but_dbts_lines_gets_nothing_else(
     assert capsys.readouterr().err == ""
 
 
-def test_a_failure_without_a_classified_error_is_dbts_alone(
+def test_failure_without_a_classified_error_is_not_explained(
     session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session.answer = result(1)
@@ -170,13 +171,13 @@ def test_a_failure_without_a_classified_error_is_dbts_alone(
     assert capsys.readouterr().err == ""
 
 
-def test_an_error_without_a_place_is_told_in_one_line() -> None:
+def test_error_without_node_and_fix_is_one_line() -> None:
     bare = ErrorInfo(code="internal", category="internal", error_class="DbtExecutionError", message="no")
-    assert cli.describe_error(bare) == "internal: no"
+    assert describe_error(bare) == "internal: no"
 
 
-def test_lines_that_the_terminal_cannot_show_do_not_stop_the_run() -> None:
-    script = "from producer.cli.main import main, print_line, _lenient; import sys; _lenient(sys.stdout); print_line('a\\u2713')"
+def test_unencodable_characters_are_escaped() -> None:
+    script = "from producer.cli.main import main, print_line, _escape_unencodable; import sys; _escape_unencodable(sys.stdout); print_line('a\\u2713')"
     environ = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True
@@ -184,7 +185,7 @@ def test_lines_that_the_terminal_cannot_show_do_not_stop_the_run() -> None:
     assert done.stdout == "a\\u2713\n"
 
 
-def test_a_reader_that_goes_away_does_not_stop_the_run() -> None:
+def test_closed_stdout_does_not_stop_the_run() -> None:
     script = (
         "import sys; from producer.cli.main import print_line\n"
         "for number in range(20000): print_line('x' * 100)\n"
@@ -203,8 +204,8 @@ def test_a_reader_that_goes_away_does_not_stop_the_run() -> None:
     assert process.wait() == 0
 
 
-def test_a_dbt_command_loads_nothing_that_it_does_not_need() -> None:
-    """Each of these is a tenth of a second and more, on every command."""
+def test_dbt_command_does_not_import_heavy_packages() -> None:
+    """Each of them takes a tenth of a second or more to import."""
     script = (
         "import sys, producer.session\n"
         "from producer.cli.main import main\n"
@@ -221,10 +222,10 @@ def test_a_dbt_command_loads_nothing_that_it_does_not_need() -> None:
 
 
 @pytest.mark.parametrize(("argv", "while_loading"), [(None, False), (["run"], True)])
-def test_nothing_is_collected_while_the_command_loads(
+def test_garbage_collection_is_paused_during_imports(
     session: Session, monkeypatch: pytest.MonkeyPatch, *, argv: list[str] | None, while_loading: bool
 ) -> None:
-    """A program that calls `main` keeps its collector."""
+    """Only in a process of the command itself, not in a program that calls `main`."""
     seen: list[bool] = []
     parse = arguments.parse_invocation
 
@@ -245,7 +246,7 @@ def test_nothing_is_collected_while_the_command_loads(
         gc.unfreeze()
 
 
-def test_a_command_that_is_refused_leaves_the_collector_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_command_resumes_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["dbt-relay", "run", "--selct"])
     try:
         assert cli.main() == 2
@@ -301,7 +302,7 @@ BAD_COMMAND_LINES = [
 
 
 @pytest.mark.parametrize("words", BAD_COMMAND_LINES, ids=" ".join)
-def test_bad_input_is_refused_before_anything_is_queued(
+def test_invalid_arguments_are_refused_before_anything_is_queued(
     session: Session, project: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     (project / "models").mkdir()
@@ -324,7 +325,7 @@ def test_bad_input_is_refused_before_anything_is_queued(
         ("profiles.yml", "shop: {target: live, outputs: {dev: {}}}\n"),
     ],
 )
-def test_a_bad_project_is_refused_before_anything_is_queued(
+def test_invalid_project_is_refused_before_anything_is_queued(
     session: Session,
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -344,7 +345,7 @@ def test_a_bad_project_is_refused_before_anything_is_queued(
     assert session.calls == []
 
 
-def test_a_bad_environment_variable_is_refused(
+def test_invalid_environment_variable_is_refused(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DBT_FULL_REFRESH", "perhaps")
@@ -353,19 +354,19 @@ def test_a_bad_environment_variable_is_refused(
     assert session.calls == []
 
 
-def test_a_usage_error_looks_like_dbts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_has_dbts_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--selct"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[:3] == ["Usage: dbt-relay run [OPTIONS]", "Try 'dbt-relay run --help' for help.", ""]
     assert lines[3].startswith("Error: No such option '--selct'. (Did you mean one of: '--select'")
 
 
-def test_a_misspelt_command_of_ours_is_found_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt_own_command_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["statsu"]) == 2
     assert "Error: No such command 'statsu'. Did you mean 'status'?\n" in capsys.readouterr().err
 
 
-def test_a_working_directory_that_was_removed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_removed_working_directory_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = project / "gone"
     gone.mkdir()
     os.chdir(gone)
@@ -392,7 +393,7 @@ def test_a_working_directory_that_was_removed(project: Path, capsys: pytest.Capt
         (DbtUsageError("environment variable DBT_RELAY_QUEUE is wrong"), "DBT_RELAY_QUEUE is wrong"),
     ],
 )  # fmt: skip
-def test_what_dbt_relay_cannot_do_is_told(
+def test_relay_errors_are_printed_with_their_fix(
     session: Session, capsys: pytest.CaptureFixture[str], error: Exception, text: str
 ) -> None:
     def fail() -> None:
@@ -408,7 +409,7 @@ def test_what_dbt_relay_cannot_do_is_told(
 
 @pytest.fixture
 def _ordinary_signals() -> Iterator[None]:
-    """Signals as a program finds them at its start; measuring coverage has a handler of its own."""
+    """The signal handlers of a fresh process; coverage installs one of its own."""
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     yield
@@ -424,7 +425,7 @@ def _ordinary_signals() -> Iterator[None]:
         ("", 1, "Aborted!"),
     ],
 )
-def test_ctrl_c(
+def test_ctrl_c_exit_codes(
     session: Session, capsys: pytest.CaptureFixture[str], said: str, code: int, text: str
 ) -> None:
     def interrupt() -> None:
@@ -437,7 +438,7 @@ def test_ctrl_c(
 
 @pytest.mark.usefixtures("_ordinary_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_termination_is_a_ctrl_c_for_the_run(
+def test_sigterm_and_sighup_cancel_the_run(
     session: Session, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     def be_terminated() -> None:
@@ -453,7 +454,7 @@ def test_termination_is_a_ctrl_c_for_the_run(
 
 
 @pytest.mark.usefixtures("_ordinary_signals")
-def test_termination_of_a_background_job(session: Session) -> None:
+def test_sigterm_cancels_the_run_of_a_background_job(session: Session) -> None:
     """A shell starts background jobs with SIGINT ignored."""
 
     def be_terminated() -> None:
@@ -470,7 +471,7 @@ def test_termination_of_a_background_job(session: Session) -> None:
 
 
 @pytest.mark.usefixtures("_ordinary_signals")
-def test_nohup_stays_in_force(session: Session) -> None:
+def test_ignored_sighup_stays_ignored(session: Session) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         session.act = lambda: os.kill(os.getpid(), signal.SIGHUP)
@@ -482,7 +483,7 @@ def test_nohup_stays_in_force(session: Session) -> None:
 # ---------------------------------------------------------------- help and version
 
 
-def test_help_lists_both_kinds_of_commands(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_dbts_and_own_commands(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     for name in (*DBT_COMMANDS, *OWN_COMMANDS):
@@ -492,14 +493,16 @@ def test_help_lists_both_kinds_of_commands(session: Session, capsys: pytest.Capt
     assert set(OWN_COMMANDS) == set(commands.group.commands)
 
 
-def test_no_words_get_the_help_and_a_failure_as_with_dbt(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_arguments_print_the_help_and_fail_as_dbt_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Usage: dbt-relay" in captured.err
 
 
-def test_help_of_a_dbt_command(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_dbt_command_lists_its_options(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["build", "--help"]) == 0
     text = capsys.readouterr().out
     for part in ("-f, --full-refresh", "--vars YAML", "--threads INTEGER", "--defer / --no-defer", "TEXT..."):
@@ -512,7 +515,9 @@ def test_help_of_a_dbt_command(session: Session, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("words", [["--version"], ["-v"], ["run", "--version"]])
-def test_version(session: Session, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_version_has_dbt_relay_and_the_workers_dbt(
+    session: Session, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
     assert cli.main(words) == 0
     text = capsys.readouterr().out
     assert text.startswith("dbt-relay ")
@@ -520,7 +525,7 @@ def test_version(session: Session, capsys: pytest.CaptureFixture[str], words: li
     assert session.calls == []
 
 
-def test_version_of_a_source_tree(
+def test_version_of_a_source_tree_is_unknown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import importlib.metadata
@@ -533,20 +538,27 @@ def test_version_of_a_source_tree(
     assert "dbt-relay from a source tree" in capsys.readouterr().out
 
 
-def test_python_m_producer_is_the_same_command() -> None:
+@pytest.mark.parametrize(
+    ("module", "words", "code", "text"),
+    [
+        ("producer", ["rnu"], 2, "Did you mean"),
+        ("producer.demo", ["--help"], 0, "Usage: dbt-relay demo"),
+    ],
+)
+def test_python_m_runs_dbt_relay(module: str, words: list[str], code: int, text: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "producer", "rnu"], env=environ, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, *words], env=environ, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
-    assert "Did you mean" in done.stderr
+    assert done.returncode == code
+    assert text in done.stdout + done.stderr
 
 
 # ---------------------------------------------------------------- runs
 
 
 class Client:
-    """Stands for `RelayClient`."""
+    """In place of `RelayClient`."""
 
     def __init__(self) -> None:
         self.in_line: list[str] = []
@@ -617,7 +629,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     return fake
 
 
-def test_runs_are_listed(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_printed_as_a_table(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["runs", "--limit", "1"]) == 0
     text = capsys.readouterr().out
     assert OTHER_ID in text
@@ -631,7 +643,7 @@ def test_runs_are_listed(client: Client, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("name", [RUN_ID, "20260101", RUN_ID[:-1]])
-def test_a_run_is_named_by_its_id_or_the_beginning_of_it(client: Client, name: str) -> None:
+def test_run_is_found_by_its_id_or_its_beginning(client: Client, name: str) -> None:
     assert cli.main(["cancel", name]) == 0
     assert client.cancelled == [(RUN_ID, "cancelled from the command line")]
 
@@ -644,7 +656,7 @@ def test_a_run_is_named_by_its_id_or_the_beginning_of_it(client: Client, name: s
         ("x", "`dbt-relay runs` lists them"),
     ],
 )
-def test_a_run_that_is_not_there(
+def test_unknown_or_ambiguous_run_is_refused(
     client: Client, capsys: pytest.CaptureFixture[str], name: str, text: str
 ) -> None:
     assert cli.main(["cancel", name]) == 2
@@ -652,7 +664,7 @@ def test_a_run_that_is_not_there(
     assert client.cancelled == []
 
 
-def test_the_newest_run(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latest_is_the_newest_run(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cancel", "latest"]) == 0
     assert client.cancelled[0][0] == OTHER_ID
     client.known = []
@@ -660,14 +672,14 @@ def test_the_newest_run(client: Client, capsys: pytest.CaptureFixture[str]) -> N
     assert "no runs are known" in capsys.readouterr().err
 
 
-def test_cancelling_what_has_ended(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cancel_of_an_ended_run_fails(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     client.active = False
     assert cli.main(["cancel", RUN_ID, "--reason", "x"]) == 1
-    assert "has ended already" in capsys.readouterr().out
+    assert "has ended, or is being cancelled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_watching_gives_the_lines_and_the_runs_code(
+def test_watch_prints_lines_and_returns_the_runs_exit_code(
     client: Client, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
     client.answer = result(code)
@@ -675,7 +687,7 @@ def test_watching_gives_the_lines_and_the_runs_code(
     assert capsys.readouterr().out == "1 of 1 START\n"
 
 
-def test_watching_on_a_terminal_shows_the_display(
+def test_watch_on_a_terminal_shows_the_live_view(
     client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -684,7 +696,7 @@ def test_watching_on_a_terminal_shows_the_display(
 
 
 @pytest.mark.parametrize("words", [["watch", RUN_ID], ["result", RUN_ID]])
-def test_ctrl_c_while_watching_leaves_the_run_alone(
+def test_ctrl_c_during_watch_does_not_cancel_the_run(
     client: Client, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     client.error = KeyboardInterrupt()
@@ -693,7 +705,7 @@ def test_ctrl_c_while_watching_leaves_the_run_alone(
     assert client.cancelled == []
 
 
-def test_a_result_as_table_and_as_json(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_result_is_printed_as_table_or_json(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     client.answer = result(1, error=BROKEN)
     assert cli.main(["result", RUN_ID]) == 1
     assert "Fix: Did you mean amount?" in capsys.readouterr().out
@@ -701,18 +713,20 @@ def test_a_result_as_table_and_as_json(client: Client, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "missing_column"
 
 
-def test_a_result_that_does_not_come(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_result_with_a_timeout_fails_for_an_active_run(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
     client.error = TimeoutError(f"run {RUN_ID} did not end in 1 s")
     assert cli.main(["result", RUN_ID, "--timeout", "1"]) == 2
     assert f"Error: run {RUN_ID} did not end in 1 s.\nFollow it: dbt-relay watch" in capsys.readouterr().err
 
 
-def test_without_a_stack_there_is_nobody_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_commands_need_a_broker_or_a_stack(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["runs"]) == 2
     assert "Set DBT_RELAY_BROKER_URL, or start a private stack: dbt-relay up." in capsys.readouterr().err
 
 
-def test_the_client_is_that_of_the_configured_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_uses_the_configured_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("DBT_RELAY_NAMESPACE", "mine")
     made = broker.client()
@@ -723,7 +737,9 @@ def test_the_client_is_that_of_the_configured_broker(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "words", [["up", "--workers", "none"], ["watch"], ["runs", "--bogus"], ["result", "a", "b"]]
 )
-def test_our_own_commands_refuse_as_dbt_does(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_of_own_commands_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(words) == 2
     captured = capsys.readouterr()
     assert "Usage: dbt-relay" in captured.err
@@ -746,7 +762,7 @@ INFO = embedded.StackInfo(
 
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the embedded stack is asked, and what it answers."""
+    """Calls of the embedded stack, and its answers."""
     book: dict[str, Any] = {"running": None, "down": True, "status": embedded.StackStatus(None), "up": []}
 
     def up(workers: int | None = None, **options: Any) -> embedded.StackInfo:
@@ -760,7 +776,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return book
 
 
-def test_up(
+def test_up_starts_the_warm_stack_or_reports_it(
     stack: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["up", "--workers", "2"]) == 0
@@ -770,12 +786,14 @@ def test_up(
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
     assert cli.main(["up", "--workers", "3"]) == 0
     captured = capsys.readouterr()
-    assert "was up already: 2 worker processes" in captured.out
-    assert "dbt-relay down, then up again" in captured.out
+    assert "is already up: 2 worker processes" in captured.out
+    assert "dbt-relay down, then dbt-relay up --workers N" in captured.out
     assert "commands go there" in captured.err
 
 
-def test_down(stack: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_down_reports_whether_a_stack_was_up(
+    stack: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["down"]) == 0
     assert capsys.readouterr().out == "dbt-relay is down.\n"
     stack["down"] = False
@@ -794,10 +812,10 @@ def test_status_of_the_stack(stack: dict[str, Any], capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert "2 worker processes" in text
     assert "runs in progress: 1, messages waiting: 4" in text
-    assert "has not said hello" not in text
+    assert "No worker process has registered" not in text
     stack["status"] = embedded.StackStatus(INFO)
     assert cli.main(["status"]) == 0
-    assert "has not said hello" in capsys.readouterr().out
+    assert "No worker process has registered" in capsys.readouterr().out
 
 
 def test_status_of_a_broker(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
@@ -818,13 +836,13 @@ def test_status_of_a_broker(client: Client, capsys: pytest.CaptureFixture[str]) 
     client.reasons = {"not a message": 7} | {f"unknown task {number}": 1 for number in range(9)}
     assert cli.main(["status"]) == 0
     text = capsys.readouterr().out
-    assert f"of these, runs that wait for their turn: 1 (next: {RUN_ID})" in text
+    assert f"of these, waiting for their turn: 1 (next: {RUN_ID})" in text
     assert "messages refused: 16\n  7 x not a message\n  1 x unknown task 0\n" in text
     assert text.count(" x ") == 5
 
 
 class Executed(Exception):
-    """This process became another one."""
+    """In place of `os.execve`: this process would be replaced."""
 
     def __init__(self, words: list[str], environ: Mapping[str, str]) -> None:
         super().__init__(words)
@@ -858,13 +876,15 @@ def test_worker_becomes_celery(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("executed")
-def test_a_worker_without_a_broker_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_worker_without_a_broker_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["worker"]) == 2
     assert "Set DBT_RELAY_BROKER_URL" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("executed")
-def test_flower_listens_on_this_machine_alone(stack: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flower_listens_on_localhost_by_default(
+    stack: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stack["running"] = INFO
     with pytest.raises(Executed) as caught:
         cli.main(["flower", "--port=5556"])
@@ -883,7 +903,7 @@ def test_flower_listens_on_this_machine_alone(stack: dict[str, Any], monkeypatch
 @pytest.mark.parametrize(
     ("name", "requirement"), [("worker", "dbt-relay[worker]"), ("flower", "dbt-relay[flower]")]
 )
-def test_what_is_not_installed_is_named(
+def test_missing_packages_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, requirement: str
 ) -> None:
     import importlib.util
@@ -904,7 +924,7 @@ def test_what_is_not_installed_is_named(
 
 
 class Runner:
-    """Stands for `DbtRunner`."""
+    """In place of `DbtRunner`."""
 
     def __init__(self, project: Path, *, workers: int, on_event: Callable[[Event], None]) -> None:
         self.project, self.workers, self.on_event = project, workers, on_event
@@ -948,7 +968,9 @@ def demo(monkeypatch: pytest.MonkeyPatch, project: Path) -> type[Runner]:
     return Runner
 
 
-def test_the_demonstration(demo: type[Runner], capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_builds_each_year_and_prints_tables(
+    demo: type[Runner], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["demo", "--last-year", "2026", "--workers", "3"]) == 0
     text = capsys.readouterr().out
     runner = demo.last
@@ -975,7 +997,7 @@ def test_the_demonstration(demo: type[Runner], capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("failing", "calls"), [("deps", 1), ("build 2025", 2), ("build 2026", 3), ("show", 5)]
 )
-def test_the_demonstration_stops_at_a_failure(
+def test_demo_stops_at_a_failure(
     demo: type[Runner],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -988,7 +1010,7 @@ def test_the_demonstration_stops_at_a_failure(
     assert "Fix: Did you mean amount?" in capsys.readouterr().out
 
 
-def test_the_demonstration_without_rows_says_so() -> None:
+def test_demo_without_rows_is_an_error() -> None:
     from producer.demo import rows_shown
 
     with pytest.raises(ValueError, match="printed no rows"):
@@ -998,7 +1020,7 @@ def test_the_demonstration_without_rows_says_so() -> None:
 @pytest.mark.parametrize(
     "words", [["demo", "--project", "nowhere"], ["demo", "--first-year", "2027", "--last-year", "2026"]]
 )
-def test_the_demonstration_refuses_nonsense(
+def test_demo_refuses_invalid_options(
     demo: type[Runner], capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     assert cli.main(words) == 2

@@ -1,4 +1,4 @@
-"""``dbt-relay drain``: whom it asks, what it says while it waits, and how it ends."""
+"""``dbt-relay drain``: selected workers, the control command, progress and exit codes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 import fakeredis
 import pytest
 
-from producer import drain
 from producer.cli import broker
 from producer.cli import main as cli
-from producer.client import RelayClient, WorkerInfo
+from producer.client import RelayClient, WorkerInfo, drain
 from workers.contract.keys import CONTROL_DRAIN, Keys
 from workers.contract.run_store import RunStore
 
@@ -30,7 +29,7 @@ def plain(name: str, pid: int, **more: Any) -> dict[str, Any]:
 
 
 class Stage:
-    """A server on which workers said hello, and what the broker carried to them."""
+    """A Redis with registered workers, and the control commands that were sent."""
 
     def __init__(self) -> None:
         self.redis = fakeredis.FakeRedis()
@@ -73,7 +72,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     assert not made.moves
 
 
-def test_workers_are_told_by_name_and_waited_for(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_workers_are_drained_and_watched(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.hello("w@one", 10)
     stage.hello("w@two", 20)
     stage.executes("model.p.a", 11)
@@ -87,13 +86,13 @@ def test_workers_are_told_by_name_and_waited_for(stage: Stage, capsys: pytest.Ca
     assert cli.main(["drain", "w@one", "--grace", "5"]) == 0
     assert stage.asked == [(["w@one"], CONTROL_DRAIN, {"grace": 5.0})]
     assert capsys.readouterr().out.splitlines() == [
-        f"w@one: draining, executes model.p.a of {RUN}",
-        "w@one: draining, executes nothing that is known",
+        f"w@one: draining, executing model.p.a of {RUN}",
+        "w@one: draining, executing no known step",
         "w@one: drained",
     ]
 
 
-def test_all_are_told_but_those_that_are_draining(stage: Stage) -> None:
+def test_all_workers_are_drained_except_draining_ones(stage: Stage) -> None:
     stage.hello("w@one", 10, draining=True)
     stage.hello("w@two", 20)
     stage.answers = [{"w@two": {"ok": 5}}]
@@ -102,23 +101,21 @@ def test_all_are_told_but_those_that_are_draining(stage: Stage) -> None:
     assert stage.asked == [(["w@two"], CONTROL_DRAIN, {})]
 
 
-def test_one_that_is_draining_already_is_only_waited_for(stage: Stage) -> None:
+def test_draining_worker_is_only_watched(stage: Stage) -> None:
     stage.hello("w@one", 10, draining=True)
     stage.moves = [lambda: stage.goodbye(10)]
     assert cli.main(["drain", "box:10"]) == 0
     assert stage.asked == []
 
 
-def test_there_is_an_end_to_waiting(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timeout_ends_the_wait(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.hello("w@one", 10)
     stage.answers = [{"w@one": {"ok": 5}}]
     assert cli.main(["drain", "w@one", "--timeout", "0"]) == 1
     assert "Not drained: w@one" in capsys.readouterr().err
 
 
-def test_one_that_does_not_answer_and_one_that_is_gone(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_silent_and_lost_workers_are_reported(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.hello("w@deaf", 10)
     stage.hello("w@dying", 20)
     stage.answers = [{"w@dying": {"ok": 5}}, {"w@deaf": {"error": "no"}}]
@@ -127,19 +124,19 @@ def test_one_that_does_not_answer_and_one_that_is_gone(
     assert cli.main(["drain", "--all"]) == 1
     said = capsys.readouterr()
     assert "w@deaf: does not answer" in said.out
-    assert f"w@dying: ended without a goodbye; it executed model.p.b of {RUN}" in said.out
+    assert f"w@dying: ended without deregistering; it was executing model.p.b of {RUN}" in said.out
     assert "Not drained: w@deaf, w@dying" in said.err
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "Name the workers to drain, or say --all."),
-        (["--all", "w@one"], "Name the workers to drain, or say --all."),
+        ([], "Name the workers to drain, or give --all."),
+        (["--all", "w@one"], "Name the workers to drain, or give --all."),
         (["w@onne"], "There is no worker 'w@onne'. Did you mean 'w@one'?"),
     ],
 )
-def test_a_name_that_nobody_has(
+def test_missing_or_unknown_names_are_refused(
     stage: Stage, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
     stage.hello("w@one", 10)
@@ -150,6 +147,6 @@ def test_a_name_that_nobody_has(
     assert stage.asked == []
 
 
-def test_nobody_is_there(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_workers_there_is_nothing_to_drain(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["drain", "--all"]) == 0
     assert capsys.readouterr().out == "No worker is connected.\n"

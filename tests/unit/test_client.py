@@ -1,4 +1,4 @@
-"""RelayClient against a ledger in fakeredis: watching, listing, cancelling, and Redis' own troubles."""
+"""RelayClient against a ledger in fakeredis: submit, watch, list, cancel, and errors of Redis."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def request(*args: str, **options: Any) -> RunRequest:
     return RunRequest(run_id=new_run_id(), args=args or ("run",), cwd="/p", project_dir="/p", **options)
 
 
-def test_a_run_from_submit_to_result(relay: RelayClient) -> None:
+def test_submitted_run_returns_its_result(relay: RelayClient) -> None:
     asked = request("run", "--threads", "2")
     run_id = relay.submit(asked)
     result = relay.result(run_id, timeout=20)
     assert (result.success, result.run_id, result.command) == (True, run_id, ["dbt", *asked.args])
     assert result.stdout.splitlines()[0] == "Found 2 models"
     assert [node.name for node in result.nodes] == ["a", "b"]
-    assert [attempt.step for attempt in result.attempts] == []  # this worker notes none for its own steps
+    assert [attempt.step for attempt in result.attempts] == []  # the fake worker records none
     assert 0 <= result.execution_time < 20
 
 
-def test_watching_from_the_start_and_from_now(relay: RelayClient, worker: FakeWorker) -> None:
+def test_watch_replays_events_or_yields_only_new_ones(relay: RelayClient, worker: FakeWorker) -> None:
     asked = request()
     relay.store.submit(asked)
     first: list[Event] = []
@@ -64,7 +64,7 @@ def test_watching_from_the_start_and_from_now(relay: RelayClient, worker: FakeWo
     ]
     for thread in threads:
         thread.start()
-    time.sleep(0.2)  # the second is blocked in its first read: only then does the run go on
+    time.sleep(0.2)  # the run continues when the second watch blocks in its first read
     worker.publish(asked.run_id, ("@plan",))
     for thread in threads:
         thread.join(20)
@@ -74,9 +74,7 @@ def test_watching_from_the_start_and_from_now(relay: RelayClient, worker: FakeWo
     assert [event.seq for event in first] == list(range(1, len(first) + 1))
 
 
-def test_events_that_are_no_longer_kept_are_told_and_the_rest_is_watched(
-    relay: RelayClient, worker: FakeWorker
-) -> None:
+def test_watch_reports_events_that_redis_no_longer_keeps(relay: RelayClient, worker: FakeWorker) -> None:
     asked = request("ls")
     relay.store.submit(asked)
     lines = [encode_event(Event(kind=LINE, run_id=asked.run_id, text=str(number))) for number in range(10)]
@@ -93,7 +91,7 @@ def test_events_that_are_no_longer_kept_are_told_and_the_rest_is_watched(
     assert result.warnings == (first.text,)
 
 
-def test_watching_ends_where_the_last_event_was_lost(relay: RelayClient, worker: FakeWorker) -> None:
+def test_watch_ends_without_the_last_event_of_an_ended_run(relay: RelayClient, worker: FakeWorker) -> None:
     run_id = relay.submit(request("ls"))
     assert relay.result(run_id, timeout=20).success
     stream = relay.store.keys.events(run_id)
@@ -104,7 +102,7 @@ def test_watching_ends_where_the_last_event_was_lost(relay: RelayClient, worker:
     assert events[-1].state not in {"succeeded", "failed", "cancelled"}
 
 
-def test_idle_watchers_are_asked_to_look_around(relay: RelayClient) -> None:
+def test_on_idle_is_called_while_there_are_no_events(relay: RelayClient) -> None:
     asked = request()
     relay.store.submit(asked)
     looks: list[int] = []
@@ -114,7 +112,7 @@ def test_idle_watchers_are_asked_to_look_around(relay: RelayClient) -> None:
 
 
 def away(times: int, relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next reads of a stream fail, as they do while Redis is away."""
+    """Let the next reads of a stream fail, as while Redis cannot be reached."""
     left = iter(range(times))
     read = relay.store.client.xread
 
@@ -126,13 +124,17 @@ def away(times: int, relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(relay.store.client, "xread", fail)
 
 
-def test_a_watch_goes_on_when_redis_is_back(relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_continues_when_redis_is_reachable_again(
+    relay: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = relay.submit(request())
     away(3, relay, monkeypatch)
     assert relay.result(run_id, timeout=20).success
 
 
-def test_a_watch_gives_up_at_last(relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_fails_when_redis_stays_unreachable(
+    relay: RelayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = relay.submit(request())
     relay.away = 0.0
     away(3, relay, monkeypatch)
@@ -140,7 +142,7 @@ def test_a_watch_gives_up_at_last(relay: RelayClient, monkeypatch: pytest.Monkey
         list(relay.watch(run_id, timeout=20))
 
 
-def test_a_run_that_is_recorded_is_submitted_whether_or_not_its_message_is_sent(
+def test_run_is_submitted_even_where_its_message_cannot_be_sent(
     relay: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -151,7 +153,7 @@ def test_a_run_that_is_recorded_is_submitted_whether_or_not_its_message_is_sent(
     assert relay.store.active_runs() == [run_id]
 
 
-def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
+def test_cancel_stops_an_active_run(relay: RelayClient, worker: FakeWorker) -> None:
     going = threading.Event()
     stopped = threading.Event()
 
@@ -163,7 +165,7 @@ def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
     run_id = relay.submit(request())
     assert going.wait(10)
     assert relay.cancel(run_id, "enough") is True
-    assert relay.cancel(run_id) is False  # it is being stopped already
+    assert relay.cancel(run_id) is False  # already cancelled
     stopped.set()
     result = relay.result(run_id, timeout=20)
     assert not result.success
@@ -172,7 +174,7 @@ def test_cancelling(relay: RelayClient, worker: FakeWorker) -> None:
     assert relay.cancel("20250101T000000-000000000000") is False
 
 
-def test_what_nobody_knows(relay: RelayClient) -> None:
+def test_unknown_run_is_an_error(relay: RelayClient) -> None:
     nobody = new_run_id()
     for ask in (
         lambda run_id: next(relay.watch(run_id)),
@@ -187,7 +189,7 @@ def test_what_nobody_knows(relay: RelayClient) -> None:
     assert relay.artifact(nobody, "manifest.json") is None
 
 
-def test_an_unfinished_run_has_no_result(relay: RelayClient) -> None:
+def test_active_run_has_no_result(relay: RelayClient) -> None:
     asked = request()
     relay.store.submit(asked)
     with pytest.raises(RelayError):
@@ -217,7 +219,7 @@ def test_runs_are_listed_newest_first(relay: RelayClient, worker: FakeWorker) ->
     assert [summary.run_id for summary in relay.runs()] == [second.run_id]
 
 
-def test_workers_that_fell_silent_are_not_listed(relay: RelayClient, worker: FakeWorker) -> None:
+def test_workers_with_a_stale_registration_are_not_listed(relay: RelayClient, worker: FakeWorker) -> None:
     said = {"host": "h", "pid": 1, "processes": 2, "version": "1", "queue": "q", "since": 0}
     for name, seen in (("h:1", time.time()), ("h:2", time.time() - 60)):
         worker.redis().hset(relay.store.keys.workers(), name, json.dumps({**said, "seen": seen}))
@@ -232,7 +234,7 @@ def test_refused_messages_are_counted_by_reason(relay: RelayClient, worker: Fake
     assert relay.refused() == {"unknown task": 2, "not a message": 1, "content of type \\ud800": 1}
 
 
-def test_what_dbt_has_no_line_for_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_messages_are_printed_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
     hear = _lines_to(lines.append)
     hear(Event(kind=LINE, run_id="r", text="1 of 1 START"))
@@ -255,7 +257,7 @@ def test_what_dbt_has_no_line_for_is_said_on_stderr(capsys: pytest.CaptureFixtur
     "error",
     [redis.ConnectionError("refused"), redis.TimeoutError("late"), OSError("gone"), OperationalError("gone")],
 )
-def test_a_server_that_is_away_is_one_kind_of_error(
+def test_unreachable_redis_is_a_broker_error_with_its_password_masked(
     relay: RelayClient, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     relay.broker_url = "redis://:hunter2@somewhere:6379/0"
@@ -275,7 +277,7 @@ def test_a_server_that_is_away_is_one_kind_of_error(
     assert caught.value.__cause__ is error
 
 
-def test_other_errors_stay_what_they_are(relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_exceptions_are_not_converted(relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -284,8 +286,8 @@ def test_other_errors_stay_what_they_are(relay: RelayClient, monkeypatch: pytest
         relay.submit(request())
 
 
-def test_the_message_is_celerys(redis_server: Any) -> None:
-    """A worker of Celery's reads what the client writes without Celery."""
+def test_messages_have_celerys_format(redis_server: Any) -> None:
+    """Celery reads the messages that the client writes without Celery."""
     from celery import Celery
 
     redis_server.flush()
@@ -311,7 +313,7 @@ def test_the_message_is_celerys(redis_server: Any) -> None:
         assert client.llen("wire") == 0
 
 
-def test_messages_of_several_runs_lie_in_their_queues_in_order(relay: RelayClient) -> None:
+def test_messages_are_queued_in_order_by_priority(relay: RelayClient) -> None:
     first, second = request(), request(priority=6)
     for each in (first, second):
         relay.store.submit(each)

@@ -1,4 +1,4 @@
-"""What the producer makes of dbt's command line, beside what dbt itself makes of it."""
+"""Parsing of dbt's command line, compared with dbt's own parser."""
 
 from __future__ import annotations
 
@@ -18,17 +18,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from producer.dbt_cli.arguments import (
-    Invocation,
-    check_project,
-    parse_invocation,
-    profiles_dir,
-    project_dir,
-    target_path,
-    with_vars,
-)
+from producer.dbt_cli.arguments import parse_invocation, with_vars
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import Table, command, command_names, dbt_versions, packaged, subcommands
-from producer.dbt_cli.project import render
+from producer.dbt_cli.project import check_project, profiles_dir, project_dir, render, target_path
 from producer.dbt_cli.vars import dump_vars, load_mapping
 from workers.contract.errors import DbtUsageError
 
@@ -98,19 +91,19 @@ def refusal(call: Any) -> DbtUsageError:
         (["--help", "bogus"], "", {"help": True}),
     ],
 )  # fmt: skip
-def test_understands(words: list[str], name: str, options: dict[str, Any]) -> None:
+def test_command_line_is_parsed(words: list[str], name: str, options: dict[str, Any]) -> None:
     invocation = parse(*words)
     assert invocation.command == name
     assert invocation.options == options
     assert invocation.args == tuple(words)
 
 
-def test_a_path_object_is_a_word(tmp_path: Path) -> None:
+def test_path_objects_are_accepted(tmp_path: Path) -> None:
     invocation = parse_invocation(["run", "--project-dir", tmp_path], environ={}, cwd=tmp_path)  # type: ignore[list-item]
     assert invocation.args == ("run", "--project-dir", str(tmp_path))
 
 
-def test_environment_gives_what_the_command_line_leaves_open() -> None:
+def test_environment_sets_options_that_the_command_line_lacks() -> None:
     environ = {
         "DBT_TARGET": "old",
         "DBT_ENGINE_TARGET": "prod",
@@ -136,7 +129,7 @@ def test_environment_gives_what_the_command_line_leaves_open() -> None:
     }
 
 
-def test_help_and_version_are_told_apart() -> None:
+def test_help_and_version_are_distinguished() -> None:
     assert parse("run", "-h").wants_help
     assert not parse("run", "-h").wants_version
     assert parse("-v").wants_version
@@ -181,7 +174,7 @@ BAD_WORDS: list[tuple[list[Any], str, str]] = [
     (["--target", "a", "run", "--target", "a"], "option_given_twice", "both before and after the subcommand"),
     (["run", "--deprecated-favor-state", "x"], "deprecated_option", "environment variables"),
     (["run", "--vars", "{a: 1"], "invalid_yaml", "line 1, column 6"),
-    (["run", "--vars", "a:1"], "not_a_mapping", "YAML wants a space after the colon"),
+    (["run", "--vars", "a:1"], "not_a_mapping", "YAML needs a space after the colon"),
     (["run", "--vars", ""], "not_a_mapping", "is nothing"),
     (["run", "--vars", "[1, 2]"], "not_a_mapping", "is a list"),
     (["run", "--vars", "{a: \t@}"], "invalid_yaml", "--vars"),
@@ -198,7 +191,7 @@ BAD_WORDS: list[tuple[list[Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("words", "code", "text"), BAD_WORDS, ids=lambda value: str(value)[:40])
-def test_refuses(words: list[Any], code: str, text: str) -> None:
+def test_invalid_command_line_is_refused(words: list[Any], code: str, text: str) -> None:
     error = refusal(lambda: parse(*words))
     assert error.info is not None
     assert error.info.code == code
@@ -206,14 +199,14 @@ def test_refuses(words: list[Any], code: str, text: str) -> None:
     assert "Traceback" not in str(error)
 
 
-def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # the tests may run as root
     error = refusal(lambda: parse("run", "--profiles-dir", str(tmp_path)))
     assert f"Path '{tmp_path}' is not readable." in str(error)
 
 
 @pytest.mark.parametrize("args", ["run --select a", b"run", None, 7])
-def test_refuses_what_is_no_list(args: Any) -> None:
+def test_arguments_that_are_not_a_list_are_refused(args: Any) -> None:
     error = refusal(lambda: parse_invocation(args, environ={}, cwd=Path()))
     assert error.info is not None
     assert error.info.code == "arguments_not_a_list"
@@ -231,7 +224,7 @@ def test_refuses_what_is_no_list(args: Any) -> None:
         ("DBT_WARN_ERROR_OPTIONS", "{", "invalid_yaml"),
     ],
 )
-def test_refuses_environment(variable: str, value: str, code: str) -> None:
+def test_invalid_environment_variable_is_refused(variable: str, value: str, code: str) -> None:
     error = refusal(lambda: parse("run", environ={variable: value}))
     assert error.info is not None
     assert error.info.code == code
@@ -239,7 +232,7 @@ def test_refuses_environment(variable: str, value: str, code: str) -> None:
         assert f"(env var: {variable!r})" in str(error)
 
 
-def test_a_usage_error_has_the_lines_that_dbt_prints_above_it() -> None:
+def test_usage_error_has_dbts_usage_lines() -> None:
     error = refusal(lambda: parse("run-operation"))
     assert error.info is not None
     assert error.info.detail == (
@@ -247,7 +240,7 @@ def test_a_usage_error_has_the_lines_that_dbt_prints_above_it() -> None:
     )
 
 
-def test_the_excerpt_points_at_the_mistake_in_a_long_line() -> None:
+def test_yaml_error_points_at_the_mistake_in_a_long_line() -> None:
     text = "{" + "a: 1, " * 500 + "b: ]}"
     error = refusal(lambda: load_mapping(text, "--vars"))
     lines = str(error).splitlines()
@@ -266,7 +259,7 @@ def test_the_excerpt_points_at_the_mistake_in_a_long_line() -> None:
 @example("{a: !!int x}")
 @example("{a: !!bool x}")
 @example("\ud800")
-def test_any_text_for_vars_is_read_as_dbt_reads_it_or_refused(text: str) -> None:
+def test_any_text_of_vars_is_parsed_as_by_dbt_or_refused(text: str) -> None:
     try:
         values = load_mapping(text, "--vars")
     except DbtUsageError:
@@ -275,8 +268,8 @@ def test_any_text_for_vars_is_read_as_dbt_reads_it_or_refused(text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["[" * 400_000, "- " * 400_000 + "a", "? " * 400_000, "{a: " * 200_000])
-def test_nesting_that_would_take_the_process_down_is_refused(text: str) -> None:
-    assert "more than 200 lists and mappings within each other" in str(
+def test_nesting_that_would_crash_the_process_is_refused(text: str) -> None:
+    assert "more than 200 levels of nested lists and mappings" in str(
         refusal(lambda: load_mapping(text, "--vars"))
     )
 
@@ -295,7 +288,7 @@ def generator() -> ModuleType:
 
 
 @pytest.mark.dbt_releases
-def test_the_installed_dbt_has_nothing_that_the_file_lacks() -> None:
+def test_packaged_table_has_every_option_of_the_installed_dbt() -> None:
     script = generator()
     committed = script.unpack(json.loads((ROOT / "producer" / "dbt_cli" / "options.json").read_text("utf-8")))
     installed = script.describe_dbt()
@@ -312,7 +305,7 @@ def test_the_installed_dbt_has_nothing_that_the_file_lacks() -> None:
                 assert committed["commands"][path]["options"][name].get(key) == spec.get(key), (path, name)
 
 
-def test_the_generator_packs_reversibly_and_merges_what_either_release_knows() -> None:
+def test_generator_packs_reversibly_and_merges_releases() -> None:
     script = generator()
     older = {
         "dbt_versions": ["1.9.0"],
@@ -346,7 +339,7 @@ def test_the_generator_packs_reversibly_and_merges_what_either_release_knows() -
 
 
 def click_reads(words: list[str]) -> tuple[str, dict[str, Any]] | None:
-    """What dbt's own click commands make of a command line; None when they refuse it."""
+    """Parse a command line with dbt's click commands; None where they refuse it."""
     import click
     from click.core import ParameterSource
     from dbt.cli.main import cli
@@ -414,7 +407,7 @@ VERB = st.sampled_from(
 
 @functools.cache
 def table_of_the_installed_dbt() -> Table:
-    """The packaged one where it covers the release, else what its workers would publish."""
+    """The packaged table where it covers the release, else the table that its workers would publish."""
     script = generator()
     published = Table(script.pack(script.describe_dbt()))
     return packaged() if packaged().covers(published.dbt_versions()[0]) else published
@@ -425,7 +418,7 @@ def table_of_the_installed_dbt() -> Table:
 @given(prefix=PREFIX, verb=VERB, rest=REST)
 @example(prefix=[], verb=["source", "freshness"], rest=[["--output", ""]])
 @example(prefix=[], verb=["run"], rest=[["--project-dir", ""]])
-def test_accepts_and_refuses_as_dbt_does(
+def test_command_lines_are_accepted_and_refused_as_by_dbt(
     project: Path, monkeypatch: pytest.MonkeyPatch, prefix: list[str], verb: list[str], rest: list[list[str]]
 ) -> None:
     monkeypatch.chdir(project)  # dbt's defaults of --project-dir and --profiles-dir look there
@@ -449,7 +442,7 @@ def test_accepts_and_refuses_as_dbt_does(
 
 
 def vars_of(words: list[str]) -> Any:
-    """As dbt reads them."""
+    """Parse vars with dbt's own function."""
     return yaml.safe_load(words[words.index("--vars") + 1])
 
 
@@ -466,7 +459,7 @@ def test_year_and_vars_become_one_json_argument() -> None:
     assert len(words) == 5
 
 
-def test_nothing_to_add_leaves_the_words_alone() -> None:
+def test_without_vars_the_arguments_stay_unchanged() -> None:
     words = ["run", "--vars", "{a:   1}"]
     assert with_vars(words, None, None) == words
     assert with_vars(words, None, {}) == words
@@ -480,7 +473,7 @@ def test_nothing_to_add_leaves_the_words_alone() -> None:
         ["run", "--vars", "{b: 1}", "--vars", "{b: 2}", "--full-refresh"],
     ],
 )
-def test_vars_in_the_command_are_joined_in_their_place(words: list[str]) -> None:
+def test_vars_are_merged_at_the_position_of_the_option(words: list[str]) -> None:
     joined = with_vars(words, 2026, {"a": 1})
     assert parse(*joined).options == {
         "vars": {"simulation_year": 2026, "a": 1, "b": 2},
@@ -489,17 +482,17 @@ def test_vars_in_the_command_are_joined_in_their_place(words: list[str]) -> None
     assert joined[-1] == "--full-refresh"
 
 
-def test_vars_stay_an_option_where_a_double_dash_ends_the_options() -> None:
+def test_vars_are_added_before_a_double_dash() -> None:
     words = with_vars(["run-operation", "--", "-macro"], 2026)
     assert parse(*words).options == {"macro": "-macro", "vars": {"simulation_year": 2026}}
 
 
-def test_a_value_that_is_spelled_like_vars_is_no_vars() -> None:
+def test_value_spelled_like_vars_is_not_the_option() -> None:
     words = with_vars(["run", "--select", "--vars", "--target", "--"], 2026)
     assert words == ["run", "--select", "--vars", "--target", "--", "--vars", '{"simulation_year": 2026}']
 
 
-def test_the_same_value_in_two_places_is_no_contradiction() -> None:
+def test_same_var_value_in_two_sources_is_accepted() -> None:
     words = with_vars(
         ["run", "--vars", "{simulation_year: 2026}"], 2026, {"simulation_year": 2026, "xs": (1, 2)}
     )
@@ -516,7 +509,7 @@ def test_the_same_value_in_two_places_is_no_contradiction() -> None:
         (["run", "--vars", "{a: true}"], None, {"a": 1}, ["'a' is 1 in dbt_vars and True in --vars"]),
     ],
 )  # fmt: skip
-def test_contradictions_are_refused(
+def test_different_var_values_in_two_sources_are_refused(
     words: list[str], year: int | None, dbt_vars: dict[str, Any] | None, texts: list[str]
 ) -> None:
     error = refusal(lambda: with_vars(words, year, dbt_vars))
@@ -562,18 +555,18 @@ VALUES = st.recursive(
     {"a": 1e-05, "b": 1e22, "c": math.inf, "d": "1e-05", "e": "\x85", "f": "😀", "g": "2025-01-01", "h": "no"}
 )
 @example({"a": "two\nlines", "b": "\x7f\u2028"})
-def test_dbt_reads_back_what_was_written(values: dict[str, Any]) -> None:
+def test_dumped_vars_are_parsed_back_by_dbt(values: dict[str, Any]) -> None:
     assert yaml.safe_load(dump_vars(values)) == values
 
 
-def test_not_a_number_survives() -> None:
+def test_nan_is_parsed_back() -> None:
     assert math.isnan(yaml.safe_load(dump_vars({"a": math.nan}))["a"])
 
 
 # ---------------------------------------------------------------- folders
 
 
-def test_the_project_is_the_nearest_folder_with_a_project_file(project: Path) -> None:
+def test_project_is_the_nearest_folder_with_a_project_file(project: Path) -> None:
     below = project / "models" / "staging"
     below.mkdir(parents=True)
     assert project_dir(parse("run"), below, {}) == project
@@ -584,7 +577,7 @@ def test_the_project_is_the_nearest_folder_with_a_project_file(project: Path) ->
     assert project_dir(by_environment, Path("/"), {}) == project
 
 
-def test_profiles_are_looked_for_where_dbt_looks(project: Path, tmp_path: Path) -> None:
+def test_profiles_folder_is_found_as_by_dbt(project: Path, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path / "home")}
     assert profiles_dir(parse("run"), project, home) == project
     assert profiles_dir(parse("run"), tmp_path, home) == tmp_path / "home" / ".dbt"
@@ -592,7 +585,7 @@ def test_profiles_are_looked_for_where_dbt_looks(project: Path, tmp_path: Path) 
     assert profiles_dir(parse("run"), tmp_path, {}) == Path.home() / ".dbt"
 
 
-def test_artifacts_go_where_dbt_would_leave_them(project: Path, tmp_path: Path) -> None:
+def test_target_folder_is_found_as_by_dbt(project: Path, tmp_path: Path) -> None:
     assert target_path(parse("run"), project, {}) == project / "target"
     assert target_path(parse("run", "--target-path", "out"), project, {}) == project / "out"
     assert target_path(parse("run", "--target-path", str(tmp_path)), project, {}) == tmp_path
@@ -616,7 +609,7 @@ def test_artifacts_go_where_dbt_would_leave_them(project: Path, tmp_path: Path) 
         ("{% if a %}b{% endif %}", None),
     ],
 )
-def test_a_lone_env_var_is_rendered_and_other_jinja_left_to_dbt(text: str, expected: str | None) -> None:
+def test_single_env_var_is_rendered_and_other_jinja_is_not(text: str, expected: str | None) -> None:
     assert render(text, {"A": "1"}) == expected
 
 
@@ -628,7 +621,7 @@ def check(project: Path, *words: str, environ: Mapping[str, str] | None = None) 
     return check_project(parse_invocation(words, environ=environ, cwd=project), cwd=project, environ=environ)
 
 
-def test_a_sound_project_is_described(project: Path) -> None:
+def test_valid_project_is_found(project: Path) -> None:
     found = check(project, "run")
     assert (found.directory, found.profile, found.target) == (project, "shop", "dev")
     assert found.config["name"] == "shop"
@@ -637,12 +630,12 @@ def test_a_sound_project_is_described(project: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["deps"], ["clean"], ["debug"], ["init", "x", "--skip-profile-setup"]])
-def test_commands_that_dbt_runs_without_a_profile(project: Path, words: list[str]) -> None:
+def test_commands_without_a_profile_are_accepted(project: Path, words: list[str]) -> None:
     (project / "profiles.yml").unlink()
     assert check(project, *words).profile is None
 
 
-def test_debug_looks_at_a_missing_project_itself(tmp_path: Path) -> None:
+def test_debug_is_not_checked(tmp_path: Path) -> None:
     assert check(tmp_path, "debug").directory == tmp_path
 
 
@@ -656,7 +649,7 @@ def test_debug_looks_at_a_missing_project_itself(tmp_path: Path) -> None:
         ("name: shop\nprofile: shop\n", PROFILES.replace("target: dev, ", "").replace("prod", "default")),
     ],
 )
-def test_what_only_dbt_can_render_is_left_to_dbt(
+def test_profile_and_target_with_jinja_are_not_checked(
     project: Path, project_file: str, profiles_file: str
 ) -> None:
     (project / "dbt_project.yml").write_text(project_file)
@@ -680,12 +673,12 @@ BAD_PROJECTS: list[tuple[str | None, str | None, list[str], str, str]] = [
     ("profile: shop\n", PROFILES, ["run", "-t", "pord"], "no_such_target", "Did you mean 'prod'?"),
     ("profile: shop\n", PROFILES.replace("target: dev, ", ""), ["run"], "no_such_target", "named 'default'"),
     ("profile: shop\n", PROFILES, ["docs", "serve"], "needs_terminal", "docs generate --static"),
-    ("profile: shop\n", PROFILES, ["init"], "needs_terminal", "nobody to ask"),
+    ("profile: shop\n", PROFILES, ["init"], "needs_terminal", "has no terminal"),
 ]
 
 
 @pytest.mark.parametrize(("project_file", "profiles_file", "words", "code", "text"), BAD_PROJECTS)
-def test_projects_that_cannot_run_are_refused(
+def test_invalid_projects_are_refused(
     project: Path, project_file: str | None, profiles_file: str | None, words: list[str], code: str, text: str
 ) -> None:
     for name, content in (("dbt_project.yml", project_file), ("profiles.yml", profiles_file)):
@@ -699,17 +692,17 @@ def test_projects_that_cannot_run_are_refused(
     assert text in str(error)
 
 
-def test_a_project_one_folder_down_is_pointed_at(project: Path) -> None:
+def test_project_in_a_subfolder_is_suggested(project: Path) -> None:
     error = refusal(lambda: check(project.parent, "run"))
     assert "There is one in ./shop: add --project-dir shop" in str(error)
 
 
-def test_a_project_file_that_is_no_text_is_refused(project: Path) -> None:
+def test_binary_project_file_is_refused(project: Path) -> None:
     (project / "dbt_project.yml").write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in str(refusal(lambda: check(project, "run")))
 
 
-def test_every_command_can_be_described() -> None:
+def test_every_command_has_a_usage_line() -> None:
     assert {"build", "docs generate", "source freshness", "run-operation", "retry"} <= set(command_names())
     assert "docs" not in command_names()
     assert subcommands("source") == {

@@ -1,4 +1,4 @@
-"""DbtRunner without a server: what it submits, and what it makes of what comes back."""
+"""DbtRunner without a server: its requests and its results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Play = Callable[..., tuple[DbtRunner, FakeWorker]]
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
-    """A runner whose runs are played by a script."""
+    """A runner whose runs the fake worker executes by a script."""
     with ExitStack() as stack:
 
         def start(
@@ -82,7 +82,7 @@ def test_dbt_runner_successful_command_execution(play: Play) -> None:
 
 
 def test_dbt_runner_streaming_output_capture(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line is heard before the node that said it ends; what is heard is what is kept."""
+    """A line arrives before its node ends, and the result has the same lines."""
     heard_start = threading.Event()
 
     def wait_for_the_caller(claim: Claim) -> None:
@@ -124,7 +124,7 @@ def test_retry_logic_transient_failures(play: Play) -> None:
     assert worker.waits == [0.01, 0.02]  # they grow
 
 
-def test_retries_end(play: Play) -> None:
+def test_retries_end_at_max_attempts(play: Play) -> None:
     runner, _ = play({"int_model_a": lambda _: refused()})
     result = runner.execute_command(["run"], stream_output=False, retry=IMPATIENT)
     assert not result.success
@@ -135,7 +135,7 @@ def test_retries_end(play: Play) -> None:
     assert by_name["int_raised"].status == "skipped"
 
 
-def test_what_cannot_pass_is_not_retried(play: Play) -> None:
+def test_permanent_failure_is_not_retried(play: Play) -> None:
     error = classify(
         Failure(message="Compilation Error\n  'rat' is undefined", exceptions=("CompilationError",))
     )
@@ -145,7 +145,7 @@ def test_what_cannot_pass_is_not_retried(play: Play) -> None:
     assert worker.waits == []
 
 
-def test_a_whole_call_may_be_retried() -> None:
+def test_retry_with_backoff_repeats_a_call() -> None:
     results = iter([failed(refused()), failed(refused()), succeeded()])
     waits: list[float] = []
     result = retry_with_backoff(lambda: next(results), base_delay=1, backoff_factor=3, sleep=waits.append)
@@ -153,7 +153,7 @@ def test_a_whole_call_may_be_retried() -> None:
     assert waits == [1, 3]
 
 
-def test_a_whole_call_is_not_retried_for_what_cannot_pass() -> None:
+def test_retry_with_backoff_returns_a_permanent_failure() -> None:
     calls = []
 
     def call() -> DbtResult:
@@ -164,7 +164,7 @@ def test_a_whole_call_is_not_retried_for_what_cannot_pass() -> None:
     assert len(calls) == 1
 
 
-def test_a_call_that_raises_is_retried_while_that_can_pass() -> None:
+def test_retry_with_backoff_repeats_a_call_that_raises_a_transient_error() -> None:
     waits: list[float] = []
 
     def call() -> DbtResult:
@@ -245,7 +245,7 @@ def test_command_templating_variable_injection(play: Play) -> None:
     assert result.command == ["dbt", *args]
 
 
-def test_vars_of_the_command_are_kept(play: Play) -> None:
+def test_vars_of_the_command_are_merged(play: Play) -> None:
     runner, worker = play()
     result = runner.execute_command(
         ["run", "--vars", "{cola_rate: 0.05}", "--threads", "2"], simulation_year=2026, stream_output=False
@@ -267,7 +267,7 @@ def test_vars_of_the_command_are_kept(play: Play) -> None:
         (["run", "--no-such-flag"], {}, "--no-such-flag"),
     ],
 )
-def test_what_contradicts_itself_is_never_submitted(
+def test_contradicting_arguments_are_not_submitted(
     play: Play, args: list[str], options: dict[str, Any], match: str
 ) -> None:
     runner, worker = play()
@@ -277,7 +277,7 @@ def test_what_contradicts_itself_is_never_submitted(
     assert list(worker.redis().keys()) == [b"relay:workers"]  # its hello
 
 
-def test_a_project_that_is_not_there_is_never_submitted(play: Play, tmp_path: Path) -> None:
+def test_missing_project_is_not_submitted(play: Play, tmp_path: Path) -> None:
     play()
     runner = DbtRunner(tmp_path / "no_project", broker_url="redis://nowhere:1/0")
     with pytest.raises(DbtUsageError, match="no_project"):
@@ -285,7 +285,7 @@ def test_a_project_that_is_not_there_is_never_submitted(play: Play, tmp_path: Pa
 
 
 def test_parallel_model_execution(play: Play) -> None:
-    """Both wait for the other to be at work: one after the other, they would wait for ever."""
+    """Each node waits until the other runs: in sequence, they would wait forever."""
     both = threading.Barrier(2, timeout=10)
 
     def meet(claim: Claim) -> None:
@@ -317,7 +317,7 @@ def test_models_without_parallel_run_one_after_another(play: Play) -> None:
     assert runner.run_models([]) == []
 
 
-def test_one_failed_model_of_a_set_says_nothing_of_the_others(play: Play) -> None:
+def test_failed_model_does_not_affect_the_results_of_others(play: Play) -> None:
     error = classify(Failure(message="x", exceptions=("CompilationError",)))
     runner, _ = play({"int_model_b": lambda _: error})
     good, bad, absent = runner.run_models(
@@ -330,7 +330,7 @@ def test_one_failed_model_of_a_set_says_nothing_of_the_others(play: Play) -> Non
     assert "int_elsewhere" in absent.stderr
 
 
-def test_one_model(play: Play) -> None:
+def test_run_model_runs_one_model(play: Play) -> None:
     runner, worker = play()
     result = runner.run_model("int_model_a", simulation_year=2027, stream_output=False)
     assert [node.name for node in result.nodes] == ["int_model_a"]
@@ -339,14 +339,14 @@ def test_one_model(play: Play) -> None:
     assert request.description == "Running model int_model_a"
 
 
-def test_a_command_that_is_not_split(play: Play) -> None:
+def test_command_without_nodes_is_one_step(play: Play) -> None:
     runner, _ = play()
     result = runner.execute_command(["ls"], stream_output=False)
     assert (result.success, result.stdout, result.nodes) == (True, "a line of the command\n", ())
     assert result.command == ["dbt", "ls"]
 
 
-def test_many_threads_share_a_runner(play: Play) -> None:
+def test_runner_is_safe_for_many_threads(play: Play) -> None:
     runner, worker = play()
     results: dict[int, DbtResult] = {}
 
@@ -364,7 +364,7 @@ def test_many_threads_share_a_runner(play: Play) -> None:
         assert json.loads(args[args.index("--vars") + 1]) == {"simulation_year": year}
 
 
-def test_limits_of_a_command_go_before_those_of_the_runner_and_of_the_environment(
+def test_limits_of_a_command_override_runner_and_environment(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DBT_RELAY_NODE_TIME_LIMIT", "600")

@@ -1,4 +1,4 @@
-"""Whose table judges a command line: the packaged one, and those that workers published of their own dbt."""
+"""The tables of options by which a command line is read: the packaged one, and those that workers published."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from typing import Any
 import fakeredis
 import pytest
 
-from producer import client as client_module
+from producer import worker_tables
 from producer.client import RelayClient
-from producer.dbt_cli import tables
-from producer.dbt_cli.arguments import Invocation, parse_invocation
+from producer.client import relay_client as client_module
+from producer.dbt_cli import options
+from producer.dbt_cli.arguments import parse_invocation
+from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import Table, packaged
-from producer.dbt_cli.tables import judged
+from producer.dbt_cli.tables import read_with_tables
 from producer.embedded import stack as embedded
 from workers.contract.command_line import MAX_BYTES, pack, unpack
 from workers.contract.errors import DbtUsageError
 from workers.contract.keys import Keys
 
-PACKAGED = json.loads((Path(client_module.__file__).with_name("dbt_cli") / "options.json").read_text("utf-8"))
+PACKAGED = json.loads((Path(options.__file__).parent / "options.json").read_text("utf-8"))
 LATER = "1.99.0"
 BROKER = {"DBT_RELAY_BROKER_URL": "redis://nowhere:1/0"}
 
 
 def later_dbt() -> dict[str, Any]:
-    """A later release: seeds may be empty, operations have SQL instead of a macro, options and a command are new."""
+    """Describe a later dbt: `seed --empty`, `run-operation --sql` without a macro, a new global option and command."""
     plain = copy.deepcopy(PACKAGED)
     plain["dbt_versions"] = [LATER]
     plain["options"]["sql"] = {"opts": ["--sql"], "kind": "text"}
@@ -44,18 +46,18 @@ def later_dbt() -> dict[str, Any]:
     return dict(plain)
 
 
-Tell = Callable[..., None]
+Register = Callable[..., None]
 
 
 @pytest.fixture
-def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
-    """Says hello as a worker with a release of dbt, and publishes a description of it."""
+def register(monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Registers a worker with a release of dbt, and publishes its table."""
     redis, keys = fakeredis.FakeRedis(), Keys()
     monkeypatch.setattr(client_module, "connect", lambda _, **__: redis)
 
-    def say(release: str, described: bytes = b"", queue: str = "dbt-relay") -> None:
+    def add(release: str, described: bytes = b"", queue: str = "dbt-relay") -> None:
         now = time.time()
-        hello = {
+        registration = {
             "host": "h",
             "pid": 1,
             "processes": 1,
@@ -65,30 +67,37 @@ def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
             "seen": now,
         }
         redis.hset(
-            keys.workers(), release or "old", json.dumps({**hello, **({"dbt": release} if release else {})})
+            keys.workers(),
+            release or "old",
+            json.dumps({**registration, **({"dbt": release} if release else {})}),
         )
         if described:
             redis.set(keys.command_line(release), described)
 
-    return say
+    return add
 
 
 def read(*words: str, environ: dict[str, str] | None = None, cwd: Path = Path(__file__).parent) -> Invocation:
     environ = BROKER if environ is None else environ
-    return judged(lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table), environ)
+    return read_with_tables(
+        lambda table: parse_invocation(words, environ=environ, cwd=cwd, table=table),
+        lambda: worker_tables.worker_tables(environ),
+    )
 
 
 def lenient(*words: str) -> Invocation:
     return parse_invocation(words, environ={}, cwd=Path(__file__).parent, table=packaged().as_lenient())
 
 
-def test_what_the_packaged_table_takes_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_workers", lambda _: pytest.fail("asked"))
+def test_workers_tables_are_not_read_where_the_packaged_table_accepts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_tables, "worker_tables", lambda _: pytest.fail("read"))
     assert read("run", "--select", "a").options["select"] == ("a",)
 
 
 @pytest.mark.parametrize(
-    ("words", "options"),
+    ("words", "expected"),
     [
         (("seed", "--empty"), {"empty": True}),
         (("run-operation", "--sql", "select 1"), {"sql": "select 1"}),
@@ -96,51 +105,51 @@ def test_what_the_packaged_table_takes_asks_nobody(monkeypatch: pytest.MonkeyPat
         (("explain", "--select", "a", "b"), {"select": ("a", "b")}),
     ],
 )
-def test_what_the_workers_dbt_takes_is_taken(
-    tell: Tell, words: tuple[str, ...], options: dict[str, Any]
+def test_options_of_the_workers_dbt_are_accepted(
+    register: Register, words: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
-    tell(LATER, pack(later_dbt()))
-    assert read(*words).options == options
+    register(LATER, pack(later_dbt()))
+    assert read(*words).options == expected
 
 
-def test_a_misspelt_option_is_refused_where_the_workers_told_what_they_take(tell: Tell) -> None:
-    tell(LATER, pack(later_dbt()))
+def test_misspelt_option_is_refused_where_workers_published_their_table(register: Register) -> None:
+    register(LATER, pack(later_dbt()))
     with pytest.raises(DbtUsageError, match=r"No such option '--selct'\. .*'--select'"):
         read("run", "--selct", "a")
 
 
 @pytest.mark.parametrize("release", [packaged().dbt_versions()[-1], packaged().dbt_versions()[0]])
-def test_a_release_that_is_packaged_need_not_tell(tell: Tell, release: str) -> None:
-    tell(release)
+def test_packaged_release_needs_no_published_table(register: Register, release: str) -> None:
+    register(release)
     with pytest.raises(DbtUsageError, match="--empty"):
         read("seed", "--empty")
 
 
 @pytest.mark.parametrize("release", [LATER, ""])
-def test_a_worker_that_did_not_tell_judges_itself(tell: Tell, release: str) -> None:
-    tell(packaged().dbt_versions()[-1])
-    tell(release)
+def test_unknown_options_are_passed_to_a_worker_without_a_table(register: Register, release: str) -> None:
+    register(packaged().dbt_versions()[-1])
+    register(release)
     assert read("seed", "--brand-new", "value", "--threads", "2").options == {"threads": 2}
 
 
-def test_workers_of_another_queue_have_no_say(tell: Tell) -> None:
-    tell(packaged().dbt_versions()[-1])
-    tell(LATER, pack(later_dbt()), queue="another")
+def test_workers_of_another_queue_are_ignored(register: Register) -> None:
+    register(packaged().dbt_versions()[-1])
+    register(LATER, pack(later_dbt()), queue="another")
     with pytest.raises(DbtUsageError, match="--empty"):
         read("seed", "--empty")
 
 
-def test_without_a_broker_the_dbt_of_this_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_broker_the_installed_dbt_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "find_running", lambda _: None)
-    monkeypatch.setattr(tables, "_own_release", lambda: [packaged().dbt_versions()[-1]])
+    monkeypatch.setattr(worker_tables, "_installed_release", lambda: [packaged().dbt_versions()[-1]])
     with pytest.raises(DbtUsageError, match="--empty"):
         read("seed", "--empty", environ={})
-    monkeypatch.setattr(tables, "_own_release", lambda: [LATER])
+    monkeypatch.setattr(worker_tables, "_installed_release", lambda: [LATER])
     assert read("seed", "--empty", environ={}).options == {"empty": True}
 
 
-def test_a_mistake_that_no_dbt_would_take_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_workers", lambda _: pytest.fail("asked"))
+def test_workers_tables_are_not_read_for_errors_of_any_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_tables, "worker_tables", lambda _: pytest.fail("read"))
     with pytest.raises(DbtUsageError, match="YAML"):
         read("run", "--vars", "{a: ")
 
@@ -166,21 +175,21 @@ JUNK = {
 
 
 @pytest.mark.parametrize("name", JUNK)
-def test_junk_for_a_description_is_none(tell: Tell, name: str) -> None:
+def test_invalid_table_in_redis_is_ignored(register: Register, name: str) -> None:
     assert unpack(JUNK[name]) is None
-    tell(LATER, JUNK[name])
+    register(LATER, JUNK[name])
     assert read("seed", "--empty").options == {"empty": True}
 
 
-def test_junk_for_a_hello_is_no_worker(tell: Tell) -> None:
-    tell(LATER)
+def test_invalid_registration_in_redis_is_ignored(register: Register) -> None:
+    register(LATER)
     client = RelayClient("redis://nowhere:1/0")
     for name, value in enumerate((b"\xff", b"{", b"[]", b'{"dbt": 3}', b"[" * 200_000)):
         client.store.client.hset(Keys().workers(), f"junk{name}", value)
     assert [worker.dbt for worker in client.workers()] == [LATER]
 
 
-def test_a_description_survives_the_way(tmp_path: Path) -> None:
+def test_table_is_packed_and_unpacked(tmp_path: Path) -> None:
     plain = unpack(pack(PACKAGED))
     assert plain is not None
     sent, known = Table(plain), packaged()
@@ -214,14 +223,14 @@ def test_a_description_survives_the_way(tmp_path: Path) -> None:
         (("run", "--select"), "run", {}),
     ],
 )
-def test_what_no_table_has_is_passed_on(
+def test_lenient_table_passes_unknown_options_on(
     words: tuple[str, ...], command: str, options: dict[str, Any]
 ) -> None:
     invocation = lenient(*words)
     assert (invocation.args, invocation.command, invocation.options) == (words, command, options)
 
 
-def test_a_patch_adds_and_never_removes() -> None:
+def test_table_covers_earlier_patches_of_its_releases() -> None:
     table = Table({**PACKAGED, "dbt_versions": ["1.11.16"]})
     assert [table.covers(release) for release in ("1.11.16", "1.11.2", "1.11.17", "1.12.0", "1.11.0rc1", "", "x")] == [
         True, True, False, False, False, False, False,

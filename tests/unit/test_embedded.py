@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from producer.broker import configured_broker
 from producer.embedded import handle as guardian_handle
 from producer.embedded import launch, runtime_dirs, warm_stack
 from producer.embedded import stack as embedded
@@ -28,12 +29,12 @@ from workers.contract.errors import BrokerUnavailableError, NoWorkerError, Relay
     ],
 )
 def test_configured_broker(environ: dict[str, str], expected: str | None) -> None:
-    assert embedded.configured_broker(environ) == expected
+    assert configured_broker(environ) == expected
 
 
 def test_configured_broker_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://from-here")
-    assert embedded.configured_broker() == "redis://from-here"
+    assert configured_broker() == "redis://from-here"
 
 
 def test_number_of_workers() -> None:

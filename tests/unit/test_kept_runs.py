@@ -1,4 +1,4 @@
-"""Runs of private stacks that ended, as they are kept in files."""
+"""Files with the results of one-off runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from producer import kept_runs
-from producer.kept_runs import KeptRun, keep, kept_run, kept_summaries
+from producer.following import kept_runs
+from producer.following.kept_runs import KeptRun, keep, kept_run, kept_summaries, remove_kept
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest, encode_request
 from workers.contract.run_store import FinalRecord
@@ -30,7 +30,7 @@ def run(run_id: str) -> KeptRun:
     return KeptRun(fields=fields, lines=["one", "two"])
 
 
-def test_a_kept_run_is_read_back(environ: dict[str, str]) -> None:
+def test_kept_run_is_read_back(environ: dict[str, str]) -> None:
     run_id = new_run_id()
     assert keep(environ, run_id, run(run_id))
     found = kept_run(environ, run_id)
@@ -43,13 +43,13 @@ def test_a_kept_run_is_read_back(environ: dict[str, str]) -> None:
     ]
 
 
-def test_there_may_be_nothing(environ: dict[str, str], tmp_path: Path) -> None:
+def test_reading_without_files_creates_no_folder(environ: dict[str, str], tmp_path: Path) -> None:
     assert kept_summaries(environ) == []
     assert kept_run(environ, new_run_id()) is None
-    assert not (tmp_path / "r").exists()  # asking makes nothing
+    assert not (tmp_path / "r").exists()
 
 
-def test_what_is_damaged_or_foreign_is_not_a_run(environ: dict[str, str], tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_ignored(environ: dict[str, str], tmp_path: Path) -> None:
     run_id = new_run_id()
     keep(environ, run_id, run(run_id))
     (tmp_path / "r" / "ended" / run_id).write_bytes(b"half")
@@ -58,7 +58,7 @@ def test_what_is_damaged_or_foreign_is_not_a_run(environ: dict[str, str], tmp_pa
     assert kept_run(environ, "../ended/x") is None
 
 
-def test_the_newest_are_kept(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_runs_are_kept(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_runs, "MOST", 3)
     ids = [new_run_id(now=1e9 + number) for number in range(5)]
     for run_id in ids:
@@ -66,7 +66,7 @@ def test_the_newest_are_kept(environ: dict[str, str], monkeypatch: pytest.Monkey
     assert [each.run_id for each in kept_summaries(environ)] == ids[:1:-1]
 
 
-def test_they_expire_as_results_do(environ: dict[str, str], tmp_path: Path) -> None:
+def test_kept_runs_expire_as_results_do(environ: dict[str, str], tmp_path: Path) -> None:
     old, new = new_run_id(now=1e9), new_run_id()
     keep(environ, old, run(old))
     file = tmp_path / "r" / "ended" / old
@@ -77,6 +77,21 @@ def test_they_expire_as_results_do(environ: dict[str, str], tmp_path: Path) -> N
     assert not file.exists()
 
 
-def test_a_folder_that_cannot_be_used_keeps_nothing(environ: dict[str, str], tmp_path: Path) -> None:
+def test_remove_kept_does_not_report_expired_files_and_leaves_foreign_ones(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    old, new = new_run_id(now=1e9), new_run_id()
+    for run_id in (new, old):
+        keep(environ, run_id, run(run_id))
+    folder = tmp_path / "r" / "ended"
+    os.utime(folder / old, (1e9, 1e9))
+    (folder / "foreign").touch()
+    assert remove_kept(environ) == ([], [new])
+    assert remove_kept(environ, named=[old]) == ([], [])
+    assert remove_kept(environ, older_than=0) == ([new], [])
+    assert [each.name for each in folder.iterdir()] == ["foreign"]
+
+
+def test_keep_fails_without_a_usable_folder(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "r").write_text("no folder")
     assert not keep(environ, "20260101T000000-0123456789ab", run("20260101T000000-0123456789ab"))

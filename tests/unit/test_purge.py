@@ -86,7 +86,7 @@ def behaviours(
 def play(
     url: str, monkeypatch: pytest.MonkeyPatch, number: int, result_ttl: int
 ) -> tuple[list[str], list[str]]:
-    """Runs of every kind, a few at once; those that ended and those that somebody abandoned."""
+    """Execute runs of every kind, a few at once. Returns the ended and the abandoned ones."""
     kinds: dict[str, str] = {}
 
     def cancel(run_id: str) -> object:
@@ -118,7 +118,7 @@ def play(
     return ended, abandoned
 
 
-def test_a_hundred_runs_leave_no_key(
+def test_purge_of_a_hundred_runs_leaves_no_key(
     redis_server: RedisServer, client: redis.Redis, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = keyspace(client)
@@ -216,7 +216,7 @@ def test_lock_in_use_is_kept(client: redis.Redis, store: RunStore) -> None:
     assert keyspace(client) == set()
 
 
-def test_forced_runs_are_cancelled_first(
+def test_forced_purge_cancels_active_runs_first(
     redis_server: RedisServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RelayClient, "publish", lambda *_: None)

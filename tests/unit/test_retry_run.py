@@ -1,20 +1,22 @@
-"""What is submitted to run the rest of an earlier run again, and what is refused."""
+"""Retry of an earlier run: the request that is submitted, and runs that cannot be retried."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from producer.cli.retry import named_run
 from producer.client import RelayClient
-from producer.retry_run import named_run
+from producer.runner import DbtRunner
 from tests.support.fake_worker import FakeWorker
 from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.keys import new_run_id, submitted_at
-from workers.contract.messages import RunRequest
+from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.run_store import ENV_NAMES, FinalRecord
 from workers.ledger.records import Claim
 
@@ -35,19 +37,18 @@ def relay(worker: FakeWorker) -> RelayClient:
 def ended(
     relay: RelayClient, args: Sequence[str], which: str | None, *, code: int = 1, **options: Any
 ) -> RunRequest:
-    """A run of `args` that has ended; `which` is the command of the results it left."""
-    asked = RunRequest(
-        run_id=new_run_id(), args=tuple(args), cwd="/p", project_dir="/p/shop", **options
-    )  # fmt: skip
-    relay.store.submit(asked)
+    """Record a run of `args` that has ended; `which` is the command in its run results."""
+    places = {"cwd": "/p", "project_dir": "/p/shop"}
+    request = RunRequest(run_id=new_run_id(), args=tuple(args), **{**places, **options})
+    relay.store.submit(request)
     results = None if which is None else {"args": {"which": which}, "results": []}
     last = FinalRecord(return_code=code, run_results=results)
-    key = relay.store.keys.run(asked.run_id)
+    key = relay.store.keys.run(request.run_id)
     relay.store.client.hset(key, mapping={"state": "failed", "final": msgspec.json.encode(last)})
-    return asked
+    return request
 
 
-def test_the_new_run_is_the_old_ones_in_all_but_its_arguments(relay: RelayClient) -> None:
+def test_retry_repeats_the_earlier_request_except_its_arguments(relay: RelayClient) -> None:
     words = ["--log-path", "logs", "build", "--project-dir", "shop", "-s", "a", "b", "--profiles-dir=/q"]
     old = ended(relay, words, "build", env={"REGION": "north"}, debug=True, required_models=("a",))
     new_id = relay.retry(old.run_id, ["retry", "--threads", "2", "--profiles-dir", "/elsewhere"])
@@ -60,11 +61,11 @@ def test_the_new_run_is_the_old_ones_in_all_but_its_arguments(relay: RelayClient
     assert (new.cwd, new.project_dir, new.env, new.debug) == ("/p", "/p/shop", {"REGION": "north"}, True)
     assert new.required_models == ()
     assert new.submitted_at > 0
-    # it is planned, so that its nodes can be executed one by one
+    # the new run starts with its plan step
     assert relay.store.client.hget(relay.store.keys.states(new_id), "@plan") is not None
 
 
-def test_a_run_that_is_not_known(relay: RelayClient) -> None:
+def test_unknown_run_is_refused(relay: RelayClient) -> None:
     unknown = new_run_id()
     with pytest.raises(RelayError, match=f"there is no run {unknown}") as caught:
         relay.retry(unknown)
@@ -72,30 +73,30 @@ def test_a_run_that_is_not_known(relay: RelayClient) -> None:
     assert caught.value.info.code == "no_such_run"
 
 
-def test_a_run_whose_results_have_expired(relay: RelayClient) -> None:
+def test_expired_run_is_refused_with_its_date(relay: RelayClient) -> None:
     with pytest.raises(RelayError, match="of 2025-01-01 00:00 UTC is no longer kept") as caught:
         relay.retry(GONE)
     assert caught.value.info is not None
     assert caught.value.info.code == "run_expired"
 
 
-def test_a_run_that_is_still_going(relay: RelayClient) -> None:
-    asked = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p")
-    relay.store.submit(asked)
-    with pytest.raises(DbtUsageError, match="is still going") as caught:
-        relay.retry(asked.run_id)
-    assert f"dbt-relay watch {asked.run_id}" in caught.value.suggested_fix
+def test_active_run_is_refused(relay: RelayClient) -> None:
+    request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p")
+    relay.store.submit(request)
+    with pytest.raises(DbtUsageError, match="is still active") as caught:
+        relay.retry(request.run_id)
+    assert f"dbt-relay watch {request.run_id}" in caught.value.suggested_fix
 
 
 @pytest.mark.parametrize(
     ("args", "which", "code", "refused"),
     [
-        (["ls"], None, 0, "left no run results, for it runs no nodes"),
-        (["run", "--select", "bad:method"], None, 2, "left no run results, for dbt gave it up"),
+        (["ls"], None, 0, "left no run results: it runs no nodes"),
+        (["run", "--select", "bad:method"], None, 2, "left no run results: dbt stopped before"),
         (["show", "-s", "a"], "show", 1, r"was `dbt show -s a`, which dbt cannot retry"),
     ],
 )
-def test_a_run_that_cannot_be_retried(
+def test_command_that_cannot_be_retried_is_refused(
     relay: RelayClient, args: list[str], which: str | None, code: int, refused: str
 ) -> None:
     old = ended(relay, args, which, code=code)
@@ -104,15 +105,15 @@ def test_a_run_that_cannot_be_retried(
     assert "Submit the command itself again" in caught.value.suggested_fix
 
 
-def test_a_run_whose_environment_was_in_a_file(relay: RelayClient) -> None:
+def test_client_cannot_retry_a_run_of_an_embedded_stack(relay: RelayClient) -> None:
     old = ended(relay, ["run"], "run", env_file="/gone.json")
     with pytest.raises(DbtUsageError, match="environment"):
         relay.retry(old.run_id)
-    # who brings an environment goes on from here
+    # a caller with an environment of its own can: it starts from this request
     assert relay.retry_request(old.run_id).retry_of == old.run_id
 
 
-def test_values_that_an_ended_run_does_not_keep_are_the_callers(
+def test_environment_values_are_read_from_the_callers_environment(
     relay: RelayClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = ended(relay, ["run"], "run")
@@ -126,7 +127,7 @@ def test_values_that_an_ended_run_does_not_keep_are_the_callers(
     assert new.env == {"REGION": "south", "STAGE": "test"}
 
 
-def test_a_worker_sees_of_which_run_it_is_the_retry(relay: RelayClient, worker: FakeWorker) -> None:
+def test_workers_know_the_run_that_is_retried(relay: RelayClient, worker: FakeWorker) -> None:
     seen: list[str | None] = []
 
     def look(claim: Claim) -> None:
@@ -140,6 +141,45 @@ def test_a_worker_sees_of_which_run_it_is_the_retry(relay: RelayClient, worker: 
     assert seen == [old.run_id]
 
 
+EARLIER = RetryPolicy(max_attempts=7, base_delay=9)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "args", "policy"),
+    [
+        ({}, ("retry",), EARLIER),
+        ({"threads": 8}, ("retry", "--threads", "8"), EARLIER),
+        ({"options": ["--threads", "8"], "threads": 8}, ("retry", "--threads", "8"), EARLIER),
+        ({"max_attempts": 2}, ("retry",), RetryPolicy(max_attempts=2, base_delay=9)),
+    ],
+)
+def test_runner_retries_with_given_threads_and_attempts(
+    relay: RelayClient, worker: FakeWorker, tmp_path: Path, keywords: Any, args: Any, policy: RetryPolicy
+) -> None:
+    old = ended(relay, ["run"], "run", retry=EARLIER, cwd=str(tmp_path), project_dir=str(tmp_path))
+    runner = DbtRunner(tmp_path, threads=2, broker_url="redis://nowhere:1/0")
+    result = runner.retry(old.run_id, stream_output=False, **keywords)
+    request = worker.ledger.request(result.run_id)
+    assert request is not None
+    assert (request.args, request.retry, request.retry_of) == (args, policy, old.run_id)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "text"),
+    [
+        ({"threads": 0}, "threads is 0: it must be a whole number of at least 1"),
+        ({"max_attempts": 0}, r"at `\$.max_attempts`"),
+        ({"options": ["--threads", "3"], "threads": 8}, "has --threads 3, and threads=8 was given too"),
+    ],
+)
+def test_runner_refuses_invalid_threads_and_attempts_of_a_retry(
+    relay: RelayClient, tmp_path: Path, keywords: Any, text: str
+) -> None:
+    old = ended(relay, ["run"], "run", cwd=str(tmp_path), project_dir=str(tmp_path))
+    with pytest.raises(DbtUsageError, match=text):
+        DbtRunner(tmp_path, broker_url="redis://nowhere:1/0").retry(old.run_id, **keywords)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -151,14 +191,14 @@ def test_a_worker_sees_of_which_run_it_is_the_retry(relay: RelayClient, worker: 
         (["retry", "--vars", "{a: 1}"], None),
         (["run", "--select", "retry"], None),
         (["run-operation", "retry"], None),
-        (["retry", "a", "b"], None),  # dbt's own refusal says what is wrong
+        (["retry", "a", "b"], None),  # dbt's own error follows
     ],
 )
-def test_a_run_on_the_command_line(words: list[str], expected: tuple[str, list[str]] | None) -> None:
+def test_named_run_of_a_command_line(words: list[str], expected: tuple[str, list[str]] | None) -> None:
     assert named_run(words) == expected
 
 
-def test_when_a_run_was_submitted() -> None:
+def test_run_id_contains_the_time_of_submission() -> None:
     assert submitted_at(GONE) == 1735689600
     assert abs(submitted_at(new_run_id()) - time.time()) < 2
     assert submitted_at("yesterday") == 0

@@ -20,5 +20,5 @@ from producer.dbt_cli.vars import shown_args
         (["run", "--vars", "{note: 'no secret here'}"], ["run", "--vars", "{note: 'no secret here'}"]),
     ],
 )  # fmt: skip
-def test_values_of_vars_that_sound_like_secrets_are_masked(args: list[str], shown: list[str]) -> None:
+def test_secrets_in_vars_are_masked(args: list[str], shown: list[str]) -> None:
     assert shown_args(args) == shown

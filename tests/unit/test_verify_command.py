@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from producer.cli import main as cli
-from producer.cli import stack as cli_stack
 from producer.cli.verify import commands_of
 from producer.cli.verify_job import job_of, own_environment
 from tests.support.projects import copy_project
@@ -97,7 +96,7 @@ def test_workers_environment_has_no_dbt_relay_settings_of_the_caller() -> None:
         (["verify", "build", "--help"], "dbt-relay build --help"),
         (["verify", "--version"], "verify runs dbt commands"),
         (["verify", "docs", "serve"], "never ends"),
-        (["verify", "init", "x", "--skip-profile-setup"], "none to compare"),
+        (["verify", "init", "x", "--skip-profile-setup"], "nothing to compare"),
         (["verify", "build", "--then", "build", "--profiles-dir", "sub"], "several projects or profiles"),
     ],
 )
@@ -121,7 +120,7 @@ def test_bad_input_is_an_error_before_anything_starts(
 def test_missing_worker_packages_are_named(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_stack.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.chdir(project)
     assert cli.main(["verify", "build"]) == REFUSED
     assert 'pip install "dbt-relay[worker]"' in capfd.readouterr().err

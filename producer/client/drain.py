@@ -1,4 +1,4 @@
-"""Draining workers: telling them by name, and seeing how far they are."""
+"""Draining workers: sends them Celery's ``drain`` control command, and watches their progress in Redis."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from producer.client import RelayClient, WorkerInfo
-from producer.connection_errors import reaching
+from producer.client.broker_errors import BrokerErrors
+from producer.client.relay_client import RelayClient
+from producer.client.summaries import WorkerInfo
 from producer.usage_errors import did_you_mean, usage_error
 from workers.contract.keys import CONTROL_DRAIN
 from workers.contract.redis_values import text_of, value_of
@@ -21,12 +22,13 @@ _ANSWER_SECONDS = 5.0
 _LOST_SECONDS = 30.0
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """A worker as it was just now.
+class DrainProgress(msgspec.Struct, frozen=True):
+    """A worker at one moment of its drain.
 
     Attributes:
-        state: ``drained``, ``lost`` (it ended without a goodbye), ``silent`` (it does not answer), or empty.
-        executing: ``node of run`` of each step that it executes.
+        state: ``drained``; ``lost`` (it ended without removing its registration); ``silent`` (it did not answer);
+            or empty while it drains.
+        executing: ``node of run`` for each step that it executes.
     """
 
     worker: WorkerInfo
@@ -35,15 +37,19 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def choose(workers: Sequence[WorkerInfo], names: Sequence[str], *, every: bool) -> list[WorkerInfo]:
-    """The workers of these names, as Celery or as ``dbt-relay status`` calls them.
+    """Select workers by name.
+
+    Args:
+        names: Celery's names of workers, or ``host:pid`` as ``dbt-relay status`` prints it.
+        every: select all, and name none.
 
     Raises:
-        DbtUsageError: no name, or one that no worker has, with the nearest ones.
+        DbtUsageError: there is no name, or no worker of that name; the text has the nearest names.
     """
     known = ", ".join(sorted(worker.name for worker in workers)) or "none"
     if every == bool(names):
         raise usage_error(
-            "no_worker_named", "Name the workers to drain, or say --all.", f"Connected workers: {known}."
+            "no_worker_named", "Name the workers to drain, or give --all.", f"Connected workers: {known}."
         )
     if every:
         return list(workers)
@@ -65,33 +71,33 @@ def drain(
     *,
     grace: float | None = None,
     timeout: float | None = None,
-) -> Iterator[list[Seen]]:
-    """Tell workers to stop, and look at them until all have.
+) -> Iterator[list[DrainProgress]]:
+    """Ask workers to stop, and watch them until all have stopped.
 
     Args:
-        grace: seconds that they let go on what they execute; None: their own settings.
-        timeout: seconds to look on; they go on draining afterwards.
+        grace: seconds for which they continue their current steps; None: their own setting.
+        timeout: seconds to watch; the workers continue to drain afterwards.
 
     Yields:
-        how each is doing, twice a second and at the end.
+        the progress of each worker, twice a second and at the end.
 
     Raises:
         BrokerUnavailableError: Redis cannot be reached.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    with reaching(client.broker_url):
-        told = _tell(client, [worker.name for worker in workers if not worker.draining], grace)
+    with BrokerErrors(client.broker_url):
+        answered = _send(client, [worker.name for worker in workers if not worker.draining], grace)
         while True:
             executing = _executing(client)
-            seen = [_look(client, worker, told, executing) for worker in workers]
-            yield seen
-            if all(each.state for each in seen) or (deadline is not None and time.monotonic() > deadline):
+            progress = [_progress(client, worker, answered, executing) for worker in workers]
+            yield progress
+            if all(each.state for each in progress) or (deadline is not None and time.monotonic() > deadline):
                 return
             time.sleep(0.5)
 
 
-def _tell(client: RelayClient, names: list[str], grace: float | None) -> set[str]:
-    """Which of the workers answered."""
+def _send(client: RelayClient, names: list[str], grace: float | None) -> set[str]:
+    """Send the control command. Returns the names of the workers that answered."""
     if not names:
         return set()
     from kombu.connection import Connection
@@ -99,26 +105,28 @@ def _tell(client: RelayClient, names: list[str], grace: float | None) -> set[str
 
     url = client.broker_url
     with Connection(celery_url(url), ssl=tls_options(url) or False) as connection:  # type: ignore[no-untyped-call]
-        # as celery.app.control.Control has it
+        # the options of celery.app.control.Control
         mailbox: Any = Mailbox("celery", type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
         arguments = {} if grace is None else {"grace": grace}
-        answers = mailbox(connection).call(names, CONTROL_DRAIN, arguments, timeout=_ANSWER_SECONDS)
-    return {name for answer in answers or () for name, said in answer.items() if "ok" in said}
+        replies = mailbox(connection).call(names, CONTROL_DRAIN, arguments, timeout=_ANSWER_SECONDS)
+    return {name for reply in replies or () for name, answer in reply.items() if "ok" in answer}
 
 
-def _look(client: RelayClient, worker: WorkerInfo, told: set[str], executing: dict[str, list[str]]) -> Seen:
+def _progress(
+    client: RelayClient, worker: WorkerInfo, answered: set[str], executing: dict[str, list[str]]
+) -> DrainProgress:
     raw: Any = client.store.client.hget(client.store.keys.workers(), f"{worker.host}:{worker.pid}")
     if raw is None:
-        return Seen(worker, DRAINED)
-    now = value_of(raw, WorkerInfo) or worker  # what it said when it was chosen
-    doing = tuple(step for pid in now.children for step in executing.get(f"{now.host}:{pid}", ()))
+        return DrainProgress(worker, DRAINED)
+    now = value_of(raw, WorkerInfo) or worker
+    steps = tuple(step for pid in now.children for step in executing.get(f"{now.host}:{pid}", ()))
     if client.store.server_time() - now.seen > _LOST_SECONDS:
-        return Seen(worker, LOST, doing)
-    return Seen(worker, "" if worker.name in told or now.draining else SILENT, doing)
+        return DrainProgress(worker, LOST, steps)
+    return DrainProgress(worker, "" if worker.name in answered or now.draining else SILENT, steps)
 
 
 def _executing(client: RelayClient) -> dict[str, list[str]]:
-    """What is claimed now, by ``host:pid`` of the process that claimed it."""
+    """List the claimed steps by ``host:pid`` of the process that claimed them."""
     store = client.store
     found: dict[str, list[str]] = {}
     for raw in answer_of(store.client.zrange(store.keys.leases(), 0, -1)):
