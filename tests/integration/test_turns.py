@@ -59,13 +59,14 @@ def test_each_process_loads_the_project_of_a_run_once(
     ]  # fmt: skip
     with redis_server.client() as redis_client:
         redis_client.config_resetstat()
-    worker_pool(n=2, env={**postgres_database.env, "DBT_RELAY_CONTEXTS": "4"})
+    pool = worker_pool(n=2, env={**postgres_database.env, "DBT_RELAY_CONTEXTS": "4"})
     for number, run_id in enumerate(runs):
         result = client(redis_server).result(run_id, timeout=120)
         assert result.success, result.stdout[-2000:]
         assert len(result.nodes) == sum(LAYERS)
         rate = str(number) if number % 6 == 0 else "1"
         assert postgres_database.query(f"select * from s{number}.m20") == [(f"s{number}", rate)]
+    assert "message lost" not in pool.log(lines=10_000)  # a run that ends calls the next one itself
     with redis_server.client() as redis_client:
         loads = redis_client.info("commandstats")["cmdstat_getex"]["calls"]
         assert not redis_client.exists("relay:turns", "relay:turns:line")

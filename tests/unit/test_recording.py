@@ -16,7 +16,8 @@ from workers.contract.events import Event
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
 from workers.engine.interface import StepOutcome, StepResult
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, StagedNode
 from workers.runs import writing
 from workers.runs.claimed_step import ClaimedStep
 from workers.runs.decision import (

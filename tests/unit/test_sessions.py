@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workers.contract.events import STATE, Event
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.runs import session as module
 from workers.runs.recording import BEGIN_SESSION
 from workers.runs.step import execution_of

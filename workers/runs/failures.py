@@ -6,7 +6,7 @@ import signal
 from collections.abc import Collection, Sequence
 
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
-from workers.ledger.ledger import Claim, Death
+from workers.ledger.records import Claim, Death
 from workers.supervision import memory
 
 

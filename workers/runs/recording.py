@@ -17,7 +17,7 @@ from workers.contract.keys import SESSION
 from workers.contract.log import log
 from workers.contract.results import RUN_FAILED, WAITING
 from workers.engine.interface import Finished, StepResult, encode, failed_node
-from workers.ledger.ledger import Claim, Move
+from workers.ledger.records import Claim, Move
 from workers.runs import failures
 from workers.runs.claimed_step import Answer, ClaimedStep
 from workers.runs.decision import (
@@ -184,5 +184,6 @@ def record_unreadable(runtime: Runtime, claim: Claim, error: DbtError) -> StepFa
     category = Category.MESSAGE if isinstance(error, InvalidMessageError) else Category.USAGE
     finished = Finished(return_code=2, error=failures.refused(str(error), category))
     final = make_final_record(finished, [], []).decode()
-    runtime.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final))
+    move = Move(word="error", final_state=RUN_FAILED, final=final)
+    runtime.send(claim.run_id, runtime.ledger.finish(claim, move))
     return StepFailedError(str(error))

@@ -12,7 +12,8 @@ from workers.contract.keys import SESSION
 from workers.contract.log import log
 from workers.contract.messages import StepTask
 from workers.contract.results import WAITING
-from workers.ledger.ledger import OTHER_DBT, Refusal
+from workers.ledger.ledger import OTHER_DBT
+from workers.ledger.records import Refusal
 from workers.runs import release_routing
 from workers.runs.claimed_step import Answer
 from workers.runs.claiming import STOPPING

@@ -28,7 +28,7 @@ from workers.contract.keys import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.log import phase
 from workers.engine.engine import CommandFailedError
 from workers.engine.warehouse.fencing import StepExecution
-from workers.ledger.ledger import Claim, FenceLostError, Refusal
+from workers.ledger.records import Claim, FenceLostError, Refusal
 from workers.runs.claimed_step import Answer, ClaimedStep
 from workers.runs.claiming import accept, answer_refusal, claim_step
 from workers.runs.decision import EXECUTE, Decision, decide
