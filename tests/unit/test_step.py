@@ -22,6 +22,7 @@ from workers.runs import claiming, failures
 from workers.runs import runtime as runtime_module
 from workers.runs import step as module
 from workers.runs.claimed_step import ClaimedStep
+from workers.runs.next_step import NextStep
 from workers.runs.outcome import NotExecutable, Outcome, RunEnded
 from workers.runs.runtime import Runtime
 from workers.runs.step import perform
@@ -40,6 +41,7 @@ class Process:
         self.runtime, self.ledger = runtime, ledger
         self.released, self.sent, self.executed = 0, list[str](), list[Claim]()
         runtime.ledger, runtime.owner, runtime._runs, runtime._withheld = ledger, "h:1", OrderedDict(), []
+        runtime.next_step = NextStep()
         runtime.engine = SimpleNamespace(
             release=self._release, forget=lambda _: None, fenced=lambda _: contextlib.nullcontext(),
             has_files_open=lambda: False,

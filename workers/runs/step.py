@@ -6,7 +6,8 @@ Each station is a module, and each knows only those before it:
 2. `preparation` checks the project and the files of the warehouse.
 3. `plan`, `start`, `node`, `close` and `command` call the engine (`execution`) and return an `outcome`.
 4. `decision` decides what follows from claim, outcome and retry policy.
-5. `recording` writes that into the ledger and sends the messages of the steps that it handed out.
+5. `recording` writes that into the ledger and sends the messages of the steps that it handed out. The process that
+   planned a run may execute the next step without a message (`continuation`).
 
 The lease of the step is renewed from 2 to 5. Where the process dies in between, the lease runs out and the step is
 executed again.
