@@ -67,8 +67,8 @@ def bench(options: Options) -> Outcome:
         Table("Whole runs of small models on Postgres", ["nodes", "processes", "seconds", "the model says", "times the model"], rows),
     ]  # fmt: skip
     outcome.notes.append(
-        f"The costs come from empty nodes and from the run of {small} nodes on one process; the other rows are foretold, and off by {worst:.0%} at most. The model "
-        f"gives every process a core; here {psutil.cpu_count()} cores carry the processes, Redis, Postgres and the watcher."
+        f"The costs come from empty nodes and from the run of {small} nodes on one process; the other rows are predictions, with an error of {worst:.0%} at most. The model "
+        f"gives every process a core; here {psutil.cpu_count()} cores are shared by the processes, Redis, Postgres and the watcher."
     )
     outcome.data = {
         "costs": asdict(costs),

@@ -82,8 +82,8 @@ def page(results: Results, limited: Mapping[str, str], plots: str, gained: Table
         plots: folder of the plots, as a link from the page.
     """
     about = (
-        f"What `{results.command}` found. Times are medians of wall time; ways that are compared take turns within "
-        "each round. `python -m benchmarks --render` makes this page anew from results.json and limits.yml."
+        f"Results of `{results.command}`. Times are medians of wall time; ways that are compared take turns within "
+        "each round. `python -m benchmarks --render` renders this page from results.json and limits.yml."
     )
     parts = ["# Results", about]
     if results.missing:

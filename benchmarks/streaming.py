@@ -47,7 +47,7 @@ def bench(options: Options) -> Outcome:
     """Measure latency, rate and loss at each rate."""
     seconds = options.pick(0.5, 3.0, 10.0)
     table = Table(
-        "", ["lines a second, wanted", "said", "heard", "lines", "lost", "p50 ms", "p99 ms", "worst ms"], []
+        "", ["lines a second, wanted", "emitted", "received", "lines", "lost", "p50 ms", "p99 ms", "worst ms"], []
     )  # fmt: skip
     lost, disorder, series = 0, 0, dict[str, list[float | None]](p50=[], p99=[])
     server = RedisServer(appendonly="no")
@@ -78,9 +78,9 @@ def bench(options: Options) -> Outcome:
         plots=[Plot("streaming", "From dbt's line to a watcher", "lines a second", "milliseconds", [float(each) for each in RATES], series, log="xy")],
         targets=[at_most("streaming-lost", "streaming, up to 10,000 lines a second: lines lost", 0, lost)],
         notes=[
-            (f"{2 * PROCESSES} nodes, {PROCESSES} at once, each saying its share of the rate for {seconds:g} s. A line is batched with "
-            "those of 10 ms. *said* is what the nodes could say beside the server and the watcher on this machine, *heard* what "
-            "the watcher had, from the first line to its last.")
+            (f"{2 * PROCESSES} nodes, {PROCESSES} at once, each emits its share of the rate for {seconds:g} s. A line is batched with "
+            "those of 10 ms. *emitted* is the rate that the nodes reached beside the server and the watcher on this machine, "
+            "*received* the watcher's rate, from its first line to its last.")
         ],
         data={},
     )  # fmt: skip

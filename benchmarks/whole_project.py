@@ -29,8 +29,8 @@ NOTES = (
     "Ours is from submit to result with the workers up; plain dbt includes its start-up, with a warm partial parse.",
     (
         "*small*: tables of one row. *busy*: 0.2 to 2 s of SQL a model that compute, on one core each on Postgres "
-        "(`generate_series`) and on all of them on DuckDB (the scan of a table), so that the cores are everybody's limit. "
-        "*waiting*: the same seconds asleep in the warehouse. dbt-relay executes one node of a DuckDB file at once."
+        "(`generate_series`) and on all of them on DuckDB (the scan of a table), so that the cores limit both sides. "
+        "*waiting*: each model sleeps as long in the warehouse. dbt-relay executes one node of a DuckDB file at once."
     ),
 )
 
