@@ -200,7 +200,7 @@ def _print_interrupt(error: KeyboardInterrupt) -> int:
         say(sys.stderr, "Aborted!")
         return EXIT_ABORTED
     say(sys.stderr, f"dbt-relay: {text}")
-    return EXIT_DETACHED if text.startswith("left") else EXIT_REFUSED
+    return EXIT_DETACHED if getattr(error, "run_remains", False) else EXIT_REFUSED
 
 
 @contextmanager

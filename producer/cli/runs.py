@@ -13,6 +13,7 @@ import click
 from producer.cli import broker
 from producer.cli.console import print_line
 from producer.cli.known_runs import find_run, known_runs
+from producer.following.interrupts import Detached
 from producer.following.kept_runs import kept_run
 from producer.usage_errors import usage_error
 
@@ -134,7 +135,8 @@ def _left_running(run_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"left {run_id} alone; `dbt-relay cancel {run_id}` stops it") from None
+        text = f"stopped following run {run_id}; `dbt-relay cancel {run_id}` stops it"
+        raise Detached(text, run_remains=True) from None
 
 
 def _json(found: DbtResult) -> str:

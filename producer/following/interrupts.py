@@ -16,7 +16,15 @@ _PATIENCE = 5.0
 
 
 class Detached(KeyboardInterrupt):
-    """The caller stopped waiting; the run ends without it."""
+    """The caller stopped waiting; the run ends without it.
+
+    Attributes:
+        run_remains: whether the run can be asked for afterwards; a private stack ends with its caller.
+    """
+
+    def __init__(self, message: str = "", *, run_remains: bool = False) -> None:
+        super().__init__(message)
+        self.run_remains = run_remains
 
 
 class Interrupts:
@@ -57,7 +65,7 @@ class Interrupts:
         """
         try:
             if isinstance(error, Detached):
-                raise Detached(self._detached_message()) from None
+                raise Detached(self._detached_message(), run_remains=not self._private) from None
             if self.count and error is None:
                 raise KeyboardInterrupt(f"run {self._run_id} was cancelled")
         finally:
@@ -91,9 +99,8 @@ class Interrupts:
                 f"stopped waiting for run {run_id}: the private stack that executes it ends with this process, "
                 "and the run's state is lost"
             )
-        cancelling = (
-            self._cancelling or self._start_cancelling()
-        )  # a second SIGINT can interrupt the first handler
+        # a second SIGINT can interrupt the first handler
+        cancelling = self._cancelling or self._start_cancelling()
         cancelling.join(_PATIENCE)
         if cancelling.is_alive():
             self._failure = TimeoutError("Redis does not answer")

@@ -287,7 +287,7 @@ def test_second_ctrl_c_returns_without_waiting_for_the_run(
         _, stderr = process.communicate(timeout=60)
     finally:
         end_process(process, signal.SIGKILL, 5)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert f"stopped waiting for run {run_id}, which is being cancelled" in stderr.decode()
     assert there.store.fact(run_id, "state") == "stopping"
 

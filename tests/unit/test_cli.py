@@ -26,6 +26,7 @@ from producer.dbt_cli import arguments
 from producer.dbt_cli.invocation import Invocation
 from producer.dbt_cli.options import command_names
 from producer.embedded import stack as embedded
+from producer.following.interrupts import Detached
 from workers.contract.errors import BrokerUnavailableError, DbtUsageError, ErrorInfo, NoWorkerError
 from workers.contract.events import LINE, RUN, STATE, Event
 from workers.contract.messages import RunRequest
@@ -418,18 +419,19 @@ def _ordinary_signals() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "text"),
+    ("error", "code", "text"),
     [
-        (f"run {RUN_ID} was cancelled", 2, f"dbt-relay: run {RUN_ID} was cancelled"),
-        ("left running", 130, "dbt-relay: left running"),
-        ("", 1, "Aborted!"),
+        (KeyboardInterrupt("the run was cancelled"), 2, "dbt-relay: the run was cancelled"),
+        (Detached("not waited for", run_remains=True), 130, "dbt-relay: not waited for"),
+        (Detached("lost with its stack"), 2, "dbt-relay: lost with its stack"),
+        (KeyboardInterrupt(), 1, "Aborted!"),
     ],
 )
 def test_ctrl_c_exit_codes(
-    session: Session, capsys: pytest.CaptureFixture[str], said: str, code: int, text: str
+    session: Session, capsys: pytest.CaptureFixture[str], error: KeyboardInterrupt, code: int, text: str
 ) -> None:
     def interrupt() -> None:
-        raise KeyboardInterrupt(*([said] if said else []))
+        raise error
 
     session.act = interrupt
     assert cli.main(["run"]) == code
