@@ -6,7 +6,8 @@ Each part is a module, which imports only those before it:
 2. `preparation` checks the project and the files of the warehouse.
 3. `plan`, `start`, `node`, `close` and `command` call the engine (`execution`) and return an `outcome`.
 4. `decision` decides what follows from claim, outcome and retry policy.
-5. `recording` writes that into the ledger and sends the messages of the steps that may start now (`sending`).
+5. `recording` writes that into the ledger and sends the messages of the steps that may start now (`sending`). The
+   process that planned a run may execute the next step without a message (`continuation`).
 
 The lease of the step is renewed from 2 to 5. If the process dies in between, the step is executed again.
 """
@@ -27,7 +28,7 @@ from workers.contract.keys import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.log import phase
 from workers.engine.engine import CommandFailedError
 from workers.engine.warehouse.fencing import StepExecution
-from workers.ledger.ledger import Claim, FenceLostError, Refusal
+from workers.ledger.records import Claim, FenceLostError, Refusal
 from workers.runs.claimed_step import Answer, ClaimedStep
 from workers.runs.claiming import accept, answer_refusal, claim_step
 from workers.runs.decision import EXECUTE, Decision, decide
