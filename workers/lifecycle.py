@@ -142,28 +142,10 @@ def _periodic_threads(
     return [
         PeriodicThread(name, check, interval=interval, failed=failed, phase=phase)
         for name, check, interval, failed, phase in (
-            (
-                "presence",
-                registration.publish,
-                registration.INTERVAL,
-                "worker registration not renewed",
-                "presence",
-            ),
-            (
-                "child-leases",
-                child_leases.renew_overdue,
-                child_leases.interval,
-                "leases of pool processes not renewed",
-                "beat",
-            ),
+            ("presence", registration.publish, registration.INTERVAL, "registration not renewed", "presence"),
+            ("child-leases", child_leases.renew_overdue, child_leases.interval, "leases not renewed", "beat"),
             ("reaper", reaper.sweep, settings.reap_seconds, "overdue steps not checked", "reap"),
-            (
-                "child-monitor",
-                child_monitor.check,
-                child_monitor.INTERVAL,
-                "dead pool process not reported",
-                "reap",
-            ),
+            ("child-monitor", child_monitor.check, child_monitor.INTERVAL, "death not reported", "reap"),
             ("time-limits", time_limits.check, time_limits.INTERVAL, "time limits not checked", "limits"),
         )
     ]
@@ -181,7 +163,7 @@ def _shutting_down(how: str = "Warm", **_: Any) -> None:
 
 
 def _kill_after_grace() -> None:
-    """Kill processes that cannot be interrupted, such as stopped ones. Their leases expire, and other processes execute their steps."""
+    """Kill processes that cannot be interrupted, such as stopped ones. Other processes execute their steps."""
     for registration in _registrations:
         with contextlib.suppress(redis.RedisError):
             registration.publish()

@@ -1,6 +1,6 @@
-"""What a worker does with a step of a run.
+"""Executes the steps of a run in a worker.
 
-`step.perform` is the way of every step: claim, prepare, execute, decide, record, hand out. `plan`, `start`, `node`,
-`close` and `command` say what each kind of step executes. `decision` decides what follows from it, and `recording`
-writes that into the ledger. `session` executes the steps of a run that needs one process for its warehouse.
+`step.perform` handles every step: it claims, prepares, executes, decides and records. `plan`, `start`, `node`, `close`
+and `command` execute the kinds of steps. `decision` decides what follows from the outcome, and `recording` writes that
+into the ledger. `session` executes the steps of a run that needs one process for its warehouse.
 """

@@ -1,4 +1,4 @@
-"""Claims a step, executes it, and records its outcome.
+"""The way of a step through a worker process: claim, prepare, execute, decide, record, hand out.
 
 Each part is a module, which imports only those before it:
 
