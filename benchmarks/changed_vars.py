@@ -2,7 +2,7 @@
 
 The project is `simulated_project`: 120 models, 870 tests, 139 vars of nested JSON that three quarters of the models read.
 Our side is a real warm worker, timed at a watcher; plain dbt is timed until it logs that the first node starts. A
-second table has the CPU of the engine alone.
+second table has the CPU of the engine alone: a full parse, a var set that is not in memory yet, and the same vars.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks.measure import Options, Outcome, Plot, Table, at_most
 from benchmarks.sides import COMMAND, DBT, INSIDE, RELAY, Inside, dbt_environment, inside
-from benchmarks.simulated_project import write_project
+from benchmarks.simulated_project import write_project, write_small_project
 from benchmarks.stacks import Stack, stack, succeeded
 from producer.runner import DbtRunner
 from tests.support.engine import Shared, spec_for
@@ -129,7 +131,7 @@ def bench(options: Options) -> Outcome:
                 for way, work in ways.items():
                     times.setdefault(kind, {}).setdefault(way, []).append(work(arguments(values)))
     median = {kind: {way: statistics.median(each) for way, each in of.items()} for kind, of in times.items()}
-    cpu = engine_cpu(options.folder / "project", values, rounds)
+    cpu = engine_cpu(options.folder, models, tests, options.pick(1, 3, 7))
     changed = [kind for kind in median if kind != SAME]
     worst = max(median[kind][RELAY] for kind in changed)
     reparse = min(median[kind][COMMAND] for kind in changed)
@@ -138,8 +140,9 @@ def bench(options: Options) -> Outcome:
         tables=[
             Table("Seconds until the first node starts", ["what changed", *ways],
                   [["(nothing parsed yet)", *whole.values()], *([kind, *of.values()] for kind, of in median.items())]),
-            Table("The engine's part: seconds of CPU until the run is planned", ["what changed", "CPU"],
-                  [[kind, took] for kind, took in cpu.items()]),
+            Table("The engine's part: seconds of CPU until the run is planned",
+                  ["project and change", "full parse", "changed var set", "the same vars", "full parse : changed : same"],
+                  [[case, *of.values(), _ratio(*of.values())] for case, of in cpu.items()]),
         ],
         plots=[Plot("changed_vars", "One value of 139 vars changes", "", "seconds until the first node starts",
                     list(median), {way: [of[way] for of in median.values()] for way in ways}, "bars")],
@@ -150,19 +153,68 @@ def bench(options: Options) -> Outcome:
     )  # fmt: skip
 
 
-def engine_cpu(project: Path, values: Mapping[str, Any], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of an engine in this process, with shared contexts in memory."""
-    engine = Engine(Shared())
-    found: dict[str, list[float]] = {"(nothing parsed yet)": [_planned(engine, project, values)]}
-    for number in range(rounds):
-        for kind, change in changes(number + rounds).items():
-            values = {**values, **change}
-            found.setdefault(kind, []).append(_planned(engine, project, values))
-    return {kind: statistics.median(each) for kind, each in found.items()}
+class Case(msgspec.Struct, frozen=True):
+    """A project whose vars change in each round.
+
+    Attributes:
+        change: returns the vars of a round that differ from `values`.
+        select: the model that is run.
+    """
+
+    project: Path
+    values: Mapping[str, Any]
+    change: Callable[[int], Mapping[str, Any]]
+    select: str = MODEL
 
 
-def _planned(engine: Engine, project: Path, values: Mapping[str, Any]) -> float:
-    spec = spec_for(project, *arguments(values))
+def engine_cpu(folder: Path, models: int, tests: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Measure median CPU seconds until a run is planned, by case, with an engine in this process.
+
+    Each round has new vars. It measures each case with a new engine, with the engine that parsed the project with the
+    vars of the round before, and with the latter once more.
+    """
+    small = write_small_project(folder / "small", 300)
+    plain, reading = folder / "plain", folder / "reading"
+    values = write_project(plain, models, tests)
+    write_project(reading, models, tests, project_reads=True)
+    of_models, of_tests = f"{models} models", f"{tests} tests"
+    cases = {
+        "300 small models, one logs the var": Case(small, {}, lambda n: {"y": n}, "m000"),
+        f"{of_models}, {of_tests}: the year changes": Case(
+            plain, values, lambda n: {"simulation_year": 2026 + n}
+        ),
+        f"{of_models}, {of_tests}: +schema of a tenth changes": Case(
+            reading, values, lambda n: {"last_schema": f"s{n}"}
+        ),
+        f"{of_models}, {of_tests}: a tenth of the models and some tests are enabled or disabled": Case(
+            reading, values, lambda n: {"with_last": n % 2, "with_checks": 1 - n % 2, "not_read": n}
+        ),
+    }
+    engines = {case: Engine(Shared()) for case in cases}
+    found: dict[str, dict[str, list[float]]] = {case: {} for case in cases}
+    for number in range(-1, rounds):  # the round -1 parses each project
+        for name, case in cases.items():
+            now = {**case.values, **case.change(number)}
+            ways = {
+                "full parse": (Engine(Shared()), ["--no-partial-parse"]),
+                "changed": (engines[name], []),
+                "same": (engines[name], []),
+            }
+            for way, (engine, more) in ways.items():
+                took = _planned(engine, case.project, now, case.select, *more)
+                if number >= 0:
+                    found[name].setdefault(way, []).append(took)
+    return {name: {way: statistics.median(each) for way, each in of.items()} for name, of in found.items()}
+
+
+def _ratio(full: float, changed: float, same: float) -> str:
+    return f"{full / same:.1f} : {changed / same:.1f} : 1"
+
+
+def _planned(engine: Engine, project: Path, values: Mapping[str, Any], select: str, *more: str) -> float:
+    spec = spec_for(
+        project, *arguments(values, select), *more, env={"DATABASE_PATH": str(project / "x.duckdb")}
+    )
     began = time.process_time()
     engine.plan(spec, lambda _: None)
     took = time.process_time() - began

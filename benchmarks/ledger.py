@@ -32,7 +32,8 @@ from workers.contract.keys import QUEUE, Keys, new_run_id
 from workers.contract.messages import RunRequest
 from workers.contract.purge import purge
 from workers.contract.results import Attempt
-from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, Move, StagedNode
 from workers.supervision.reaper import Reaper
 
 MESSAGE = "x" * 900

@@ -82,6 +82,17 @@ def write_project(
     }
 
 
+def write_small_project(folder: Path, models: int) -> Path:
+    """Write a project of models without refs, of which the first logs a var, into a new `folder`."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "dbt_project.yml").write_text(PROJECT)
+    (folder / "profiles.yml").write_text(PROFILES)
+    for number in range(models):
+        log = "{{ log('y ' ~ var('y', 0), info=true) }} " if number == 0 else ""
+        (folder / "models" / f"m{number:03}.sql").write_text(f"{log}select 1 as id\n")
+    return folder
+
+
 def _assumption(chance: random.Random) -> Any:
     kind = chance.random()
     if kind < 0.6:

@@ -56,8 +56,8 @@ def graph_of(spec: RunSpec) -> dict[str, Any]:
 class StubEngine:
     """Has the interface of `workers.engine.engine.Engine`, and returns at once."""
 
-    def __init__(self, shared: object, worker: str = "", contexts: int = 0) -> None:
-        del shared, contexts
+    def __init__(self, shared: object, worker: str = "", contexts: int = 0, exiting: object = None) -> None:
+        del shared, contexts, exiting
         self._worker = worker
 
     def plan(self, spec: RunSpec, emit: OnEvent, attempt: int = 1, previous: object = None) -> Plan:

@@ -31,8 +31,7 @@ from workers.runs import node as node_step
 from workers.runs import plan as plan_step
 from workers.runs import start as start_step
 from workers.runs.claiming import accept
-from workers.runs.nested_task import execute_as_own_task, task_events
-from workers.runs.recording import BEGIN_SESSION
+from workers.runs.continuation import perform_and_continue
 from workers.runs.runtime import process_runtime
 from workers.runs.session import hold_session
 from workers.runs.step import perform
@@ -67,16 +66,11 @@ def _task(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 @_task(TASK_PLAN)
 def plan(self: Task, run_id: Any, step: Any = STEP_PLAN, version: Any = 1) -> dict[str, Any]:
-    """Let dbt select the nodes of a run, and stage them in the ledger.
-
-    Where a session comes next, it begins here at once. If this process dies before, the ledger misses the session's
-    message like one that was lost, and the reaper sends it.
-    """
-    answer = perform(plan_step.execute, self.request.id, run_id, step, version)
-    if answer.pop(BEGIN_SESSION, False):
-        with task_events(self) as events:
-            execute_as_own_task(self, events, run_id, SESSION)
-    return answer
+    """Let dbt select the nodes of a run, and stage them in the ledger. Steps that follow here prolong the task."""
+    return perform_and_continue(
+        self, process_runtime(), str(run_id),
+        lambda: perform(plan_step.execute, self.request.id, run_id, step, version),
+    )  # fmt: skip
 
 
 @_task(TASK_START)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +168,82 @@ def test_hint_is_shown_once_a_week_across_processes(
     # as if shown long ago
     timestamps.write_text(json.dumps(dict.fromkeys(json.loads(timestamps.read_text()), 0)))
     assert hints() == 1
+
+
+def test_hint_at_a_slow_parse_is_shown_by_the_process_that_parses(
+    project: Callable[[Mapping[str, str]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbt.parser.manifest.LONG_PARSING_THRESHOLD_SECONDS", 0)
+    folder, shared = project({"models/m.sql": "select 1 as id"}), Shared()
+
+    def hints(home: str) -> int:
+        ran = drive(Engine(shared), spec_for(folder, "run", env={"HOME": str(tmp_path / home)}))
+        return sum("[HINT] Your parse is taking a long time" in line for line in ran.lines)
+
+    assert [hints("one"), hints("two")] == [1, 0]  # the second process reuses the parse
+
+
+# -- `graph` shows what was compiled ---------------------------------------------------------------
+
+SEE = """\
+{% macro see(name) %}{% if execute %}
+  {% for node in graph.nodes.values() | sort(attribute='unique_id') if node.unique_id.split('.')[2] in var('seen') %}
+    {% do log('SEEN by ' ~ name ~ ': ' ~ tojson(node, sort_keys=true), info=true) %}
+  {% endfor %}
+{% endif %}{% endmacro %}
+"""
+LOOKS = {
+    "macros/see.sql": SEE,
+    "seeds/s.csv": "id\n1\n",
+    "models/a_parent.sql": "{{ config(materialized='table', meta={'deep': {'of': ['parent']}}) }} select * from {{ ref('s') }}",
+    "models/b_inlined.sql": "{{ config(materialized='ephemeral') }} select * from {{ ref('a_parent') }}",
+    "models/c_child.sql": "select *, 'child' as kind from {{ ref('b_inlined') }}",
+    "models/c_fails.sql": "{{ config(on_error='continue') }} select no_such_column from {{ ref('a_parent') }}",
+    "models/d_looks.sql": "{{ see('d_looks') }} select * from {{ ref('c_child') }} -- {{ ref('c_fails') }}",
+    "snapshots/e_kept.sql": (
+        "{% snapshot e_kept %}{{ config(strategy='check', unique_key='id', check_cols=['kind']) }} {{ see('e_kept') }}"
+        "select * from {{ ref('d_looks') }}{% endsnapshot %}"
+    ),
+    "tests/f_holds.sql": "{{ see('f_holds') }} select * from {{ ref('e_kept') }} where id is null",
+    "dbt_project.yml": PROJECT[:-1] + """,
+        on-run-start: ["select 1 as begins -- {{ invocation_id | length }}"], on-run-end: ["{{ see('end') }}"],
+        vars: {seen: [s, a_parent, b_inlined, c_child, c_fails, d_looks, e_kept, f_holds, p-on-run-start-0]}}""",
+}  # fmt: skip
+
+
+def seen(lines: Iterable[str]) -> dict[tuple[str, str], Any]:
+    """What was logged of each node, by who looked and unique id; without times."""
+    found = {}
+    for line in lines:
+        _, is_seen, rest = line.partition("SEEN by ")
+        if is_seen:
+            name, _, shown = rest.partition(": ")
+            node = {**json.loads(shown), "created_at": 0.0}
+            found[name, node["unique_id"]] = node
+    return found
+
+
+@pytest.mark.parametrize("engines", [2, 3])
+def test_nodes_see_what_other_processes_compiled(
+    engines: int, project: Callable[[Mapping[str, str]], Path]
+) -> None:
+    folder = project(LOOKS)
+    dbt = str(Path(sys.executable).with_name("dbt"))
+    built, retried = (
+        subprocess.run(
+            [dbt, command], cwd=folder, capture_output=True, text=True, check=False
+        ).stdout.splitlines()
+        for command in ("build", "retry")
+    )
+    expected = seen(built)
+    assert len(expected) == 4 * 9, "\n".join(built)
+    compiled = {key for key, node in expected.items() if node.get("compiled")}
+    assert {
+        ("d_looks", f"model.p.{name}") for name in ("a_parent", "b_inlined", "c_child", "c_fails")
+    } <= compiled
+    shared = Shared()
+    processes = [Engine(shared) for _ in range(engines)]
+    ran = drive(processes, spec_for(folder, "build"))
+    assert seen(ran.lines) == expected
+    again = drive(processes, spec_for(folder, "retry"), previous=ran.finished.run_results)
+    assert seen(again.lines) == seen(retried) != {}

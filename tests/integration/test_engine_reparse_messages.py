@@ -47,6 +47,23 @@ def test_messages_of_a_kept_parse_are_logged_again_for_other_vars(parsing: Parsi
     )
 
 
+def test_ref_in_a_generic_test_returns_the_same_relation_when_it_is_rendered_again(parsing: Parsing) -> None:
+    files = {
+        "macros/near.sql": "{% test near(model, column_name) %}{{ log('near ' ~ model ~ ' ' ~ var('v0', 0), info=true) }}"
+        "{% if var('v0', 0) == 2 and 'audit' not in model | string %}{{ config(tags=['main']) }}{% endif %}select 1{% endtest %}",
+        "models/leaf.yml": "models: [{name: leaf, columns: [{name: id, data_tests: [near]}]}]",
+    }
+    write(parsing.project, files)
+    parsing.manifest({})
+    for value, how in ((1, "kept"), (2, "partial")):
+        assert parsing.how({"v0": value}) == how
+        logged = parsing.lines()
+        found = parsing.manifest({"v0": value})
+        full = Parsing(parsing.project, "--no-partial-parse")
+        assert found == full.manifest({"v0": value})
+        assert logged == full.lines()
+
+
 def test_message_with_the_time_is_rendered_again(parsing: Parsing) -> None:
     write(
         parsing.project,

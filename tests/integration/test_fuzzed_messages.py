@@ -35,7 +35,8 @@ from workers.app import app
 from workers.contract.errors import InvalidMessageError
 from workers.contract.keys import QUEUE, Keys
 from workers.contract.messages import RunRequest, decode_request, encode_request
-from workers.ledger.ledger import Ledger, Refusal
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Refusal
 from workers.runs import step
 from workers.supervision.message_guard import GuardedChannel, GuardedConsumer, count_with
 

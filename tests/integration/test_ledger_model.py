@@ -49,14 +49,15 @@ from workers.contract.connection import connect
 from workers.contract.keys import READ, Keys, addressed, files_of_warehouse
 from workers.contract.messages import Limits, RunRequest
 from workers.contract.purge import purge
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 MAX_RUNS = 3
 MOVES = {
     "submit": 1, "cancel": 1, "deliver": 8, "lose": 1, "double": 1, "forged": 1, "act": 8, "beat": 1,
-    "old_word": 1, "session": 6, "drain": 1, "session_beat": 1, "lease_runs_out": 1, "taken_over": 2,
-    "session_runs_out": 1, "message_is_missed": 1, "deadline_passes": 1, "reap": 2, "say": 1, "purge": 1,
+    "stale_move": 1, "session": 6, "drain": 1, "session_beat": 1, "lease_runs_out": 1, "taken_over": 2,
+    "session_runs_out": 1, "message_is_missed": 1, "deadline_passes": 1, "reap": 2, "append_events": 1, "purge": 1,
     "lock_runs_out": 1,
 }  # fmt: skip
 """What may happen next, and how often."""
@@ -70,7 +71,7 @@ NAMES = [f"model.p.n{number:02}" for number in range(12)]
 
 
 class RepeatingLedger(Ledger):
-    """Makes a call twice where it is told to, as a client does whose first answer was lost."""
+    """Makes a call twice if `twice` is set, as a client does whose first answer was lost."""
 
     twice = False
 
@@ -80,11 +81,11 @@ class RepeatingLedger(Ledger):
             self.twice = False
             again = super().call(name, run_id, *args)
             if name in ("claim", "enter"):
-                assert self.told(again) == self.told(answer), "a repeated call was answered differently"
+                assert self.without_publish(again) == self.without_publish(answer), "another answer"
         return answer
 
     @staticmethod
-    def told(answer: bytes) -> bytes:
+    def without_publish(answer: bytes) -> bytes:
         return answer.partition(b'"publish"')[0] if answer.startswith(b'{"publish"') is False else b""
 
 
@@ -152,6 +153,7 @@ class LedgerMachine(RuleBasedStateMachine):
     draw: Any
     warehouses: list[str]
     turns: int = 0
+    line: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,6 +169,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.sessions: list[SessionHeld] = []
         self.relations = RelationsModel()
+        self.narrow: set[str] = set()  # runs that may have less steps under way than threads
 
     # -- helpers -----------------------------------------------------------------------------------
 
@@ -187,7 +190,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert before is not None
                 run.give_up(step)
             elif run.live and granted.reason.startswith("waiting for run"):
-                assert before is not None, f"{step} of {run} waits for nobody"
+                assert before is not None, f"{step} of {run} waits for no run"
                 assert before.run_id in granted.reason
                 assert not run.refuses
                 self.relations.wait(run, step)
@@ -287,7 +290,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.draw = data.draw
         possible = {
             "submit": len(self.runs) < MAX_RUNS, "deliver": self.broker, "lose": self.broker,
-            "double": self.broker, "act": self.held, "beat": self.held, "old_word": self.held,
+            "double": self.broker, "act": self.held, "beat": self.held, "stale_move": self.held,
             "session": self.idle(), "drain": self.idle(), "session_beat": self.sessions,
             "lease_runs_out": self.held, "taken_over": self.held, "session_runs_out": self.sessions,
             "lock_runs_out": self.relations.abandoned,
@@ -321,7 +324,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if turns:
             self.client.hset(self.keys.turns_rules(), mapping={"runs": turns, "seconds": seconds})
         self.warehouses = SERVERS if warehouse == "" else FILES
-        for _ in range(2 if self.warehouses == SERVERS else 1):
+        for _ in range(max(2, turns + 1) if self.warehouses == SERVERS else 1):
             run = RunModel("", dag, threads, warehouse, True, PLAN, locks=locks_of(dag, warehouse, 0))
             self.add(run, begun=True)
 
@@ -349,7 +352,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.publish(run.run_id, (step,))
         while begun and step in (PLAN, START, SESSION):
             claims = len(self.held)
-            self.hear(*self.broker.pop())
+            self.receive(*self.broker.pop())
             if step != SESSION and len(self.held) == claims:
                 return  # it waits for its turn
             if step == SESSION:
@@ -401,15 +404,15 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.draw(st.one_of(st.just(0), st.integers(0, len(self.broker) - 1)))
 
     def deliver(self) -> None:
-        self.hear(*self.broker.pop(self.any_message()))
+        self.receive(*self.broker.pop(self.any_message()))
 
     def lose(self) -> None:
         del self.broker[self.any_message()]
 
     def double(self) -> None:
-        self.hear(*self.broker[self.any_message()])
+        self.receive(*self.broker[self.any_message()])
 
-    def hear(self, run_id: str, step: str) -> None:
+    def receive(self, run_id: str, step: str) -> None:
         run = self.runs[run_id]
         if run.purged:
             assert self.ledger.claim(run_id, step, "w:1") == Refusal("unknown run")
@@ -529,8 +532,8 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert answer == [("stop" if stop else "ok") if owned else "lost"]
 
-    def old_word(self) -> None:
-        """Somebody shows a fence that was never good."""
+    def stale_move(self) -> None:
+        """A worker presents a fence that no claim returned."""
         old = msgspec.structs.replace(self.any_held().claim, fence=0)
         with pytest.raises(FenceLostError):
             self.ledger.finish(old, Move(word="success"), result=b"forged")
@@ -580,7 +583,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.settled(held)
         self.reap()
         if self.broker:
-            self.hear(*self.broker.pop())
+            self.receive(*self.broker.pop())
 
     def session_runs_out(self) -> None:
         self.session_out(self.draw(st.sampled_from(self.sessions)))
@@ -644,7 +647,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.client.delete(self.keys.relation(relation))
         del self.relations.abandoned[relation]
 
-    def say(self) -> None:
+    def append_events(self) -> None:
         self.ledger.append_events(self.any_run().run_id, f"p{self.draw(st.integers(0, 1))}", 1, [b"{}"])
 
     # -- what must always hold ---------------------------------------------------------------------
@@ -681,13 +684,12 @@ class LedgerMachine(RuleBasedStateMachine):
             plan = f"{run.run_id} {PLAN}"
             assert run.run_id not in line or (run.state == ACTIVE and not run.in_session)
             expected_watches |= {plan} if run.run_id in line else set()
-            if run.run_id in turns and states.get(PLAN) == "done":
+            if run.run_id in turns and states.get(PLAN) in ("done", "ready"):  # ready: it was given back
                 called.add(plan)
             if ready and not run.in_session and run.state == ACTIVE and self.turns:
                 assert run.run_id in turns | line, f"{run} is forgotten"
             if ready and not run.in_session and run.run_id not in line:
-                busy = int(facts["inflight"])
-                assert busy >= run.threads or plan in watches, "a thread is free and nothing is handed out"
+                self.hands_out(run, int(facts["inflight"]), plan in watches, bool(line))
             expected_leases |= {f"{run.run_id} {DEADLINE}"} if run.has_deadline else set()
             expected_leases |= {f"{run.run_id} {s}" for s, state in states.items() if state == "running"}
             expected_watches |= {
@@ -697,6 +699,7 @@ class LedgerMachine(RuleBasedStateMachine):
             }
             expected_leases |= {f"{run.run_id} {SESSION}"} if session == "running" else set()
             expected_watches |= {f"{run.run_id} {SESSION}"} if session in ("queued", "parked") else set()
+        self.line = bool(line)
         assert leases == expected_leases
         assert watches - called == expected_watches - called
 
@@ -728,7 +731,22 @@ class LedgerMachine(RuleBasedStateMachine):
             }
         assert facts["mode"] == ("session" if run.in_session else "message")
         if ready and run.in_session:
-            assert session in ("queued", "parked", "running"), "nobody is called for what is ready"
+            assert session in ("queued", "parked", "running"), "no session is due although steps are ready"
+
+    def hands_out(self, run: RunModel, busy: int, called: bool, line: bool) -> None:
+        """A run with steps that are ready has as many under way as it may have.
+
+        While runs wait in line, that is one. When the line gets empty, the run is sent a message; if that is lost, the
+        end of the step under way hands out more.
+        """
+        if line:
+            self.narrow.add(run.run_id)
+        elif self.line and run.run_id in self.narrow and not called and busy < run.threads:
+            assert (run.run_id, PLAN) in self.broker, "the line is empty and the run does not learn of it"
+        narrow = run.run_id in self.narrow
+        assert busy >= (1 if narrow else run.threads) or called, "a thread is free and nothing is handed out"
+        if busy >= run.threads and not line:
+            self.narrow.discard(run.run_id)
 
     def turns_and_line(self) -> tuple[set[str], set[str]]:
         """Runs that have a turn, and those that wait for one: all of them go on, and no turn is free meanwhile."""
@@ -765,7 +783,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert key in common or key.startswith(self.keys.run(""))
 
     @invariant()
-    def whoever_may_hold_a_file_is_known(self) -> None:
+    def lost_holders_are_recorded(self) -> None:
         strays = {raw.decode() for raw in self.client.hkeys(self.keys.strays())}
         lost = [each for each in self.sessions if each.lost]
         assert strays <= {holder for each in lost for holder in each.session.holders}
@@ -776,7 +794,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def one_writer_a_relation(self) -> None:
-        """A lock is there for as long as somebody writes, and those who wait are in line."""
+        """A lock is there for as long as a node writes; waiting nodes are in line."""
         names = sorted(self.names())
         with self.client.pipeline(transaction=False) as pipe:
             for name in names:
@@ -814,7 +832,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for holder in holders:
             unlocked = [each for each in self.sessions if each.run.run_id == holder]
             session = self.client.hget(self.keys.states(holder), SESSION)
-            assert self.runs[holder].live or unlocked or session == b"running", "a lock that nobody holds"
+            assert self.runs[holder].live or unlocked or session == b"running", "a lock without a holder"
 
     # -- the end of a history ----------------------------------------------------------------------
 
@@ -833,7 +851,7 @@ class LedgerMachine(RuleBasedStateMachine):
             elif self.sessions:
                 self.go_on(self.sessions[0])
             elif self.broker:
-                self.hear(*self.broker.pop(0))
+                self.receive(*self.broker.pop(0))
             else:
                 for name in list(self.relations.abandoned):
                     self.client.delete(self.keys.relation(name))
@@ -881,11 +899,11 @@ def check(client: redis.Redis, examples: int) -> None:
 
 
 @pytest.mark.timeout(0)
-def test_the_ledger_is_what_its_model_says(make_redis: Callable[..., RedisServer]) -> None:
+def test_the_ledger_agrees_with_its_model(make_redis: Callable[..., RedisServer]) -> None:
     with connect(make_redis().url) as client:  # every key in it has to be explained
         check(client, int(os.environ.get("RELAY_MODEL_EXAMPLES", "50")))
 
 
-def test_the_ledger_on_fakeredis_is_no_other() -> None:
-    """The tests that run on fakeredis see the ledger that the server has."""
+def test_the_ledger_on_fakeredis_agrees_with_its_model() -> None:
+    """Tests that run on fakeredis see the same ledger as on a server."""
     check(fakeredis.FakeRedis(), 3)

@@ -13,7 +13,8 @@ from tests.support.redis_server import RedisServer
 from tests.support.runs import runner, submit
 from tests.support.worker_pool import WorkerPool
 from workers.contract.connection import connect
-from workers.ledger.ledger import Claim, Ledger
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_rolling_restart_hands_nodes_back(
         pid = pool.pid
         assert cli.main(["drain", f"{socket.gethostname()}:{pid}"]) == 0
         told = capsys.readouterr().out
-        assert f"draining, executes model.slow.{node} of 2" in told
+        assert f"draining, executing model.slow.{node} of 2" in told
         assert told.rstrip().endswith("drained")
         wait_until(lambda pool=pool: not pool.alive, 30, "the worker to end")  # type: ignore[misc]
         pool.start(wait=False)

@@ -25,7 +25,8 @@ from workers.contract.errors import BrokerUnavailableError
 from workers.contract.events import STATE
 from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest
-from workers.ledger.ledger import FULL, Claim, Ledger, Move, Refusal, StagedNode
+from workers.ledger.ledger import FULL, Ledger
+from workers.ledger.records import Claim, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]

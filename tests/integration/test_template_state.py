@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import msgspec
 import pytest
+from dbt.version import installed
 
 from tests.support.background import SHORT_LEASES, Background
 from tests.support.engine import Ran, Shared, drive, spec_for
@@ -332,3 +333,43 @@ on-run-start: "{% do graph.update({'mark': invocation_id}) %}"
     assert len({node.worker for node in result.nodes if node.resource_type == "model"}) > 1
     rows = [postgres_database.query(f"select ok from {name}") for name in names]
     assert rows == [[("True",)]] * len(names)
+
+
+COUNT_COMPILED = """\
+{{ config(materialized='table') }}
+{% set ancestors = ['model.slow.p0', 'model.slow.p1', 'model.slow.p2', 'model.slow.p3', 'model.slow.inlined'] %}
+{% set compiled = [] %}
+{% for name in ancestors if execute and graph.nodes[name].compiled_code %}{% do compiled.append(name) %}{% endfor %}
+{{ wait() }}
+select {{ compiled | length }} as compiled from {{ ref('inlined') }}
+-- {{ ref('p0') }} {{ ref('p1') }} {{ ref('p2') }} {{ ref('p3') }}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.skipif(int(installed.minor or 0) < 12, reason="graph shows compiled nodes from dbt-core 1.12 on")
+def test_models_on_two_processes_see_their_ancestors_compiled(
+    tmp_path: Path,
+    worker_pool: Callable[..., WorkerPool],
+    redis_server: RedisServer,
+    postgres_database: PostgresDatabase,
+) -> None:
+    env = {**postgres_database.env, "RELAY_TEST_TARGET": "postgres", "RELAY_TEST_SCHEMA": "public"}
+    project = copy_project("slow", tmp_path / "project")
+    for model in (project / "models").iterdir():
+        model.unlink()
+    parents, children = ([f"{kind}{number}" for number in range(4)] for kind in "pc")
+    codes = dict.fromkeys(parents, "{{ config(materialized='table') }}\n{{ wait() }}\nselect 1 as id")
+    codes["inlined"] = "{{ config(materialized='ephemeral') }} select * from {{ ref('p0') }}"
+    codes.update(dict.fromkeys(children, COUNT_COMPILED))
+    for name, code in codes.items():
+        (project / "models" / f"{name}.sql").write_text(code)
+    worker_pool(n=2, env={**SHORT_LEASES, **env})
+    result = runner(redis_server, project, env=env).execute_command(
+        ["run"], dbt_vars={"seconds": 0.5}, stream_output=False
+    )
+    assert result.success, result.stdout[-2000:]
+    workers = {node.name: node.worker for node in result.nodes}
+    assert len({workers[name] for name in parents}) == len({workers[name] for name in children}) == 2
+    assert [postgres_database.query(f"select compiled from {name}") for name in children] == [[(5,)]] * 4

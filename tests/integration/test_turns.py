@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from tests.support.postgres_server import PostgresDatabase
 from tests.support.redis_server import RedisServer
 from tests.support.runs import client, submit
+from tests.support.waiting import wait_until
 from tests.support.worker_pool import WorkerPool
 
 PROJECT = """name: scenarios
@@ -35,6 +38,16 @@ MODEL = 'select \'{{ var("scenario") }}\' as scenario, \'{{ env_var("RATE", "1")
 RUNS, LAYERS = 12, (2, 2, 1)
 
 
+def write_project(folder: Path) -> None:
+    (folder / "models").mkdir()
+    (folder / "dbt_project.yml").write_text(PROJECT)
+    (folder / "profiles.yml").write_text(PROFILE)
+    for layer, width in enumerate(LAYERS):
+        for number in range(width):
+            above = f" from {{{{ ref('m{layer - 1}{number}') }}}}" if layer else ""
+            (folder / "models" / f"m{layer}{number}.sql").write_text(MODEL + above)
+
+
 @pytest.mark.postgres
 def test_each_process_loads_the_project_of_a_run_once(
     tmp_path: Path,
@@ -42,13 +55,7 @@ def test_each_process_loads_the_project_of_a_run_once(
     redis_server: RedisServer,
     postgres_database: PostgresDatabase,
 ) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "dbt_project.yml").write_text(PROJECT)
-    (tmp_path / "profiles.yml").write_text(PROFILE)
-    for layer, width in enumerate(LAYERS):
-        for number in range(width):
-            above = f" from {{{{ ref('m{layer - 1}{number}') }}}}" if layer else ""
-            (tmp_path / "models" / f"m{layer}{number}.sql").write_text(MODEL + above)
+    write_project(tmp_path)
     # every run waits for a worker, so that all of them begin at once
     runs = [
         submit(
@@ -59,15 +66,52 @@ def test_each_process_loads_the_project_of_a_run_once(
     ]  # fmt: skip
     with redis_server.client() as redis_client:
         redis_client.config_resetstat()
-    worker_pool(n=2, env={**postgres_database.env, "DBT_RELAY_CONTEXTS": "4"})
+    pool = worker_pool(n=2, env={**postgres_database.env, "DBT_RELAY_CONTEXTS": "4"})
     for number, run_id in enumerate(runs):
         result = client(redis_server).result(run_id, timeout=120)
         assert result.success, result.stdout[-2000:]
         assert len(result.nodes) == sum(LAYERS)
         rate = str(number) if number % 6 == 0 else "1"
         assert postgres_database.query(f"select * from s{number}.m20") == [(f"s{number}", rate)]
+    assert "message lost" not in pool.log(lines=10_000)  # a run that ends calls the next one itself
     with redis_server.client() as redis_client:
         loads = redis_client.info("commandstats")["cmdstat_getex"]["calls"]
         assert not redis_client.exists("relay:turns", "relay:turns:line")
     # a process loads what the other has parsed, and perhaps the parse with the vars before; without turns it was four times each
     assert loads <= 2 * RUNS
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("end", ["kill a process", "kill a worker", "stop a worker"])
+def test_runs_continue_elsewhere_while_others_wait_in_line(
+    end: str,
+    tmp_path: Path,
+    worker_pool: Callable[..., WorkerPool],
+    redis_server: RedisServer,
+    postgres_database: PostgresDatabase,
+) -> None:
+    """The process that ends was executing the steps of its run without messages."""
+    write_project(tmp_path)
+    runs = [
+        submit(redis_server, tmp_path, ["run", "--vars", json.dumps({"scenario": f"s{number}"})])
+        for number in range(RUNS)
+    ]
+    env = {**postgres_database.env, "DBT_RELAY_LEASE_SECONDS": "2"}
+    ends, stays = (worker_pool(n=1, env=env) for _ in range(2))
+    store = client(redis_server).store
+    wait_until(lambda: len(store.active_runs()) < RUNS - 3, 60, "a few runs to end")
+    assert store.active_runs()
+    if end == "kill a process":
+        os.kill(ends.children[0], signal.SIGKILL)
+    elif end == "kill a worker":
+        ends.kill()
+    else:
+        assert ends.terminate() == 0
+    for run_id in runs:
+        result = client(redis_server).result(run_id, timeout=120)
+        assert result.success, result.stdout[-2000:]
+        assert len(result.nodes) == sum(LAYERS)
+    if end == "stop a worker":
+        assert "message lost" not in stays.log(lines=10_000)
+    with redis_server.client() as redis_client:
+        assert not redis_client.exists("relay:turns", "relay:turns:line")

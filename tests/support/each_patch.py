@@ -1,4 +1,4 @@
-"""Builds a project once for each setting of ``DBT_RELAY_PATCHES`` and prints the outcomes as JSON lines.
+"""Builds a project once for each setting of ``DBT_RELAY_PATCHES`` and prints each result as a JSON line.
 
     python -m tests.support.each_patch PROJECT
 
@@ -21,7 +21,7 @@ from workers.engine.startup import prepare_import
 
 prepare_import()
 
-from workers.engine.engine import Engine  # noqa: E402 - once the process is prepared
+from workers.engine.engine import Engine  # noqa: E402 - `prepare_import` has to run first
 from workers.engine.patches import registry  # noqa: E402
 from workers.engine.patches.catalog import CATALOG  # noqa: E402
 from workers.engine.warehouse.concurrency import close_warehouse  # noqa: E402
@@ -30,14 +30,18 @@ ALL_ON = ""
 
 
 def settings() -> list[str]:
-    """All settings: every patch on, every patch off, and each patch alone off."""
+    """Return the settings: all patches on, all off, and all on but one."""
     return [ALL_ON, registry.OFF, *(patch.name for patch in CATALOG)]
 
 
 def build(project: Path, setting: str) -> dict[str, Any]:
-    """Build the project. Returns exit code, statuses, rows of all relations, and the disabled patches."""
+    """Build the project with a setting.
+
+    Returns:
+        dbt's exit code, status of each node, rows of each relation, and names of the disabled patches.
+    """
     os.environ["RELAY_TEST_PATCHES"] = setting
-    from tests.support.engine import Shared, drive, spec_for  # applies the patches
+    from tests.support.engine import Shared, drive, spec_for  # importing it applies the patches
 
     file = project / "warehouse.duckdb"
     file.unlink(missing_ok=True)
@@ -56,14 +60,14 @@ def build(project: Path, setting: str) -> dict[str, Any]:
 
 
 def main(project: str) -> None:
-    """Print a line for each setting."""
+    """Build the project in a child process for each setting. Exit with an error if a child fails."""
     for setting in settings():
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
             try:
                 print(json.dumps([setting, build(Path(project), setting)]), flush=True)
-            except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+            except BaseException:  # noqa: BLE001 - the child must not continue the parent's loop
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)

@@ -102,9 +102,15 @@ def drive(
     def changes(position: int) -> list[bytes]:
         return stream[position:]
 
+    stored: list[StepResult] = []
+
+    def finished(position: int) -> list[StepResult]:
+        return stored[position:]
+
     def keep(outcome: StepOutcome) -> StepOutcome:
         stream.extend(change.encode() for change in outcome.cache)
-        return replace_result(outcome)
+        stored.append(replace_result(outcome).result)
+        return outcome
 
     ran = Ran(Finished(return_code=2), events=events)
     try:
@@ -127,7 +133,7 @@ def drive(
             outcome = keep(
                 next(turn).node(
                     spec, facts, ready, 0 if ready in ephemeral else next(numbers), events.append,
-                    changes=changes, attempt=attempt, skip=ready in skips,
+                    changes=changes, finished=finished, attempt=attempt, skip=ready in skips,
                     cause=None if cause is None else cause.result,
                 )
             )  # fmt: skip

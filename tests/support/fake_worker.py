@@ -21,7 +21,8 @@ from workers.contract.events import LINE, Event, encode_event
 from workers.contract.keys import QUEUE, addressed
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED, Attempt
 from workers.engine.interface import Finished, StepResult, encode
-from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, Move, StagedNode
 from workers.runs import failures
 from workers.runs.final_record import make_final_record
 from workers.runs.retry_policy import delay_before, may_retry

@@ -1,4 +1,7 @@
-"""Generates small random dbt projects that read vars during the parse, in every place where a project can."""
+"""Generates small random dbt projects that read vars during the parse, in every place where a project can.
+
+Most of the projects and vars are valid: a project that dbt refuses has no manifest to compare.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +47,14 @@ select * from {{ model }} where {{ column_name }} <= {{ limit }} and {{ var('v0'
 select * from {{ model }} where {{ column_name }} is null
 {% endtest %}
 """
-# each reads the var NAME; a parse keeps the effect of some of them
+# each reads the var NAME, in the file FILE.sql; a parse keeps the effect of some of them
 SQL = (
     "-- {{ var('NAME', 1) }}",
     "-- {{ var('NAME') }}",
     "-- {{ reads_deeper('NAME') }}",
     "-- {{ env_var('MOOD', 'calm') ~ var('NAME', 1) }}",
     "{% set x = var('nested', {}) %}-- {{ x.k if x is mapping else x }} {{ var('NAME', 1) }}",
-    "{{ config(alias='model_' ~ (var('NAME', 'x') | string | length)) }}",
+    "{{ config(alias='FILE_' ~ (var('NAME', 'x') | string | length)) }}",
     "{{ config(tags=[var('NAME', 't') | string]) }}",
     "{{ config(meta={'v': var('NAME', none)}) }}",
     "{{ config(materialized='table' if var('NAME', 1) else 'view') }}",
@@ -72,7 +75,7 @@ SQL = (
     "{% do log('debug: ' ~ var('NAME', 0)) %}{{ log('no var', info=True) }}",
     "{{ print('NAME ' ~ var('NAME', 0)) }}{{ config(tags=[var('NAME', 't') | string]) }}",
     "{% if var('NAME', 0) == 2 %}{% do exceptions.warn('NAME is 2') %}{% endif %}",
-    "{% for key in (var('NAME', {}) or {}) %}-- {{ key }}{% endfor %}",
+    "{% set all = var('NAME', {}) %}{% for key in (all if all is iterable else []) %}-- {{ key }}{% endfor %}",
     "-- nothing",
 )  # fmt: skip
 # sections of dbt_project.yml, merged at random
@@ -98,8 +101,8 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"models": {"reading": {"m1": {"+alias": "a_{{ var('NAME', 'x') | string | length }}"}}}},
     {"models": {"reading": {"marts": {"+materialized": "{{ 'ephemeral' if var('NAME', 1) == 1 else 'table' }}"}}}},
     {"models": {"reading": {"marts": {"+group": "{{ 'team' if var('NAME', 1) else none }}"}}}},
-    {"models": {"reading": {"+docs": {"show": "{{ var('NAME', 1) == 1 }}"}, "versioned": {"v1": {"+tags": "{{ var('NAME', 1) }}"}}}}},
-    {"models": {"reading": {"marts": {"meta": "{{ var('nested', none) }}"}}}},
+    {"models": {"reading": {"+docs": {"show": "{{ var('NAME', 1) == 1 }}"}, "versioned": {"v1": {"+tags": "{{ var('NAME', 1) | string }}"}}}}},
+    {"models": {"reading": {"marts": {"meta": "{{ {'n': var('nested', none)} }}"}}}},
     {"models": {"reading": {"+post-hook": "select '{{ var('NAME', 0) | string | length }}' as a"}}},
     {"models": {"reading": {"marts": {"+post-hook": "{% if var('NAME', 0) == 1 %}select 1 from {{ ref('leaf') }}{% endif %}"}}}},
     {"models": {"extra": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
@@ -112,7 +115,7 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"seeds": {"reading": {"seeded": {"+column_types": {"id": "{{ 'int' if var('NAME', 1) else 'text' }}"}}}}},
     {"snapshots": {"reading": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
     {"snapshots": {"+meta": {"s": "{{ var('NAME', 's') }}"}}},
-    {"sources": {"reading": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
+    {"sources": {"reading": {"hidden": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}}},
     {"sources": {"reading": {"raw": {"+meta": {"s": "{{ var('NAME', 's') }}"}}}}},
     {"exposures": {"reading": {"+enabled": "{{ var('NAME', 1) | string != '2' }}"}}},
     {"unit_tests": {"reading": {"+tags": ["{{ var('NAME', 'u') | string }}"]}}},
@@ -121,7 +124,7 @@ CONFIGS: tuple[dict[str, Any], ...] = (
 TESTS: tuple[Any, ...] = (
     "not_null",
     "unique",
-    {"accepted_values": {"arguments": {"values": "{{ var('NAME', ['a']) }}"}}},
+    {"accepted_values": {"arguments": {"values": "{{ [var('NAME', 'a')] }}"}}},
     {"accepted_values": {"arguments": {"values": [1, 2]}, "config": {"where": "1 = {{ var('NAME', 1) | string | length }}"}}},
     {"above": {"arguments": {"limit": "{{ var('NAME', 0) | string | length }}"}}},
     {"relationships": {"arguments": {"to": "ref('leaf')", "field": "{{ 'id' if var('NAME', 1) else 'id' }}"}}},
@@ -130,7 +133,7 @@ TESTS: tuple[Any, ...] = (
     {"accepted_values": {"values": [1, 2]}},  # a deprecation
     {"relationships": {"arguments": {"to": "ref('m0')", "field": "id"}}},
     {"configured": {}},
-    {"not_null": {"config": {"tags": ["{{ var('NAME', 't') }}"], "severity": "warn"}}},
+    {"not_null": {"config": {"tags": ["{{ var('NAME', 't') | string }}"], "severity": "warn"}}},
 )  # fmt: skip
 
 
@@ -152,10 +155,15 @@ class ReadingProject:
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
+        self._required: set[str] = set()
 
     def values(self) -> dict[str, Any]:
         """Random vars of an invocation."""
-        chosen = {name: self._chance.choice(_VALUES) for name in NAMES if self._chance.random() < 0.7}
+        chosen = {
+            name: self._chance.choice(_VALUES)
+            for name in NAMES
+            if name in self._required or self._chance.random() < 0.7
+        }
         if "which" in chosen:
             chosen["which"] = self._chance.choice(("leaf", "other"))
         return chosen
@@ -164,7 +172,7 @@ class ReadingProject:
         """Copy of `values` with one or two vars changed, added or removed."""
         result = dict(values)
         for name in self._chance.sample(NAMES, self._chance.choice((1, 1, 2))):
-            if name in result and self._chance.random() < 0.25:
+            if name in result and self._chance.random() < (0.02 if name in self._required else 0.25):
                 del result[name]
             elif name == "which":
                 result[name] = self._chance.choice(("leaf", "other"))
@@ -192,21 +200,19 @@ class ReadingProject:
         }  # fmt: skip
         for section in self._chance.sample(CONFIGS, self._chance.choice((0, 1, 2, 2, 3))):
             project = _merged(project, self._named(section))
+        if "tests" in project and "data_tests" in project:  # dbt refuses both
+            project["data_tests"] = _merged(project.pop("tests"), project["data_tests"])
         files["dbt_project.yml"] = yaml.safe_dump(project)
-        folders = {f"m{number}": self._chance.choice(FOLDERS) for number in range(self._chance.randint(2, 5))}
-        names = list(folders)
-        for number, name in enumerate(names):
-            # no model refers to one that may be disabled without it
-            parents = [each for each in names[:number] if folders[name].startswith(folders[each])]
-            parent = self._chance.choice(["leaf", "leaf", "seeded", *parents])
-            files[f"models/{folders[name]}{name}.sql"] = (
-                f"{self._sql()}{self._sql()}select 1 as id, 'a' as kind from {{{{ ref('{parent}') }}}}"
-            )
-        properties = self._properties(names)
+        seeded = ["seeded"] if "+enabled" not in str(project.get("seeds")) else []
+        names, steady, referred = self._models(files, ["leaf", "leaf", *seeded])
+        target = "m0" if "m0" in steady and "models/m0.sql" in files else "leaf"
+        properties = self._properties(names, referred | {target}, target)
         if self._chance.random() < 0.3:
             for version in (1, 2):
                 files[f"models/marts/versioned_v{version}.sql"] = f"{self._sql()}select 1 as id"
-            properties["models"].append(self._entry("versioned") | {"versions": [{"v": 1}, {"v": 2}]})
+            entry = self._entry("versioned")
+            config = {"alias": entry["config"].pop("alias")} if "alias" in entry["config"] else {}
+            properties["models"].append(entry | {"versions": [{"v": 1, "config": config}, {"v": 2}]})
         described = [
             entry for entry in properties["models"] if "versions" in entry or self._chance.random() < 0.3
         ]
@@ -215,7 +221,8 @@ class ReadingProject:
         files["models/marts/properties.yml"] = yaml.safe_dump({"models": described})
         if self._chance.random() < 0.5:
             files["tests/single.sql"] = (
-                f"{self._sql()}select * from {{{{ ref('{self._chance.choice(('leaf', 'm0'))}') }}}} where id is null"
+                f"{self._sql(without='materialized')}"
+                f"select * from {{{{ ref('{self._chance.choice(('leaf', 'm0'))}') }}}} where id is null"
             )
             if self._chance.random() < 0.3:
                 single = {"name": "single", "description": "{{ 'is ' ~ var('NAME', 1) }}"}
@@ -230,14 +237,35 @@ class ReadingProject:
         if self._chance.random() < 0.25:
             files["macros/names.sql"] = self._named(
                 "{% macro generate_alias_name(custom_alias_name=none, node=none) %}"
-                "{{ custom_alias_name or node.name }}{{ '_x' if var('NAME', 0) == 1 }}{% endmacro %}"
+                "{{ custom_alias_name or node.name ~ (node.version or '') }}{{ '_x' if var('NAME', 0) == 1 }}{% endmacro %}"
             )
+        self._required = {each for each in NAMES if any(f"var('{each}')" in text for text in files.values())}
         for name, text in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text.replace("FILE", path.stem))
         (folder / "dbt_packages").mkdir()
         (folder / "dbt_packages" / "extra").symlink_to(folder / "extra", target_is_directory=True)
+
+    def _models(self, files: dict[str, str], roots: list[str]) -> tuple[list[str], set[str], set[str]]:
+        """Add models to `files`. Returns their names, those that their SQL never disables, and those that others refer to."""
+        folders = {f"m{number}": self._chance.choice(FOLDERS) for number in range(self._chance.randint(2, 5))}
+        names = list(folders)
+        steady: set[str] = set()
+        referred: set[str] = set()
+        for number, name in enumerate(names):
+            # few models refer to one that may be disabled or private without them
+            parents = [each for each in names[:number] if folders[name].startswith(folders[each])]
+            parents = [each for each in parents if each in steady or self._chance.random() < 0.05]
+            parent = self._chance.choice([*roots, *parents])
+            referred.add(parent)
+            sql = self._sql() + self._sql()
+            if not any(word in sql for word in ("enabled", "private")):
+                steady.add(name)
+            files[f"models/{folders[name]}{name}.sql"] = (
+                f"{sql}select 1 as id, 'a' as kind from {{{{ ref('{parent}') }}}}"
+            )
+        return names, steady, referred
 
     def _package(self) -> dict[str, Any]:
         """dbt_project.yml of a package. dbt renders it without the vars of the command line."""
@@ -245,7 +273,8 @@ class ReadingProject:
         config = self._chance.choice(({}, {"models": {"extra": {"+meta": {"e": "{{ var('NAME', 'e') }}"}}}}))
         return package | self._named(config)
 
-    def _properties(self, names: list[str]) -> dict[str, Any]:
+    def _properties(self, names: list[str], referred: set[str], target: str) -> dict[str, Any]:
+        """Entries of the models and the rest. What others refer to is always enabled. `target`: a model for an exposure."""
         models = [self._entry(name) for name in names if self._chance.random() < 0.8]
         found: dict[str, Any] = {
             "version": 2,
@@ -256,15 +285,19 @@ class ReadingProject:
                     "name": "raw",
                     "schema": self._named(self._chance.choice(("raw", "{{ 'r' ~ var('NAME', 'r') }}"))),
                     "tables": [{"name": "one", "columns": [{"name": "id", "data_tests": self._tests()}]}],
-                }
+                },
+                {"name": "hidden", "tables": [{"name": "one", "columns": [{"name": "id", "data_tests": self._tests()}]}]},
             ],
         }  # fmt: skip
         if self._chance.random() < 0.4:
             found["seeds"] = [self._entry("seeded")]
+        for entry in (*models, *found.get("seeds", ())):
+            if entry["name"] in referred:
+                entry["config"].pop("enabled", None)
         if self._chance.random() < 0.3:
             found["exposures"] = [
-                {"name": "shown", "type": "dashboard", "owner": {"email": "team@example.com"}, "depends_on": [f"ref('{self._chance.choice(('leaf', 'm0'))}')"],
-                 "description": self._named(self._chance.choice(("shown", "{{ var('NAME', 'shown') }}")))}
+                {"name": "shown", "type": "dashboard", "owner": {"email": "team@example.com"}, "depends_on": [f"ref('{self._chance.choice(('leaf', target))}')"],
+                 "description": self._named(self._chance.choice(("shown", "{{ var('NAME', 'shown') | string }}")))}
             ]  # fmt: skip
         if self._chance.random() < 0.25:
             found["snapshots"] = [
@@ -283,7 +316,7 @@ class ReadingProject:
         config: dict[str, Any] = self._chance.choice(
             (
                 {}, {}, {"meta": {"y": "{{ var('NAME', 'y') }}"}}, {"enabled": "{{ var('NAME', 1) != 2 }}"},
-                {"tags": ["{{ var('NAME', 'tag') }}"]}, {"alias": "renamed_{{ var('NAME', 'a') | string | length }}_" + name},
+                {"tags": ["{{ var('NAME', 'tag') | string }}"]}, {"alias": "renamed_{{ var('NAME', 'a') | string | length }}_" + name},
             )
         )  # fmt: skip
         description = self._chance.choice(("plain", "{{ doc('block') }}", "of {{ var('NAME', 1) }}", ""))
@@ -295,10 +328,12 @@ class ReadingProject:
         )  # fmt: skip
 
     def _tests(self) -> list[Any]:
-        return [self._named(test) for test in self._chance.sample(TESTS[1:], self._chance.randint(0, 2))]
+        chosen = self._chance.sample(TESTS[1:], self._chance.randint(0, 2))
+        by_kind = {test if isinstance(test, str) else next(iter(test)): test for test in chosen}
+        return [self._named(test) for test in by_kind.values()]  # dbt refuses two of the same name
 
-    def _sql(self, start: str = "") -> str:
-        fitting = [text for text in SQL if text.startswith(start)]
+    def _sql(self, start: str = "", without: str = "\0") -> str:
+        fitting = [text for text in SQL if text.startswith(start) and without not in text]
         return self._named(self._chance.choice(fitting)) + "\n"
 
     def _named(self, plain: Any) -> Any:

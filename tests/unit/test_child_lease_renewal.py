@@ -18,7 +18,8 @@ import redis
 from tests.support.waiting import wait_until
 from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest
-from workers.ledger.ledger import Claim, Ledger, Move, StagedNode, lease_clock
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, Move, StagedNode, lease_clock
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 from workers.supervision import child_processes
 from workers.supervision.child_lease_renewal import ChildLeaseRenewer, HeldLeases, Lease, decode_leases

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from workers.ledger.ledger import Death
+from workers.ledger.records import Death
 from workers.supervision import memory
 from workers.supervision.child_monitor import ChildMonitor
 

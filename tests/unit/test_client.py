@@ -20,7 +20,7 @@ from workers.contract.errors import BrokerUnavailableError, Category, RelayError
 from workers.contract.events import LINE, MISSING, RUN, Event, encode_event
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 
 NODES: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",)}
 

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from tests.unit.test_ledger import chain, planned
-from workers.ledger.ledger import OTHER_DBT, Claim, Ledger, Move, Refusal
+from workers.ledger.ledger import OTHER_DBT, Ledger
+from workers.ledger.records import Claim, Move, Refusal
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 NODE = "model.p.a"

@@ -29,7 +29,7 @@ from workers.contract.errors.classify import Failure, classify
 from workers.contract.events import LINE, STATE, Event
 from workers.contract.messages import RunRequest
 from workers.contract.results import DbtResult
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 
 PROJECT = PROJECTS / "trial"
 MODELS: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ import pytest
 from workers.contract.errors import ErrorInfo
 from workers.contract.messages import RetryPolicy
 from workers.engine.interface import Finished, StepOutcome, StepResult
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.runs.decision import (
     EXECUTE,
     Cause,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workers.contract.errors import DbtTimeoutError, exception_of
-from workers.ledger.ledger import Claim, Death
+from workers.ledger.records import Claim, Death
 from workers.runs import failures
 
 GB = 2**30

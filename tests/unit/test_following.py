@@ -21,7 +21,7 @@ from workers.contract.errors import BrokerUnavailableError, ErrorInfo
 from workers.contract.events import LINE, STATE, Event
 from workers.contract.results import DbtResult
 from workers.contract.settings import Settings
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 
 PROJECT = PROJECTS / "trial"
 OnEvent = Callable[[Event], None]

@@ -20,7 +20,7 @@ from workers.contract.errors import ErrorInfo
 from workers.contract.events import STATE, Event
 from workers.contract.messages import RunRequest, decode_request
 from workers.contract.settings import Settings
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 
 PROJECT = PROJECTS / "trial"
 

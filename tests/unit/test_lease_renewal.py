@@ -16,7 +16,7 @@ import redis
 
 from tests.support.waiting import wait_until
 from workers.contract.errors import DbtTimeoutError
-from workers.ledger.ledger import Claim, lease_clock
+from workers.ledger.records import Claim, lease_clock
 from workers.sessions.warehouse_lock import Session
 from workers.supervision.child_lease_renewal import Lease
 from workers.supervision.lease_renewal import DRAIN, LOST, STOP, LeaseLostError, LeaseRenewer, StepInterrupted

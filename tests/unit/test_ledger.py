@@ -1,4 +1,4 @@
-"""The ledger's moves, each on fakeredis and on the real server; what counts is the real one."""
+"""Moves of the ledger, each on fakeredis and on a real server."""
 
 from __future__ import annotations
 
@@ -14,17 +14,8 @@ from workers.contract import run_store
 from workers.contract.keys import SESSION, new_run_id
 from workers.contract.messages import Limits, RunRequest
 from workers.contract.results import Attempt
-from workers.ledger.ledger import (
-    MAX_REASONS,
-    OTHER_REASONS,
-    PATIENCE_MS,
-    Claim,
-    FenceLostError,
-    Ledger,
-    Move,
-    Refusal,
-    StagedNode,
-)
+from workers.ledger.ledger import MAX_REASONS, OTHER_REASONS, PATIENCE_MS, Ledger
+from workers.ledger.records import Claim, FenceLostError, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 OWNER = "host:1"
@@ -93,7 +84,7 @@ def test_a_run_goes_through_its_steps_in_order(ledger: Ledger) -> None:
     assert word.return_code == 0
 
 
-def test_submitting_twice_is_one_run(ledger: Ledger) -> None:
+def test_repeated_submit_records_one_run(ledger: Ledger) -> None:
     request = RunRequest(run_id=new_run_id(), args=("run",), cwd="/p", project_dir="/p")
     ledger.submit(request)
     claim(ledger, request.run_id, "@plan")
@@ -238,7 +229,7 @@ def test_fail_fast_goes_on_until_another_node_becomes_ready(ledger: Ledger, lock
 @pytest.mark.parametrize(
     ("threads", "beside"), [(1, []), (2, ["model.p.b"]), (4, ["model.p.b", "model.p.c"])]
 )
-def test_what_plain_dbt_would_have_under_way_has_its_chance_in_a_session(
+def test_fail_fast_session_executes_the_nodes_that_dbt_would_be_executing(
     ledger: Ledger, threads: int, beside: list[str]
 ) -> None:
     nodes = [StagedNode(f"model.p.{name}", 0, 1, ()) for name in "abc"]
@@ -262,7 +253,7 @@ def test_what_plain_dbt_would_have_under_way_has_its_chance_in_a_session(
     assert list(ledger.results(run_id)) == beside
 
 
-def test_a_node_that_was_handed_out_and_not_begun_has_its_chance_too(ledger: Ledger) -> None:
+def test_fail_fast_executes_nodes_that_were_handed_out_and_not_begun(ledger: Ledger) -> None:
     """Fewer processes than threads."""
     nodes = [StagedNode(f"model.p.{name}", 0, 1, ()) for name in "abc"]
     run_id, handed = planned(ledger, nodes, parallel=2, roots=3)
@@ -274,7 +265,7 @@ def test_a_node_that_was_handed_out_and_not_begun_has_its_chance_too(ledger: Led
     assert ledger.finish(other, Move(word="success")) == ("@close",)
 
 
-def test_cancel_ends_a_run_that_nobody_took(ledger: Ledger) -> None:
+def test_cancel_ends_a_run_that_no_worker_claimed(ledger: Ledger) -> None:
     run_id = submit(ledger)
     assert ledger.cancel(run_id, "mind changed") == ("active", ())
     assert claim(ledger, run_id, "@plan").stopping
@@ -300,7 +291,7 @@ def test_cancel_while_the_start_runs_waits_for_it(ledger: Ledger) -> None:
     assert ledger.give_back(start, "release") == ("@close",)
 
 
-def test_a_lost_fence_can_do_nothing(ledger: Ledger, expire: Callable[[str, str], None]) -> None:
+def test_moves_with_a_lost_fence_are_refused(ledger: Ledger, expire: Callable[[str, str], None]) -> None:
     run_id, _ = planned(ledger, chain("a", "b"))
     slow = claim(ledger, run_id, "model.p.a")
     expire(run_id, slow.step)
@@ -328,14 +319,14 @@ def expire(ledger: Ledger) -> Callable[[str, str], None]:
     return now
 
 
-def test_a_live_lease_is_left_alone(ledger: Ledger) -> None:
+def test_a_live_lease_is_not_reaped(ledger: Ledger) -> None:
     run_id, _ = planned(ledger, chain("a"))
     claim(ledger, run_id, "model.p.a")
     assert ledger.overdue(queue_empty=True) == []
     assert ledger.reap(run_id, "model.p.a")["what"] == "nothing"
 
 
-def test_a_lost_message_is_sent_again_but_a_deep_queue_is_left_alone(
+def test_a_lost_message_is_sent_again_unless_the_queue_is_deep(
     ledger: Ledger, expire: Callable[[str, str], None]
 ) -> None:
     run_id, _ = planned(ledger, chain("a"))
@@ -349,7 +340,7 @@ def test_a_lost_message_is_sent_again_but_a_deep_queue_is_left_alone(
     assert ledger.reap(run_id, "model.p.a")["what"] == "publish"
 
 
-def test_a_retry_frees_its_place_and_comes_back(ledger: Ledger) -> None:
+def test_a_retry_frees_its_thread_and_is_claimed_again(ledger: Ledger) -> None:
     nodes = [StagedNode("model.p.a", 0, 1, ()), StagedNode("model.p.b", 0, 1, ())]
     run_id, handed = planned(ledger, nodes, parallel=1, roots=2)
     assert handed == ("model.p.a",)
@@ -360,7 +351,7 @@ def test_a_retry_frees_its_place_and_comes_back(ledger: Ledger) -> None:
     assert claim(ledger, run_id, "model.p.a").tries == 2
 
 
-def test_the_relation_cache_travels_with_results(ledger: Ledger) -> None:
+def test_cache_changes_are_stored_with_results(ledger: Ledger) -> None:
     run_id, _ = planned(ledger, chain("a"))
     ledger.finish(claim(ledger, run_id, "model.p.a"), Move(word="success", cache=('["x","add"]',)))
     assert ledger.cache_changes(run_id, 0) == [b'["x","add"]']
@@ -421,7 +412,7 @@ def test_runs_that_open_one_file_go_one_after_the_other(
     assert not meet or isinstance(locks.enter(two, second, "other:2"), Session)
 
 
-def test_a_run_takes_all_of_its_files_at_once_and_nobody_passes_it_in_line(ledger: Ledger) -> None:
+def test_a_run_acquires_all_of_its_files_at_once_in_the_order_of_the_line(ledger: Ledger) -> None:
     """Else two runs would each have a file that the other waits for, and small runs starve one of many files."""
     both, locks = "duckdb:/a\nduckdb:/b", WarehouseLock(ledger)
     one, two, three = on_files(ledger, "duckdb:/b", both, "duckdb:/a")
@@ -438,7 +429,7 @@ def test_a_run_takes_all_of_its_files_at_once_and_nobody_passes_it_in_line(ledge
     assert isinstance(locks.enter(three, "duckdb:/a", "other:3"), Session)
 
 
-def test_who_waits_for_a_run_that_is_cancelled_in_line_is_called(ledger: Ledger) -> None:
+def test_cancel_of_a_run_in_line_wakes_the_run_behind_it(ledger: Ledger) -> None:
     both, locks = "duckdb:/a\nduckdb:/b", WarehouseLock(ledger)
     one, two, three = on_files(ledger, "duckdb:/b", both, "duckdb:/a")
     assert isinstance(locks.enter(one, "duckdb:/b", OWNER), Session)
@@ -448,7 +439,7 @@ def test_who_waits_for_a_run_that_is_cancelled_in_line_is_called(ledger: Ledger)
     assert isinstance(locks.enter(three, "duckdb:/a", "other:3"), Session)
 
 
-def test_readers_in_line_are_let_in_one_after_the_other_at_once(ledger: Ledger) -> None:
+def test_each_reader_that_enters_wakes_the_next_reader_in_line(ledger: Ledger) -> None:
     locks = WarehouseLock(ledger)
     reads = [f"duckdb:/{name}\nread duckdb:/x" for name in "ab"]
     writer, one, two = on_files(ledger, "duckdb:/x", *reads)
@@ -462,7 +453,7 @@ def test_readers_in_line_are_let_in_one_after_the_other_at_once(ledger: Ledger) 
     assert isinstance(locks.enter(two, reads[1], "r:2"), Session)
 
 
-def test_outside_of_a_session_nobody_executes_on_a_single_process_warehouse(ledger: Ledger) -> None:
+def test_claims_outside_of_a_session_are_refused_on_a_single_process_warehouse(ledger: Ledger) -> None:
     run_id, _ = planned(ledger, chain("a"), lock="duckdb:/x")
     session = WarehouseLock(ledger).enter(run_id, "duckdb:/x", OWNER)
     assert isinstance(session, Session)
@@ -474,7 +465,7 @@ def test_outside_of_a_session_nobody_executes_on_a_single_process_warehouse(ledg
     assert claim(ledger, run_id, "", session=session.fence).step == "@start"
 
 
-def test_a_dead_session_makes_room(ledger: Ledger, expire: Callable[[str, str], None]) -> None:
+def test_an_expired_session_is_replaced(ledger: Ledger, expire: Callable[[str, str], None]) -> None:
     locks = WarehouseLock(ledger)
     run_id, _ = planned(ledger, chain("a"), lock="duckdb:/x")
     dead = locks.enter(run_id, "duckdb:/x", OWNER)
@@ -494,7 +485,7 @@ def test_a_dead_session_makes_room(ledger: Ledger, expire: Callable[[str, str], 
     assert claim(ledger, run_id, "", session=alive.fence).step == "@start"
 
 
-def test_events_are_counted_without_gap_or_double(ledger: Ledger) -> None:
+def test_events_have_consecutive_numbers_without_duplicates(ledger: Ledger) -> None:
     run_id = submit(ledger)
     assert ledger.append_events(run_id, "p", 1, [b'{"n":1}', b'{"n":2}']) == 2
     assert ledger.append_events(run_id, "p", 1, [b'{"n":1}', b'{"n":2}', b'{"n":3}']) == 1
@@ -504,7 +495,7 @@ def test_events_are_counted_without_gap_or_double(ledger: Ledger) -> None:
     assert ledger.append_events(new_run_id(), "p", 1, [b"{}"]) == 0
 
 
-def test_records_of_the_log_file_are_kept_once_bounded_and_for_a_while(ledger: Ledger) -> None:
+def test_log_file_records_are_stored_once_bounded_and_expire(ledger: Ledger) -> None:
     run_id = submit(ledger)
     key = ledger.keys.log(run_id)
     assert ledger.append_events(run_id, "p", 1, [b'{"n":1}', b'["one"]']) == 2
@@ -544,7 +535,7 @@ def test_cancel_while_a_plan_is_being_stored(ledger: Ledger) -> None:
     assert ledger.fact(run_id, "pending") == "0"
 
 
-def test_a_second_plan_forgets_what_the_first_one_staged(
+def test_a_second_plan_replaces_the_nodes_that_the_first_staged(
     ledger: Ledger, expire: Callable[[str, str], None]
 ) -> None:
     run_id = submit(ledger)
@@ -575,10 +566,10 @@ def test_nothing_is_recorded_after_the_end(ledger: Ledger) -> None:
         assert 0 < ledger.client.ttl(key) <= 100, key
 
 
-def test_a_session_that_asks_again_gets_the_same_step(
+def test_a_repeated_session_claim_returns_the_same_step(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redis-py repeats a call whose answer was lost; the step of the first answer was nobody's then."""
+    """redis-py repeats a call whose answer was lost; the step of the first answer was then lost."""
     run_id, _ = planned(ledger, chain("a"), lock="duckdb:/x")
     locks = WarehouseLock(ledger)
     monkeypatch.setattr("secrets.token_hex", lambda _: "one word")
@@ -590,7 +581,7 @@ def test_a_session_that_asks_again_gets_the_same_step(
     assert msgspec.structs.replace(again, sure_until=first.sure_until) == first
 
 
-def test_giving_back_twice_is_giving_back_once(ledger: Ledger) -> None:
+def test_a_repeated_give_back_changes_nothing(ledger: Ledger) -> None:
     run_id, _ = planned(ledger, chain("a"))
     first = claim(ledger, run_id, "model.p.a")
     assert ledger.give_back(first, "retry") == ()
@@ -612,7 +603,7 @@ def test_a_run_keeps_its_warehouse_while_it_waits_for_a_retry(ledger: Ledger) ->
     assert isinstance(locks.enter(one, "duckdb:/x", OWNER), Session)
 
 
-def test_a_session_that_leaves_in_the_middle_is_called_again(ledger: Ledger) -> None:
+def test_a_session_that_leaves_early_is_followed_by_another(ledger: Ledger) -> None:
     locks = WarehouseLock(ledger)
     one, _ = planned(ledger, chain("a"), lock="duckdb:/x")
     two, _ = planned(ledger, chain("a"), lock="duckdb:/x")
@@ -635,9 +626,7 @@ def test_a_cancelled_run_need_not_wait_for_a_warehouse_that_it_never_had(ledger:
     assert ledger.cancel(two) == ("active", ("@close",))
     ledger.finish(claim(ledger, two, "@close"), LAST)
     ledger.finish(claim(ledger, one, "", session=session.fence), LAST)
-    assert locks.leave(session) == (
-        f"{three} {SESSION}",
-    )  # a run that had ended was called, and nobody after it
+    assert locks.leave(session) == (f"{three} {SESSION}",)  # a run that had ended was woken, and no other
 
 
 def test_an_overtaken_session_cannot_renew_the_lock_of_the_next(ledger: Ledger) -> None:
@@ -655,7 +644,7 @@ def test_an_overtaken_session_cannot_renew_the_lock_of_the_next(ledger: Ledger) 
     assert ledger.beat(two, [session.held]) == ["ok"]
 
 
-def test_the_next_in_line_is_called_when_a_session_died_after_the_end(
+def test_a_session_that_died_after_the_end_of_its_run_wakes_the_next_run(
     ledger: Ledger, expire: Callable[[str, str], None]
 ) -> None:
     locks = WarehouseLock(ledger)
@@ -671,7 +660,7 @@ def test_the_next_in_line_is_called_when_a_session_died_after_the_end(
     assert ledger.reap(one, SESSION)["publish"] == (f"{two} {SESSION}",)
 
 
-def test_with_a_lost_session_goes_the_step_that_it_executes(
+def test_a_lost_session_loses_the_step_that_it_executes(
     ledger: Ledger, expire: Callable[[str, str], None]
 ) -> None:
     """The next session took another node, and two processes executed nodes on one file."""
@@ -689,7 +678,7 @@ def test_with_a_lost_session_goes_the_step_that_it_executes(
         ledger.finish(step, Move(word="success"))
 
 
-def test_a_session_that_was_lost_takes_nothing_with_it_when_it_leaves(
+def test_a_lost_session_releases_nothing_when_it_leaves(
     ledger: Ledger, expire: Callable[[str, str], None]
 ) -> None:
     run_id, _ = planned(ledger, chain("a"), lock="duckdb:/x")
@@ -734,7 +723,7 @@ def test_a_giant_run_has_few_messages_in_the_queue(ledger: Ledger) -> None:
     assert ledger.finish(first, Move(word="success")) == ()
 
 
-def test_how_long_a_run_is_kept_is_said_by_who_ends_it(ledger: Ledger) -> None:
+def test_the_worker_that_ends_a_run_sets_its_expiry(ledger: Ledger) -> None:
     run_id = submit(ledger)
     ledger.finish(claim(ledger, run_id, "@plan"), LAST)
     assert 0 < ledger.client.ttl(ledger.keys.run(run_id)) <= 100
@@ -768,13 +757,13 @@ def test_a_run_remembers_its_priority(ledger: Ledger) -> None:
     assert ledger.priority(new_run_id()) == 0
 
 
-def test_of_few_runs_the_priority_is_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_priorities_are_bounded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_store, "MAX_PRIORITIES", 2)
     submitted = [submit(ledger, priority=level) for level in (1, 4, 9)]
     assert [ledger.priority(run_id) for run_id in submitted] == [1, 4, 9]
 
 
-def test_a_run_is_read_at_once(ledger: Ledger) -> None:
+def test_a_run_is_read_in_one_round_trip(ledger: Ledger) -> None:
     run_id = submit(ledger, "run", "--full-refresh")
     request, facts, last = ledger.read(run_id)
     assert (request, facts, last) == (ledger.request(run_id), ledger.facts(run_id), None)
@@ -787,7 +776,7 @@ def test_a_run_is_read_at_once(ledger: Ledger) -> None:
     assert ledger.read(new_run_id()) == (None, {}, None)
 
 
-def test_what_a_close_needs_is_read_at_once(ledger: Ledger) -> None:
+def test_outcomes_are_read_in_one_round_trip(ledger: Ledger) -> None:
     run_id, due = planned(ledger, chain("a"))
     attempt = Attempt(step=due[0], number=1, worker=OWNER, started_at=1.0, finished_at=2.0, status="success")
     ledger.finish(claim(ledger, run_id, due[0]), Move(word="success"), result=b"{}", attempt=attempt)
@@ -799,7 +788,7 @@ def test_what_a_close_needs_is_read_at_once(ledger: Ledger) -> None:
     assert ledger.outcomes(run_id)[2] == "enough"
 
 
-def test_some_of_the_active_runs(ledger: Ledger) -> None:
+def test_a_sample_of_active_runs(ledger: Ledger) -> None:
     assert ledger.some_active_runs() == []
     runs = {submit(ledger) for _ in range(3)}
     assert set(ledger.some_active_runs()) == runs
@@ -835,7 +824,9 @@ def test_a_run_that_ends_or_is_stopped_in_time_has_no_deadline_any_more(ledger: 
     assert ledger.fact(stopped.run_id, "late") is None
 
 
-def test_a_deadline_passes_while_nobody_is_there(ledger: Ledger, expire: Callable[[str, str], None]) -> None:
+def test_a_deadline_that_passed_without_workers_ends_the_run(
+    ledger: Ledger, expire: Callable[[str, str], None]
+) -> None:
     run_id, handed = planned(ledger, chain("a", "b"), limits=Limits(deadline=60))
     assert handed == ("model.p.a",)
     expire(run_id, "@deadline")

@@ -18,7 +18,8 @@ from workers.contract.keys import SESSION, Keys, new_run_id
 from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.purge import Purged, purge
 from workers.contract.run_store import RunStore
-from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, Move, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 
 NODES: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}

@@ -16,7 +16,8 @@ from workers.contract.events import Event
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
 from workers.engine.interface import StepOutcome, StepResult
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, StagedNode
 from workers.runs import writing
 from workers.runs.claimed_step import ClaimedStep
 from workers.runs.decision import (
@@ -31,7 +32,7 @@ from workers.runs.decision import (
     Withdraw,
 )
 from workers.runs.outcome import Planned, Rerouted
-from workers.runs.recording import BEGIN_SESSION, record
+from workers.runs.recording import record
 from workers.runs.task_errors import StepFailedError, TransientStepError
 from workers.supervision.lease_renewal import STOP, StepInterrupted
 
@@ -204,11 +205,11 @@ def test_process_that_lost_its_step_records_nothing(process: Process, decide: Ca
 
 
 @pytest.mark.parametrize("session", [True, False])
-def test_session_begins_in_the_process_that_planned_its_run(process: Process, *, session: bool) -> None:
+def test_plan_hands_out_the_session_or_the_first_step(process: Process, *, session: bool) -> None:
     run_id = submitted(process.ledger)
     answer = process.record(process.claim(run_id, "@plan"), staged(session=session))
-    assert answer == {"run": run_id, "nodes": 2, BEGIN_SESSION: session}
-    assert process.sent == ([] if session else ["@start"])
+    assert answer == {"run": run_id, "nodes": 2}
+    assert process.sent == (["@session"] if session else ["@start"])
 
 
 class Full:

@@ -1,4 +1,4 @@
-"""Two runs on the same relations: never two writers on one, whoever waits is called when its turn comes."""
+"""Two runs on the same relations: one writer at a time, and waiting nodes are woken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from workers.contract.keys import addressed, new_run_id
 from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.purge import purge
 from workers.engine.interface import StepResult
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, Move, Refusal, StagedNode
 
 ORDERS, OTHERS = "T3JkZXJz", "T3RoZXJz"
 A, B = "model.p.a", "model.p.b"
@@ -62,7 +63,7 @@ def overdue(ledger: Ledger, run_id: str, step: str) -> None:
         ledger.client.zadd(key, {f"{run_id} {step}": 1}, xx=True)
 
 
-def test_the_second_waits_and_is_called_when_the_first_has_finished(ledger: Ledger) -> None:
+def test_the_second_writer_waits_and_is_woken_when_the_first_finishes(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger)
     writing = claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
@@ -79,14 +80,14 @@ def test_other_relations_are_not_waited_for(ledger: Ledger) -> None:
     claim(ledger, begun(ledger, a="", b=""), A)
 
 
-def test_a_run_does_not_wait_with_all_its_threads(ledger: Ledger) -> None:
+def test_a_waiting_node_occupies_no_thread(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger, parallel=1)
     claim(ledger, first, A)
     assert waits(ledger, second, A, writer=first).publish == (B,)
     assert claim(ledger, second, B)
 
 
-def test_who_is_called_without_a_free_thread_leaves_the_line(ledger: Ledger) -> None:
+def test_a_woken_node_without_a_free_thread_leaves_the_line(ledger: Ledger) -> None:
     first, second, third = begun(ledger), begun(ledger, parallel=1), begun(ledger)
     writing = claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
@@ -111,7 +112,7 @@ def test_the_line_is_first_come_first_served(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("kind", ["retry", "release"])
-def test_a_node_that_is_given_back_lets_go(ledger: Ledger, kind: str) -> None:
+def test_a_node_that_is_given_back_releases_its_relation(ledger: Ledger, kind: str) -> None:
     first, second = begun(ledger), begun(ledger)
     writing = claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
@@ -119,12 +120,12 @@ def test_a_node_that_is_given_back_lets_go(ledger: Ledger, kind: str) -> None:
     waits(ledger, first, A, writer=second)
 
 
-def test_a_lock_ends_with_its_lease_when_it_is_reaped_and_not_before(ledger: Ledger) -> None:
+def test_a_lock_is_released_when_its_expired_lease_is_reaped(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger)
     writing = claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
     overdue(ledger, first, A)
-    waits(ledger, second, A, writer=first)  # overdue, but nobody has decided that it is lost
+    waits(ledger, second, A, writer=first)  # overdue, but not yet reaped
     assert ledger.beat(first, [(A, writing.fence)]) == ["ok"]
     overdue(ledger, first, A)
     lost = ledger.reap(first, A)
@@ -135,7 +136,7 @@ def test_a_lock_ends_with_its_lease_when_it_is_reaped_and_not_before(ledger: Led
     waits(ledger, first, A, writer=second)
 
 
-def test_a_call_that_was_lost_is_repeated_by_the_reaper(ledger: Ledger) -> None:
+def test_the_reaper_repeats_a_lost_wake_up(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger)
     writing = claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
@@ -170,7 +171,7 @@ def test_a_node_that_is_skipped_writes_nothing(ledger: Ledger) -> None:
     waits(ledger, begun(ledger), A, writer=first)
 
 
-def test_where_waiting_is_not_wanted_the_claim_says_who_writes(ledger: Ledger) -> None:
+def test_with_refuse_the_claim_names_the_writing_run(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger, mode="refuse")
     writing = claim(ledger, first, A)
     refused = claim(ledger, second, A)
@@ -181,7 +182,7 @@ def test_where_waiting_is_not_wanted_the_claim_says_who_writes(ledger: Ledger) -
     assert claim(ledger, second, B).busy == ""
 
 
-def test_a_worker_of_a_run_that_was_ended_under_it_keeps_the_relation_for_its_lease(ledger: Ledger) -> None:
+def test_a_relation_stays_locked_for_the_lease_of_a_worker_whose_run_ended(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger)
     claim(ledger, first, A)
     other = claim(ledger, first, B)
@@ -209,7 +210,7 @@ def test_a_run_that_ends_with_nodes_in_line_leaves_it(ledger: Ledger) -> None:
     assert ended == (f"{third} {A}",)
 
 
-def test_purge_by_force_lets_go_of_what_is_not_being_written(ledger: Ledger) -> None:
+def test_forced_purge_releases_relations_that_are_not_being_written(ledger: Ledger) -> None:
     first, second, third = begun(ledger), begun(ledger), begun(ledger)
     claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
@@ -222,7 +223,7 @@ def test_purge_by_force_lets_go_of_what_is_not_being_written(ledger: Ledger) -> 
     assert ledger.client.pttl(ledger.keys.relation(ORDERS)) > 0  # type: ignore[operator]
 
 
-def test_somebody_who_is_no_more_holds_up_no_line(ledger: Ledger) -> None:
+def test_a_removed_run_does_not_block_the_line(ledger: Ledger) -> None:
     first, second, third = begun(ledger), begun(ledger), begun(ledger)
     writing = claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
@@ -233,7 +234,7 @@ def test_somebody_who_is_no_more_holds_up_no_line(ledger: Ledger) -> None:
     claim(ledger, third, A)
 
 
-def test_an_event_says_what_is_waited_for_once(ledger: Ledger) -> None:
+def test_one_event_names_the_run_that_a_node_waits_for(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger)
     claim(ledger, first, A)
     waits(ledger, second, A, writer=first)
@@ -244,7 +245,7 @@ def test_an_event_says_what_is_waited_for_once(ledger: Ledger) -> None:
     assert first.encode() in waiting[0]
 
 
-def test_who_writes_after_another_run_is_told_that_its_cache_is_stale(ledger: Ledger) -> None:
+def test_a_claim_after_another_run_wrote_is_stale(ledger: Ledger) -> None:
     first, second = begun(ledger), begun(ledger)
     alone = claim(ledger, first, A)
     assert not alone.stale
@@ -257,7 +258,7 @@ def test_who_writes_after_another_run_is_told_that_its_cache_is_stale(ledger: Le
     assert not claim(ledger, second, B).stale
 
 
-def test_a_run_alone_leaves_no_word_of_what_it_wrote(ledger: Ledger) -> None:
+def test_a_run_alone_records_no_writer(ledger: Ledger) -> None:
     run_id = begun(ledger)
     ledger.finish(claim(ledger, run_id, A), Move(word="success"))
     assert not ledger.client.exists(ledger.keys.relation_writer(ORDERS))

@@ -18,7 +18,7 @@ from workers.contract.errors import DbtUsageError, RelayError
 from workers.contract.keys import new_run_id, submitted_at
 from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.run_store import ENV_NAMES, FinalRecord
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 
 GONE = "20250101T000000-000000000000"
 

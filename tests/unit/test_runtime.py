@@ -10,7 +10,8 @@ import msgspec
 from workers.contract.keys import new_run_id
 from workers.contract.messages import RunRequest
 from workers.engine.interface import RunFacts
-from workers.ledger.ledger import Claim, Ledger, Move, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, Move, StagedNode
 from workers.runs.run import Run
 from workers.runs.runtime import Runtime
 

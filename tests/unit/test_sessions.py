@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from workers.contract.events import STATE, Event
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.runs import session as module
-from workers.runs.recording import BEGIN_SESSION
 from workers.runs.step import execution_of
 from workers.sessions.stale_lock_holders import Holder
 from workers.sessions.warehouse_lock import Session
@@ -93,17 +91,3 @@ def test_later_execution_of_a_step_follows_earlier_ones(tries: int, losses: int)
     )  # fmt: skip
     runtime: Any = SimpleNamespace(leases=SimpleNamespace(assure=lambda: None))
     assert execution_of(runtime, claim).has_predecessors == (tries > 1)
-
-
-@pytest.mark.parametrize("due", [True, False])
-def test_plan_task_begins_the_session_that_is_due(monkeypatch: pytest.MonkeyPatch, *, due: bool) -> None:
-    from workers import tasks
-
-    begun: list[tuple[str, str]] = []
-    monkeypatch.setattr(tasks, "perform", lambda *_: {"run": "r", BEGIN_SESSION: due})
-    monkeypatch.setattr(tasks, "task_events", nullcontext)
-    monkeypatch.setattr(
-        tasks, "execute_as_own_task", lambda _, __, run_id, step: begun.append((run_id, step))
-    )
-    assert tasks.plan.run("r") == {"run": "r"}
-    assert begun == ([("r", "@session")] if due else [])

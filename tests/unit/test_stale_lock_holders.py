@@ -1,4 +1,4 @@
-"""Processes that lost a session: killed where they can be, waited for where not, and nobody else harmed."""
+"""Processes that lost a session are killed on the same machine; sessions wait for those of other machines."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_stopped_process_that_holds_the_file_is_killed(
     assert known(client) == 0
 
 
-def test_without_pidfds_too(
+def test_a_stopped_process_is_killed_without_pidfds(
     client: fakeredis.FakeRedis,
     process: subprocess.Popen[bytes],
     stray: StaleLockHolder,
@@ -85,7 +85,7 @@ def test_without_pidfds_too(
     assert process.wait(10) == -signal.SIGKILL
 
 
-def test_a_process_of_the_same_number_is_somebody_else(
+def test_a_process_that_got_the_same_pid_later_is_not_killed(
     client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: StaleLockHolder
 ) -> None:
     stray(started="17")
@@ -94,7 +94,7 @@ def test_a_process_of_the_same_number_is_somebody_else(
     assert known(client) == 0
 
 
-def test_one_that_let_go_lives(
+def test_a_process_that_released_the_file_is_not_killed(
     client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: StaleLockHolder, tmp_path: Path
 ) -> None:
     (tmp_path / "other.duckdb").touch()
@@ -105,7 +105,7 @@ def test_one_that_let_go_lives(
     assert known(client) == 0
 
 
-def test_one_of_another_machine_is_waited_for(
+def test_a_holder_on_another_machine_is_returned(
     client: fakeredis.FakeRedis, process: subprocess.Popen[bytes], stray: StaleLockHolder
 ) -> None:
     elsewhere = stray(place="elsewhere", pid=1)
@@ -117,7 +117,7 @@ def test_one_of_another_machine_is_waited_for(
     assert known(client) == 1  # it says itself that it left, or it is forgotten after a day
 
 
-def test_one_that_may_not_be_killed_is_waited_for(
+def test_a_holder_that_may_not_be_killed_is_returned(
     client: fakeredis.FakeRedis, stray: StaleLockHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: Holder) -> bool:
@@ -128,7 +128,7 @@ def test_one_that_may_not_be_killed_is_waited_for(
     assert StaleLockHolders(client, Keys("t")).end() == [other]
 
 
-def test_a_file_that_is_open_here_is_not_looked_at(
+def test_locks_of_a_file_that_is_open_here_are_not_checked(
     stray: StaleLockHolder, process: subprocess.Popen[bytes]
 ) -> None:
     holder = stray()

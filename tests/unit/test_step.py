@@ -16,11 +16,13 @@ from workers.contract.messages import RetryPolicy, RunRequest
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED
 from workers.engine.engine import CommandFailedError
 from workers.engine.interface import Finished
-from workers.ledger.ledger import Claim, Ledger
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim
 from workers.runs import claiming, failures
 from workers.runs import runtime as runtime_module
 from workers.runs import step as module
 from workers.runs.claimed_step import ClaimedStep
+from workers.runs.next_step import NextStep
 from workers.runs.outcome import NotExecutable, Outcome, RunEnded
 from workers.runs.runtime import Runtime
 from workers.runs.step import perform
@@ -39,6 +41,7 @@ class Process:
         self.runtime, self.ledger = runtime, ledger
         self.released, self.sent, self.executed = 0, list[str](), list[Claim]()
         runtime.ledger, runtime.owner, runtime._runs, runtime._withheld = ledger, "h:1", OrderedDict(), []
+        runtime.next_step = NextStep()
         runtime.engine = SimpleNamespace(
             release=self._release, forget=lambda _: None, fenced=lambda _: contextlib.nullcontext(),
             has_files_open=lambda: False,
@@ -80,6 +83,10 @@ def process(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Process:
 
 def succeeds(_: ClaimedStep) -> Outcome:
     return RunEnded(Finished(return_code=0), [])
+
+
+def gives_up(_: ClaimedStep) -> Outcome:
+    raise CommandFailedError(Finished(return_code=2))
 
 
 def interrupted(why: str) -> Played:
@@ -137,9 +144,6 @@ def test_worker_without_the_project_does_not_execute(
 
 
 def test_command_that_dbt_gives_up_ends_with_its_exit_code(process: Process) -> None:
-    def gives_up(_: ClaimedStep) -> Outcome:
-        raise CommandFailedError(Finished(return_code=2))
-
     run_id = process.submit()
     assert process.perform(run_id, gives_up)["return_code"] == 2
 
@@ -196,3 +200,38 @@ def test_request_that_cannot_be_used_ends_its_run(process: Process, monkeypatch:
     assert final is not None
     assert final.error is not None
     assert (process.state(run_id), final.return_code, final.error.code) == (RUN_FAILED, 2, "refused")
+
+
+def has_unusable_request(_: ClaimedStep) -> Outcome:
+    raise DbtUsageError("the caller's environment cannot be read")
+
+
+@pytest.mark.parametrize("play", [succeeds, gives_up, interrupted(STOP), has_unusable_request])
+def test_end_of_a_run_sends_the_messages_of_runs_that_waited_for_it(
+    process: Process, monkeypatch: pytest.MonkeyPatch, play: Played
+) -> None:
+    """They waited for its turn, or for a relation."""
+    finish = process.ledger.finish
+    waiting = f"{new_run_id()} @plan"
+    monkeypatch.setattr(process.ledger, "finish", lambda *args, **more: (*finish(*args, **more), waiting))
+    run_id = process.submit()
+    with contextlib.suppress(StepFailedError):
+        process.perform(run_id, play)
+    assert process.ledger.final(run_id) is not None
+    assert process.sent == [waiting]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_run_that_ends_unexecuted_sends_the_messages_of_runs_that_waited_for_it(
+    process: Process, monkeypatch: pytest.MonkeyPatch, *, lost: bool
+) -> None:
+    run_id = process.submit()
+    if lost:
+        monkeypatch.setattr(module, "settings", SimpleNamespace(max_losses=0))
+    else:
+        process.ledger.cancel(run_id)
+    finish = process.ledger.finish
+    waiting = f"{new_run_id()} @plan"
+    monkeypatch.setattr(process.ledger, "finish", lambda *args, **more: (*finish(*args, **more), waiting))
+    process.perform(run_id, succeeds)
+    assert (process.executed, process.sent) == ([], [waiting])

@@ -19,7 +19,8 @@ from workers.contract.errors import DbtTimeoutError, exception_of
 from workers.contract.keys import Keys, new_run_id
 from workers.contract.messages import RunRequest
 from workers.engine.interface import StepResult
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move, Refusal, StagedNode
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, Move, Refusal, StagedNode
 from workers.sessions.warehouse_lock import Session, WarehouseLock
 from workers.supervision.shared_table import SharedTable
 from workers.supervision.time_limit_enforcement import TimedNode, TimeLimitEnforcer

@@ -1,4 +1,4 @@
-"""Turns of runs in the ledger: who goes on, who waits, and what becomes of a turn when something goes wrong."""
+"""Turns of runs in the ledger: which runs go on, which wait, and how turns survive lost messages and workers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from tests.support.waiting import wait_until
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
-from workers.contract.keys import STEP_PLAN
-from workers.ledger.ledger import Ledger, Move, Refusal
+from workers.contract.keys import STEP_PLAN, STEP_START
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Move, Refusal
 from workers.supervision.worker_registry import WorkerEntry, turns_of
 
 WAITS = "waiting for its turn"
@@ -43,7 +44,7 @@ def finish_only_node(ledger: Ledger, run_id: str) -> tuple[str, ...]:
     return ledger.finish(claim(ledger, run_id, "@close"), LAST)
 
 
-def test_the_end_of_a_run_calls_the_first_in_line(ledger: Ledger) -> None:
+def test_the_end_of_a_run_wakes_the_first_in_line(ledger: Ledger) -> None:
     rules(ledger, 1)
     run_id, _ = planned(ledger, chain("a"))
     first, second = waits(ledger), waits(ledger)
@@ -62,7 +63,7 @@ def test_a_run_that_waits_is_cancelled_at_once(ledger: Ledger) -> None:
     assert not ledger.client.exists(ledger.keys.turns_line())
 
 
-def test_a_long_run_gives_its_turn_up_and_gets_another(ledger: Ledger) -> None:
+def test_a_long_run_loses_its_turn_and_gets_another(ledger: Ledger) -> None:
     rules(ledger, 1, seconds=0)
     long, _ = planned(ledger, chain("a", "b"))
     small = waits(ledger)
@@ -97,7 +98,7 @@ def test_a_lost_message_of_a_new_turn_is_sent_again(ledger: Ledger) -> None:
     assert ledger.reap(long, STEP_PLAN)["publish"] == ("model.p.b",)
 
 
-def test_the_turn_of_a_removed_run_is_found_by_the_reaper(ledger: Ledger) -> None:
+def test_the_reaper_frees_the_turn_of_a_removed_run(ledger: Ledger) -> None:
     rules(ledger, 1)
     gone, _ = planned(ledger, chain("a"))
     run_id = waits(ledger)
@@ -125,7 +126,7 @@ def test_a_run_that_only_waits_for_a_retry_lets_others_go_on(ledger: Ledger) -> 
     assert claim(ledger, run_id, "model.p.a").tries == 2
 
 
-def test_a_run_on_a_file_takes_turns_at_the_file_alone(ledger: Ledger) -> None:
+def test_a_run_on_a_file_needs_no_turn(ledger: Ledger) -> None:
     rules(ledger, 1)
     planned(ledger, chain("a"), lock="file")
     assert claim(ledger, submit(ledger), STEP_PLAN).fence == 1
@@ -134,14 +135,65 @@ def test_a_run_on_a_file_takes_turns_at_the_file_alone(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("workers", "turns"),
     [
-        ([{"seen": 100, "processes": 2, "contexts": 8}], 4),
-        ([{"seen": 100, "processes": 2, "contexts": 1}], 2),
-        ([{"seen": 100, "processes": 6, "contexts": 8}, {"seen": 99, "processes": 3, "contexts": 32}], 9),
-        ([{"seen": 100, "processes": 2, "contexts": 32}, {"seen": 10, "processes": 90, "contexts": 1}], 16),
-        ([{"seen": 100, "processes": 1}], 4),
+        ([{"seen": 100, "processes": 2, "contexts": 8}], 2),
+        ([{"seen": 100, "processes": 6}, {"seen": 99, "processes": 3, "contexts": 32}], 9),
+        ([{"seen": 100, "processes": 2}, {"seen": 10, "processes": 90}], 2),
+        ([], 1),
     ],
 )
-def test_processes_and_what_they_keep_say_how_many_runs_go_on(
-    workers: list[dict[str, Any]], turns: int
-) -> None:
+def test_as_many_runs_go_on_as_there_are_processes(workers: list[dict[str, Any]], turns: int) -> None:
     assert turns_of(msgspec.convert(workers, list[WorkerEntry]), 100.0) == turns
+
+
+def test_a_run_has_one_step_under_way_while_another_waits_in_line(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    run_id = submit(ledger)
+    plan = claim(ledger, run_id, STEP_PLAN)
+    waits(ledger)
+    nodes = chain("a", "b", "c")
+    ledger.stage(plan, nodes, roots=tuple(node.id for node in nodes))
+    ledger.finish(plan, Move(word="planned", nodes=3, facts={"parallel": 4}))
+    due = ledger.finish(claim(ledger, run_id, STEP_START), Move(word="success"), result=b"{}")
+    assert len(due) == 1
+    assert len(ledger.finish(claim(ledger, run_id, due[0]), Move(word="success"), result=b"{}")) == 1
+
+
+def test_the_last_run_to_leave_the_line_wakes_the_runs_with_a_turn(ledger: Ledger) -> None:
+    rules(ledger, 2)
+    short, _ = planned(ledger, chain("a"))
+    wide = submit(ledger)
+    plan = claim(ledger, wide, STEP_PLAN)
+    last = waits(ledger)
+    nodes = chain("a", "b", "c")
+    ledger.stage(plan, nodes, roots=tuple(node.id for node in nodes))
+    ledger.finish(plan, Move(word="planned", nodes=3, facts={"parallel": 4}))
+    (first,) = ledger.finish(claim(ledger, wide, STEP_START), Move(word="success"), result=b"{}")
+    claim(ledger, wide, first)
+    assert finish_only_node(ledger, short) == (f"{last} {STEP_PLAN}", f"{wide} {STEP_PLAN}")
+    refused = ledger.claim(wide, STEP_PLAN, OWNER)
+    assert isinstance(refused, Refusal)
+    assert len(refused.publish) == 2
+    assert not ledger.client.hexists(ledger.keys.turns_rules(), "narrow")
+
+
+def test_less_urgent_runs_in_line_leave_a_run_its_threads(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    run_id = submit(ledger)
+    plan = claim(ledger, run_id, STEP_PLAN)
+    waits(ledger, priority=9)
+    nodes = chain("a", "b", "c")
+    ledger.stage(plan, nodes, roots=tuple(node.id for node in nodes))
+    ledger.finish(plan, Move(word="planned", nodes=3, facts={"parallel": 4}))
+    assert len(ledger.finish(claim(ledger, run_id, STEP_START), Move(word="success"), result=b"{}")) == 3
+    assert not ledger.others_wait_in_line(run_id, "queue")
+
+
+def test_the_process_of_a_run_goes_on_with_it_while_others_wait_in_line(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    run_id = submit(ledger, priority=5)
+    claim(ledger, run_id, STEP_PLAN)
+    assert not ledger.others_wait_in_line(run_id, "queue")
+    waits(ledger, priority=5)
+    assert ledger.others_wait_in_line(run_id, "queue")
+    ledger.client.lpush("queue", b"more urgent")
+    assert not ledger.others_wait_in_line(run_id, "queue")

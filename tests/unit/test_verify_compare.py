@@ -154,6 +154,21 @@ def test_additional_row_is_found() -> None:
     assert compared(doubled).differences
 
 
+@pytest.mark.parametrize(
+    ("line", "differences"),
+    [
+        ("[HINT] Your parse is taking a long time. You can speed up your parsing", 0),
+        ("[HINT] You're rebuilding a lot from scratch. You can use state", 0),
+        ("[HINT] Your models are named badly.", 1),
+        ("Your parse is taking a long time. You can speed up your parsing", 1),
+    ],
+)
+def test_only_hints_that_depend_on_time_are_not_compared(line: str, differences: int) -> None:
+    changed = outcome("relay")
+    changed.lines.insert(1, f"22:15:13  {line}")
+    assert len(compared(changed).differences) == differences
+
+
 def test_order_is_compared_only_on_request() -> None:
     turned = outcome("relay")
     turned.lines[1:] = turned.lines[:0:-1]

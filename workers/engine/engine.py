@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import traceback
 from collections import OrderedDict
@@ -27,8 +28,9 @@ from workers.engine.caller.missing_environment import missing_values_at_end
 from workers.engine.execution import command as commands
 from workers.engine.execution.artifacts import write_manifest
 from workers.engine.execution.close import close_run
+from workers.engine.execution.current_graph import Results
 from workers.engine.execution.failure import classify_command
-from workers.engine.execution.node import execute_node
+from workers.engine.execution.node import apply_result, execute_node
 from workers.engine.execution.plan import check_models, make_plan
 from workers.engine.execution.retry import PreviousResults, arguments, plan_retry, previous_command
 from workers.engine.execution.run_state import TASKS, RunState, build_run_state
@@ -158,6 +160,7 @@ class Engine:
         emit: OnEvent,
         *,
         changes: Callable[[int], list[bytes]],
+        finished: Results = lambda _: (),
         attempt: int = 1,
         skip: bool = False,
         stale: bool = False,
@@ -170,6 +173,8 @@ class Engine:
             unique_id: dbt's id of the node.
             index: dbt's number of the node in the run.
             changes: returns the changes of the run's relation cache from a position on.
+            finished: returns the results of the run's finished attempts from a position on. Called only if a template
+                looks at `graph`, and from dbt-core 1.12 on.
             attempt: number of this execution of the step, from 1.
             skip: a parent failed.
             stale: another run may have created or dropped the node's relation since this run began.
@@ -186,9 +191,10 @@ class Engine:
             run.templates.begin(lambda: (unique_id, *run.inlined_models), template_changes)
             if (attempt > 1 or stale) and not skip:
                 refreshed = (self._refresh_cache(run),)
-            outcome = execute_node(
-                run, unique_id, index, skip=skip, cause=cause, time_limit_message=time_limit_message
-            )
+            with run.current_graph.reading(finished, functools.partial(apply_result, run)):
+                outcome = execute_node(
+                    run, unique_id, index, skip=skip, cause=cause, time_limit_message=time_limit_message
+                )
             outcome.cache = refreshed + run.recorder.take_changes() + run.templates.take_changes()
             outcome.result.worker = self._worker
             return outcome

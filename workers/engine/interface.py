@@ -1,4 +1,4 @@
-"""The engine's input and output as plain data, without types of dbt."""
+"""Input and output of the engine as plain data, without dbt's types."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         file_log: whether records of dbt's log file are published; the producer writes the file.
         required_models: names of models that the project must have.
         withheld: names of the caller's environment variables whose values are not in `env`.
-        surroundings: what else a dbt process would inherit from its caller.
+        surroundings: other attributes that a dbt process would inherit from its caller.
     """
 
     run_id: str
@@ -51,12 +51,12 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a retry takes over from the earlier run (dbt.task.retry.RetryTask).
+    """Data of the earlier run that ``dbt retry`` reuses (dbt.task.retry.RetryTask).
 
     Attributes:
         given: flags of the earlier run; dbt keeps some of them (`execution.retry.arguments`).
-        batches: results by batch of microbatch models with failed batches.
-        started_at: start of the earlier run, ISO 8601, UTC: its batches end there.
+        batches: dbt's batch results of each microbatch model with failed batches, by unique id.
+        started_at: start of the earlier run, ISO 8601, UTC. Its last batch ends at that time.
     """
 
     given: dict[str, Any]
@@ -80,8 +80,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         flattened: the planned nodes in dbt's order.
         total: dbt's count of nodes (``n of total``).
         deprecations: how often dbt warned of each deprecation during the plan.
-        began: start of the first node, seconds since the epoch, UTC (dbt's elapsed time counts from it).
-        retry: for a run that repeats part of an earlier one.
+        began: start of the first node, seconds since the epoch, UTC. dbt's elapsed time starts here.
+        retry: data of the earlier run; None unless the command is ``dbt retry``.
         limits: time limits of nodes that have their own, by unique id.
         fail_fast: whether the first failure ends the run.
     """
@@ -101,10 +101,10 @@ class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
     """One node of a plan.
 
     Attributes:
-        priority: dbt's score. Of nodes that become ready together, those with a lower score are released first.
+        priority: dbt's score. Of nodes that become ready together, the one with the lowest score is released first.
         parents, children: unique ids of other nodes of the plan.
-        lock: name of the relation that it writes (`warehouse.relation_names.RelationLocks`); empty where it writes none,
-            or no other run can write it.
+        lock: name of the relation that it writes (`warehouse.relation_names.RelationLocks`). Empty if it writes none,
+            or if no other run can write it.
     """
 
     unique_id: str
@@ -118,12 +118,12 @@ class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes of a run, and how it is executed.
+    """The nodes of a run, and how to execute them.
 
     Attributes:
-        threads: how many nodes may execute at once (dbt's ``--threads``).
-        warehouse: name of the single-process warehouse that the run needs; None where many processes may write.
-        whole: why the run must be executed as one command; None if it can be split.
+        threads: maximum number of nodes that execute at once (dbt's ``--threads``).
+        warehouse: name of the single-process warehouse that the run needs; None if many processes may write.
+        whole: why the run must be executed as one command; None if each node can be a step.
     """
 
     facts: RunFacts
@@ -134,14 +134,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepResult(msgspec.Struct, kw_only=True):
-    """The result of a start step or a node. Stored in the ledger; read by skips and by the close step.
+    """The result of a start step or a node. The ledger stores it; skipped nodes and the close step read it.
 
     Attributes:
         status: dbt's status.
         result: dbt's RunResult without its node.
-        patch: fields of the node that compiling changed (``compiled_code``, for example).
-        also: the same for ephemeral models that were compiled with it.
-        node: the whole node where the manifest does not have it (a unit test's query).
+        patch: fields of the node that compiling changed, such as ``compiled_code``.
+        also: the same for each ephemeral model that was compiled with the node, by unique id.
+        node: the whole node, if the manifest does not contain it (the query of a unit test).
         hooks: results of hooks, for the start step.
     """
 
@@ -167,9 +167,9 @@ class StepOutcome(msgspec.Struct, kw_only=True):
 
     Attributes:
         blocks: whether descendants are skipped.
-        stop: ``fail_fast`` when the run has to end early.
+        stop: ``fail_fast`` if the run has to end early, else None.
         cache: changes of the relation cache and of template state, each as JSON.
-        fatal: whether dbt ended the whole command (exit code 2).
+        fatal: whether dbt aborted the whole command (exit code 2).
     """
 
     result: StepResult
@@ -185,8 +185,8 @@ def failed_node(
     """The outcome of a node that failed outside dbt. Its descendants are skipped.
 
     Args:
-        worker: who executed it, ``host:pid``.
-        began: seconds since the epoch, UTC; the node ends now.
+        worker: the process that executed it, ``host:pid``.
+        began: start of the node, seconds since the epoch, UTC. Its end is the current time.
         execution_time: seconds, for dbt's run results.
     """
     kind, _, rest = unique_id.partition(".")
@@ -207,9 +207,9 @@ class Finished(msgspec.Struct, kw_only=True):
 
     Attributes:
         return_code: dbt's exit code: 0, 1 or 2.
-        results: one for each node and hook, in dbt's order.
-        run_results: content of run_results.json; None where the command writes none.
-        target_path: folder of the artifacts, if known.
+        results: result of each node and hook, in dbt's order.
+        run_results: content of run_results.json; None if the command writes none.
+        target_path: folder of the artifacts; empty if unknown.
     """
 
     return_code: int
@@ -220,7 +220,7 @@ class Finished(msgspec.Struct, kw_only=True):
 
 
 class SharedContexts(Protocol):
-    """Store in which processes share parsed manifests. A lost entry is harmless: the project is parsed again."""
+    """Store in which processes share parsed manifests. If an entry is lost, the project is parsed again."""
 
     def load(self, key: str) -> bytes | None:
         """Return the packed manifest of a context, or None."""
@@ -229,17 +229,17 @@ class SharedContexts(Protocol):
         """Store a packed manifest. The store may drop it."""
 
     def index(self, family: str) -> bytes | None:
-        """Return what the last parse of a family of contexts read, or None."""
+        """Return the record of what the last parse of a family of contexts read, or None."""
 
     def save_index(self, family: str, index: bytes) -> None:
-        """Store what a parse read."""
+        """Store the record of what a parse of the family read."""
 
 
 def encode(value: Any) -> bytes:
     """Encode output of the engine as JSON. String types of dbt become strings; bytes that are not UTF-8 are escaped."""
     try:
         return msgspec.json.encode(value, enc_hook=_plain)
-    except UnicodeEncodeError:  # of an environment value
+    except UnicodeEncodeError:  # an environment value that is not UTF-8
         return msgspec.json.encode(_escaped(msgspec.to_builtins(value, enc_hook=_plain)))
 
 

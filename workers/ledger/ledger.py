@@ -1,8 +1,7 @@
-"""Run state in Redis. A Celery message is only a hint that a step may be ready; this decides.
+"""Run state in Redis. A Celery message is only a hint that a step may be ready; the ledger decides.
 
-Each state change is one Lua script (`lua/`), so that a worker that dies leaves a state that another
-can go on from, and a message that arrives twice, late or never changes nothing. Steps are dbt nodes
-and the ``@`` steps of `contract.keys`. Their life::
+Each state change is one Lua script (`scripts/`). So the state stays valid if a worker dies, and a message may arrive
+twice, late or never. Steps are dbt nodes and the ``@`` steps of `contract.keys`. Their states::
 
     blocked ──parents done──> ready ──handed out──> queued ──claim──> running ──finish──> done
                                 ^                                       │  │
@@ -11,18 +10,15 @@ and the ``@`` steps of `contract.keys`. Their life::
                                 ├──<── claim <── retrying <── giveback ────┘
                                 └──<── claim <── waiting (another run's node writes the same relation)
 
-A claim gives a fence, a number that grows with each claim; whoever finishes, gives back or renews
-must show it. Times that decide anything are the Redis server's. Every script may be repeated, as a
-client does whose answer was lost. `tests/integration/test_ledger_model.py` holds all of it against a
-model.
+A claim returns a fence, a number that grows with each claim. To finish a step, give it back or renew its lease, a
+worker must present that fence. All deadlines are times of the Redis server. Every script may be repeated, as a client
+does when the answer was lost. `tests/integration/test_ledger_model.py` checks the ledger against a model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-import signal
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -34,150 +30,27 @@ from workers.contract.purge import forget_workers
 from workers.contract.redis_values import text_of
 from workers.contract.results import Attempt
 from workers.contract.run_store import RESULT_TTL, RunStore, answer_of, run_ids_in, steps_of
+from workers.contract.task_message import queue_key
+from workers.ledger.records import Claim, Death, FenceLostError, Move, Refusal, StagedNode, lease_clock
 
 LEASE_MS: Final = 8_000
-"""How long a claim lasts without a beat. A dead host's node runs elsewhere within this plus a sweep."""
+"""Lease of a claim. A node of a dead host runs elsewhere after this time and one sweep of the reaper."""
 
 PATIENCE_MS: Final = 300_000
-"""For how long a message may wait in a queue that is not empty before it is sent again."""
+"""How long a message may wait in a queue that is not empty before the reaper sends it again."""
 
 FULL: Final = "Redis is full (maxmemory): nothing begins until it has room"
 
 OTHER_DBT: Final = "planned by another dbt"
-"""Why a claim or a session is refused to a worker whose dbt is not the run's (`lua/prelude.lua`)."""
+"""Reason to refuse a worker whose dbt release is not the run's (`scripts/prelude.lua`)."""
 
 MAX_REASONS: Final = 200
 OTHER_REASONS: Final = "(other reasons)"
-"""What is on the wire decides the reasons, so their number is bounded."""
-
-
-class Death(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker process ended, as its parent saw it.
-
-    Attributes:
-        code: exit status, or minus the signal.
-        peak: the most memory that it was seen to have, bytes; 0: unknown.
-        limit: what its worker may use, bytes.
-        oom: whether the kernel ended some process of the machine for want of memory at that time.
-    """
-
-    code: int
-    peak: int = 0
-    limit: int = 0
-    oom: bool = False
-
-    @property
-    def reason(self) -> str:
-        """``SIGKILL``, or ``exit status 3``."""
-        if self.code >= 0:
-            return f"exit status {self.code}"
-        try:
-            return signal.Signals(-self.code).name
-        except ValueError:
-            return f"signal {-self.code}"
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """A step that this process may execute.
-
-    Attributes:
-        fence: what every later word about the step must show.
-        tries: which execution this is, from 1.
-        losses: how many executions ended with their worker.
-        index: dbt's number of the node in the run (``3 of 40``), 0 where dbt gives none.
-        handed: how many executions were handed back by a worker that was stopping.
-        skip: whether the node is not to run because a parent failed.
-        cause: the step whose failure makes it skip.
-        busy: the run that writes the node's relation, where the node is to be refused for it.
-        stale: whether another run wrote the node's relation last: what the run has cached of it may be wrong.
-        stopping: whether the run is being stopped (the close and first steps still run then).
-        grace: seconds that the node may take, from its claim, beside one that ended the run early; 0: as
-            long as it wants.
-        strays: for the close: whether any execution in the run lost its lease, and may be alive.
-        sure_until: up to then, by `lease_clock`, nobody else can have been given the step.
-        died: how the last execution's process ended, where its parent could say.
-        orphaned: whether the run is being stopped and no worker has the dbt that planned it: it ends without dbt.
-        publish: other steps whose messages have to be published now.
-    """
-
-    run_id: str
-    step: str
-    fence: int
-    tries: int
-    losses: int
-    handed: int = 0
-    index: int
-    skip: bool
-    cause: str
-    stopping: bool
-    busy: str = ""
-    stale: bool = False
-    died: Death | None = None
-    grace: float = 0.0
-    strays: bool = False
-    orphaned: bool = False
-    sure_until: float = 0.0
-    publish: tuple[str, ...] = ()
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a claim was not granted, and steps that have to be published instead."""
-
-    reason: str
-    publish: tuple[str, ...] = ()
-
-
-class Move(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What finishing a step does to its run.
-
-    Attributes:
-        word: the state that watchers see, dbt's status for a node.
-        blocks: whether everything downstream is to be skipped.
-        stop: ``fail_fast`` ends the run early: nothing further starts but the close.
-        facts: fields of the run that later steps need.
-        cache: changes of dbt's relation cache, JSON each.
-        nodes: for the plan: how many nodes it staged.
-        final: the run's result, JSON; ends the run.
-        final_state: the run's last state, with `final`.
-    """
-
-    word: str
-    blocks: bool = False
-    stop: str | None = None
-    facts: Mapping[str, str | int | float] | None = None
-    cache: tuple[str, ...] = ()
-    nodes: int = 0
-    final: str | None = None
-    final_state: str | None = None
-
-
-class StagedNode(msgspec.Struct, frozen=True):
-    """A planned node.
-
-    Attributes:
-        parents: how many nodes it waits for, the start step included.
-        lock: what stands for the relation that it writes (`engine.warehouse.relation_names`), empty where it writes none.
-    """
-
-    id: str
-    priority: int
-    parents: int
-    children: tuple[str, ...]
-    ephemeral: bool = False
-    lock: str = ""
-
-
-def lease_clock() -> float:
-    """Seconds, by a clock of this machine that nobody sets and that goes on while it sleeps."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class FenceLostError(Exception):
-    """The step belongs to somebody else by now, or its run has ended: what was done is not recorded."""
+"""Reasons contain text of refused messages, so their number is bounded."""
 
 
 class Ledger(RunStore):
-    """Every run, over one connection pool. Safe to use from several threads."""
+    """The state of all runs, over one connection pool. Thread-safe."""
 
     def __init__(
         self,
@@ -211,7 +84,7 @@ class Ledger(RunStore):
         return [msgspec.json.decode(item, type=Attempt) for item in raw]
 
     def outcomes(self, run_id: str) -> tuple[dict[str, bytes], list[Attempt], str | None]:
-        """`results`, `attempts` and why the run was stopped, if it was, in one look."""
+        """`results`, `attempts` and why the run was stopped, if it was, in one round trip."""
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(self.keys.results(run_id))
             pipe.lrange(self.keys.attempts(run_id), 0, -1)
@@ -228,10 +101,23 @@ class Ledger(RunStore):
         raw: Any = self.client.lrange(self.keys.cache(run_id), start, -1)
         return [bytes(item) for item in raw]
 
+    def results_since(self, run_id: str, position: int) -> list[bytes | None]:
+        """The stored results of the steps of finished attempts, from the attempt at `position` on.
+
+        Returns:
+            one entry for each attempt; None where its step has no result yet.
+        """
+        raw: Any = self.client.lrange(self.keys.attempts(run_id), position, -1)
+        steps = [msgspec.json.decode(item, type=Attempt).step for item in raw]
+        if not steps:
+            return []
+        results: Any = self.client.hmget(self.keys.results(run_id), steps)
+        return [None if each is None else bytes(each) for each in results]
+
     # -- workers -----------------------------------------------------------------------------------
 
     def claim(self, run_id: str, step: str, owner: str, *, session: int | None = None) -> Claim | Refusal:
-        """Take a step, or with ``step=""`` the best one that is ready (sessions)."""
+        """Claim a step; a session claims the first one that is ready with ``step=""``."""
         before = lease_clock()
         try:
             answer = self.call_json(
@@ -248,7 +134,7 @@ class Ledger(RunStore):
         )
 
     def beat(self, run_id: str, held: Iterable[tuple[str, int]]) -> list[str]:
-        """Renew the leases of (step, fence) pairs: ``ok``, ``lost`` or ``stop`` for each."""
+        """Renew the leases of (step, fence) pairs. Returns ``ok``, ``lost`` or ``stop`` for each."""
         flat = [part for pair in held for part in pair]
         answer = self.call("beat", run_id, self.lease_ms, *flat)
         return [word.decode() for word in answer]
@@ -256,7 +142,7 @@ class Ledger(RunStore):
     def beat_many(
         self, held: Iterable[tuple[str, Iterable[tuple[str, int]]]]
     ) -> list[list[str] | redis.ResponseError]:
-        """`beat` for (step, fence) pairs of several runs, in one round trip. A run's error is its answer."""
+        """`beat` for (step, fence) pairs of several runs, in one round trip. The answer for a run may be an error."""
         with self.client.pipeline(transaction=False) as pipe:
             for run_id, pairs in held:
                 flat = [part for pair in pairs for part in pair]
@@ -276,7 +162,7 @@ class Ledger(RunStore):
             roots: the nodes that wait for the start step alone.
 
         Raises:
-            FenceLostError: the plan step is no longer this process's.
+            FenceLostError: this process no longer has the plan step.
         """
         for start in range(0, len(nodes), chunk):
             body = msgspec.json.encode(
@@ -295,13 +181,13 @@ class Ledger(RunStore):
     def finish(
         self, claim: Claim, move: Move, *, result: bytes = b"", attempt: Attempt | None = None
     ) -> tuple[str, ...]:
-        """Store a result and release what waited for it.
+        """Store the result of a step and make the steps ready that waited for it.
 
         Returns:
-            the steps whose messages have to be published.
+            the steps whose messages the caller must send.
 
         Raises:
-            FenceLostError: the step is no longer this process's.
+            FenceLostError: this process no longer has the step.
         """
         answer = self.call_json(
             "finish", claim.run_id, claim.step, claim.fence, result,
@@ -320,15 +206,19 @@ class Ledger(RunStore):
         attempt: Attempt | None = None,
         facts: Mapping[str, str | int | float] | None = None,
     ) -> tuple[str, ...]:
-        """Put a step back: ``retry`` after it failed for a passing reason, ``release`` unexecuted,
-        ``handback`` in the middle, because its worker is stopping.
+        """Give a claimed step back.
 
         Args:
-            wait: seconds, at most, until Celery brings a retry back.
+            kind: ``retry`` after a transient failure, ``release`` before its execution, ``handback`` during its
+                execution because the worker is stopping.
+            wait: longest time in seconds until Celery delivers a retry.
             facts: fields to set on the run, such as the warehouse that a session must hold.
 
+        Returns:
+            the steps whose messages the caller must send.
+
         Raises:
-            FenceLostError: the step is no longer this process's.
+            FenceLostError: this process no longer has the step.
         """
         answer = self.call_json(
             "giveback", claim.run_id, claim.step, claim.fence, kind, int(wait * 1000),
@@ -340,21 +230,27 @@ class Ledger(RunStore):
         return steps_of(answer["publish"])
 
     def dispatch(self, run_id: str) -> tuple[str, ...]:
-        """Hand out what may start and was not handed out; the steps to publish."""
+        """Hand out the steps that may start. Returns the steps whose messages the caller must send."""
         return tuple(step.decode() for step in self.call("dispatch", run_id))
 
     def append_events(self, run_id: str, publisher: str, first: int, bodies: Sequence[bytes]) -> int:
-        """Append events; `first` counts the publisher's events of the run from 1, so that a repeated
-        call adds nothing twice. Returns how many were added."""
+        """Append events to a run's stream. A repeated call adds nothing.
+
+        Args:
+            first: number of the first event among the publisher's events of the run, from 1.
+
+        Returns:
+            how many were added.
+        """
         return int(self.call("events", run_id, publisher, first, *bodies))
 
     def store_artifact(self, run_id: str, name: str, packed: bytes) -> None:
-        """Keep a file of a run, compressed, for as long as the run's result."""
+        """Store a compressed file of a run for as long as the run's result."""
         self.client.set(self.keys.artifact(run_id, name), packed, ex=self.result_ttl)
 
     def count_rejected(self, reason: str) -> None:
         """Count a message that was refused. Past `MAX_REASONS` new reasons are counted together."""
-        # a lone surrogate, which JSON can say and UTF-8 cannot, must not stop the count
+        # JSON can contain a lone surrogate, which UTF-8 cannot encode
         key, field = self.keys.rejected(), reason[:200].encode("utf-8", "backslashreplace").decode()
         if not self.client.hexists(key, field) and int(answer_of(self.client.hlen(key))) >= MAX_REASONS:
             field = OTHER_REASONS
@@ -362,16 +258,27 @@ class Ledger(RunStore):
             self.client.hincrby(key, field, 1)
 
     def queue_length(self, queue: str) -> int:
-        """How many messages wait in a Celery queue, whatever their priority."""
+        """How many messages wait in a Celery queue, of all priorities."""
         with self.client.pipeline(transaction=False) as pipe:
             for level in QUEUE_LEVELS:
                 pipe.llen(queue + level)
             return sum(pipe.execute())
 
+    def others_wait_in_line(self, run_id: str, queue: str) -> bool:
+        """Whether a run of the priority of `run_id`, or a more urgent one, waits for its turn, and no message of a more
+        urgent priority waits in the queue."""
+        priority = self.priority(run_id)
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.zrange(self.keys.turns_line(), 0, 0)
+            for level in QUEUE_LEVELS[: QUEUE_LEVELS.index(queue_key("", priority))]:
+                pipe.llen(queue + level)
+            first, *urgent = pipe.execute()
+        return bool(first) and not any(urgent) and self.priority(text_of(first[0])) <= priority
+
     # -- the reaper --------------------------------------------------------------------------------
 
     def try_a_write(self) -> None:
-        """Change nothing, by a command that counts as a write: a full server takes it.
+        """Send a write command that changes nothing and that a full server accepts.
 
         Raises:
             redis.RedisError: the server refuses every write, or cannot be reached.
@@ -379,10 +286,10 @@ class Ledger(RunStore):
         self.client.delete(self.keys.probe())
 
     def overdue(self, *, queue_empty: bool, limit: int = 200) -> list[tuple[str, str]]:
-        """(run, step) pairs to look at: leases that ran out, then messages that nobody claimed.
+        """(run, step) pairs to check: expired leases, then steps whose messages were not claimed.
 
-        While messages wait in the queue those are left alone for `PATIENCE_MS`: they are not lost, the
-        queue is deep.
+        While messages wait in the queue, the latter are due only after `PATIENCE_MS`: their messages are probably not
+        lost, but behind others.
         """
         now = int(self.server_time() * 1000)
         missed = now if queue_empty else now - PATIENCE_MS
@@ -393,7 +300,7 @@ class Ledger(RunStore):
         return pairs
 
     def _steps_in(self, key: str, entries: Iterable[bytes]) -> list[tuple[str, str]]:
-        """(run, step) pairs of entries of leases or watches. What is none is removed: it would stay overdue."""
+        """(run, step) pairs of entries of leases or watches. Other entries are removed: they would stay overdue."""
         pairs = []
         for entry in entries:
             run_id, _, step = text_of(entry).partition(" ")
@@ -405,27 +312,27 @@ class Ledger(RunStore):
         return pairs
 
     def look_later(self, run_id: str, step: str, seconds: float = 60.0) -> None:
-        """Leave a step that cannot be looked at alone for a while: others are due."""
+        """Postpone the check of a step whose check failed, so that it does not delay others."""
         due, member = int((self.server_time() + seconds) * 1000), f"{run_id} {step}"
         for key in (self.keys.leases(), self.keys.watches()):
             self.client.zadd(key, {member: due}, xx=True)
 
     def reap(self, run_id: str, step: str, looked_ms: int = 0) -> dict[str, Any]:
-        """Look at one overdue lease or watch: ``what`` is nothing, publish, lost or deadline.
+        """Check one overdue lease or watch. In the answer, ``what`` is nothing, publish, lost, deadline or late.
 
         Args:
-            looked_ms: the server's clock when the caller saw it overdue. Where that is a third of a lease
-                ago by now, the server kept everybody waiting, beats too, and ``what`` is late.
+            looked_ms: time of the server when the caller found it overdue. If that is more than a third of a lease
+                ago, the server was slow, renewals may be delayed too, and ``what`` is late.
         """
         answer = self.call_json("reap", run_id, step, looked_ms + self.lease_ms // 3 if looked_ms else "")
         answer["publish"] = steps_of(answer.get("publish"))
         return answer
 
     def bury(self, owner: str, death: Death) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Put back what a process had claimed that is known to be dead, whatever its leases say.
+        """Requeue the steps that a dead process had claimed, without waiting for their leases to expire.
 
         Returns:
-            run, step and the steps to publish, for each step that it had.
+            for each of them its run, the step, and the steps whose messages the caller must send.
         """
         body = msgspec.json.encode(death)
         put_back = []
@@ -437,10 +344,10 @@ class Ledger(RunStore):
         return put_back
 
     def some_active_runs(self, count: int = 20) -> list[str]:
-        """Unfinished runs, drawn at random."""
+        """A random sample of unfinished runs."""
         raw: Any = self.client.zrandmember(self.keys.active(), count)
         return run_ids_in(raw or ())
 
     def forget_dead_workers(self) -> None:
-        """Remove the hellos of workers that ended without a goodbye an hour ago or more."""
+        """Remove the registrations of workers that have not renewed them for an hour."""
         forget_workers(self, silent_for=3600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.runs.run import Run
 from workers.runs.runtime import Runtime
 

@@ -10,7 +10,8 @@ from celery.exceptions import Ignore
 from workers.contract.errors import InvalidMessageError
 from workers.contract.log import log
 from workers.contract.messages import StepTask, step_task
-from workers.ledger.ledger import OTHER_DBT, Claim, Refusal
+from workers.ledger.ledger import OTHER_DBT
+from workers.ledger.records import Claim, Refusal
 from workers.runs import release_routing
 from workers.runs.claimed_step import Answer
 from workers.runs.runtime import Runtime

@@ -15,7 +15,7 @@ from workers.contract.keys import STEP_CLOSE, STEP_COMMAND, STEP_PLAN
 from workers.contract.messages import RetryPolicy
 from workers.contract.results import BAD_STATUSES
 from workers.engine.interface import Finished, StepOutcome
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.runs import failures
 from workers.runs.outcome import (
     Facts,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from workers.contract.errors import CLASS_OF_CATEGORY, Category, ErrorInfo
 from workers.contract.errors.suggested_fixes import run as fixes
-from workers.ledger.ledger import Claim, Death
+from workers.ledger.records import Claim, Death
 from workers.supervision import memory
 
 

@@ -14,7 +14,7 @@ from celery.events.dispatcher import EventDispatcher
 from workers.app import app, settings
 from workers.contract.keys import task_name
 from workers.contract.task_message import shown_args, shown_name
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.runs.claiming import pass_claim
 
 

@@ -41,6 +41,10 @@ def _execute(step: ClaimedStep) -> StepOutcome:
         lambda: runtime.engine.node(
             run.spec, facts, claim.step, claim.index, runtime.emit,
             changes=lambda position: ledger.cache_changes(claim.run_id, position),
+            finished=lambda position: [
+                None if raw is None else msgspec.json.decode(raw, type=StepResult)
+                for raw in ledger.results_since(claim.run_id, position)
+            ],
             attempt=claim.tries, skip=claim.skip, stale=claim.stale,
             cause=None if cause is None else msgspec.json.decode(cause, type=StepResult),
             time_limit_message=lambda: leases.overrun.text if leases.overrun else None,

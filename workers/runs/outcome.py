@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workers.contract.errors import ErrorInfo
 from workers.contract.results import Attempt
 from workers.engine.interface import Finished, StepOutcome, StepResult
-from workers.ledger.ledger import StagedNode
+from workers.ledger.records import StagedNode
 from workers.supervision.time_limits import Overrun
 
 Facts = Mapping[str, str | int | float]

@@ -6,7 +6,7 @@ import msgspec
 
 from workers.app import settings
 from workers.engine.interface import Plan
-from workers.ledger.ledger import StagedNode
+from workers.ledger.records import StagedNode
 from workers.runs import command
 from workers.runs.claimed_step import ClaimedStep
 from workers.runs.execution import call_engine

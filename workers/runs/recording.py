@@ -13,11 +13,10 @@ import msgspec
 
 from workers.contract.errors import Category, DbtError, InvalidMessageError
 from workers.contract.events import STATE, Event
-from workers.contract.keys import SESSION
 from workers.contract.log import log
 from workers.contract.results import RUN_FAILED, WAITING
 from workers.engine.interface import Finished, StepResult, encode, failed_node
-from workers.ledger.ledger import Claim, Move
+from workers.ledger.records import Claim, Move
 from workers.runs import failures
 from workers.runs.claimed_step import Answer, ClaimedStep
 from workers.runs.decision import (
@@ -38,9 +37,6 @@ from workers.runs.runtime import Runtime
 from workers.runs.task_errors import StepFailedError, TransientStepError
 from workers.runs.writing import attempt_of, close_connections, when_there_is_room
 from workers.supervision.lease_renewal import DRAIN, LOST, STOP
-
-BEGIN_SESSION = "begin session"
-"""In a plan's answer: whether its process has to begin the run's session, whose message was not sent."""
 
 
 def record(step: ClaimedStep, decision: Decision) -> Answer:
@@ -86,20 +82,9 @@ def _stage_nodes(step: ClaimedStep, decision: StageNodes) -> Answer:
         claim, Move(word="planned", facts=planned.facts, nodes=len(planned.nodes)),
         attempt=attempt_of(step, "success", None),
     )  # fmt: skip
-    begins_session = _hand_out_plan(runtime, claim.run_id, due)
+    runtime.send(claim.run_id, due)
     runtime.keep(step.run, planned.facts)
-    return {"run": claim.run_id, "nodes": len(planned.nodes), BEGIN_SESSION: begins_session}
-
-
-def _hand_out_plan(runtime: Runtime, run_id: str, due: tuple[str, ...]) -> bool:
-    """Send the messages of steps that are due, except the one of the run's session.
-
-    Returns:
-        whether the session is due. This process begins it, because it has the project loaded by now. What waits in
-        the queue meanwhile waits no longer than ``DBT_RELAY_SESSION_SECONDS``.
-    """
-    runtime.send(run_id, tuple(each for each in due if each != SESSION))
-    return SESSION in due
+    return {"run": claim.run_id, "nodes": len(planned.nodes)}
 
 
 def _store_result(step: ClaimedStep, decision: StoreResult) -> Answer:
@@ -184,5 +169,6 @@ def record_unreadable(runtime: Runtime, claim: Claim, error: DbtError) -> StepFa
     category = Category.MESSAGE if isinstance(error, InvalidMessageError) else Category.USAGE
     finished = Finished(return_code=2, error=failures.refused(str(error), category))
     final = make_final_record(finished, [], []).decode()
-    runtime.ledger.finish(claim, Move(word="error", final_state=RUN_FAILED, final=final))
+    move = Move(word="error", final_state=RUN_FAILED, final=final)
+    runtime.send(claim.run_id, runtime.ledger.finish(claim, move))
     return StepFailedError(str(error))

@@ -19,7 +19,7 @@ from workers.contract.messages import RunRequest, encode_request
 from workers.contract.results import RUN_CANCELLED, RUN_FAILED, RUN_SUCCEEDED
 from workers.contract.run_store import ENV_NAMES
 from workers.engine.interface import Finished, StepResult
-from workers.ledger.ledger import Move
+from workers.ledger.records import Move
 from workers.runs import env_file, failures
 from workers.runs.artifacts import return_artifacts
 from workers.runs.claimed_step import Answer, ClaimedStep
@@ -63,7 +63,8 @@ def end_run(step: ClaimedStep, decision: EndRun) -> Answer:
         word="done" if finished.return_code == 0 else "error", final_state=state,
         final=final.decode(), facts=_request_without_values(run.request),
     )  # fmt: skip
-    runtime.ledger.finish(claim, move, attempt=attempt)
+    # runs that waited for this run's turn or relations are told to go on
+    runtime.send(claim.run_id, runtime.ledger.finish(claim, move, attempt=attempt))
     if run.request.env_file is not None:  # its caller may be gone
         env_file.remove(run.request.env_file, settings)
     runtime.forget(claim.run_id)

@@ -19,6 +19,7 @@ from workers.engine.dbt_release import release
 from workers.engine.engine import Engine
 from workers.engine.project.time_limits import TimeLimitError
 from workers.ledger.ledger import Ledger
+from workers.runs.next_step import NextStep
 from workers.runs.progress import Progress
 from workers.runs.run import Run, read_run
 from workers.runs.sending import send_messages
@@ -64,6 +65,7 @@ class Runtime:
             renewed=process_notes.read_renewed_leases,
         )  # fmt: skip
         self.locks = WarehouseLock(self.ledger)
+        self.next_step = NextStep()
         self.stale_holders = StaleLockHolders(self.ledger.client, self.ledger.keys)
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._withheld: list[Event] = []
@@ -115,8 +117,9 @@ class Runtime:
             self.progress.flush()
 
     def send(self, run_id: str, steps: Sequence[str]) -> None:
-        """Send the messages of steps that the ledger handed out (`sending.send_messages`)."""
-        send_messages(self.ledger, run_id, steps)
+        """Send the messages of steps that the ledger handed out, except of one that this process executes next
+        (`sending.send_messages`, `next_step`)."""
+        send_messages(self.ledger, run_id, self.next_step.keep(run_id, steps))
 
 
 _making = threading.Lock()

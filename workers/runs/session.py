@@ -12,7 +12,8 @@ from workers.contract.keys import SESSION
 from workers.contract.log import log
 from workers.contract.messages import StepTask
 from workers.contract.results import WAITING
-from workers.ledger.ledger import OTHER_DBT, Refusal
+from workers.ledger.ledger import OTHER_DBT
+from workers.ledger.records import Refusal
 from workers.runs import release_routing
 from workers.runs.claimed_step import Answer
 from workers.runs.claiming import STOPPING
@@ -59,7 +60,7 @@ def _execute_what_is_ready(task: Task, runtime: Runtime, session: Session) -> in
     done, began = 0, time.monotonic()
     with task_events(task) as events:
         # another worker goes on where this one leaves
-        while not draining() and not (done and _is_needed_elsewhere(runtime, began)):
+        while not draining() and not (done and is_needed_elsewhere(runtime, began)):
             if not done and not may_open(runtime, session):
                 break
             claim = runtime.ledger.claim(session.run_id, "", runtime.owner, session=session.fence)
@@ -94,8 +95,8 @@ def may_open(runtime: Runtime, session: Session) -> bool:
     return True
 
 
-def _is_needed_elsewhere(runtime: Runtime, began: float) -> bool:
-    """Whether a session has had this process long enough and other messages wait."""
+def is_needed_elsewhere(runtime: Runtime, began: float) -> bool:
+    """Whether a run has had this process for long enough since `began` (`time.monotonic`), and messages wait."""
     return time.monotonic() - began > settings.session_seconds and bool(
         runtime.ledger.queue_length(settings.queue)
     )

@@ -1,15 +1,15 @@
-"""The way of a step through a worker process: claim, prepare, execute, decide, record, hand out.
+"""Claims a step, executes it, and records its outcome.
 
-Each station is a module, and each knows only those before it:
+Each part is a module, which imports only those before it:
 
 1. `claiming` asks the ledger for the step that a Celery message names. The message is only a hint.
 2. `preparation` checks the project and the files of the warehouse.
 3. `plan`, `start`, `node`, `close` and `command` call the engine (`execution`) and return an `outcome`.
 4. `decision` decides what follows from claim, outcome and retry policy.
-5. `recording` writes that into the ledger and sends the messages of the steps that it handed out.
+5. `recording` writes that into the ledger and sends the messages of the steps that may start now (`sending`). The
+   process that planned a run may execute the next step without a message (`continuation`).
 
-The lease of the step is renewed from 2 to 5. Where the process dies in between, the lease runs out and the step is
-executed again.
+The lease of the step is renewed from 2 to 5. If the process dies in between, the step is executed again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workers.contract.keys import STEP_COMMAND, STEP_PLAN, STEP_START
 from workers.contract.log import phase
 from workers.engine.engine import CommandFailedError
 from workers.engine.warehouse.fencing import StepExecution
-from workers.ledger.ledger import Claim, FenceLostError, Refusal
+from workers.ledger.records import Claim, FenceLostError, Refusal
 from workers.runs.claimed_step import Answer, ClaimedStep
 from workers.runs.claiming import accept, answer_refusal, claim_step
 from workers.runs.decision import EXECUTE, Decision, decide

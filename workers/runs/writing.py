@@ -13,7 +13,7 @@ import redis
 from workers.contract.errors import ErrorInfo
 from workers.contract.log import log
 from workers.contract.results import Attempt
-from workers.ledger.ledger import Claim
+from workers.ledger.records import Claim
 from workers.runs.claimed_step import ClaimedStep
 from workers.runs.runtime import Runtime
 

@@ -1,1 +1,1 @@
-"""Warehouses that one process at a time may use: who has them, who waits, who still holds a file."""
+"""Sessions: locks on the files of warehouses that one process at a time may open."""

@@ -1,7 +1,7 @@
-"""Who has a file locked, without opening it the way DuckDB does.
+"""Which process has a DuckDB file locked.
 
-DuckDB locks the files that it opens with fcntl, which says on Linux what lock would be in the way, and which process
-has it (F_GETLK in fcntl_locking(2)).
+DuckDB locks the files that it opens with fcntl. On Linux, fcntl also returns the lock that conflicts with a wanted one,
+and its process (F_GETLK in fcntl_locking(2)).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _FLOCK: Final = "hhqqi4x"
 
 
 def locked_by(path: str, *, to_read: bool = False) -> int | None:
-    """The process whose lock keeps this one from opening a file.
+    """The process whose lock prevents this process from opening a file.
 
     Args:
-        to_read: whether the file is to be opened to read it; locks of others who read it are not in the way then.
+        to_read: whether the file is only read; locks of other readers do not conflict then.
 
     Returns:
-        its number, 0 for one that has none here (of another machine or process namespace), `NOBODY`; None: the
-        system does not say.
+        its PID; 0 if it has no PID here (it is of another machine or PID namespace); `NOBODY` if there is no such lock;
+        None if the system does not tell.
     """
     if not LINUX or sys.maxsize < 2**32:
         return None
     if _is_open_here(path):
-        return NOBODY  # and looking would give this process's own lock away
+        return NOBODY  # opening and closing it here would release this process's own lock
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def locked_by(path: str, *, to_read: bool = False) -> int | None:
 
 
 class Locked(msgspec.Struct, frozen=True):
-    """A file that another program has open. `pid`: 0 where it has no number here."""
+    """A file that another program has open. `pid`: 0 if that program has no PID here."""
 
     path: str
     pid: int
@@ -70,15 +70,15 @@ class Locked(msgspec.Struct, frozen=True):
 
     @property
     def as_duckdb_says(self) -> str:
-        """What DuckDB says when it opens the file."""
-        said = f'IO Error: Could not set lock on file "{self.path}"'
+        """DuckDB's error text for opening the file."""
+        text = f'IO Error: Could not set lock on file "{self.path}"'
         if not self.pid:
-            return said
-        return f"{said}: Conflicting lock is held in {program_of(self.pid)} (PID {self.pid})"
+            return text
+        return f"{text}: Conflicting lock is held in {program_of(self.pid)} (PID {self.pid})"
 
 
 def first_locked(warehouse: str) -> Locked | None:
-    """The first file of a warehouse (`contract.keys.warehouse_of_files`) that cannot be opened now, if any."""
+    """The first file of a warehouse (`contract.keys.warehouse_of_files`) that another program has locked, or None."""
     for line in warehouse.split("\n"):
         path = line.removeprefix(READ).partition(":")[2]
         pid = locked_by(path, to_read=line.startswith(READ))
@@ -88,7 +88,7 @@ def first_locked(warehouse: str) -> Locked | None:
 
 
 def program_of(pid: int) -> str:
-    """The path of what a process executes; empty where the system does not say."""
+    """Path of a process's executable; empty if the system does not tell."""
     try:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:

@@ -1,12 +1,11 @@
-"""Processes that lost a session and may still hold its warehouse's file: stopped, paged out, cut off.
+"""Processes that lost a session and may still have its file open: suspended, swapped out or disconnected.
 
-The lock of a DuckDB file is the process's (fcntl), so it ends with the process and with nothing else. A
-process that went on with its transaction after another run had its turn would write what nobody asked
-for. So it is killed, by any worker of the same machine that finds it still holding the file. The workers of
-another machine cannot: they wait until it let go.
+The fcntl lock of a DuckDB file belongs to the process and ends only with it. If such a process went on with its
+transaction after another run's session, it would overwrite that run's data. So any worker of the same machine kills it
+if it still has the file locked. Workers of other machines wait until it releases the file.
 
-A process is known by where it lives (boot and process namespace), its number, and when it started, so that a
-number that was used again is nobody's death.
+A process is identified by its boot and PID namespace, its PID and its start time, so that no process is killed that got
+the same PID later.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ _LOGGED_AT_MOST: Final = 100
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """The process that has a session's file.
+    """The process that has a session's file open.
 
     Attributes:
-        owner: as people know it, ``host:pid``.
-        place: where its process number means it.
-        started: when it started, as the system says it.
+        owner: ``host:pid``, for log lines and messages.
+        place: boot and PID namespace in which `pid` is valid.
+        started: its start time, as the system writes it.
     """
 
     warehouse: str
@@ -58,27 +57,27 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 def this_process(warehouse: str, owner: str) -> str:
-    """What the ledger is told of a process that enters a session."""
+    """The record of this process that the ledger keeps when it enters a session: a `Holder` as JSON."""
     pid = os.getpid()
     holder = Holder(warehouse, owner, _place(), pid, _started(pid))
     return msgspec.json.encode(holder).decode()
 
 
 class StaleLockHolders:
-    """Holders whose session was lost, from Redis."""
+    """Holders whose session was lost (`relay:strays` in Redis)."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._key = client, keys.strays()
         self._unreadable: set[bytes] = set()
 
     def end(self, files: Collection[str] | None = None) -> list[Holder]:
-        """Kill those of this machine that still hold their file.
+        """Kill the processes of this machine that still have their file locked.
 
         Args:
-            files: look at the strays of these alone.
+            files: check only the holders of these files; None: all.
 
         Returns:
-            those that hold it, or may, and cannot be killed from here.
+            holders that have it locked, or may have, and that this process cannot kill.
         """
         left = []
         entries: Any = self._client.hkeys(self._key)
@@ -94,7 +93,7 @@ class StaleLockHolders:
         return left
 
     def _note_unreadable(self, entry: bytes) -> None:
-        """Log an entry that names no process, once. It holds no file that could be waited for."""
+        """Log an unreadable entry, once. It names no file to wait for."""
         if entry not in self._unreadable and len(self._unreadable) < _LOGGED_AT_MOST:
             self._unreadable.add(entry)
             log("an entry is not readable, `dbt-relay purge` removes it", key=self._key,
@@ -102,7 +101,7 @@ class StaleLockHolders:
 
 
 def _end(holder: Holder) -> bool:
-    """Whether a stray is no more, or has let go; it is killed where that can be done."""
+    """Whether a holder has ended or released its file. It is killed if it is a process of this machine."""
     if holder.place != _place():
         return False
     if _started(holder.pid) != holder.started or holds(holder) is False:
@@ -138,11 +137,11 @@ def _kill(holder: Holder) -> bool:
 
 
 def holds(holder: Holder) -> bool | None:
-    """Whether the file is locked, by this holder where the system says by whom; None: it does not say."""
+    """Whether this holder has the file locked; None: the system does not tell."""
     pid = locked_by(holder.path)
     if pid is None:
         return None
-    # a process of another namespace or machine has no number here
+    # a process of another PID namespace or machine has no PID here
     return pid != NOBODY and (pid == holder.pid or holder.place != _place())
 
 
@@ -156,14 +155,14 @@ def _place() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started; empty where there is none, or it is dead and its parent does not know yet."""
+    """Start time of a process; empty if there is no such process, or if it is a zombie."""
     if LINUX:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return ""
         return "" if fields[0] in ("Z", "X") else fields[19]  # proc_pid_stat(5): starttime is the 22nd
-    told = subprocess.run(
+    completed = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], check=False, capture_output=True, text=True
     )
-    return told.stdout.strip()
+    return completed.stdout.strip()

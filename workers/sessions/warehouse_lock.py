@@ -1,14 +1,14 @@
-"""One process at a time where the warehouse allows only one: sessions.
+"""Sessions: one process at a time executes a run whose warehouse only one process may open.
 
-A DuckDB file belongs to one process at a time; several may read it, as long as nobody writes. A run on such a
-warehouse is executed by *sessions*: one process takes the locks of all files that the run's profile opens,
-executes whatever is ready of the run, step by step, and closes the files before it lets go. Other runs on any
-of these files wait in line (`lua/enter.lua`), and hold no worker while they wait. A run takes all of its files
+One process at a time may have a DuckDB file open; several may read it while no process writes it. A run on such a
+warehouse is executed by *sessions*: one process locks all files that the run's profile opens, executes the steps of the
+run that are ready, one after the other, and closes the files before it releases the locks. Other runs on any
+of these files wait in line (`ledger/scripts/enter.lua`) and occupy no worker. A run acquires all of its files
 at once or none, so no two runs wait for each other.
 
-The files belong to the run, from its first session to its end: interleaved runs on one file would
-leave tables that no order of plain dbt commands leaves. A session is a lease and ends with its holder;
-the run goes on in another one, as it does after a retry's wait or when its process was wanted elsewhere.
+The run keeps the files from its first session to its end: runs that interleave on one file would leave tables that no
+order of plain dbt commands leaves. A session has a lease. If its process is lost, or other work needs the process, the
+run goes on in another session.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from workers.sessions.stale_lock_holders import this_process
 
 
 class Session(msgspec.Struct, frozen=True):
-    """The right to open a warehouse for a run. `fence` must be shown with every claim.
+    """The right to open a warehouse for a run. Every claim must present its `fence`.
 
     Attributes:
         warehouse: the files, as `contract.keys.warehouse_of_files` writes them.
-        holders: for each file what the ledger knows of this process (`workers.sessions.stale_lock_holders`).
-        publish: steps of other runs whose messages have to be published now.
+        holders: for each file the ledger's record of this process (`workers.sessions.stale_lock_holders`).
+        publish: steps whose messages the caller must send.
     """
 
     run_id: str
@@ -42,7 +42,7 @@ class Session(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> tuple[str, int]:
-        """What a beat renews."""
+        """Step and fence of the lease to renew."""
         return (SESSION, self.fence)
 
     @property
@@ -52,14 +52,18 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class WarehouseLock:
-    """Who may open which single-process warehouse."""
+    """Begins and ends sessions."""
 
     def __init__(self, ledger: Ledger, identify: Callable[[str, str], str] = this_process) -> None:
         self.ledger = ledger
         self._identify = identify
 
     def enter(self, run_id: str, warehouse: str, owner: str) -> Session | str:
-        """Begin a session, or say why not (``parked``: others have a file of it, the run waits in line)."""
+        """Begin a session.
+
+        Returns:
+            the session, or why it was refused (``parked``: another run has a file of it, and this run waits in line).
+        """
         holders = tuple(self._identify(file, owner) for file in files_of_warehouse(warehouse))
         try:
             answer = self.ledger.call_json(
@@ -73,10 +77,10 @@ class WarehouseLock:
         return Session(run_id, warehouse, int(answer["fence"]), holders, steps_of(answer["publish"]))
 
     def leave(self, session: Session) -> tuple[str, ...]:
-        """End a session once the warehouse is closed.
+        """End a session after the warehouse was closed.
 
         Returns:
-            the steps whose messages have to be published: the run's next session, or other runs'.
+            the steps whose messages the caller must send: the run's next session, or those of other runs.
         """
         answer = self.ledger.call(
             "leave", session.run_id, session.warehouse, session.fence, *session.holders

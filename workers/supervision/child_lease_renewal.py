@@ -20,7 +20,8 @@ import redis
 
 from workers.contract.connection import is_server_down
 from workers.contract.log import log
-from workers.ledger.ledger import Ledger, lease_clock
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import lease_clock
 from workers.supervision.child_processes import can_execute
 from workers.supervision.shared_table import SharedTable
 

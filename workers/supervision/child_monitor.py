@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workers.contract.log import log
-from workers.ledger.ledger import Death, Ledger
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Death
 from workers.supervision import memory
 
 Publish = Callable[[str, Sequence[str]], None]

@@ -33,7 +33,8 @@ import redis
 
 from workers.contract.keys import SESSION
 from workers.contract.log import log
-from workers.ledger.ledger import Claim, Ledger, lease_clock
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, lease_clock
 from workers.sessions.warehouse_lock import Session
 from workers.supervision.child_lease_renewal import Key, Lease, interval_of, renew
 from workers.supervision.drain import seconds_left

@@ -20,7 +20,8 @@ import redis
 
 from workers.contract.log import log
 from workers.contract.redis_values import is_damaged, is_wrong_type
-from workers.ledger.ledger import Ledger, lease_clock
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import lease_clock
 from workers.sessions.stale_lock_holders import StaleLockHolders
 
 Publish = Callable[[str, Sequence[str]], None]

@@ -21,7 +21,8 @@ import msgspec
 from workers.contract.log import log
 from workers.contract.results import Attempt
 from workers.engine.interface import encode, failed_node
-from workers.ledger.ledger import Claim, FenceLostError, Ledger, Move
+from workers.ledger.ledger import Ledger
+from workers.ledger.records import Claim, FenceLostError, Move
 from workers.supervision.child_processes import is_ours
 from workers.supervision.time_limits import GRACE, NodeLimits
 

@@ -34,27 +34,22 @@ _PUBLISH = "redis.call('HDEL', KEYS[1], ARGV[1]) return redis.call('HSET', KEYS[
 
 
 class WorkerEntry(msgspec.Struct, frozen=True):
-    """The fields of a worker's entry that the number of turns depends on. Earlier releases do not write `contexts`."""
+    """The fields of a worker's entry that the number of turns depends on."""
 
     seen: float = 0.0
     processes: int = 0
-    contexts: int | None = None
 
 
 def turns_of(workers: Iterable[WorkerEntry], now: float) -> int:
-    """Return how many runs may have a turn, that is, queued and running steps.
+    """Return how many runs may have a turn, that is, queued and running steps: as many as there are worker processes.
 
-    A process may be given a step of any of these runs, so it must keep the parsed projects of all of them in memory. Half
-    of the projects that it keeps is left for runs that end and start meanwhile. But there are at least as many turns as
-    processes, so that no process is idle while runs wait.
+    While other runs wait, each process executes one run, whose project it has loaded (`ledger/scripts/turns.lua`).
 
     Args:
         workers: the entries of the workers.
         now: seconds since the epoch.
     """
-    alive = [each for each in workers if each.seen > now - MISSING_SECONDS]
-    kept = min((each.contexts for each in alive if each.contexts is not None), default=settings.contexts)
-    return max(1, kept // 2, sum(each.processes for each in alive))
+    return max(1, sum(each.processes for each in workers if each.seen > now - MISSING_SECONDS))
 
 
 class WorkerRegistration:
@@ -90,7 +85,7 @@ class WorkerRegistration:
             "host": socket.gethostname(), "pid": os.getpid(), "processes": processes,
             "version": importlib.metadata.version("dbt-relay"), "queue": settings.queue,
             "since": time.time(), "name": name, "draining": False, "dbt": dbt, "adapters": dict(adapters or {}),
-            "contexts": settings.contexts,
+            "contexts": settings.contexts,  # earlier releases compute the number of turns from it
         }  # fmt: skip
         self._removed, self._lock = False, threading.Lock()
 

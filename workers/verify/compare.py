@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.verify.rules import Rules
+from workers.verify.rules import HINTS_BY_TIME, Rules
 from workers.verify.sides import Outcome
 from workers.verify.warehouses import Relation
 
@@ -285,7 +285,7 @@ def _lines(
         mine = [side.line(line) for line in lines]
         if unit_tests:
             mine = [re.sub(r"# of \d+ ", "# of # ", line) for line in mine]
-        left_out = (*OWN_LINES, *allowance.skip_lines)
+        left_out = (*OWN_LINES, *HINTS_BY_TIME, *allowance.skip_lines)
         return [line.rstrip() for line in mine if not any(start in line for start in left_out)]
 
     left, right = compared(plain.lines, rules[0]), compared(relay.lines, rules[1])

@@ -1,6 +1,6 @@
 """Normalizes values that differ between any two runs of the same command, so that they can be compared.
 
-No value is skipped. Each is replaced by a placeholder, with the same rules on both sides:
+No value is skipped, and no line but `HINTS_BY_TIME`. Each value is replaced by a placeholder, with the same rules on both sides:
 
 - a time between start and end of command 2 on that side becomes ``<during 2>``. Any other time, such as a
   business date, is kept. A time without a zone is tried as UTC and as this machine's local time;
@@ -30,6 +30,16 @@ _PADDING = re.compile(r" \.* \[")
 _NUMBER = re.compile(r"(^|\s)\d+ of (\d+) ")
 _CLOCK = re.compile(r"^((?:\x1b\[[\d;]*m)*)\d\d:\d\d:\d\d(?:\.\d+)?(?= |$)")
 _THREAD = re.compile(r"Thread-\d+ \(worker\)")
+
+HINTS_BY_TIME = (
+    "[HINT] Your parse is taking a long time. ",
+    "[HINT] You're rebuilding a lot from scratch. ",
+)
+"""Starts of hints (dbt.hints, dbt-core >= 1.12) that are not compared, because time decides whether dbt shows them.
+
+The first depends on how long a parse took. dbt shows each hint at most once a week for a home folder, and both sides
+have the same one: the side that runs first shows the hint, the other does not.
+"""
 
 
 @dataclass

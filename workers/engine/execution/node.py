@@ -240,6 +240,18 @@ def apply_patch(node: Any, patch: dict[str, Any]) -> None:
             setattr(node, name, value)
 
 
+def apply_result(run: RunState, step: StepResult) -> None:
+    """Set on the run's nodes what a step changed on them in another process."""
+    for hook in step.hooks:
+        node = run.copy_node(hook["unique_id"])
+        node.index = hook["index"]
+        apply_patch(node, hook["patch"])
+    for unique_id, patch in step.also.items():
+        apply_patch(run.copy_node(unique_id), patch)
+    if step.patch and step.node is None:  # other nodes are not in the manifest
+        apply_patch(run.copy_node(step.unique_id), step.patch)
+
+
 def run_result(run: RunState, step: StepResult) -> RunResult:
     """Rebuild dbt's RunResult from a stored step result."""
     plain = step.result

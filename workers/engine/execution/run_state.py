@@ -33,6 +33,7 @@ from dbt_common.events import functions
 
 from dbt import selected_resources
 from workers.engine.caller.invocation import use_flags
+from workers.engine.execution.current_graph import CurrentGraph
 from workers.engine.execution.relation_cache import CacheRecorder
 from workers.engine.execution.retry import restore_batches, restore_start_time
 from workers.engine.interface import RunFacts
@@ -73,6 +74,7 @@ class RunState(msgspec.Struct, kw_only=True):
         console: flags of the caller's own command line, which control what dbt prints.
         run_results: run_results.json of a run that an on-run-end hook ended with an error.
         templates: changes that templates made to objects that outlive their node.
+        current_graph: shows in `graph` what other processes compiled.
         pool: threads of the microbatch model that is executing.
         selected, environment: dbt's `selected_resources` and `dbt_metadata_envs`, which templates may change.
         copied: unique ids of the nodes that the run has copied.
@@ -89,6 +91,7 @@ class RunState(msgspec.Struct, kw_only=True):
     recorder: CacheRecorder
     query_header: Any
     templates: TemplateState = None  # type: ignore[assignment]
+    current_graph: CurrentGraph = msgspec.field(default_factory=CurrentGraph)
     facts: RunFacts | None = None
     run_results: dict[str, Any] | None = None
     pool: DbtThreadPool | None = None
@@ -100,8 +103,10 @@ class RunState(msgspec.Struct, kw_only=True):
     def __post_init__(self) -> None:
         context = self.context
         self.templates = TemplateState(
-            context.adapter, context.graph_index, self.other_roots, self.copy_node, self.macro_of
-        )
+            context.adapter, self.manifest.flat_graph, context.graph_index, self.other_roots, self.copy_node,
+            self.macro_of,
+        )  # fmt: skip
+        self.current_graph.watch(self.manifest.flat_graph)
 
     def copy_node(self, unique_id: str) -> Any:
         """Return the run's own copy of a node; copy it, and the ephemeral models that it inlines, on first use."""
@@ -126,7 +131,7 @@ class RunState(msgspec.Struct, kw_only=True):
 
         The copy shares them too, because a change that a template makes in `graph` must change the node.
         """
-        graph = self.manifest.flat_graph
+        graph = self.context.manifest.flat_graph
         entry = graph.get("nodes", {}).get(unique_id) or graph.get("functions", {}).get(unique_id)
         return containers(entry)
 
@@ -155,7 +160,9 @@ class RunState(msgspec.Struct, kw_only=True):
         if self.task.args.defer:
             self.copy_all_nodes()
             self.task.defer_to_manifest()
-            self.templates.graph = GraphIndex(self.manifest.flat_graph)  # dbt built a new `graph`
+            graph = self.manifest.flat_graph  # dbt built a new one
+            self.templates.use_graph(graph, GraphIndex(graph))
+            self.current_graph.watch(graph)
 
     def use(self) -> None:
         """Make this run's flags, adapter, relation cache, selection and groups those of the process."""

@@ -56,15 +56,18 @@ _PARSER = (
     "dbt.cli.requires:setup_manifest", f"{_LOADER}.load", f"{_LOADER}.build_manifest_state_check",
     f"{_LOADER}.is_partial_parsable", f"{_LOADER}.read_manifest_for_partial_parse",
     f"{_LOADER}.write_manifest_for_partial_parse", f"{_LOADER}.safe_update_project_parser_files_partially",
-    f"{_LOADER}.parse_project", "dbt.parser.partial:PartialParsing.build_env_vars_to_files",
-    "dbt.parser.partial:PartialParsing.handle_schema_file_changes",
+    f"{_LOADER}.parse_project", f"{_LOADER}.save_macros_to_adapter",
+    *(f"dbt.parser.partial:PartialParsing.{name}" for name in (
+        "build_env_vars_to_files", "handle_schema_file_changes", "delete_schema_data_test_patch",
+    )),
     # files, entries of YAML files, nodes, tests, hooks
     "dbt.parser.read_files:load_source_file", "dbt.parser.base:ConfiguredParser", "dbt.parser.hooks:HookParser",
     "dbt.parser.snapshots:SnapshotParser._create_parsetime_node", "dbt.parser.sources:SourcePatcher.parse_source",
     "dbt.parser.schemas:SchemaParser.parse_file", "dbt.parser.schemas:YamlReader",
     "dbt.parser.schema_generic_tests:SchemaGenericTestParser",
     # what looks at vars, and at a node's config
-    "dbt.context.base:Var", "dbt.context.context_config:ContextConfig", "dbt.context.context_config:fqn_search",
+    "dbt.context.base:Var", "dbt.context.context_config:ContextConfig", "dbt.context.context_config:RenderedConfig",
+    "dbt.context.context_config:fqn_search",
     "dbt.context.providers:generate_test_context", "dbt.clients.jinja:add_rendered_test_kwargs",
     "dbt.clients.jinja:get_rendered", "jinja2.runtime:Context.resolve_or_missing",
     "jinja2.sandbox:SandboxedEnvironment.getattr", "jinja2.sandbox:SandboxedEnvironment.getitem",

@@ -31,6 +31,9 @@ OF_THE_NODE = frozenset({"alias", "database", "model", "name", "schema", "this"}
 _FOUND = ("refs", "sources", "metrics", "functions", "depends_on")
 """Attributes of a node that rendering its code fills."""
 
+_OWN_RELATION = ("database", "schema", "identifier", "quoting_dict")
+"""Attributes of a node from which ``ref()`` and ``source()`` make the relation that they return during a parse."""
+
 
 class ChangedFileError(Exception):
     """A file differs from the one that was parsed."""
@@ -130,7 +133,8 @@ class Recorder:
         seen = self.seen.get(self._unit)
         rendering = self._unit.node or not self._unit.key
         if seen is not None and rendering and self._unit != PROJECT and (seen.vars or seen.names & VOLATILE):
-            found = [getattr(node, name, None) for name in _FOUND]
+            found = [getattr(node, name, None) for name in (*_FOUND, *_OWN_RELATION)]
+            found.append(node.config.get("catalog"))
             seen.outputs.append(_hash(repr((node.unique_id, found, self._calls))))
         self._calls.clear()
 

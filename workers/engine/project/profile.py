@@ -1,4 +1,4 @@
-"""Which warehouse a command would use: the profile's target, as dbt renders it."""
+"""Reads the profile target of a dbt command, as dbt renders it. Does not connect to the warehouse."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """A target of a profile.
 
     Attributes:
-        profile: its profile's name.
-        name: its own.
-        adapter: dbt's name of the adapter, ``duckdb``.
-        credentials: its values rendered, under dbt's names (``database`` for ``dbname``). Secrets too.
-        file: all of profiles.yml as it stands, nothing rendered.
+        profile: name of the profile.
+        name: name of the target.
+        adapter: type of the adapter, such as ``duckdb``.
+        credentials: rendered values under dbt's names (``database`` for ``dbname``), secrets included.
+        file: content of profiles.yml, not rendered.
     """
 
     profile: str
@@ -38,12 +38,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_target(args: Sequence[str]) -> Target:
-    """The target of a dbt command that is started in this process's working directory and environment.
+    """Return the target of a dbt command, in the working directory and environment of this process.
 
-    The warehouse is not touched.
+    Args:
+        args: arguments of the command, without ``dbt``.
 
     Raises:
-        DbtUsageError: dbt refuses the arguments, the project file or the profile.
+        DbtUsageError: dbt rejects the arguments, the project file or the profile.
     """
     try:
         load_env_file()
@@ -53,8 +54,8 @@ def read_target(args: Sequence[str]) -> Target:
         profile = load_profile(str(flags.PROJECT_DIR), flags.VARS, flags.PROFILE, flags.TARGET)
         file = read_profile(str(flags.PROFILES_DIR))
     except (DbtBaseException, click.ClickException, OSError) as error:
-        said = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        raise DbtUsageError(" ".join(said.split())) from error
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        raise DbtUsageError(" ".join(text.split())) from error
     return Target(
         profile=profile.profile_name,
         name=profile.target_name,

@@ -95,6 +95,9 @@ class Rerenderer:
         if hasattr(node, "functions"):  # dbt-core >= 1.11
             node.functions = []
         node.depends_on = type(node.depends_on)(macros=node.depends_on.macros[:1])  # its own macro
+        # ref() and source() return the node's own relation, which has its final name only after the parse
+        node.database, node.schema = self._config.credentials.database, self._config.credentials.schema
+        node.alias = node.name
         self._scratch.files = {node.file_id: copy.deepcopy(self._parsed.files[node.file_id])}
         config = ContextConfig(self._config, node.fqn, node.resource_type, node.package_name)
         with self._recorder.within(unit):

@@ -1,4 +1,4 @@
-"""Time limits that a project gives its nodes: ``config: {meta: {dbt_relay: {time_limit: 600}}}``."""
+"""Reads the time limits of nodes from a project: ``config: {meta: {dbt_relay: {time_limit: 600}}}``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ META = "dbt_relay"
 
 
 class TimeLimitError(DbtRuntimeError):
-    """A node took longer than it may: raised where it executes, so that dbt lets it fail."""
+    """A node exceeded its time limit. Raised in the thread that executes it, so that dbt reports a failed node."""
 
 
 def own_limits(node: Any) -> OwnLimits | None:
-    """The limits that a node's ``meta`` gives it, or None.
+    """Return the time limits in a node's ``meta``, or None.
 
     Raises:
-        DbtUsageError: they are no limits.
+        DbtUsageError: ``meta`` has other fields or values than `OwnLimits`.
     """
     config = getattr(node, "config", None)
     meta = getattr(config, "meta", None) or getattr(node, "meta", None) or {}
@@ -31,7 +31,7 @@ def own_limits(node: Any) -> OwnLimits | None:
         return msgspec.convert(meta[META], OwnLimits, strict=False)
     except msgspec.ValidationError as error:
         raise DbtUsageError(
-            f"{node.unique_id} ({node.original_file_path}): its meta {META} is not understood: {error}. "
-            f"It takes soft_time_limit and time_limit, in seconds: "
+            f"{node.unique_id} ({node.original_file_path}): its meta {META} is not valid: {error}. "
+            f"It accepts soft_time_limit and time_limit, in seconds: "
             f"`meta: {{{META}: {{soft_time_limit: 540, time_limit: 600}}}}`."
         ) from error

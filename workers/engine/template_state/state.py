@@ -88,7 +88,7 @@ def containers(root: Any) -> dict[int, Any]:
 def at(root: Any, path: Ref) -> Any:
     """The object at a path of `walk`."""
     for part in path:
-        root = root[part] if isinstance(root, (dict, list, tuple)) else getattr(root, part)
+        root = root[part] if isinstance(root, (Mapping, list, tuple)) else getattr(root, part)
     return root
 
 
@@ -111,9 +111,14 @@ class GraphIndex:
         entries: dict[int, Ref] = {id(self.graph): ()}
         for section, named in self.graph.items():
             entries[id(named)] = (section,)
+            nodes = getattr(named, "inner_dict", None)
             for unique_id, entry in named.items():
                 path = (section, unique_id)
                 found = containers(entry)
+                if nodes is not None:
+                    # dbt-core >= 1.12: each look makes a new dict, with some containers of the node
+                    lasting = containers(nodes[unique_id])
+                    found = {key: each for key, each in found.items() if key in lasting}
                 entries.update(dict.fromkeys(found, path))
                 self._alive += found.values()
         return entries
@@ -128,11 +133,13 @@ class TemplateState:
     """
 
     def __init__(
-        self, adapter: BaseAdapter, graph: GraphIndex, roots: Callable[[], Mapping[str, Any]],
+        self, adapter: BaseAdapter, graph: dict[str, Any], index: GraphIndex, roots: Callable[[], Mapping[str, Any]],
         copy_node: Callable[[str], Any], macro: Macro,
     ) -> None:  # fmt: skip
         """
         Args:
+            graph: the run's `graph`.
+            index: of the parsed `graph`.
             roots: returns the objects other than `graph` that outlive a node, by names that all processes share.
             copy_node: returns the run's own copy of a node.
             macro: returns a macro in the context of a node.
@@ -140,7 +147,8 @@ class TemplateState:
         self.adapter, self.macro = adapter, macro
         self.graph_used = False
         self.changed: set[str] = set()
-        self.graph, self._roots, self._copy_node = graph, roots, copy_node
+        self.use_graph(graph, index)
+        self._roots, self._copy_node = roots, copy_node
         self._origin, self._made = secrets.token_hex(4), 0
         self._refs: dict[int, tuple[Any, Ref]] = {}
         self._values: dict[Ref, Any] = {}
@@ -154,6 +162,10 @@ class TemplateState:
         self._changes: list[Any] = []
         self._stored = ""
         self._lock = threading.RLock()
+
+    def use_graph(self, graph: dict[str, Any], index: GraphIndex) -> None:
+        """Set the run's `graph`, and the index of its parsed entries."""
+        self._graph, self._index = graph, index
 
     # -- around a step -----------------------------------------------------------------------------
 
@@ -249,7 +261,7 @@ class TemplateState:
         found = self._values.get(ref)
         if found is None and ref[0] != "made":
             with self.hidden():
-                root = self.graph.graph if ref[0] == "graph" else self._root(ref)
+                root = self._graph if ref[0] == "graph" else self._root(ref)
                 found = at(root, ref[1:] if ref[0] == "graph" else ref[2:])
             self.register(found, ref)
         return found
@@ -259,13 +271,13 @@ class TemplateState:
 
     def _parsed_ref(self, container: Any) -> Ref | None:
         """The reference of an object of the parsed project; None for others."""
-        if container is self.graph.graph:
+        if container is self._graph:
             return ("graph",)
         if self.graph_used:
-            entry = self.graph.entry_of(container, self.hidden())
+            entry = self._index.entry_of(container, self.hidden())
             if entry is not None:
                 with self.hidden():
-                    found = walk(at(self.graph.graph, entry))
+                    found = walk(at(self._graph, entry))
                     return next(("graph", *entry, *path) for each, path in found if each is container)
         if self._root_containers is None:
             self._root_containers = containers(list(self._roots().values()))

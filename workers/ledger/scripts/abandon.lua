@@ -1,4 +1,4 @@
--- Let go of the relations of a live run that is about to be removed. ARGV: run.
+-- Release the turn and the relations of a live run that is about to be removed. ARGV: run.
 redis.call('ZREM', TURNS, RUN_ID)
 redis.call('ZREM', LINE, RUN_ID)
 if not is_live(run_field('state')) then return 0 end

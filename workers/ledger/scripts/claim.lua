@@ -1,7 +1,7 @@
--- Take a step: READY/QUEUED/RETRYING/WAITING -> RUNNING under a new fence and a lease.
--- ARGV: run, step ('' = the best ready one), owner, lease (ms), fence of the caller's session or '',
---   a word that is new for each claim, so that a repeated call gets the same answer, the caller's release of dbt.
-local step, owner, lease, session, word = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+-- Claim a step: ready, queued, retrying or waiting -> running, with a new fence and a lease.
+-- ARGV: run, step ('' = the first one that is ready), owner, lease (ms), fence of the caller's session or '',
+--   a token that is new for each claim, so that a repeated call gets the same answer, the caller's dbt release.
+local step, owner, lease, session, token = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local run_state = run_field('state')
 local function granted(name, data)
   local lock = relation_keys(name)
@@ -17,7 +17,7 @@ local function refuse(reason, publish_steps)
   return cjson.encode({claimed = false, reason = reason, publish = publish_steps})
 end
 local function is_repeated(name)
-  return name and state_of(name) == 'running' and read_step(name).word == word
+  return name and state_of(name) == 'running' and read_step(name).word == token
 end
 
 if not run_state then return refuse('unknown run') end
@@ -44,7 +44,7 @@ else
   if not state or step == '@session' then return refuse('unknown step') end
   if is_repeated(step) then return granted(step, read_step(step)) end
   if step == '@plan' and state == 'done' then
-    unwatch(step)  -- it was sent to say that the run has a turn again
+    unwatch(step)  -- the message was sent because the run has a turn again, or may hand out more steps
     return refuse('step is done', dispatch())
   end
   if state ~= 'queued' and state ~= 'ready' and state ~= 'retrying' and state ~= 'waiting' then
@@ -57,10 +57,10 @@ else
   end
   local reason
   if run_field('mode') == 'session' and session == '' then
-    reason = 'left to the session'  -- only the process that holds the warehouse may execute
+    reason = 'left to the session'  -- only the process that has the warehouse open may execute it
   elseif state ~= 'queued' and is_node(step) and free_threads() <= 0
     and not (state == 'waiting' and writer_before(step)) then
-    reason = 'no free thread'       -- others took its place while it waited
+    reason = 'no free thread'       -- other steps were handed out while it waited
   end
   if reason then
     if state ~= 'ready' then
@@ -100,7 +100,7 @@ end
 data.fence = data.fence + 1
 data.tries = data.tries + 1
 data.owner = owner
-data.word = word
+data.word = token
 data.given = nil
 data.started = now_ms() / 1000
 if is_node(step) and not data.index and not data.ephemeral then

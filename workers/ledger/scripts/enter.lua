@@ -1,13 +1,13 @@
--- Begin a session: the one process that may open the run's warehouse.
--- ARGV: run, warehouse, owner, lease (ms), a word that is new for each call (see claim.lua), the caller's release of
---   dbt, and for each file what is known of the process (workers/sessions/stale_lock_holders.py).
+-- Begin a session: its process alone may open the run's warehouse.
+-- ARGV: run, warehouse, owner, lease (ms), a token that is new for each call (see claim.lua), the caller's dbt release,
+--   and for each file the record of the process (`Holder` in workers/sessions/stale_lock_holders.py).
 local files = files_of(ARGV[2])
-local owner, lease, word = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local owner, lease, token = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local function refuse(reason) return cjson.encode({entered = false, reason = reason}) end
 if not is_live(run_field('state')) then return refuse('run has ended') end
 not_when_full()
 local session, data = state_of('@session'), read_step('@session')
-if session == 'running' and data.word == word then
+if session == 'running' and data.word == token then
   return cjson.encode({entered = true, fence = data.fence, publish = dispatch()})
 end
 if session ~= 'queued' and session ~= 'parked' then return refuse('session is ' .. (session or 'not wanted')) end
@@ -16,7 +16,7 @@ if is_of_another_dbt(ARGV[6]) then
   return refuse(OTHER_DBT)
 end
 if are_taken(files) then
-  -- it keeps its places in the lines
+  -- a run that is in these lines keeps its places
   for _, file in ipairs(files) do
     if not redis.call('LPOS', file.waiters, RUN_ID) then redis.call('RPUSH', file.waiters, RUN_ID) end
   end
@@ -27,7 +27,7 @@ end
 data.fence = data.fence + 1
 data.tries = data.tries + 1
 data.owner = owner
-data.word = word
+data.word = token
 data.took = nil
 write_step('@session', data)
 set_state('@session', 'running')

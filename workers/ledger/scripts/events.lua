@@ -1,5 +1,5 @@
 -- Append lines to a run's stream and publish them live; append records of dbt's log file to the log stream.
--- A repeated batch adds nothing twice.
+-- Repeating a batch adds nothing.
 -- ARGV: run, publisher, number of the batch's first item (from 1), then the items: an event (a JSON object), or
 -- records of the log file (a JSON list).
 if redis.call('EXISTS', RUN) == 0 then return 0 end
@@ -26,5 +26,5 @@ for i = 4, #ARGV do
 end
 redis.call('HSET', PUBLISHERS, ARGV[2], math.max(last, first + #ARGV - 4))
 local left = redis.call('PTTL', RUN)
-if left > 0 then redis.call('PEXPIRE', PUBLISHERS, left) end  -- said after the run ended
+if left > 0 then redis.call('PEXPIRE', PUBLISHERS, left) end  -- published after the run ended
 return added

@@ -1,7 +1,7 @@
--- Follows the prelude in the head of every script: the files of a run, who has them, and who waits for them.
--- A single-process warehouse is one or several files. Each belongs to a run from its first session to its end.
--- A file that is opened for writing belongs to one run; one that is only read may belong to several that read it.
--- `names` is a run's field `lock`: a file a line, 'read ' before the name of one that the run only reads.
+-- Prepended to every script after the prelude: the files of a run, the runs that hold them and the runs in line.
+-- A single-process warehouse is one or several files. A run holds its files from its first session to its end.
+-- One run holds a file that it writes; several runs may hold a file that they only read.
+-- `names` is a run's field `lock`: one file a line, with 'read ' before a file that the run only reads.
 local function files_of(names)
   local files = {}
   for name in string.gmatch(names or '', '[^\n]+') do
@@ -16,7 +16,7 @@ local function own_files()
   return files_of(run_field('lock'))
 end
 
--- What is known of this run's hold of a file: {fence, expires, holder}, or nil.
+-- This run's hold of a file: {fence, expires, holder}, or nil.
 local function hold_of(file)
   if file.reads then
     local raw = redis.call('HGET', file.readers, RUN_ID)
@@ -40,7 +40,7 @@ local function write_hold(file, hold)
   end
 end
 
--- All of a run's files are taken in one script and let go in one.
+-- A run acquires all of its files in one script and releases them in one.
 local function holds_files(files)
   for _, file in ipairs(files) do
     if not hold_of(file) then return false end
@@ -52,8 +52,8 @@ local function keeps(run, expires)
   return run ~= RUN_ID and (redis.call('ZSCORE', ACTIVE, run) or tonumber(expires or 0) > now_ms())
 end
 
--- Whether another run has the file, or is before this one in its line. Lines are joined and left for all of a
--- run's files at once, so the run that has waited longest is first in each of its lines, and nothing deadlocks.
+-- Whether another run holds the file, or is before this one in its line. A run joins and leaves the lines of all its
+-- files at once, so the run that has waited longest is first in each of its lines, and there is no deadlock.
 local function is_taken(file)
   if hold_of(file) then return false end
   local writer = redis.call('HMGET', file.lock, 'run', 'expires')
@@ -73,14 +73,14 @@ local function are_taken(files)
   return false
 end
 
--- A process that had a file and did not say that it closed it may have it open still.
+-- Record a process that held a file and did not report that it closed it: it may still have it open.
 local function suspect(holder)
   if not holder then return end
   redis.call('HSET', STRAYS, holder, now_ms())
   redis.call('EXPIRE', STRAYS, STRAY_SECONDS)
 end
 
--- Before a run takes a file: what others left there who hold it no more.
+-- Remove the holds of earlier runs before a run acquires a file.
 local function clear_holds(file)
   suspect(redis.call('HGET', file.lock, 'holder'))
   redis.call('HDEL', file.lock, 'holder')
@@ -96,14 +96,14 @@ local function clear_holds(file)
   end
 end
 
--- The first in the line of a file that nobody writes is told to try. It stays in line until it has all of its files.
+-- Wake the first run in the line of a file that no run writes. It stays in line until it has all of its files.
 local function let_in(file)
   local writer = redis.call('HMGET', file.lock, 'run', 'expires')
   local first = not (writer[1] and keeps(writer[1], writer[2])) and first_in_line(file.waiters)
   if first then wake(first .. ' @session') end
 end
 
--- What this run has goes to those who wait for it.
+-- Release this run's files to the runs in line.
 local function release_files(files)
   for _, file in ipairs(files) do
     local hold = hold_of(file)
@@ -119,14 +119,14 @@ local function release_files(files)
   end
 end
 
--- Somebody stops an active run. Returns the steps whose messages the caller has to publish.
+-- Stop an active run. Returns the steps whose messages the caller must send.
 local function cancel_run(reason)
   stop_run(reason)
   publish({kind = 'run', state = 'stopping'})
   if run_field('mode') == 'session' then
     local files = own_files()
     if not holds_files(files) then
-      -- the run never opened its files and needs them no longer: any worker may end it
+      -- the run never opened its files and does not need them to end: any worker may end it
       for _, file in ipairs(files) do
         redis.call('LREM', file.waiters, 0, RUN_ID)
         let_in(file)

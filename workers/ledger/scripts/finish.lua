@@ -1,4 +1,4 @@
--- Store a step's result and release what waited for it. Replaying it is a no-op.
+-- Store a step's result and make the steps ready that waited for it. Repeating the call changes nothing.
 -- ARGV: run, step, fence, result JSON or '', attempt JSON, move JSON:
 --   {word, blocks, stop, final, final_state, facts{}, cache[], nodes}, seconds to keep an ended run
 even_when_full()
@@ -38,9 +38,9 @@ elseif is_node(step) then
   redis.call('HINCRBY', RUN, 'done', 1)
 end
 
--- dbt notices a failure that is to end the run (--fail-fast) when it takes the next node from its queue, or at
--- once when it has taken all (dbt.task.runnable.GraphRunnableTask.run_queue). Until then it executes what it took:
--- all that was ready. So the run stops when another node becomes ready, or none is left to become so.
+-- With --fail-fast, dbt notices a failure when it takes the next node from its queue, or at once when it has taken all
+-- (dbt.task.runnable.GraphRunnableTask.run_queue). Until then it executes the nodes that it took: all that were ready.
+-- So the run stops when another node becomes ready, or when no node is left to become ready.
 if move.stop and run_state == 'active' then
   if is_node(step) then
     redis.call('HSET', RUN, 'failing', move.stop)
@@ -51,8 +51,8 @@ end
 local failing = run_field('state') == 'active' and run_field('failing')
 local beside, released = failing and nodes_beside() or {}, 0
 if run_field('state') == 'active' then
-  -- dbt skips every descendant of a failure and names the one that finished last. The mark goes from
-  -- parent to child: a child begins after all of its parents, so it has heard of every failure above it.
+  -- dbt skips every descendant of a failure and names the failure that finished last. Each step passes the mark to its
+  -- children. A node begins after all of its parents, so by then it has the mark of every failure above it.
   local cause, since = data.cause, data.since
   if move.blocks then cause, since = step, number_field('seq') end
   local raw = redis.call('HGET', CHILDREN, step)
@@ -77,7 +77,7 @@ if run_field('state') == 'active' then
   end
   local blocked = number_field('blocked') - released
   redis.call('HSET', RUN, 'blocked', blocked)
-  -- a unit test and its model are one thing that dbt takes from its queue
+  -- dbt takes a unit test and its model from its queue together
   local is_next = released > 0 and string.sub(step, 1, 10) ~= 'unit_test.'
   if failing and (is_next or blocked <= 0) then stop_run(failing, give_grace(beside, data)) end
 end

@@ -1,8 +1,8 @@
--- Put a claimed step back. ARGV: run, step, fence, kind, wait (ms), attempt JSON or '', facts JSON or ''.
---   kind 'retry': it failed for a passing reason; Celery brings it back after the wait.
---   kind 'handback': its worker is stopping, and its dbt has ended; at once ready again, and no loss.
---   kind 'release': it did not begin (only a session may do it); at once ready again.
--- Replaying it is a no-op.
+-- Give a claimed step back. ARGV: run, step, fence, kind, wait (ms), attempt JSON or '', facts JSON or ''.
+--   kind 'retry': a transient failure; Celery delivers the step again after the wait.
+--   kind 'handback': the worker is stopping and dbt has ended; the step is ready at once, and no loss is counted.
+--   kind 'release': the step did not begin (only a session may execute it); it is ready at once.
+-- Repeating the call changes nothing.
 even_when_full()
 local step, fence, kind, wait = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local data = read_step(step)

@@ -1,6 +1,6 @@
--- End a session; the warehouse is closed by now. A run that has not ended keeps its place: others on the
--- same warehouse wait for its end, so that two runs never mix. One that has ended lets the next in.
--- ARGV: run, warehouse, fence, for each file what is known of the process. Answers the steps to publish.
+-- End a session after it closed the warehouse. A run that has not ended keeps its files: runs on the same warehouse
+-- never interleave. A run that has ended releases them to the next run.
+-- ARGV: run, warehouse, fence, for each file the record of the process. Returns the steps to publish.
 even_when_full()
 local files = files_of(ARGV[2])
 local fence = tonumber(ARGV[3])

@@ -1,20 +1,20 @@
--- Shared head of every script: names for the run's keys and the moves that several scripts make.
--- KEYS are built by contract/names.py alone; scripts touch one Redis server, not a cluster.
+-- Prepended to every script: names for the run's keys, and functions that several scripts share.
+-- Only contract/keys.py builds KEYS. The scripts need one Redis server, not a cluster.
 local RUN, STATES, STEPS, CHILDREN, WAITING, READY, RESULTS, ATTEMPTS, CACHE, EVENTS, PUBLISHERS,
   CHANNEL, LEASES, WATCHES, ACTIVE, FINISHED, LOCKS, STRAYS, LOG, TURNS = unpack(KEYS)
 local RUN_ID = ARGV[1]
-local REPUBLISH_MS = 5000   -- a message unclaimed for so long is looked at again by the reaper
-local ELSEWHERE_MS = 15000  -- a message that was passed on to workers of another dbt is looked for after so long
+local REPUBLISH_MS = 5000   -- after this time the reaper checks a step whose message was not claimed
+local ELSEWHERE_MS = 15000  -- the same for a message that was passed on to workers of another dbt release
 local STREAM_LENGTH = 100000
-local LOG_LENGTH = 2000     -- entries of the log file's stream that nobody has read yet; more are dropped
-local LOG_SECONDS = 3600    -- for as long an entry waits for its reader
+local LOG_LENGTH = 2000     -- unread entries of the log file's stream; further ones are dropped
+local LOG_SECONDS = 3600    -- how long the stream is kept for its reader
 local STRAY_SECONDS = 86400
-local WRITER_SECONDS = 86400  -- for as long it is known which run wrote a relation last
-local MANY = 1000            -- steps in one command: Lua's stack ends at some thousands of arguments
-local WINDOW = 16           -- unclaimed messages of one run; what else is ready waits in the ledger
+local WRITER_SECONDS = 86400  -- how long the last writer of a relation is kept
+local MANY = 1000            -- steps in one command: Lua's stack takes a few thousand arguments
+local WINDOW = 16           -- unclaimed messages of one run; further steps that are ready wait in the ledger
 
 local function now_ms()
-  -- Redis' clock, so that a worker whose clock is wrong harms nobody
+  -- the server's clock: clocks of workers may be wrong
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
@@ -27,14 +27,14 @@ local function number_field(name)
   return tonumber(run_field(name) or '0')
 end
 
--- Nothing is written for a run that has ended: its keys expire, and a new one would stay for ever.
+-- Nothing is written for a run that has ended: its keys expire, and a new key would never expire.
 local function is_live(state)
   return state == 'active' or state == 'stopping'
 end
 
--- A server that is full (maxmemory, noeviction) refuses a script's first write if that may need memory, and
--- none that follows another write. What ends, renews or stops work must go on there, and first writes what
--- needs none; what begins work must not, and first writes what may need some.
+-- A full server (maxmemory, noeviction) refuses a script's first write if that may need memory, but no later write.
+-- Scripts that end, renew or stop work must succeed there: their first write needs no memory. Scripts that begin work
+-- must fail there: their first write may need memory.
 local function even_when_full()
   redis.call('HDEL', RUN, '')
 end
@@ -60,13 +60,13 @@ local function is_node(step)
   return string.sub(step, 1, 1) ~= '@'
 end
 
--- A lock has a line of those who wait for it: sessions for a warehouse, nodes for a relation.
+-- A lock has a line of waiters: sessions wait for a warehouse, nodes for a relation.
 local function lock_keys(name)
   return LOCKS .. name, LOCKS .. name .. ':waiters'
 end
 
--- A relation has one writer at a time: the node that holds its lock, which is running. Others are waiting,
--- in the order in which they came. A node holds one lock and waits for none meanwhile, so nothing deadlocks.
+-- A relation has one writer at a time: the running node that holds its lock. Other nodes wait in the order in which
+-- they came. A node that holds a lock waits for no other, so there is no deadlock.
 local function relation_keys(step)
   local name = is_node(step) and read_step(step).lock
   if name then return lock_keys('relation:' .. name) end
@@ -80,7 +80,7 @@ local function first_in_line(waiters)
   end
 end
 
--- The run that writes the step's relation, or stands before it in line; nil when it is this step's turn.
+-- The run that writes the step's relation, or is before it in line; nil if the step may write now.
 local function writer_before(step)
   local lock, waiters = relation_keys(step)
   if not lock then return nil end
@@ -90,7 +90,7 @@ local function writer_before(step)
   if first and first ~= RUN_ID .. ' ' .. step then return string.match(first, '^[^ ]+') end
 end
 
--- Nodes and sessions of other runs whose turn has come, '<run> <step>'; `dispatch` hands them out with the run's own.
+-- Steps of other runs that may go on now, '<run> <step>'. `dispatch` returns them with the run's own.
 local woken = {}
 
 local function wake(step)
@@ -100,7 +100,7 @@ local function wake(step)
   woken[#woken + 1] = step
 end
 
--- Runs that go on beside this one have cached what it found there before.
+-- Other active runs may have cached an earlier state of the relation.
 local function note_writer(lock)
   if redis.call('ZCARD', ACTIVE) > 1 then
     redis.call('SET', lock .. ':writer', RUN_ID, 'EX', WRITER_SECONDS)
@@ -124,8 +124,8 @@ local function leave_relation(step, state)
   if first then wake(first) end
 end
 
--- The counters follow from the states, and change here alone: queued and running steps count against
--- the run's parallelism; a node is pending until it is done. So does the lock of a node's relation.
+-- Only this function changes the counters, which follow from the states, and releases the lock of a node's relation.
+-- Queued and running steps count against the run's parallelism; a node is pending until it is done.
 local function set_state(step, state)
   local before = state_of(step)
   redis.call('HSET', STATES, step, state)
@@ -139,7 +139,7 @@ local function set_state(step, state)
   if is_node(step) and state == 'done' and before ~= 'done' then redis.call('HINCRBY', RUN, 'pending', -1) end
 end
 
--- A claim holds a lease; a step that waits for its message is watched.
+-- A claimed step has a lease; a step whose message was not claimed has a watch.
 local function lease_until(step, due_ms)
   redis.call('ZREM', WATCHES, RUN_ID .. ' ' .. step)
   redis.call('ZADD', LEASES, due_ms, RUN_ID .. ' ' .. step)
@@ -164,8 +164,8 @@ local function publish(fields)
   redis.call('PUBLISH', CHANNEL, seq .. ' ' .. body)
 end
 
--- dbt starts nodes in the order in which they became ready; of those that did at the same moment the
--- least deep, then by name (dbt.graph.queue.GraphQueue, dbt.task.runnable.run_queue).
+-- dbt starts nodes in the order in which they became ready; of those that became ready together, the least deep
+-- first, then by name (dbt.graph.queue.GraphQueue, dbt.task.runnable.run_queue).
 local batch
 local function make_ready(step)
   set_state(step, 'ready')
@@ -177,7 +177,7 @@ local function make_ready(step)
   redis.call('ZADD', READY, depth, step)
 end
 
--- The same for nodes that were blocked, in as many commands for a thousand as for one.
+-- The same for blocked nodes, in a fixed number of commands.
 local function make_nodes_ready(nodes)
   if #nodes == 0 then return end
   batch = batch or redis.call('HINCRBY', RUN, 'batch', 1)
@@ -190,7 +190,7 @@ local function make_nodes_ready(nodes)
   redis.call('ZADD', READY, unpack(places))
 end
 
--- Whether another release of dbt than the caller's planned the run. An older worker does not tell its release.
+-- Whether another dbt release than the caller's planned the run. Older workers do not send their release.
 local OTHER_DBT = 'planned by another dbt'
 local function is_of_another_dbt(release)
   local planned_by = run_field('dbt')
@@ -201,11 +201,12 @@ local function free_threads()
   return number_field('parallel') - number_field('inflight')
 end
 
-local may_go_on, leave_line, leave_turns  -- turns.lua
+local may_go_on, most_at_once, call_when_line_is_empty, leave_line, leave_turns  -- turns.lua
 
--- Hand out what may start now. Returns the steps whose messages the caller has to publish.
+-- Hand out the steps that may start now. Returns the steps whose messages the caller must send.
 local function dispatch()
   local has_turn = may_go_on()
+  call_when_line_is_empty()
   local out = woken
   woken = {}
   if not is_live(run_field('state')) then return out end
@@ -219,7 +220,7 @@ local function dispatch()
     return out
   end
   if not has_turn then return out end
-  local free = math.min(free_threads(), WINDOW - number_field('queued'))
+  local free = math.min(free_threads(), WINDOW - number_field('queued'), most_at_once() - number_field('inflight'))
   while free > 0 do
     local popped = redis.call('ZPOPMIN', READY)
     if #popped == 0 then break end
@@ -240,13 +241,13 @@ local function close_when_done()
   end
 end
 
--- Every node that has not begun ends here without a result; the close says what became of it.
--- `kept`: those that may begin all the same (a set).
+-- End every node that has not begun, without a result; the close reports it.
+-- `kept`: set of nodes that may still begin.
 local function stop_run(reason, kept)
   redis.call('HSET', RUN, 'state', 'stopping', 'stop', reason)
   unwatch('@deadline')
   leave_line()
-  if run_field('planned') ~= '1' then return end  -- a plan under way comes here itself when it is finished
+  if run_field('planned') ~= '1' then return end  -- the end of the plan calls this function again
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
     local step, state = flat[i], flat[i + 1]
@@ -259,8 +260,9 @@ local function stop_run(reason, kept)
   end
 end
 
--- dbt executes as many nodes at once as it has threads. Here some of those may not have begun when one of them
--- fails: a session executes one after the other, and there may be fewer processes than threads.
+-- Nodes that dbt would be executing beside the one that failed: it executes as many at once as it has threads. Here
+-- some of those may not have begun: a session executes one node at a time, there may be fewer processes than threads,
+-- or other runs wait in line.
 local function nodes_beside()
   if run_field('mode') == 'session' then
     local others = number_field('parallel') - 1
@@ -270,10 +272,14 @@ local function nodes_beside()
   for i = 1, #flat, 2 do
     if is_node(flat[i]) and flat[i + 1] == 'queued' then nodes[#nodes + 1] = flat[i] end
   end
+  local others = free_threads() - 1
+  for _, step in ipairs(others > 0 and redis.call('ZRANGE', READY, 0, others - 1) or {}) do
+    if is_node(step) then nodes[#nodes + 1] = step end
+  end
   return nodes
 end
 
--- They get as long as the node took that ends the run: what they would have had beside it.
+-- In dbt, these nodes would have run for as long as the node that ends the run. So that is their time limit.
 local LEAST_GRACE_MS = 100
 local function give_grace(nodes, ended)
   local kept, took = {}, now_ms() - (ended.started or 0) * 1000
@@ -286,8 +292,8 @@ local function give_grace(nodes, ended)
   return kept
 end
 
--- Before a run goes while some of its nodes are not done. A worker may still be writing, until it hears of
--- the end: its relation's lock stays for as long as its lease.
+-- Called for each unfinished node when its run ends or is removed. A worker may still write until it learns of the end,
+-- so the lock of its relation stays until its lease expires.
 local function abandon(step, state)
   local lock, waiters = relation_keys(step)
   if not lock then return end
@@ -303,7 +309,7 @@ local function abandon(step, state)
   end
 end
 
--- The last word. Every key of the run goes together when its time is up.
+-- Store the run's result. All keys of the run get the same expiry.
 local function end_run(state, final, ttl)
   redis.call('HSET', RUN, 'state', state, 'final', final, 'ended', now_ms() / 1000)
   redis.call('ZREM', ACTIVE, RUN_ID)
@@ -312,7 +318,7 @@ local function end_run(state, final, ttl)
   local flat = redis.call('HGETALL', STATES)
   for i = 1, #flat, 2 do
     if flat[i + 1] == 'running' or flat[i + 1] == 'waiting' then abandon(flat[i], flat[i + 1]) end
-    -- a session closes its warehouse before it lets go
+    -- a running session still has to close its warehouse
     if flat[i + 1] ~= 'done' and (flat[i] ~= '@session' or flat[i + 1] ~= 'running') then unwatch(flat[i]) end
   end
   leave_turns()

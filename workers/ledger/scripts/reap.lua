@@ -1,7 +1,7 @@
--- One overdue lease or watch. ARGV: run, step, until when (ms) the caller may be believed, or '';
---   then perhaps an owner that is known to be dead, whose lease is over whatever it says, and JSON of its death.
--- Answers nothing, publish (the message is missing), lost (its worker is gone) or deadline (the run's has
--- passed: `@deadline` is no step, but what an active run has a lease on), and the steps to publish.
+-- Check one overdue lease or watch. ARGV: run, step, time (ms) after which the check is too late, or '';
+--   optionally an owner that is known to be dead, whose leases are treated as expired, and JSON of its death.
+-- Returns `what`, and the steps to publish: nothing, late, publish (the message is missing), lost (the worker is gone)
+-- or deadline (the run's deadline has passed; it is a lease named `@deadline`, which is not a step).
 even_when_full()
 local step = ARGV[2]
 local name, now = RUN_ID .. ' ' .. step, now_ms()
@@ -56,7 +56,7 @@ local function lose(lost)
       end
     end
     set_state(lost, 'blocked')
-    -- with the session goes the step that it executes: the next one must not run beside it
+    -- the step that the session executes is lost too: the next session must not execute another one beside it
     if data.took and state_of(data.took) == 'running' then lose(data.took) end
   elseif run_state == 'stopping' and (is_node(lost) or lost == '@start') then
     set_state(lost, 'done')
@@ -73,7 +73,7 @@ if state == 'running' then
     started = data.started, publish = dispatch()})
 end
 
--- queued, retrying, parked or waiting: the message may be lost
+-- queued, retrying, parked or waiting: the message may have been lost
 watch(step)
 if state == 'waiting' and writer_before(step) then return nothing() end
 if state == 'waiting' and step == '@plan' and takes_turns() and not take_turn() then return nothing() end

@@ -1,11 +1,11 @@
--- Put planned nodes in place, in chunks, before the plan step finishes. Replaying a chunk is a no-op.
+-- Store planned nodes, in chunks, before the plan step finishes. Repeating a chunk changes nothing.
 -- ARGV: run, fence of the plan step, JSON [{id, priority, parents, children, ephemeral, lock}],
 --   JSON roots with the last chunk, else ''.
 if not is_live(run_field('state')) or state_of('@plan') ~= 'running'
   or read_step('@plan').fence ~= tonumber(ARGV[2]) then return 0 end
 local staged = run_field('staged')
 if staged ~= ARGV[2] then
-  if staged then  -- by a plan whose worker was lost: this one may have found other nodes
+  if staged then  -- an earlier plan step, whose worker was lost, may have found other nodes
     for _, step in ipairs(redis.call('HKEYS', STATES)) do
       if is_node(step) then
         redis.call('HDEL', STATES, step)

@@ -1,4 +1,4 @@
--- Record a new run with its first step. Replaying it is a no-op.
+-- Record a new run with its first step. Repeating the call changes nothing.
 -- ARGV: run, request, step, priority of its messages, deadline (seconds from now, 0 = none).
 if redis.call('EXISTS', RUN) == 1 then return 0 end
 local step = ARGV[3]

@@ -1,14 +1,17 @@
--- Turns: only so many runs have steps under way at once, so that worker processes keep the parsed projects of those
--- runs. The other runs wait in line, first come first served within a priority, and hold no worker.
---   TURNS: sorted set, run -> when its turn began (ms), 0 while its message is under way. LINE: sorted set, run -> its place.
---   RULES: hash, `runs` (how many turns there are) and `seconds` (how long one lasts while others wait); the
---   workers write it (workers/supervision/worker_registry.py). Without it every run goes on at once.
--- A run with a turn or a place that has ended or was removed does not count: it is dropped when somebody looks.
--- A run in line is watched (as `@plan`, whatever the state of that step), so the reaper finds a lost message.
+-- Turns limit how many runs have steps under way at once, so that worker processes keep the parsed projects of those
+-- runs. The other runs wait in line, first come first served within a priority, and occupy no worker.
+--   TURNS: sorted set, run -> when its turn began (ms), 0 until its message is claimed. LINE: sorted set, run -> its place.
+--   RULES: hash, `runs` (number of turns) and `seconds` (length of a turn while others wait). The workers write both
+--   (workers/supervision/worker_registry.py). Without `runs` there are no turns.
+-- Runs that have ended or were removed are dropped from TURNS and LINE when a script reads these.
+-- A run in line has a watch (for `@plan`, in whatever state that step is), so the reaper finds a lost message.
+-- While a run waits in line, each run with a turn has one step under way at a time (field `narrow` of RULES). There are
+-- as many turns as processes, so no process is idle, and the process that executed the last step of a run, which has
+-- its project loaded, can execute the next one too.
 local LINE, RULES = TURNS .. ':line', TURNS .. ':rules'
-local PRIORITY = 1e13  -- more than a time in ms: the line is ordered by priority, then by time
+local PRIORITY = 1e13  -- more than any time in ms: the line is ordered by priority, then by time
 
--- Sessions take turns at their files; a run that is being stopped only has to end.
+-- Sessions wait for their files instead; a run that is being stopped needs no turn to end.
 local function takes_turns()
   return run_field('state') == 'active' and run_field('mode') ~= 'session' and state_of('@plan')
     and redis.call('HEXISTS', RULES, 'runs') == 1
@@ -29,8 +32,8 @@ local function free_turns()
   return tonumber(redis.call('HGET', RULES, 'runs') or '0') - redis.call('ZCARD', TURNS)
 end
 
--- Give the turns that are free to those who are first in line. A message for their `@plan` tells each: its claim
--- begins the run, or hands out what is ready.
+-- Give the free turns to the first runs in line. Each of them is sent a message for its `@plan`: the claim begins the
+-- run, or hands out the steps that are ready.
 local function pass_turns()
   for _ = 1, free_turns() do
     local first = first_with_place()
@@ -46,7 +49,7 @@ local function pass_turns()
   end
 end
 
--- Whether the run has a turn now; else it is in line.
+-- Whether the run has a turn now; otherwise it is in line.
 local function take_turn()
   local since = redis.call('ZSCORE', TURNS, RUN_ID)
   if since then
@@ -65,7 +68,7 @@ local function take_turn()
   return false
 end
 
--- A turn that begins now is not over, however long its message took: so each turn hands something out.
+-- A turn begins with the claim of its message, so each turn hands out at least one step.
 local function is_over(since)
   if since == 0 then return false end
   local first, place = first_with_place()
@@ -76,6 +79,26 @@ end
 
 local function give_turn_up()
   if redis.call('ZREM', TURNS, RUN_ID) == 1 then pass_turns() end
+end
+
+-- How many steps of the run may be under way at once.
+most_at_once = function()
+  if not takes_turns() then return math.huge end
+  local first, place = first_with_place()
+  if not first or math.floor(place / PRIORITY) > number_field('priority') then return math.huge end
+  redis.call('HSET', RULES, 'narrow', 1)
+  return 1
+end
+
+-- When the last run has left the line, each run with a turn is sent a message, whose claim hands out more of its steps.
+-- If the message is lost, the end of the run's step under way does it.
+call_when_line_is_empty = function()
+  if redis.call('HEXISTS', RULES, 'narrow') == 0 or first_with_place() then return end
+  redis.call('HDEL', RULES, 'narrow')
+  local turns = redis.call('ZRANGE', TURNS, 0, -1, 'WITHSCORES')
+  for i = 1, #turns, 2 do
+    if turns[i] ~= RUN_ID and tonumber(turns[i + 1]) > 0 then wake(turns[i] .. ' @plan') end
+  end
 end
 
 may_go_on = function()
@@ -89,7 +112,7 @@ may_go_on = function()
       redis.call('ZREM', LINE, RUN_ID)
       unwatch('@plan')
     elseif number_field('inflight') == 0 then
-      give_turn_up()  -- it waits for a retry or a relation
+      give_turn_up()  -- the run waits for a retry or a relation
     end
   end
   return is_ready and take_turn()
