@@ -208,7 +208,7 @@ class LedgerMachine(RuleBasedStateMachine):
         run.claim(granted.step, granted.fence)
         assert granted.stopping == (run.state == STOPPING)
         assert granted.handed == run.handbacks.get(granted.step, 0)
-        assert granted.strays == (granted.step == CLOSE and run.lost_leases > 0)
+        assert granted.lost_leases == (granted.step == CLOSE and run.lost_leases > 0)
         assert (session is not None) == run.in_session, "executed outside of its session"
         if granted.step in run.dag:
             for parent in run.parents(granted.step):

@@ -4,11 +4,10 @@ Each state change is one Lua script (`scripts/`). So the state stays valid if a 
 twice, late or never. Steps are dbt nodes and the ``@`` steps of `contract.keys`. Their states::
 
     blocked ──parents done──> ready ──handed out──> queued ──claim──> running ──finish──> done
-                                ^                                       │  │
-                                ├──────────── lease ran out ────────────┘  │
-                                ├──────────── handed back ─────────────────┤
-                                ├──<── claim <── retrying <── giveback ────┘
-                                └──<── claim <── waiting (another run's node writes the same relation)
+
+    running ──lease expired, or handed back──> ready
+    running ──given back for a retry──> retrying ──claim──> running
+    queued ──another run's node writes the same relation──> waiting ──claim──> running
 
 A claim returns a fence, a number that grows with each claim. To finish a step, give it back or renew its lease, a
 worker must present that fence. All deadlines are times of the Redis server. Every script may be repeated, as a client

@@ -51,7 +51,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         stopping: whether the run is being stopped (its close and its first step still execute).
         grace: time limit in seconds from the claim, for a node that was due when another node ended the run early;
             0: no limit.
-        strays: for the close: whether an execution of the run lost its lease and may still be alive.
+        lost_leases: for the close: whether an execution of the run lost its lease and may still be alive.
         sure_until: time of `lease_clock` until which no other worker can claim the step.
         died: how the process of the last execution ended, if its parent process recorded it.
         orphaned: whether the run is being stopped and no worker has the dbt release that planned it: it ends without dbt.
@@ -72,7 +72,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     stale: bool = False
     died: Death | None = None
     grace: float = 0.0
-    strays: bool = False
+    lost_leases: bool = False
     orphaned: bool = False
     sure_until: float = 0.0
     publish: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
-"""Goes on with a run in the process that planned it, which has the project loaded.
+"""Executes the next steps of a run in the process that planned it, which has the project loaded.
 
-Two things go on there, inside of the plan's Celery task:
+Two kinds of steps are executed there, inside of the plan's Celery task:
 
 - the session of a run on a single-process warehouse;
 - while other runs wait for their turn, one step of the run after the other. The ledger hands only one out at a time

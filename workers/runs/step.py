@@ -1,4 +1,4 @@
-"""The way of a step through a worker process: claim, prepare, execute, decide, record, hand out.
+"""Claims a step, executes it, and records its outcome.
 
 Each part is a module, which imports only those before it:
 
@@ -87,7 +87,7 @@ def execution_of(runtime: Runtime, claim: Claim) -> StepExecution:
     """What the warehouse needs to know of an execution."""
     return StepExecution(
         run_id=claim.run_id, step=claim.step, fence=claim.fence, has_predecessors=claim.tries > 1,
-        supersedes_run=claim.strays, check_lease=runtime.leases.assure,
+        supersedes_run=claim.lost_leases, check_lease=runtime.leases.assure,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ local function renews(step, fence)
 end
 
 -- a node that was due when another one ended the run has a time limit (`give_grace`)
-local function may_go_on(step)
+local function has_grace(step)
   local data = read_step(step)
   return data.grace and now_ms() <= data.started * 1000 + data.grace
 end
@@ -35,7 +35,7 @@ for i = 3, #ARGV, 2 do
   local step = ARGV[i]
   if renews(step, tonumber(ARGV[i + 1])) then
     -- the close of a stopping run must finish; a session ends when no step is ready
-    local stop = run_state ~= 'active' and step ~= '@close' and step ~= '@session' and not may_go_on(step)
+    local stop = run_state ~= 'active' and step ~= '@close' and step ~= '@session' and not has_grace(step)
     out[#out + 1] = stop and 'stop' or 'ok'
   else
     out[#out + 1] = 'lost'

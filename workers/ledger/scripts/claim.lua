@@ -10,7 +10,7 @@ local function granted(name, data)
     losses = data.losses, handed = data.handed or 0, index = data.index or 0, skip = data.skip or false,
     cause = data.cause or '', busy = data.busy or '', died = data.died, grace = data.grace and data.grace / 1000 or 0,
     stale = writer and writer ~= RUN_ID or false, stopping = run_state == 'stopping',
-    strays = name == '@close' and number_field('lost') > 0, orphaned = run_field('orphaned') == '1',
+    lost_leases = name == '@close' and number_field('lost') > 0, orphaned = run_field('orphaned') == '1',
     publish = dispatch()})
 end
 local function refuse(reason, publish_steps)
