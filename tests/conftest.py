@@ -6,7 +6,9 @@ A test that kills or restarts a server uses its own server (`make_redis`), not a
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -40,19 +42,31 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+_OF_THE_ENGINE = re.compile(
+    r"(from|import) (dbt\b|workers\.engine\.(project|execution|template_state|output|caller|warehouse|patches|startup))"
+)
+
+
+@functools.cache
+def imports_dbt(path: Path) -> bool:
+    """Whether a test module imports dbt, or a part of the engine that does."""
+    return _OF_THE_ENGINE.search(path.read_text(encoding="utf-8")) is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that each supported release of dbt-core must pass (``dbt_releases``), and sort unit tests last.
 
-    Those are the engine's tests, the short comparison with plain dbt, and some of dbt's adapter tests. Unit tests come
-    last because they are short: they fill the time while another xdist process runs a long file.
+    Those are the tests of modules that import dbt, the engine's integration tests, the short comparison with plain dbt,
+    and some of dbt's adapter tests. Unit tests come last because they are short: they fill the time while another xdist
+    process runs a long file.
     """
     items.sort(key=lambda item: item.path.parent.name == "unit")
     for item in items:
-        of_engine = item.path.parent.name in {"integration", "unit"} and "engine" in item.path.name
+        of_engine = item.path.parent.name == "integration" and "engine" in item.path.name
         compared = item.path.parent.name in {"parity", "conformance"} and not item.get_closest_marker(
             "parity"
         )
-        if of_engine or compared:
+        if of_engine or compared or (item.path.parent.name == "unit" and imports_dbt(item.path)):
             item.add_marker("dbt_releases")
 
 
