@@ -48,7 +48,9 @@ def prepare(patches: str = "") -> None:
         raise UnsupportedDbtError(text)
     # imported here: only now is it known that it can be
     from workers.engine.caller.invocation import inherit_help_names
+    from workers.engine.template_state.state import GraphUse
 
     inherit_help_names()
     registry.install_needed(AT_START)
     registry.apply(patches)
+    GraphUse.noted = registry.enabled("contexts")

@@ -124,11 +124,21 @@ class GraphIndex:
         return entries
 
 
+class GraphUse:
+    """How this process knows that a template uses `graph`.
+
+    Attributes:
+        noted: whether each use is noted (`patches.rendering.to_dict` does). Otherwise every template may use it.
+    """
+
+    noted = False
+
+
 class TemplateState:
     """The template state of a run in one process.
 
     Attributes:
-        graph_used: whether templates of the executing step use `graph`.
+        graph_used: whether templates of the executing step use `graph`, or may use it (`GraphUse`).
         changed: unique ids of entries of `graph` that templates changed.
     """
 
@@ -145,7 +155,7 @@ class TemplateState:
             macro: returns a macro in the context of a node.
         """
         self.adapter, self.macro = adapter, macro
-        self.graph_used = False
+        self.graph_used = not GraphUse.noted
         self.changed: set[str] = set()
         self.use_graph(graph, index)
         self._roots, self._copy_node = roots, copy_node
@@ -186,7 +196,7 @@ class TemplateState:
             for change in each:
                 self._repeat(change)
         self._before, self._new_refs = {}, []
-        self._nodes, self._node_containers, self.graph_used = nodes, None, False
+        self._nodes, self._node_containers, self.graph_used = nodes, None, not GraphUse.noted
 
     def take_changes(self) -> tuple[str, ...]:
         """Return the step's changes as one change for the ledger, as JSON."""
