@@ -117,5 +117,5 @@ def _warn_of_mixed_releases(workers: Sequence[WorkerInfo]) -> None:
             click.echo(
                 f"warning: the workers of queue {queue} have several releases of dbt-core: "
                 f"{', '.join(sorted(several))}. Workers of the release that plans a run execute all of it, and any "
-                "release may plan it. Give each release a queue of its own (DBT_RELAY_QUEUE)."
+                "release may plan it. Give each release its own DBT_RELAY_QUEUE and DBT_RELAY_NAMESPACE."
             )

@@ -297,3 +297,11 @@ def test_refused_node_fails_with_an_error_that_names_the_writing_run(ledger: Led
     assert (result.status, error.code, error.error_class) == ("error", "relation_busy", "DbtLockError")
     assert first in error.message
     assert f"dbt-relay retry {second}" in error.suggested_fix
+
+
+def test_run_that_waits_for_a_purged_run_asks_the_warehouse_again(ledger: Ledger) -> None:
+    first, second = begun(ledger), begun(ledger)
+    claim(ledger, first, A)
+    purge(ledger, named=[first], force=True)
+    ledger.client.delete(ledger.keys.locks() + f"relation:{ORDERS}")  # the lock expires with the lease
+    assert claim(ledger, second, A).stale

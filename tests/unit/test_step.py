@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from workers.contract.errors import Category, DbtUsageError, ErrorInfo
@@ -52,6 +53,7 @@ class Process:
         )  # fmt: skip
         runtime.progress = SimpleNamespace(emit=lambda _: None, flush=lambda: True)
         monkeypatch.setattr(runtime_module, "send_messages", lambda _, __, steps: self.sent.extend(steps))
+        monkeypatch.setattr(module, "send_messages", lambda _, __, steps: self.sent.extend(steps))
         monkeypatch.setattr(module, "process_runtime", lambda: runtime)
         monkeypatch.setattr(module, "prepare", lambda _: None)
 
@@ -235,3 +237,16 @@ def test_run_that_ends_unexecuted_sends_the_messages_of_runs_that_waited_for_it(
     monkeypatch.setattr(process.ledger, "finish", lambda *args, **more: (*finish(*args, **more), waiting))
     process.perform(run_id, succeeds)
     assert (process.executed, process.sent) == ([], [waiting])
+
+
+def test_steps_that_a_claim_hands_out_are_sent_at_once(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = process.submit()
+    granted = msgspec.structs.replace(process.ledger.claim(run_id, COMMAND, "h:1"), publish=("model.p.a",))
+    monkeypatch.setattr(module, "claim_step", lambda *_: (granted, False))
+    with process.runtime.next_step.kept_of(
+        run_id
+    ):  # this process executes the next step of the run by itself
+        process.perform(run_id, lambda _: RunEnded(Finished(return_code=0), []))
+        assert process.sent[:1] == ["model.p.a"]

@@ -10,8 +10,8 @@ import pytest
 from tests.support.waiting import wait_until
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
 from workers.contract.keys import STEP_PLAN, STEP_START
-from workers.ledger.ledger import Ledger
-from workers.ledger.records import Move, Refusal
+from workers.ledger.ledger import OTHER_DBT, Ledger
+from workers.ledger.records import Claim, Move, Refusal
 from workers.supervision.worker_registry import WorkerEntry, turns_of
 
 WAITS = "waiting for its turn"
@@ -197,3 +197,29 @@ def test_the_process_of_a_run_goes_on_with_it_while_others_wait_in_line(ledger: 
     assert ledger.others_wait_in_line(run_id, "queue")
     ledger.client.lpush("queue", b"more urgent")
     assert not ledger.others_wait_in_line(run_id, "queue")
+
+
+def test_run_that_no_worker_of_its_dbt_executes_gives_its_turn_up(ledger: Ledger) -> None:
+    rules(ledger, 1)
+    ledger.dbt = "1.10.0"
+    run_id = submit(ledger)
+    plan = claim(ledger, run_id, STEP_PLAN)
+    ledger.stage(plan, chain("a"), roots=("model.p.a",))
+    ledger.finish(plan, Move(word="planned", nodes=1, facts={"dbt": "1.10.0", "parallel": 4}))
+    ledger.dbt = "1.11.0"  # all workers were upgraded
+    other = waits(ledger)
+    assert ledger.claim(run_id, STEP_START, OWNER) == Refusal(OTHER_DBT, (f"{other} {STEP_PLAN}",))
+    assert claim(ledger, other, STEP_PLAN).fence == 1
+
+
+def test_empty_line_does_not_shorten_the_delay_of_a_plans_retry(ledger: Ledger) -> None:
+    rules(ledger, 2)
+    run_id = submit(ledger)
+    plan = claim(ledger, run_id, STEP_PLAN)
+    second, _ = planned(ledger, chain("a", "b"))
+    waiting = waits(ledger)
+    ledger.finish(claim(ledger, second, "model.p.a"), Move(word="success"))
+    ledger.give_back(plan, "retry", wait=60)
+    _, due = ledger.cancel(waiting)
+    assert f"{run_id} {STEP_PLAN}" not in due
+    assert isinstance(ledger.claim(waiting, STEP_PLAN, OWNER), Claim)

@@ -16,6 +16,7 @@ from workers.contract.keys import task_name
 from workers.contract.task_message import shown_args, shown_name
 from workers.ledger.records import Claim
 from workers.runs.claiming import pass_claim
+from workers.runs.runtime import process_runtime
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def execute_as_own_task(
         pass_claim(identity, claim)
     request = {
         "id": identity, "task": name, "args": args, "kwargs": {}, "retries": 0, "is_eager": False,
-        "hostname": parent.request.hostname, "delivery_info": {"routing_key": settings.queue},
+        "hostname": parent.request.hostname, "delivery_info": {"routing_key": settings.queue, "priority": process_runtime().ledger.priority(run_id)},
         "root_id": parent.request.root_id, "parent_id": parent.request.id, "called_directly": False,
         "shadow": shown_name(step), "argsrepr": shown_args(*args),
     }  # fmt: skip

@@ -36,6 +36,7 @@ from workers.runs.outcome import Interrupted, Outcome, RunEnded
 from workers.runs.preparation import prepare
 from workers.runs.recording import record, record_unreadable
 from workers.runs.runtime import Runtime, process_runtime
+from workers.runs.sending import send_messages
 from workers.supervision.lease_renewal import StepInterrupted
 
 Execute = Callable[[ClaimedStep], Outcome]
@@ -60,7 +61,8 @@ def perform(execute: Execute, task_id: str, run_id: Any, step: Any, version: Any
     claim, inside_session = claim_step(runtime, message, task_id)
     if isinstance(claim, Refusal):
         return answer_refusal(runtime, message, claim)
-    runtime.send(claim.run_id, claim.publish)
+    # none of them is kept for this process: it executes the claimed step first
+    send_messages(runtime.ledger, claim.run_id, claim.publish)
     try:
         with _leased(runtime, claim):
             return _carry_out(runtime, claim, execute)

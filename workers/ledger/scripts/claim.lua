@@ -71,7 +71,9 @@ else
   end
   if is_of_another_dbt(ARGV[7]) then
     watch(step, ELSEWHERE_MS)
-    return refuse(OTHER_DBT)
+    -- nothing of the run is running: others must not wait for workers that may never come
+    if number_field('inflight') == number_field('queued') then give_turn_up() end
+    return refuse(OTHER_DBT, dispatch())
   end
   redis.call('ZREM', READY, step)
 end

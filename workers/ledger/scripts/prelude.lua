@@ -102,7 +102,7 @@ end
 
 -- Other active runs may have cached an earlier state of the relation.
 local function note_writer(lock)
-  if redis.call('ZCARD', ACTIVE) > 1 then
+  if redis.call('ZCARD', ACTIVE) > (redis.call('ZSCORE', ACTIVE, RUN_ID) and 1 or 0) then
     redis.call('SET', lock .. ':writer', RUN_ID, 'EX', WRITER_SECONDS)
   else
     redis.call('DEL', lock .. ':writer')

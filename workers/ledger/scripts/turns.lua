@@ -97,7 +97,9 @@ call_when_line_is_empty = function()
   redis.call('HDEL', RULES, 'narrow')
   local turns = redis.call('ZRANGE', TURNS, 0, -1, 'WITHSCORES')
   for i = 1, #turns, 2 do
-    if turns[i] ~= RUN_ID and tonumber(turns[i + 1]) > 0 then wake(turns[i] .. ' @plan') end
+    local plan = turns[i] .. ' @plan'
+    -- a plan with a watch waits for its retry
+    if turns[i] ~= RUN_ID and tonumber(turns[i + 1]) > 0 and not redis.call('ZSCORE', WATCHES, plan) then wake(plan) end
   end
 end
 
