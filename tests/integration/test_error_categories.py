@@ -112,7 +112,7 @@ def classified_from_text_too(failure: Failure) -> ErrorInfo:
 
 NODES = {
     "ambiguous_column": Expected(
-        "ambiguous_column", "database", ("which table employee_id is of",), line=1, marked="select employee_id"
+        "ambiguous_column", "database", ("Qualify employee_id with its table",), line=1, marked="select employee_id"
     ),
     "adapter_macro_query": Expected("missing_column", "database", ('"anual"', "adapter_macro_query.sql")),
     "broken_post_hook": Expected("missing_relation", "database", ("no_such_audit",)),
@@ -177,7 +177,7 @@ NODES = {
     "scalar_subquery": Expected("cardinality_violation", "database", ("one row",)),
     "snapshot_missing_key": Expected("snapshot_error", "snapshot", ('Did you mean "employee_id"',)),
     "snapshot_missing_updated_at": Expected("snapshot_error", "snapshot", ('Did you mean "updated_at"',)),
-    "snapshot_over_table": Expected("snapshot_error", "snapshot", ("not made by a snapshot", "dbt_valid_from")),
+    "snapshot_over_table": Expected("snapshot_error", "snapshot", ("not created by a snapshot", "dbt_valid_from")),
     "syntax_error": Expected(
         "syntax_error", "database", ("just before '.'",), line=4, marked='form "errors"."main"."employees"'
     ),
@@ -593,7 +593,7 @@ BROKEN = {
     ),
     "yaml_indent": Broken(
         _yaml("models:\n  - name: orders\n   description: x\n"), _RUN,
-        Expected("yaml_syntax", "parsing", ("shop.yml near line 3", "indented"), line=3), "shop.yml",
+        Expected("yaml_syntax", "parsing", ("shop.yml near line 3", "indentation"), line=3), "shop.yml",
     ),
     "yaml_tab": Broken(
         _yaml("models:\n\t- name: orders\n"), _RUN,
