@@ -42,7 +42,7 @@ def said_by(command: list[str], url: str) -> tuple[int, str]:
 
 REFUSED = {
     "no scheme": ("127.0.0.1:6379", "does not begin with redis://"),
-    "a web address": ("http://127.0.0.1", "no scheme of Redis"),
+    "a web address": ("http://127.0.0.1", "not a scheme of Redis"),
     "no password": ("redis://127.0.0.1:{port}/0", "refuses the login"),
     "a wrong password": ("redis://:wrong@127.0.0.1:{port}/0", "refuses the login"),
     "TLS on a port without": (f"rediss://:{PASSWORD}@127.0.0.1:{{port}}/0", "does not speak TLS"),
