@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.cli.console import describe_error, print_error, print_line, working_directory
 from producer.cli.help import OWN_COMMANDS, command_help, root_help, version_text
+from producer.following.interrupts import Detached
 from producer.following.streams import is_refusal, open_missing, redirect_to_null, say, write
 from workers.contract.errors import DbtError
 
@@ -200,7 +201,7 @@ def _print_interrupt(error: KeyboardInterrupt) -> int:
         say(sys.stderr, "Aborted!")
         return EXIT_ABORTED
     say(sys.stderr, f"dbt-relay: {text}")
-    return EXIT_DETACHED if getattr(error, "run_remains", False) else EXIT_REFUSED
+    return EXIT_DETACHED if isinstance(error, Detached) and error.run_remains else EXIT_REFUSED
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Process:
         monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(session_module, "time", clock)
 
-    def _execute(self, _: Any, __: Any, run_id: str, step: str) -> None:
+    def _execute(self, _: Any, __: Any, ___: Any, run_id: str, step: str) -> None:
         assert run_id == RUN
         self.executed.append(step)
         self.send(self.following.get(step, ""))
@@ -62,7 +62,7 @@ class Process:
 
 
 def test_steps_stay_in_the_process_while_other_runs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = Process(monkeypatch, [True] * 6)
+    process = Process(monkeypatch, [True] * 3)  # the ledger is asked once before each step
     wake_up = f"{OTHER} {STEP_PLAN}"
     assert process.plan(lambda: process.send(STEP_START, wake_up)) == {"run": RUN}
     assert process.executed == [STEP_START, NODE, STEP_CLOSE]
@@ -70,7 +70,7 @@ def test_steps_stay_in_the_process_while_other_runs_wait(monkeypatch: pytest.Mon
 
 
 def test_message_is_sent_when_no_other_run_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = Process(monkeypatch, [True, True, False])
+    process = Process(monkeypatch, [True, False])
     process.plan(lambda: process.send(STEP_START))
     assert (process.executed, process.sent) == ([STEP_START], [NODE])
 

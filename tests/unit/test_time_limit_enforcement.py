@@ -184,23 +184,6 @@ def test_entry_of_dead_process_is_ignored(make: Callable[..., World]) -> None:
     assert world.ledger.result(world.run_id, A) is None
 
 
-def test_process_is_not_killed_when_redis_is_unreachable(make: Callable[..., World]) -> None:
-    world = make()
-    finish = world.ledger.finish
-
-    def away(*_: Any, **__: Any) -> tuple[str, ...]:
-        raise redis.ConnectionError("away")
-
-    world.ledger.finish = away  # type: ignore[method-assign]
-    world.post(ran=7)
-    with pytest.raises(redis.ConnectionError):
-        world.enforcer.check()
-    assert world.killed == []
-    world.ledger.finish = finish  # type: ignore[method-assign]
-    world.enforcer.check()
-    assert len(world.killed) == 1
-
-
 def test_shared_table_returns_complete_entries_only() -> None:
     table = SharedTable(3)
     assert list(table.values()) == []

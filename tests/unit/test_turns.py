@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 from tests.unit.test_ledger import OWNER, chain, claim, planned, submit
+from tests.unit.test_relation_locks import overdue
 from workers.contract.keys import STEP_PLAN, STEP_START
 from workers.ledger.ledger import OTHER_DBT, Ledger
 from workers.ledger.records import Claim, Move, Refusal
@@ -31,11 +32,6 @@ def waits(ledger: Ledger, **fields: Any) -> str:
         lambda: int(ledger.server_time() * 1000) > came, 5, "the next millisecond"
     )  # the line counts those
     return run_id
-
-
-def overdue(ledger: Ledger, run_id: str, step: str) -> None:
-    for key in (ledger.keys.leases(), ledger.keys.watches()):
-        ledger.client.zadd(key, {f"{run_id} {step}": 1}, xx=True)
 
 
 def finish_only_node(ledger: Ledger, run_id: str) -> tuple[str, ...]:

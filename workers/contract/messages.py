@@ -22,12 +22,6 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 NODE_COMMANDS = frozenset({"build", "run", "seed", "snapshot", "test"})
 """Commands that are executed as one task per node."""
 
-OTHER_COMMANDS = frozenset(
-    {"clean", "clone", "compile", "debug", "deps", "docs", "init", "list", "ls", "parse", "retry",
-     "run-operation", "show", "source"}
-)  # fmt: skip
-"""Commands that are executed as one task."""
-
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Argument = Annotated[str, msgspec.Meta(max_length=1024 * 1024)]
 EnvName = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^=\x00]+\Z")]

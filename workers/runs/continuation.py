@@ -43,7 +43,7 @@ def perform_and_continue(
             _execute_steps(task, runtime, run_id)
         if next_step.step == SESSION:  # outside of the block: what follows a session is sent
             with task_events(task) as events:
-                execute_as_own_task(task, events, run_id, next_step.take())
+                execute_as_own_task(task, events, runtime, run_id, next_step.take())
         return answer
     finally:
         left = next_step.take()
@@ -56,8 +56,10 @@ def _execute_steps(task: Task, runtime: Runtime, run_id: str) -> None:
     if not _goes_on(runtime, run_id, began):
         return
     with task_events(task) as events:
-        while _goes_on(runtime, run_id, began):
-            execute_as_own_task(task, events, run_id, runtime.next_step.take())
+        while True:
+            execute_as_own_task(task, events, runtime, run_id, runtime.next_step.take())
+            if not _goes_on(runtime, run_id, began):
+                return
 
 
 def _goes_on(runtime: Runtime, run_id: str, began: float) -> bool:

@@ -16,7 +16,7 @@ from workers.contract.keys import task_name
 from workers.contract.task_message import shown_args, shown_name
 from workers.ledger.records import Claim
 from workers.runs.claiming import pass_claim
-from workers.runs.runtime import process_runtime
+from workers.runs.runtime import Runtime
 
 
 @contextmanager
@@ -35,20 +35,26 @@ def task_events(parent: Task) -> Iterator[EventDispatcher]:
 
 
 def execute_as_own_task(
-    parent: Task, events: EventDispatcher, run_id: str, step: str, claim: Claim | None = None
+    parent: Task,
+    events: EventDispatcher,
+    runtime: Runtime,
+    run_id: str,
+    step: str,
+    claim: Claim | None = None,
 ) -> None:
     """Execute a claimed step, or a session, as a Celery task of its own, in this process.
 
     Celery's tracer runs it, so that retries, logs and failures are Celery's. The events that the parent process of
     the pool would send (docs.celeryq.dev, "Task events") are sent here, so that Flower shows it. The event of its end
-    is sent with the next flush, which follows at once.
+    is sent with the next flush, which follows at once. A retry of the task has the run's priority.
     """
     name, args, identity = task_name(step), (run_id, step), str(uuid.uuid4())
     if claim is not None:
         pass_claim(identity, claim)
     request = {
         "id": identity, "task": name, "args": args, "kwargs": {}, "retries": 0, "is_eager": False,
-        "hostname": parent.request.hostname, "delivery_info": {"routing_key": settings.queue, "priority": process_runtime().ledger.priority(run_id)},
+        "hostname": parent.request.hostname,
+        "delivery_info": {"routing_key": settings.queue, "priority": runtime.ledger.priority(run_id)},
         "root_id": parent.request.root_id, "parent_id": parent.request.id, "called_directly": False,
         "shadow": shown_name(step), "argsrepr": shown_args(*args),
     }  # fmt: skip

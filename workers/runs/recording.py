@@ -1,7 +1,7 @@
 """Writes a decision into the ledger, and sends the messages of the steps that became ready by it.
 
-Each decision is one script of the ledger, so a process that dies leaves the run as it was before or after it. Before:
-the lease runs out and the step is executed again. After: its messages may not have been sent, and the reaper sends
+One script of the ledger makes a decision valid (what is written before it can be written again), so a process that dies
+leaves the run as it was before or after it. Before: the lease runs out and the step is executed again. After: its messages may not have been sent, and the reaper sends
 them. The fence refuses a process that records too late or twice. How a run ends is in `run_end`.
 """
 

@@ -66,7 +66,7 @@ def _execute_what_is_ready(task: Task, runtime: Runtime, session: Session) -> in
             claim = runtime.ledger.claim(session.run_id, "", runtime.owner, session=session.fence)
             if isinstance(claim, Refusal):
                 break
-            execute_as_own_task(task, events, claim.run_id, claim.step, claim)
+            execute_as_own_task(task, events, runtime, claim.run_id, claim.step, claim)
             done += 1
     return done
 
