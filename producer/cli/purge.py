@@ -77,6 +77,7 @@ def _report(done: Purged, one_off: Sequence[str], named: Sequence[str]) -> Itera
     counts = {
         "run": len(done.runs) + len(done.forced), "one-off run": len(one_off), "dead worker": len(done.workers),
         "orphaned lease": done.watches, "orphaned lock": done.locks, "orphaned key": done.orphans,
+        "unreadable value": done.unreadable,
     }  # fmt: skip
     found = [f"{number} {what}{'' if number == 1 else 's'}" for what, number in counts.items() if number]
     yield f"Removed {', '.join(found) or 'nothing'}."

@@ -82,10 +82,13 @@ def test_invalid_arguments_are_refused(
 
 
 def test_report_counts_what_was_removed(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    client.answer = Purged(runs=[ONE], recent=[TWO], orphans=2, watches=1, locks=1, workers=["a:1", "b:2"])
+    client.answer = Purged(
+        runs=[ONE], recent=[TWO], orphans=2, watches=1, locks=1, workers=["a:1", "b:2"], unreadable=3
+    )
     assert cli.main(["purge", "--older-than", "1d"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "Removed 1 run, 2 dead workers, 1 orphaned lease, 1 orphaned lock, 2 orphaned keys.",
+        "Removed 1 run, 2 dead workers, 1 orphaned lease, 1 orphaned lock, 2 orphaned keys, "
+        "3 unreadable values.",
         "Kept ended runs: 1. --older-than 1h removes those that ended earlier, --all all.",
     ]
 
