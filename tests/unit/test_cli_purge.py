@@ -87,8 +87,10 @@ def test_report_counts_what_was_removed(client: Client, capsys: pytest.CaptureFi
     )
     assert cli.main(["purge", "--older-than", "1d"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "Removed 1 run, 2 dead workers, 1 orphaned lease, 1 orphaned lock, 2 orphaned keys, "
-        "3 unreadable values.",
+        (
+            "Removed 1 run, 2 dead workers, 1 orphaned lease, 1 orphaned lock, 2 orphaned keys, "
+            "3 unreadable values."
+        ),
         "Kept ended runs: 1. --older-than 1h removes those that ended earlier, --all all.",
     ]
 
