@@ -41,9 +41,10 @@ class Watch:
         with BrokerErrors(self._broker_url):
             if self._store.fact(self._run_id, "state") is None:
                 raise no_such_run(self._run_id)
+            position = b"0" if from_start else self._last_id()
         deadline = None if timeout is None else time.monotonic() + timeout
         expected = 1 if from_start else 0
-        for entries in self._batches(b"0" if from_start else b"$"):
+        for entries in self._batches(position):
             for fields in entries:
                 event = _decoded(fields)
                 if event is None:  # not written by dbt-relay: it has no sequence number
@@ -58,6 +59,11 @@ class Watch:
                 raise TimeoutError(f"run {self._run_id} did not end in {timeout:.0f} s")
             if not entries and on_idle is not None:
                 on_idle()
+
+    def _last_id(self) -> bytes:
+        """The id of the newest entry. ``$`` would mean another entry in each read, and lose those between two reads."""
+        newest: Any = self._store.client.xrevrange(self._store.keys.events(self._run_id), count=1)
+        return bytes(newest[0][0]) if newest else b"0"
 
     def _batches(self, position: bytes) -> Iterator[list[dict[bytes, bytes]]]:
         """Yield the fields of new entries; an empty list after each read without any. Ends where the run has ended

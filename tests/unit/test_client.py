@@ -74,6 +74,25 @@ def test_watch_replays_events_or_yields_only_new_ones(relay: RelayClient, worker
     assert [event.seq for event in first] == list(range(1, len(first) + 1))
 
 
+def test_watch_of_new_events_loses_none_between_two_reads(
+    relay: RelayClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.client.watch.BLOCK_MS", 10)
+    asked = request("ls")
+    relay.store.submit(asked)
+    reads: list[None] = []
+
+    def publish_after_first_read() -> None:
+        if not reads:
+            line = encode_event(Event(kind=LINE, run_id=asked.run_id, text="between"))
+            worker.ledger.append_events(asked.run_id, "x", 1, [line])
+            worker.publish(asked.run_id, ("@command",))
+        reads.append(None)
+
+    events = relay.watch(asked.run_id, from_start=False, timeout=20, on_idle=publish_after_first_read)
+    assert next(events).text == "between"
+
+
 def test_watch_reports_events_that_redis_no_longer_keeps(relay: RelayClient, worker: FakeWorker) -> None:
     asked = request("ls")
     relay.store.submit(asked)
