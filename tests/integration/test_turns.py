@@ -49,7 +49,7 @@ def write_project(folder: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_each_process_loads_the_project_of_a_run_once(
+def test_a_run_stays_in_the_process_that_loaded_its_project(
     tmp_path: Path,
     worker_pool: Callable[..., WorkerPool],
     redis_server: RedisServer,
@@ -77,8 +77,9 @@ def test_each_process_loads_the_project_of_a_run_once(
     with redis_server.client() as redis_client:
         loads = redis_client.info("commandstats")["cmdstat_getex"]["calls"]
         assert not redis_client.exists("relay:turns", "relay:turns:line")
-    # a process loads what the other has parsed, and perhaps the parse with the vars before; without turns it was four times each
-    assert loads <= 2 * RUNS
+    # A run stays where it was planned, except the last ones, which have both processes: 1 or 2 loads on an idle machine.
+    # If every step could go to either process, it would be one for each run.
+    assert loads <= RUNS // 2
 
 
 @pytest.mark.postgres
